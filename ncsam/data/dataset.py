@@ -1,0 +1,147 @@
+"""The record every reader returns, and the split of a training set into a training and a validation part."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+
+import numpy as np
+import torch
+
+
+@dataclasses.dataclass(frozen=True)
+class Normalization:
+    """x ↦ (x / scale − mean) / std, per channel (the first axis of a sample).
+
+    ``mean`` and ``std`` are those of the training inputs after division by ``scale``; one entry serves all channels.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: float = 1.0
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Apply to a batch (n, channels, …) on its own device; returns float32 of the same shape.
+
+        >>> Normalization((0.5,), (0.25,), scale=255.0)(torch.tensor([[[[0, 255]]]], dtype=torch.uint8)).tolist()
+        [[[[-2.0, 2.0]]]]
+        """
+        shape = (1, -1) + (1,) * (x.ndim - 2)
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=x.device).reshape(shape)
+        std = torch.tensor(self.std, dtype=torch.float32, device=x.device).reshape(shape)
+        return (x.float() / self.scale - mean) / std
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Data:
+    """A classification data set in memory.
+
+    Attributes:
+        train_x, test_x: inputs, (n, …). **float32 is ready for the model; uint8 is raw pixels**, a quarter of the
+            size, to be augmented as they are and made ready by :meth:`prepare` on whatever device they are on.
+        train_y, test_y: labels as the data set has them, (n,), int64, in 0…C−1.
+        num_classes: C.
+        name: how :func:`ncsam.data.load` spells the set, without the folder.
+        classes: a name for each class.
+        normalization: what was applied (float32) or is still to be applied (uint8); None if the inputs are as given.
+
+    Raises:
+        ValueError: shapes, dtypes or labels contradict the above, or an input is not finite.
+    """
+
+    train_x: torch.Tensor = dataclasses.field(repr=False)
+    train_y: torch.Tensor = dataclasses.field(repr=False)
+    test_x: torch.Tensor = dataclasses.field(repr=False)
+    test_y: torch.Tensor = dataclasses.field(repr=False)
+    num_classes: int
+    name: str
+    classes: tuple[str, ...] = dataclasses.field(repr=False, default=())
+    normalization: Normalization | None = None
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            object.__setattr__(self, "classes", tuple(str(c) for c in range(self.num_classes)))
+        if len(self.classes) != self.num_classes:
+            raise ValueError(f"{self.name}: {len(self.classes)} class names for {self.num_classes} classes")
+        for part, x, y in (("train", self.train_x, self.train_y), ("test", self.test_x, self.test_y)):
+            _check_part(f"{self.name}: {part}", x, y, self.num_classes)
+        if self.train_x.shape[1:] != self.test_x.shape[1:] or self.train_x.dtype != self.test_x.dtype:
+            raise ValueError(
+                f"{self.name}: training inputs are {self.train_x.dtype} of shape {self.input_shape}, "
+                f"test inputs {self.test_x.dtype} of shape {tuple(self.test_x.shape[1:])}; they must agree"
+            )
+        if self.train_x.dtype == torch.uint8 and self.normalization is None:
+            raise ValueError(f"{self.name}: uint8 inputs need a normalization, got None")
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input, without the batch axis."""
+        return tuple(self.train_x.shape[1:])
+
+    def prepare(self, x: torch.Tensor) -> torch.Tensor:
+        """A batch of this set's inputs, ready for a model: uint8 pixels are normalised, float32 passes through.
+
+        >>> from ncsam import data
+        >>> digits = data.load("digits")
+        >>> digits.prepare(digits.train_x[:5]) is digits.train_x
+        False
+        >>> torch.equal(digits.prepare(digits.train_x[:5]), digits.train_x[:5])
+        True
+        """
+        if x.dtype != torch.uint8 or self.normalization is None:
+            return x
+        return self.normalization(x)
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """SHA-256 (hex) of inputs, labels and class names, computed when first asked for."""
+        digest = hashlib.sha256(repr((self.classes, self.normalization)).encode())
+        for tensor in (self.train_x, self.train_y, self.test_x, self.test_y):
+            digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
+
+def _check_part(what: str, x: torch.Tensor, y: torch.Tensor, num_classes: int) -> None:
+    if x.dtype not in (torch.float32, torch.uint8):
+        raise ValueError(f"{what} inputs are {x.dtype}, expected float32 (ready) or uint8 (raw pixels)")
+    if y.dtype != torch.int64 or y.ndim != 1:
+        raise ValueError(f"{what} labels are {y.dtype} of shape {tuple(y.shape)}, expected int64 of shape (n,)")
+    if x.ndim < 2 or len(x) != len(y) or len(x) == 0:
+        raise ValueError(
+            f"{what} inputs have shape {tuple(x.shape)} and there are {len(y)} labels, expected (n, …) and n ≥ 1"
+        )
+    low, high = int(y.min()), int(y.max())
+    if low < 0 or high >= num_classes:
+        raise ValueError(f"{what} labels lie in {low}…{high}, expected 0…{num_classes - 1}")
+    if x.dtype == torch.float32 and not bool(torch.isfinite(x).all()):
+        raise ValueError(f"{what} inputs hold {int((~torch.isfinite(x)).sum())} non-finite values; clean them first")
+
+
+def split_validation(n: int, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split ``range(n)`` at random into a training part and a validation part of ``round(n·fraction)`` samples.
+
+    Returns:
+        ``(train_idx, val_idx)``, int64, each ascending, together every index once. The same arguments give the same
+        split; larger fractions with the same seed contain the smaller ones.
+
+    Raises:
+        ValueError: ``fraction`` outside [0, 1), or nothing would be left to train on.
+
+    >>> train_idx, val_idx = split_validation(10, 0.2, seed=0)
+    >>> len(train_idx), len(val_idx)
+    (8, 2)
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"validation fraction is {fraction}, expected 0 ≤ fraction < 1")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}, expected an integer ≥ 0")
+    count = round(n * fraction)
+    if count >= n:
+        raise ValueError(f"a validation fraction of {fraction} leaves none of {n} samples to train on; take less")
+    order = np.random.default_rng([_SPLIT_STREAM, seed]).permutation(n)
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+_SPLIT_STREAM = 0x51F7  # keeps the split independent of other uses of the same seed

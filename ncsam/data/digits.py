@@ -1,0 +1,39 @@
+"""The handwritten digits that ship with scikit-learn: real data without a download."""
+
+from __future__ import annotations
+
+import torch
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from ncsam.data.dataset import Data, Normalization
+
+TEST_FRACTION = 1 / 3
+
+
+def load(*, seed: int = 0) -> Data:
+    """1,797 images of 8×8 pixels in ten classes; inputs float32 (n, 1, 8, 8), ready to use.
+
+    A third, stratified by class and drawn from ``seed``, is the test set. Pixels (0…16) are divided by 16 and
+    standardised with the mean and the deviation of the training part.
+    Source: E. Alpaydin, C. Kaynak, *Optical Recognition of Handwritten Digits*, UCI repository (its test part).
+
+    >>> digits = load(seed=0)
+    >>> tuple(digits.train_x.shape), tuple(digits.test_x.shape)
+    ((1198, 1, 8, 8), (599, 1, 8, 8))
+    """
+    bunch = load_digits()
+    train_x, test_x, train_y, test_y = train_test_split(
+        bunch.images, bunch.target, test_size=TEST_FRACTION, random_state=seed, stratify=bunch.target
+    )
+    scaled = train_x / 16.0
+    normalization = Normalization((float(scaled.mean()),), (float(scaled.std()),), scale=16.0)
+    return Data(
+        train_x=normalization(torch.from_numpy(train_x)[:, None]),
+        train_y=torch.from_numpy(train_y).long(),
+        test_x=normalization(torch.from_numpy(test_x)[:, None]),
+        test_y=torch.from_numpy(test_y).long(),
+        num_classes=10,
+        name="digits",
+        normalization=normalization,
+    )

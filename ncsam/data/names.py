@@ -1,0 +1,60 @@
+"""From a name on the command line to a thing: did-you-mean messages and ``package.module:factory``."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+_FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
+def unknown(what: str, got: str, known: Iterable[str]) -> str:
+    """One line for a name nobody knows: what was got, what it was probably meant to be, and all that is known.
+
+    >>> unknown("model", "resnet8", ["mlp", "resnet18"])
+    "unknown model 'resnet8', did you mean 'resnet18'? known: mlp, resnet18"
+    """
+    names = list(known)
+    close = difflib.get_close_matches(got, names, n=1)
+    hint = f", did you mean {close[0]!r}?" if close else ";"
+    return f"unknown {what} {got!r}{hint} known: {', '.join(names)}"
+
+
+def is_factory(name: str) -> bool:
+    """Whether ``name`` is spelled ``package.module:factory``.
+
+    >>> is_factory("my_lab.sets:flowers"), is_factory("cifar10:/data/cifar")
+    (True, False)
+    """
+    return _FACTORY.fullmatch(name) is not None
+
+
+def import_factory(name: str, *, trust: bool) -> Callable[..., Any]:
+    """The callable that ``package.module:factory`` names.
+
+    Importing runs the module's code, so it needs ``trust=True``: the caller's word that the name was given by the
+    user and not read from a file that came from elsewhere.
+
+    Raises:
+        ValueError: the name is not spelled so, is not trusted, cannot be imported, or is not callable.
+
+    >>> import_factory("collections:Counter", trust=True)
+    <class 'collections.Counter'>
+    """
+    if not is_factory(name):
+        raise ValueError(f"{name!r} is not spelled package.module:factory")
+    if not trust:
+        raise ValueError(
+            f"{name!r} would import and run code; pass trust=True (or give it on the command line) if you trust it"
+        )
+    module_name, _, attribute = name.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"cannot import {name!r}: {error}; is its folder on PYTHONPATH?") from error
+    if not callable(factory):
+        raise ValueError(f"{name!r} is a {type(factory).__name__}, expected a callable")
+    return factory  # type: ignore[no-any-return]
