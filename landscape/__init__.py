@@ -13,13 +13,14 @@ from landscape._version import __version__
 if TYPE_CHECKING:
     from landscape.directions import filter_normalized_direction
     from landscape.eigen import top_eigenpairs
-    from landscape.objective import Objective, View
+    from landscape.objective import Objective
     from landscape.operators import HessianOperator
     from landscape.records import EigenResult, Line, Plane, Sharpness, Status, TraceResult
     from landscape.sharpness import adaptive_sharpness, average_sharpness, sam_sharpness
     from landscape.store import load
     from landscape.surface import line, plane
     from landscape.traces import trace
+    from landscape.views import View
 
 _HOME = {
     "EigenResult": "records",
@@ -30,7 +31,7 @@ _HOME = {
     "Sharpness": "records",
     "Status": "records",
     "TraceResult": "records",
-    "View": "objective",
+    "View": "views",
     "adaptive_sharpness": "sharpness",
     "average_sharpness": "sharpness",
     "filter_normalized_direction": "directions",

@@ -44,14 +44,12 @@ class Variable:
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """Declaration of a setting of the measurement: ``str``, ``int``, ``float``, ``bool``, ``None``, or a JSON-able dict or list of them."""
+    """Declaration of a setting of the measurement: text, number, ``None``, or a JSON-able dict or list."""
 
     long_name: str
 
 
-def variable(
-    *dims: str, long_name: str, units: str = "1", coordinate: bool = False, optional: bool = False
-) -> Any:
+def variable(*dims: str, long_name: str, units: str = "1", coordinate: bool = False, optional: bool = False) -> Any:
     """Declare an array field of a record; without ``dims`` it is a single number."""
     if coordinate and len(dims) != 1:
         raise ValueError(f"a coordinate labels one dimension, got dims {dims}")
@@ -150,7 +148,8 @@ class Record:
         """The record as an ``xarray.Dataset`` with named dimensions and coordinates (extra ``xarray``)."""
         import xarray
 
-        coords, data = {}, {}
+        coords: dict[str, Any] = {}
+        data: dict[str, Any] = {}
         for name, declared in self.variables().items():
             value = getattr(self, name)
             if value is None:
@@ -198,7 +197,9 @@ class Line(Record):
     kind: ClassVar[str] = "line"
 
     views: np.ndarray = variable("view", long_name="view of the data", coordinate=True)
-    alphas: np.ndarray = variable("alpha", long_name="displacement along direction 1", units="direction", coordinate=True)
+    alphas: np.ndarray = variable(
+        "alpha", long_name="displacement along direction 1", units="direction", coordinate=True
+    )
     loss: np.ndarray = variable("view", "alpha", long_name="mean loss", units="loss")
     status: np.ndarray = variable("view", "alpha", long_name="status code of the value")
     weight_norm: float = variable(long_name="norm of the weights at alpha = 0")
@@ -214,7 +215,9 @@ class Plane(Record):
     kind: ClassVar[str] = "plane"
 
     views: np.ndarray = variable("view", long_name="view of the data", coordinate=True)
-    alphas: np.ndarray = variable("alpha", long_name="displacement along direction 1", units="direction", coordinate=True)
+    alphas: np.ndarray = variable(
+        "alpha", long_name="displacement along direction 1", units="direction", coordinate=True
+    )
     betas: np.ndarray = variable("beta", long_name="displacement along direction 2", units="direction", coordinate=True)
     loss: np.ndarray = variable("view", "alpha", "beta", long_name="mean loss", units="loss")
     status: np.ndarray = variable("view", "alpha", "beta", long_name="status code of the value")

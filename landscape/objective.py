@@ -1,0 +1,347 @@
+"""The objective: a loss over data as an exact, deterministic function of the flat parameter vector.
+
+Everything in this package measures an :class:`Objective`. It owns the three things that tools of this kind get
+wrong: means weighted by the true size of each micro-batch, frozen layers (eval mode), and a model that comes back
+untouched.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from landscape.batches import as_sources, select
+from landscape.isolation import undisturbed
+from landscape.parameters import ParameterLayout
+from landscape.views import Part, Plan, View, check_view
+
+Forward = Callable[[nn.Module, Any], Any]
+Loss = Callable[[Any, Any], Tensor]
+Metric = Callable[[Any, Any], Tensor]
+
+
+class EmptyViewError(ValueError):
+    """A view without samples has no loss."""
+
+
+class NotDeterministicError(RuntimeError):
+    """Two evaluations at one point differ, so derivatives of the objective have no meaning."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """Mean loss and metrics of each view at one point; NaN where a view is empty."""
+
+    loss: dict[str, float]
+    metrics: dict[str, dict[str, float]]
+
+
+class Objective:
+    """A mean loss over data as a function of a model's trainable parameters.
+
+    Evaluated in eval mode (BatchNorm statistics frozen, dropout off) on the model's device and in its dtype, summed
+    in float64 over micro-batches weighted by their true size. The model is never written to: weights, buffers,
+    train/eval modes, ``requires_grad`` and the global RNG state come back as they were, also after an exception.
+
+    Args:
+        model: any module.
+        loss_fn: ``loss_fn(outputs, labels)``, reduced by the mean over samples. Class weights and ``ignore_index``
+            of ``nn.CrossEntropyLoss`` and ``nn.NLLLoss`` are honoured exactly.
+        data: ``(x, y)`` tensors, a mapping of equally long tensors with a ``"labels"`` entry, a ``Dataset``, a
+            ``DataLoader``, or a mapping of source names to any of these.
+        batch_size: samples in a micro-batch; has no influence on results beyond rounding.
+        forward: ``(model, batch) -> outputs`` for dict batches or unusual models; ``model(*inputs)`` if none.
+        metrics: ``{name: fn(outputs, labels)}``, means over samples or one value a sample; if none, ``accuracy`` where
+            labels are class indices. ``{}`` for no metrics.
+        views: the views to evaluate; if none, one view a source, carrying its name.
+        normalizer: ``labels -> weight of the batch`` for losses that do not average over samples.
+
+    Raises:
+        ValueError: the data are empty or malformed, a view's indices or labels do not fit its source.
+        NotDeterministicError: (on first use) two evaluations of one batch differ.
+
+    >>> x, y = torch.randn(10, 3), torch.tensor([0, 1] * 5)
+    >>> obj = Objective(nn.Linear(3, 2), nn.CrossEntropyLoss(), (x, y), batch_size=4)
+    >>> obj.num_parameters, obj.views, obj.gradient().shape
+    (8, ('data',), torch.Size([8]))
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: Loss,
+        data: Any,
+        batch_size: int = 256,
+        *,
+        forward: Forward | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+        views: Sequence[View] | None = None,
+        normalizer: Callable[[Any], float] | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+        self.model = model
+        self.loss_fn = loss_fn
+        self.batch_size = batch_size
+        self.layout = ParameterLayout(model)
+        self._call = _ForwardModule(model, forward)
+        self._metrics = metrics
+        self._normalizer = normalizer or _normalizer_of(loss_fn)
+        self._sources = as_sources(data, batch_size)
+        self._views = {v.name: v for v in views or [View(name, name) for name in self._sources]}
+        for view in self._views.values():
+            check_view(view, self._sources)
+        self._weights: Tensor | None = None
+        self._plans: dict[tuple[str, ...], Plan] = {}
+        self._probed: set[str] = set()
+
+    @property
+    def num_parameters(self) -> int:
+        """Number K of trainable parameters."""
+        return self.layout.size
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of the views, in order."""
+        return tuple(self._views)
+
+    @property
+    def weights(self) -> Tensor:
+        """The (K,) point at which the objective is evaluated: a copy."""
+        return self.layout.weights(self.model) if self._weights is None else self._weights.clone()
+
+    def num_samples(self, view: str) -> int:
+        """Number of samples in a view."""
+        chosen = self._views[view]
+        return self._sources[chosen.source].size if chosen.indices is None else len(chosen.indices)
+
+    def view(self, *names: str) -> Objective:
+        """The same objective restricted to some of its views; shares data with this one."""
+        for name in names:
+            if name not in self._views:
+                raise ValueError(f"no view {name!r}; this objective has {', '.join(self._views)}")
+        clone = copy.copy(self)
+        clone._views = {name: self._views[name] for name in names}
+        return clone
+
+    def at(self, weights: Any) -> Objective:
+        """The same objective at another (K,) point; the model is not changed."""
+        clone = copy.copy(self)
+        clone._weights = self.layout.as_vector(weights)
+        return clone
+
+    def loss(self) -> float:
+        """Mean loss of the single view.
+
+        Raises:
+            ValueError: the objective has several views.
+            EmptyViewError: the view has no samples.
+        """
+        name = self._only_view()
+        return self.evaluate().loss[name]
+
+    def evaluate(self) -> Evaluation:
+        """Loss and metrics of every view, from one forward pass a source."""
+        plan = self._plan()
+        losses = dict.fromkeys(self._views, 0.0)
+        sums: dict[str, dict[str, list[float]]] = {}
+        with undisturbed(self.model), torch.inference_mode():
+            parameters = self.layout.unflatten(self.weights)
+            buffers = _clone_buffers(self.model)
+            for batch, parts in plan:
+                outputs = self._call.outputs(parameters, buffers, batch)
+                for part in parts:
+                    if not part.norm:
+                        continue
+                    out = outputs if part.rows is None else select(outputs, part.rows)
+                    losses[part.view] += self.loss_fn(out, part.labels).item() * part.norm
+                    for name, metric in self._metrics_for(out, part.labels).items():
+                        value = metric(out, part.labels)
+                        entry = sums.setdefault(name, {}).setdefault(part.view, [0.0, 0.0])
+                        count = value.numel() if value.ndim else _length(part.labels)
+                        entry[0] += value.double().sum().item() if value.ndim else value.item() * count
+                        entry[1] += count
+        nan = float("nan")
+        return Evaluation(
+            {v: losses[v] / plan.norms[v] if plan.norms[v] else nan for v in self._views},
+            {
+                name: {v: by_view[v][0] / by_view[v][1] if by_view.get(v, [0, 0])[1] else nan for v in self._views}
+                for name, by_view in sums.items()
+            },
+        )
+
+    def gradient(self) -> Tensor:
+        """Gradient of the single view's mean loss, shape (K,), summed in float64, in the parameters' dtype."""
+
+        def flat_gradient(loss: Tensor, parameters: dict[str, Tensor]) -> Tensor:
+            grads = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
+            return self.layout.flatten(dict(zip(parameters, grads, strict=True)))
+
+        return self.accumulate(flat_gradient).to(self.layout.dtype)
+
+    def accumulate(self, derivative: Callable[[Tensor, dict[str, Tensor]], Tensor]) -> Tensor:
+        """Sum ``derivative(loss, parameters)`` over the single view's micro-batches, in float64.
+
+        ``loss`` is the mean over one micro-batch with its graph, ``parameters`` the leaves it was computed from (not
+        the model's own). Each term is weighted by the micro-batch's share of the total, so that any linear
+        functional of the loss (gradient, Hessian-vector product, …) comes out as that of the whole mean loss.
+        """
+        name = self._only_view()
+        plan = self._plan()
+        total: Tensor | None = None
+        with undisturbed(self.model), torch.enable_grad():
+            buffers = _clone_buffers(self.model)
+            leaves = {n: p.detach().requires_grad_() for n, p in self.layout.unflatten(self.weights).items()}
+            for batch, parts in plan:
+                for part in parts:
+                    if not part.norm:
+                        continue
+                    outputs = self._call.outputs(leaves, buffers, batch)
+                    outputs = outputs if part.rows is None else select(outputs, part.rows)
+                    term = derivative(self.loss_fn(outputs, part.labels), leaves).detach().double()
+                    term *= part.norm / plan.norms[name]
+                    total = term if total is None else total.add_(term)
+        if total is None:
+            raise EmptyViewError(f"every label of view {name!r} is ignored by the loss, so it has no loss")
+        return total
+
+    def _only_view(self) -> str:
+        if len(self._views) != 1:
+            raise ValueError(f"the objective has several views ({', '.join(self._views)}); choose one with .view(name)")
+        name = next(iter(self._views))
+        if not self.num_samples(name):
+            raise EmptyViewError(f"view {name!r} has no samples, so it has no loss")
+        return name
+
+    def _metrics_for(self, outputs: Any, labels: Any) -> Mapping[str, Metric]:
+        if self._metrics is not None:
+            return self._metrics
+        classes = (
+            isinstance(outputs, Tensor)
+            and isinstance(labels, Tensor)
+            and not labels.is_floating_point()
+            and outputs.ndim == labels.ndim + 1
+        )
+        ignore = getattr(self.loss_fn, "ignore_index", None)
+        return {"accuracy": _accuracy if ignore is None else _accuracy_ignoring(ignore)} if classes else {}
+
+    def _plan(self) -> Plan:
+        key = tuple(self._views)
+        if key not in self._plans:
+            self._plans[key] = Plan(list(self._views.values()), self._sources, self.layout, self._normalizer)
+            self._probe(self._plans[key])
+        return self._plans[key]
+
+    def _probe(self, plan: Plan) -> None:
+        """Refuse, once for each source, what would make every later number meaningless."""
+        for batch, parts in plan:
+            source = self._views[parts[0].view].source
+            if source in self._probed:
+                continue
+            self._probed.add(source)
+            with undisturbed(self.model), torch.no_grad():
+                parameters = self.layout.unflatten(self.weights)
+                part = parts[0]
+                losses = []
+                for _ in range(2):
+                    outputs = self._call.outputs(parameters, _clone_buffers(self.model), batch)
+                    out = outputs if part.rows is None else select(outputs, part.rows)
+                    losses.append(self.loss_fn(out, part.labels))
+                if losses[0].ndim:
+                    raise ValueError(
+                        f"loss_fn returned shape {tuple(losses[0].shape)}, expected one number: use reduction='mean'"
+                    )
+                first, second = (value.item() for value in losses)
+                tolerance = torch.finfo(self.layout.dtype).eps ** 0.5
+                if not _close(first, second, tolerance):
+                    raise NotDeterministicError(
+                        f"two evaluations of one batch at one point differ ({first:.9g} and {second:.9g}); "
+                        "look for dropout that ignores eval mode, random layers or state changed in forward"
+                    )
+                self._probe_mean(out, part, first, tolerance)
+            if len(self._probed) == len({v.source for v in self._views.values()}):
+                return
+
+    def _probe_mean(self, outputs: Any, part: Part, whole: float, tolerance: float) -> None:
+        count = _length(part.labels)
+        if count < 2:
+            return
+        device = self.layout.device
+        halves = torch.arange(count // 2, device=device), torch.arange(count // 2, count, device=device)
+        total, norm = 0.0, 0.0
+        for rows in halves:
+            labels = select(part.labels, rows)
+            weight = self._normalizer(labels)
+            total += self.loss_fn(select(outputs, rows), labels).item() * weight if weight else 0.0
+            norm += weight
+        if norm and not _close(total / norm, whole, tolerance):
+            raise ValueError(
+                f"loss_fn is not a mean over samples: a batch of {count} has loss {whole:.6g}, its halves average to "
+                f"{total / norm:.6g}; use reduction='mean', or give normalizer= (labels -> weight of the batch)"
+            )
+
+
+class _ForwardModule(nn.Module):
+    """Holds model and user forward, so that ``functional_call`` can swap parameters while any forward runs."""
+
+    def __init__(self, model: nn.Module, forward: Forward | None) -> None:
+        super().__init__()
+        self.model = model
+        self._user_forward = forward
+
+    def forward(self, batch: Any) -> Any:
+        if self._user_forward is not None:
+            return self._user_forward(self.model, batch)
+        if isinstance(batch, Mapping):
+            raise ValueError("batches are mappings; say how to call the model: forward=lambda model, batch: …")
+        return self.model(*batch[:-1])
+
+    def outputs(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Any) -> Any:
+        swapped = {f"model.{name}": value for name, value in (*parameters.items(), *buffers.items())}
+        return functional_call(self, swapped, (batch,))
+
+
+def _normalizer_of(loss_fn: Loss) -> Callable[[Any], float]:
+    """How much a batch counts in the loss's own mean: its samples, or the class weights of those not ignored."""
+    if isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss):
+        weight, ignore = loss_fn.weight, loss_fn.ignore_index
+
+        def of_classes(labels: Any) -> float:
+            if labels.is_floating_point():
+                return float(len(labels))
+            kept = labels[labels != ignore]
+            return float(kept.numel()) if weight is None else weight.to(kept.device)[kept].double().sum().item()
+
+        return of_classes
+    return lambda labels: float(_length(labels))
+
+
+def _accuracy(outputs: Tensor, labels: Tensor) -> Tensor:
+    return (outputs.argmax(1) == labels).float()
+
+
+def _accuracy_ignoring(ignore: int) -> Metric:
+    def accuracy(outputs: Tensor, labels: Tensor) -> Tensor:
+        return _accuracy(outputs, labels)[labels != ignore]
+
+    return accuracy
+
+
+def _clone_buffers(model: nn.Module) -> dict[str, Tensor]:
+    return {name: buffer.clone() for name, buffer in model.named_buffers()}
+
+
+def _length(labels: Any) -> int:
+    return len(labels) if isinstance(labels, Tensor) else len(next(iter(labels.values())))
+
+
+def _close(a: float, b: float, tolerance: float) -> bool:
+    if a == b or a != a or b != b:
+        return True
+    return abs(a - b) <= tolerance * max(abs(a), abs(b), tolerance)
