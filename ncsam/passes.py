@@ -1,0 +1,333 @@
+"""The forward and backward passes of one training step, and what a perturbation may learn from the first of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+Forward = Callable[[nn.Module, Any], Any]
+LossFn = Callable[[Any, Any], Tensor]
+
+
+class Part(NamedTuple):
+    """One micro-batch: rows ``start…stop`` of the batch and their share of it."""
+
+    x: Any
+    y: Any
+    start: int
+    stop: int
+    share: float
+
+
+class MiniBatch:
+    """One mini-batch together with the model and the loss it is trained on.
+
+    It knows how to run a forward pass (``no_sync`` under DistributedDataParallel where asked, the caller's autocast
+    left on) and a backward pass (autocast off, loss scaled), micro-batch by micro-batch.
+
+    Raises:
+        ValueError: ``microbatches`` is not in 1…batch size, or the loss is not a plain mean over the rows, so that the
+            micro-batches' losses would not add up to the batch's.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        forward: Forward | None,
+        x: Any,
+        y: Any,
+        loss_fn: LossFn,
+        microbatches: int,
+        scale: float,
+    ) -> None:
+        self.model, self.x, self.y, self.loss_fn, self.scale = model, x, y, loss_fn, scale
+        self._forward = forward
+        self._ddp = model if isinstance(model, DistributedDataParallel) else None
+        parameter = next(model.parameters())
+        self._device_type = parameter.device.type
+        self.autocast = torch.is_autocast_enabled(self._device_type)
+        self.parts = [Part(x, y, 0, -1, 1.0)] if microbatches == 1 else _split(x, y, loss_fn, microbatches)
+
+    def forward(self, x: Any, *, sync: bool) -> Any:
+        """Outputs of the model for ``x``; only with ``sync`` will DDP reduce the gradients of the backward pass."""
+        if self._ddp is not None and not sync:
+            with self._ddp.no_sync():  # DDP decides in the forward pass whether the backward pass will reduce
+                return self._run(x)
+        return self._run(x)
+
+    def _run(self, x: Any) -> Any:
+        return self.model(x) if self._forward is None else self._forward(self.model, x)
+
+    def loss(self, outputs: Any, y: Any, loss_fn: LossFn | None = None) -> Tensor:
+        """The scalar loss of ``outputs`` against ``y``."""
+        loss = (loss_fn or self.loss_fn)(outputs, y)
+        if loss.dim():
+            raise ValueError(f"loss_fn returned shape {tuple(loss.shape)}, expected a scalar; use reduction='mean'")
+        return loss
+
+    def gradient(self, loss: Tensor, params: Sequence[Tensor], *, retain_graph: bool) -> list[Tensor | None]:
+        """Gradients of ``scale · loss``, None where a parameter took no part; touches no ``.grad``."""
+        with self.full_precision():
+            return list(
+                torch.autograd.grad(
+                    loss * self.scale if self.scale != 1.0 else loss,
+                    params,
+                    retain_graph=retain_graph,
+                    allow_unused=True,
+                )
+            )
+
+    def full_precision(self) -> AbstractContextManager[Any]:
+        """Autocast is for forward passes: backward passes and vector arithmetic run outside it."""
+        return torch.autocast(self._device_type, enabled=False) if self.autocast else nullcontext()
+
+    def forget_casts(self) -> None:
+        """Drop autocast's cached low-precision weights: they do not notice that the weights were changed in place."""
+        if self.autocast:
+            torch.clear_autocast_cache()
+
+    def descend(self) -> tuple[Tensor, Any]:
+        """Forward and backward into ``.grad`` (reduced over DDP ranks); the mean loss and the detached outputs."""
+        last = len(self.parts) - 1
+        losses, outputs = [], []
+        for j, part in enumerate(self.parts):
+            with self._accumulating() if j < last else nullcontext():
+                out = self._run(part.x)
+                loss = self.loss(out, part.y)
+                share = loss if last == 0 else loss * part.share
+                with self.full_precision():
+                    (share * self.scale if self.scale != 1.0 else share).backward()
+            losses.append(share.detach())
+            outputs.append(out)
+        return _total(losses), join(outputs)
+
+    def _accumulating(self) -> AbstractContextManager[Any]:
+        return self._ddp.no_sync() if self._ddp is not None else nullcontext()
+
+    def any_rank(self, flag: bool) -> bool:
+        """Whether ``flag`` is set on any DDP rank: ranks must skip a step together or wait for each other for ever."""
+        if self._ddp is None:
+            return flag
+        shared = torch.tensor(float(flag), device=next(self.model.parameters()).device)
+        torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX, group=self._ddp.process_group)
+        return bool(shared.item())
+
+
+class FirstPass:
+    """The unperturbed pass: the batch gradient at w, the outputs, and further gradients from the same graph.
+
+    Vectors are flat, over the parameters that took part in the loss, in float32 (float64 for a float64 model), free of
+    the loss scale and of weight decay. A perturbation gets this object and returns its ε in the same layout.
+
+    Attributes:
+        gradient: g_B, shape (K,), the gradient of the mean loss with the observed labels.
+        outputs: detached outputs of the whole batch, for a classifier of shape (B, C).
+        labels, true_labels: as given to ``step``.
+        progress: epoch / epochs in [0, 1], None where the caller gave none.
+        generator: the optimizer's own CPU generator, the only source of randomness to use.
+        features: input of the layer named by the perturbation, shape (B, F), where it asks for it.
+        params: the parameters behind the flat vector.
+    """
+
+    def __init__(
+        self,
+        batch: MiniBatch,
+        params: Sequence[Tensor],
+        *,
+        true_labels: Any,
+        progress: float | None,
+        generator: torch.Generator,
+        reuse_graph: bool,
+        features_of: nn.Module | None = None,
+    ) -> None:
+        self._batch = batch
+        self.labels, self.true_labels, self.progress, self.generator = batch.y, true_labels, progress, generator
+        self.loss_fn = batch.loss_fn
+        whole = len(batch.parts) == 1
+        seen: list[Tensor] = []
+        grads: list[Tensor | None] = [None] * len(params)
+        losses, outputs = [], []
+        for part in batch.parts:
+            with _capture(features_of, seen):
+                out = batch.forward(part.x, sync=False)
+            loss = batch.loss(out, part.y)
+            loss = loss if whole else loss * part.share
+            grads = _add(grads, batch.gradient(loss, params, retain_graph=reuse_graph and whole))
+            losses.append(loss.detach())
+            outputs.append(out)
+        self.loss = _total(losses)
+        self.outputs = join(outputs)
+        self.features = torch.cat(seen).flatten(1).float() if seen else None
+        self._graph = outputs[0] if reuse_graph and whole else None
+        self.params = [p for p, g in zip(params, grads, strict=True) if g is not None]
+        wide = any(p.dtype == torch.float64 for p in self.params)
+        self._dtype = torch.float64 if wide else torch.float32
+        self.gradient = self._flat([g for g in grads if g is not None])
+
+    def gradient_of(
+        self, labels: Any, rows: Tensor | None = None, *, loss_fn: LossFn | None = None, fresh: bool = False
+    ) -> Tensor:
+        """Gradient at w of the mean loss over ``rows`` of the batch with other labels, shape (K,).
+
+        Args:
+            labels: one a row, in the order of ``rows``.
+            rows: integer indices into the batch, all of it if None; the zero vector where there are none.
+            loss_fn: another mean-reduced loss than the one trained on.
+            fresh: run these rows through the model alone (BatchNorm then normalises over them alone) rather than go
+                back through the graph of the whole batch.
+
+        With micro-batches the graph is gone, so each is run again; a model with dropout then draws new masks.
+        """
+        batch = self._batch
+        if rows is not None and len(rows) == 0:
+            return torch.zeros_like(self.gradient)
+        if fresh:
+            out = batch.forward(batch.x if rows is None else take(batch.x, rows), sync=False)
+            return self._backward(batch.loss(out, labels, loss_fn), retain=False)
+        if self._graph is not None:
+            out = self._graph if rows is None else self._graph[rows]
+            return self._backward(batch.loss(out, labels, loss_fn), retain=True)
+        total = torch.zeros_like(self.gradient)
+        every = torch.arange(batch.parts[-1].stop) if rows is None else rows
+        for part in batch.parts:
+            mine = ((every >= part.start) & (every < part.stop)).nonzero().flatten()
+            if len(mine):
+                out = batch.forward(part.x, sync=False)[every[mine] - part.start]
+                loss = batch.loss(out, labels[mine], loss_fn)
+                total += self._backward(loss, retain=False) * (len(mine) / len(every))
+        return total
+
+    def weights(self) -> Tensor:
+        """The weights w, shape (K,), in the layout of ``gradient``; a copy."""
+        return self._flat([p.detach() for p in self.params], scale=1.0)
+
+    def _backward(self, loss: Tensor, *, retain: bool) -> Tensor:
+        grads = self._batch.gradient(loss, self.params, retain_graph=retain)
+        return self._flat([torch.zeros_like(p) if g is None else g for p, g in zip(self.params, grads, strict=True)])
+
+    def _flat(self, tensors: Sequence[Tensor], scale: float | None = None) -> Tensor:
+        if not tensors:
+            raise ValueError("no parameter of the optimizer takes part in the loss; was it built for another model?")
+        device, dtype = tensors[0].device, self._dtype
+        pieces = []
+        for t in tensors:
+            piece = (t.to_dense() if t.is_sparse else t).reshape(-1)
+            pieces.append(piece if piece.dtype == dtype and piece.device == device else piece.to(device, dtype))
+        flat = torch.cat(pieces)
+        scale = self._batch.scale if scale is None else scale
+        return flat if scale == 1.0 else flat.mul_(1.0 / scale)
+
+
+class Buffers:
+    """A snapshot of the model's buffers (BatchNorm statistics and their like), to be put back in place."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._live = list(model.buffers())
+        self._kept = [b.detach().clone() for b in self._live]
+
+    def restore(self) -> None:
+        """Write the snapshot back into the same tensors."""
+        if self._live:
+            with torch.no_grad():
+                torch._foreach_copy_(self._live, self._kept)
+
+
+@contextmanager
+def shifted(params: Sequence[Tensor], epsilon: Tensor) -> Iterator[None]:
+    """Move the parameters by ``epsilon`` (K,) in place; however one leaves, they are bitwise what they were.
+
+    >>> w = torch.nn.Parameter(torch.tensor([0.1, 0.2]))
+    >>> with shifted([w], torch.tensor([1.0, 0.0])):
+    ...     w.tolist()[0] > 1
+    True
+    >>> w.tolist() == torch.tensor([0.1, 0.2]).tolist()
+    True
+    """
+    with torch.no_grad():
+        kept = [p.detach().clone() for p in params]  # w + ε − ε is not w in floating point
+        pieces = epsilon.split([p.numel() for p in params])
+        shifts = [e.view_as(p).to(p.device, p.dtype) for e, p in zip(pieces, params, strict=True)]
+    try:
+        with torch.no_grad():
+            torch._foreach_add_(list(params), shifts)
+        yield
+    finally:
+        with torch.no_grad():
+            torch._foreach_copy_(list(params), kept)
+
+
+def norm(tensors: Sequence[Tensor]) -> Tensor:
+    """‖·‖₂ over all tensors together, a scalar, in float32 at least (half precision would overflow at 65504)."""
+    dense = [t.coalesce().values() if t.is_sparse else t for t in tensors]
+    if not dense:
+        return torch.zeros(())
+    low = any(t.dtype in (torch.float16, torch.bfloat16) for t in dense)
+    norms = [torch.linalg.vector_norm(t, dtype=torch.float32) for t in dense] if low else torch._foreach_norm(dense)
+    return torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms]))
+
+
+def take(tree: Any, index: Tensor | slice) -> Any:
+    """Rows ``index`` of every tensor in a tensor, mapping, tuple or list; scalars stay as they are.
+
+    >>> take({"ids": torch.arange(4), "scale": torch.tensor(2.0)}, slice(1, 3))
+    {'ids': tensor([1, 2]), 'scale': tensor(2.)}
+    """
+    if isinstance(tree, Tensor):
+        return tree[index] if tree.dim() else tree
+    if isinstance(tree, Mapping):
+        return {key: take(value, index) for key, value in tree.items()}
+    if isinstance(tree, (tuple, list)):
+        return type(tree)(take(value, index) for value in tree)
+    return tree
+
+
+def join(outputs: list[Any]) -> Any:
+    """Detached outputs of the whole batch; outputs that are not tensors are joined only where there is one part."""
+    if isinstance(outputs[0], Tensor):
+        return outputs[0].detach() if len(outputs) == 1 else torch.cat([o.detach() for o in outputs])
+    return outputs[0] if len(outputs) == 1 else outputs
+
+
+def _split(x: Any, y: Any, loss_fn: LossFn, microbatches: int) -> list[Part]:
+    size = len(y)
+    if not isinstance(microbatches, int) or not 1 <= microbatches <= size:
+        raise ValueError(f"microbatches is {microbatches!r}, expected an integer in 1…{size} (the batch size)")
+    reduction = getattr(loss_fn, "reduction", "mean")
+    ignored = getattr(loss_fn, "ignore_index", None)
+    why = None
+    if reduction != "mean":
+        why = f"reduction={reduction!r}"
+    elif getattr(loss_fn, "weight", None) is not None:
+        why = "class weights"
+    elif ignored is not None and isinstance(y, Tensor) and bool((y == ignored).any()):
+        why = f"rows with ignore_index={ignored}"
+    if why is not None:
+        raise ValueError(f"the loss has {why}, expected a plain mean over the rows; use microbatches=1")
+    edges = [size * j // microbatches for j in range(microbatches + 1)]
+    return [Part(take(x, slice(a, b)), take(y, slice(a, b)), a, b, (b - a) / size) for a, b in pairwise(edges)]
+
+
+@contextmanager
+def _capture(module: nn.Module | None, into: list[Tensor]) -> Iterator[None]:
+    if module is None:
+        yield
+        return
+    handle = module.register_forward_pre_hook(lambda _, inputs: into.append(inputs[0].detach()))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _add(totals: list[Tensor | None], grads: list[Tensor | None]) -> list[Tensor | None]:
+    return [g if t is None else t if g is None else t + g for t, g in zip(totals, grads, strict=True)]
+
+
+def _total(losses: list[Tensor]) -> Tensor:
+    return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
