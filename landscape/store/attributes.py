@@ -1,0 +1,107 @@
+"""Attributes: text, whole and real numbers and truth values as HDF5 knows them, everything else as JSON.
+
+Text is stored with fixed length, since variable-length text would lie in HDF5's global heap, where a damaged length
+is not noticed before memory is asked for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import h5py
+import numpy as np
+
+from landscape.store.errors import StoreError
+
+JSON_MARK = "json:"
+DIMENSIONS = {"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST"}  # HDF5's own dimension-scale bookkeeping
+RESERVED = DIMENSIONS | {"content", "schema", "kind", "manifest", "units", "long_name"}
+
+
+def write_attribute(target: h5py.HLObject, name: str, value: Any) -> None:
+    """Store one value, so that :func:`read_attributes` gives it back equal (tuples come back as lists).
+
+    Raises:
+        StoreError: the value is none of str, int, float, bool, None, list, dict.
+    """
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, bool):
+        target.attrs.create(name, np.bool_(value))
+    elif isinstance(value, int) and -(2**63) <= value < 2**63:
+        target.attrs.create(name, np.int64(value))
+    elif isinstance(value, float):
+        target.attrs.create(name, np.float64(value))
+    else:
+        text = value if _is_plain(value) else JSON_MARK + to_json(value, f"attribute {name!r}")
+        encoded = text.encode()
+        dtype = h5py.string_dtype("utf-8", max(len(encoded), 1))
+        target.attrs.create(name, np.array(encoded, dtype=dtype))
+
+
+def write_attributes(target: h5py.HLObject, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
+        write_attribute(target, name, value)
+
+
+def raw_attributes(target: h5py.HLObject, file_size: int) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and stored values (0-d; text as bytes), sorted by name, without HDF5's own bookkeeping of dimensions.
+
+    Raises:
+        StoreError: an attribute has a type this store does not write, or claims to be larger than the file.
+    """
+    for name in sorted(target.attrs):
+        if name in ("DIMENSION_LIST", "REFERENCE_LIST"):
+            continue
+        identifier = target.attrs.get_id(name)
+        dtype = identifier.dtype
+        known = dtype.kind in "biuf" or (dtype.kind == "S" and identifier.shape == ())
+        if not known or identifier.get_storage_size() > file_size:
+            raise StoreError(
+                f"attribute {name!r} of {target.name} has type {dtype}, {identifier.get_storage_size()} bytes"
+            )
+        value = np.empty(identifier.shape, dtype)
+        identifier.read(value)
+        yield name, value
+
+
+def decode(value: np.ndarray) -> Any:
+    """The Python value of one stored attribute."""
+    item = value.tolist()
+    if not isinstance(item, bytes):
+        return item
+    text = item.decode()
+    return json.loads(text.removeprefix(JSON_MARK)) if text.startswith(JSON_MARK) else text
+
+
+def read_attributes(target: h5py.HLObject, file_size: int) -> dict[str, Any]:
+    """All attributes by name, as they were given to :func:`write_attributes`."""
+    return {name: decode(value) for name, value in raw_attributes(target, file_size) if name not in DIMENSIONS}
+
+
+def to_json(value: Any, where: str) -> str:
+    """JSON text of ``value``.
+
+    Raises:
+        StoreError: it would not come back equal.
+    """
+    if not _jsonable(value):
+        raise StoreError(f"{where} is {value!r}; expected str, int, float, bool, None, or lists and dicts of them")
+    return json.dumps(value)
+
+
+def _is_plain(value: Any) -> bool:
+    """Text that HDF5 can hold itself: UTF-8 without NUL bytes, and not looking like our JSON."""
+    if not isinstance(value, str) or value.startswith(JSON_MARK) or "\0" in value:
+        return False
+    return not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _jsonable(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return isinstance(value, dict) and all(isinstance(k, str) and _jsonable(v) for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return all(_jsonable(v) for v in value)
+    return value is None or isinstance(value, str | int | float | bool)

@@ -1,0 +1,175 @@
+"""Bytes on disk: the file HDF5 writes through, durable flushes, and replacing a file as a whole.
+
+HDF5 does not survive a failing disk: once a write has failed, closing the file (or leaving Python) can crash the
+process. So HDF5 never sees a failure here. :class:`Disk` keeps the first error, pretends that all later writes
+succeed, and raises the error where :meth:`Disk.sync` promises durability; a file that was written in vain is
+thrown away or, for a part file, still holds every row committed before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+if sys.platform != "win32":
+    import fcntl
+
+RawFile = io.FileIO  # the one way bytes reach the disk; tests put a recording or failing file here
+
+
+def fsync(descriptor: int) -> None:
+    """Return when everything written to the file is on the medium."""
+    if sys.platform == "darwin":  # there fsync stops at the drive's cache
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    else:
+        os.fsync(descriptor)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make creations, renames and removals in ``folder`` durable; Windows offers no call for it and needs none."""
+    if sys.platform == "win32":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def publish(temporary: Path, path: Path, *, overwrite: bool) -> None:
+    """Give a finished, synced temporary file its name, in one step, and make the name durable.
+
+    Raises:
+        FileExistsError: ``path`` exists and ``overwrite`` is false, even if it appeared a moment ago.
+        OSError: the file system refused.
+    """
+    if overwrite:
+        os.replace(temporary, path)
+    elif _can_link(temporary, path):
+        os.unlink(temporary)
+    elif path.exists():
+        raise FileExistsError(f"{path} exists")
+    else:
+        os.replace(temporary, path)
+    fsync_folder(path.parent)
+
+
+def _can_link(temporary: Path, path: Path) -> bool:
+    """Link ``path`` to the file, which unlike a rename never replaces; False where links do not exist (FAT)."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise
+    except (OSError, NotImplementedError):
+        return False
+    return True
+
+
+class Disk:
+    """A file object for h5py whose failures are kept until :meth:`sync`.
+
+    ``mode`` as for :class:`io.FileIO`: ``"w+"`` creates, ``"r+"`` updates.
+    """
+
+    def __init__(self, path: str | Path, mode: str) -> None:
+        self.path = Path(path)
+        self.error: OSError | None = None
+        self._raw = RawFile(path, mode)
+
+    def fileno(self) -> int:
+        return self._raw.fileno()
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return 0 if self._raw.closed else self._raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        return 0 if self._raw.closed else self._raw.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        # Behind the end of a file whose last writes were dropped there must be zeros, not whatever memory held.
+        view = memoryview(buffer).cast("B")
+        done = 0
+        while done < len(view):
+            count = 0 if self._raw.closed else self._raw.readinto(view[done:])
+            if not count:
+                view[done:] = bytes(len(view) - done)
+                break
+            done += count
+        return len(view)
+
+    def read(self, size: int = -1) -> bytes:
+        return self._raw.read(size) or b""
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        done = 0
+        try:
+            while done < len(view) and self.error is None:
+                count = self._raw.write(view[done:])
+                if not count:
+                    raise OSError("the file system took no bytes")
+                done += count
+        except OSError as error:
+            self.error = error
+        return len(view)
+
+    def truncate(self, size: int | None = None) -> int:
+        try:
+            if self.error is None:
+                self._raw.truncate(size)
+        except OSError as error:
+            self.error = error
+        return size or 0
+
+    def flush(self) -> None:
+        """HDF5's flush; durability is :meth:`sync`'s business."""
+
+    def sync(self) -> None:
+        """Return when all writes so far are on the medium.
+
+        Raises:
+            OSError: a write since the last call failed, or the medium refused; the file takes no more writes.
+        """
+        if self.error is None:
+            try:
+                fsync(self._raw.fileno())
+            except OSError as error:
+                self.error = error
+        if self.error is not None:
+            raise self.error
+
+    def close(self) -> None:
+        """Close; an HDF5 handle that outlives the file then writes into the void."""
+        self.error = self.error or OSError("the file is closed")
+        self._raw.close()
+
+
+@contextlib.contextmanager
+def deferred_signals() -> Iterator[None]:
+    """Hold back Ctrl-C and SIGTERM until the block is done, so that no exception passes through HDF5 halfway a write.
+
+    Only the main thread receives signals as exceptions; elsewhere nothing needs to be held back.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    held: dict[int, Any] = {
+        int(number): signal.signal(number, lambda number, frame: received.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+        if signal.getsignal(number) is not None  # None: installed by C code, not ours to put back
+    }
+    try:
+        yield
+    finally:
+        for held_number, handler in held.items():
+            signal.signal(held_number, handler)
+        for arrived in received:
+            signal.raise_signal(arrived)

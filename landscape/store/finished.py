@@ -1,0 +1,184 @@
+"""Finished files: written whole under a temporary name, made durable, then given their name in one step.
+
+Nothing is ever changed inside a finished file. A crash at any moment leaves the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+
+from landscape.records import Record
+from landscape.store import manifest, schema
+from landscape.store.attributes import write_attributes
+from landscape.store.disk import Disk, deferred_signals, publish
+from landscape.store.errors import StoreError, one_line
+from landscape.store.lock import locked, try_lock
+from landscape.store.reader import File
+from landscape.store.schema import Content, write_content
+
+FORMAT = ("v108", "v110")  # readable by every HDF5 since 1.8, so by what distributions ship; metadata with checksums
+PATIENCE = 60.0  # seconds `add` waits for another process that is adding to the same file
+
+
+def create(
+    path: str | Path,
+    *,
+    kind: str,
+    attrs: Mapping[str, Any],
+    contents: Mapping[str, Content],
+    overwrite: bool = False,
+) -> None:
+    """Write a whole file, in one step: ``contents`` maps group paths to records or to mappings of bare arrays.
+
+    Raises:
+        StoreError: ``path`` exists and ``overwrite`` is false, something cannot be stored, or the disk refused; then
+            there is no new file, and an old one is as it was.
+
+    >>> import tempfile, numpy as np
+    >>> from landscape import store
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/run.h5"
+    ...     store.create(path, kind="run", attrs={"seed": 3}, contents={"weights/last": {"fc.bias": np.zeros(2)}})
+    ...     with store.open(path) as f:
+    ...         f.kind, f.attrs["seed"], f.names(), f.arrays("weights/last")["fc.bias"]
+    ('run', 3, ['weights/last'], array([0., 0.]))
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise StoreError(f"{path}: the file exists; choose another name or pass overwrite")
+    if attrs.get("schema", schema.VERSION) != schema.VERSION or attrs.get("kind", kind) != kind:
+        raise StoreError(
+            f"{path}: attrs name schema {attrs.get('schema')} and kind {attrs.get('kind')}; leave them out"
+        )
+    with _replacing(path, overwrite=overwrite) as file:
+        write_attributes(file, {**attrs, "schema": schema.VERSION, "kind": kind})
+        for name, content in contents.items():
+            write_content(_new_group(file, name), content)
+        manifest.write(file, manifest.compute(file, _size(file)))
+
+
+def add(path: str | Path, name: str, content: Content, *, overwrite: bool = False) -> None:
+    """Add one record or mapping of arrays to a finished file under the group path ``name``, in one step.
+
+    Raises:
+        StoreError: the file is missing, damaged or of a newer schema, ``name`` exists and ``overwrite`` is false, or
+            the disk refused; the file is then as it was.
+
+    >>> import tempfile, numpy as np
+    >>> from landscape import store
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = f"{folder}/run.h5"
+    ...     store.create(path, kind="run", attrs={}, contents={})
+    ...     store.add(path, "weights/last", {"fc.bias": np.zeros(2)})
+    ...     with store.open(path) as f:
+    ...         "weights/last" in f
+    True
+    """
+    path = Path(path)
+    with contextlib.ExitStack() as stack:
+        with one_line(path, "opening for writing", "check the path and its permissions"):
+            stack.enter_context(locked(path, wait=PATIENCE))
+        with File(path) as old:
+            if name in old and not overwrite:
+                raise StoreError(f"{path}: {name!r} exists; choose another name or pass overwrite")
+            entries, version = old.manifest(), old.version
+        file = stack.enter_context(_replacing(path, overwrite=True, start_from=path))
+        if version < schema.VERSION:
+            schema.migrate(file, version)
+            entries = manifest.compute(file, _size(file))
+        if name in file:
+            del file[name]
+            entries = {key: value for key, value in entries.items() if not f"{key}/".startswith(f"/{name}/")}
+        group = _new_group(file, name)
+        write_content(group, content)
+        entries |= manifest.compute(group, _size(file))
+        for parent in Path(f"/{name}").parents:
+            entries[parent.as_posix()] = manifest.digest(file[parent.as_posix()], _size(file))
+        manifest.write(file, entries)
+
+
+def save(record: Record, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write one record to a file of its own; it lies in the group ``result``.
+
+    Raises:
+        StoreError: as :func:`create`.
+    """
+    create(path, kind="result", attrs={}, contents={"result": record}, overwrite=overwrite)
+
+
+def load(path: str | Path) -> Record:
+    """The record of a file that holds just one, as :func:`save` writes it.
+
+    Raises:
+        StoreError: the file is missing, damaged, of a newer schema, or holds several things.
+    """
+    with File(path) as file:
+        names = file.names()
+        if len(names) != 1:
+            raise StoreError(f"{path}: holds {len(names)} results ({', '.join(names)}); use store.open and pick one")
+        return file.record(names[0])
+
+
+def _new_group(file: h5py.File, name: str) -> h5py.Group:
+    parts = name.split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        raise StoreError(f"{name!r} is not a group path; write it like 'hessian/top5'")
+    for depth in range(1, len(parts)):
+        parent = "/".join(parts[:depth])
+        if parent in file and "content" in file[parent].attrs:
+            raise StoreError(f"{name!r} would lie inside the content {parent!r}; choose another name")
+    if name in file:
+        raise StoreError(f"{name!r} holds other contents; choose another name")
+    return file.create_group(name)
+
+
+def _size(file: h5py.File) -> int:
+    """Bound on what an object of a file being written may claim: its size so far."""
+    file.flush()
+    return int(file.id.get_filesize())
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, *, overwrite: bool, start_from: Path | None = None) -> Iterator[h5py.File]:
+    """An open HDF5 file, new or a copy, that becomes ``path`` when the block ends well and vanishes when not."""
+    remedy = "nothing was changed; check free space and permissions"
+    with deferred_signals(), one_line(path, "writing", remedy):
+        remove_stale(path)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        disk = Disk(temporary, "w+")
+        try:
+            guard = try_lock(temporary)  # so that nobody takes it for the leavings of a killed process
+            if start_from is not None:
+                with start_from.open("rb") as source:
+                    shutil.copyfileobj(source, disk, 1 << 20)
+            file = h5py.File(disk, "w" if start_from is None else "r+", libver=FORMAT)
+            try:
+                yield file
+            finally:
+                file.close()
+            disk.sync()
+            disk.close()
+            if guard is not None:
+                os.close(guard)
+            publish(temporary, path, overwrite=overwrite)
+        except BaseException:
+            disk.close()
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+def remove_stale(path: Path) -> None:
+    """Remove what writers of this file left when they were killed; one that is still alive holds its lock."""
+    for stale in path.parent.glob(f".{path.name}.*.tmp"):
+        with contextlib.suppress(FileNotFoundError):
+            descriptor = try_lock(stale)
+            if descriptor is not None:
+                stale.unlink()
+                os.close(descriptor)

@@ -1,0 +1,91 @@
+"""Provenance: the one function that says how a file came about."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from landscape._version import __version__
+from landscape.store.schema import VERSION
+
+
+def stamp(
+    *,
+    config: Mapping[str, Any],
+    seeds: Mapping[str, Any],
+    data_hash: str | None,
+    command: list[str] | None,
+    device: str,
+) -> dict[str, Any]:
+    """Attributes for :func:`landscape.store.create` that record how its contents came about.
+
+    Args:
+        config: the resolved configuration, JSON-able.
+        seeds: every seed by what it drives (split, noise, weights, order).
+        data_hash: digest of the data, or None where there is none.
+        command: the command line, or None where there was none (a notebook).
+        device: as torch spells it, ``cpu`` or ``cuda:0``.
+
+    >>> attrs = stamp(config={"lr": 0.1}, seeds={"order": 1}, data_hash=None, command=None, device="cpu")
+    >>> attrs["config"], attrs["seeds"], sorted(attrs)[:4]
+    ({'lr': 0.1}, {'order': 1}, ['code_version', 'command', 'config', 'created'])
+    """
+    return {
+        "schema": VERSION,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "config": dict(config),
+        "seeds": dict(seeds),
+        "versions": _versions(),
+        "code_version": _code_version(),
+        "data_hash": data_hash,
+        "device": device,
+        "threads": _threads(),
+        "platform": platform.platform(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    versions = {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "h5py": h5py.__version__,
+        "hdf5": h5py.version.hdf5_version,
+        "ncsam-landscape": __version__,
+    }
+    for name in ("torch", "scipy"):
+        if name in sys.modules:  # not imported means not used, and torch takes seconds to import
+            try:
+                versions[name] = version(name)
+            except PackageNotFoundError:
+                versions[name] = str(getattr(sys.modules[name], "__version__", "unknown"))
+    return versions
+
+
+def _code_version() -> str:
+    """Commit of a source checkout, with ``+`` where files were changed; else the version of the package."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return __version__
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):  # no git here, or not our checkout
+        return __version__
+    return f"{__version__} ({answer.stdout.strip()})"
+
+
+def _threads() -> int:
+    if "torch" in sys.modules:
+        return int(sys.modules["torch"].get_num_threads())
+    return int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
