@@ -20,9 +20,14 @@ class NoiseEstimate(NamedTuple):
 
 
 class NoiseGradient(ABC):
-    """Estimates the noise gradient of a batch from its first pass."""
+    """Estimates the noise gradient of a batch from its first pass.
+
+    Attributes:
+        needs_true_labels, features_of: as for :class:`ncsam.perturbations.Perturbation`.
+    """
 
     needs_true_labels = False
+    features_of: str | None = None
 
     @abstractmethod
     def __call__(self, first: FirstPass) -> NoiseEstimate:
@@ -50,13 +55,13 @@ class SimulatedNoise(NoiseGradient):
     uniform_picks: bool = False
 
     def __post_init__(self) -> None:
-        _check_share("flip_ratio", self.flip_ratio)
-        _check_share("label_smoothing", self.label_smoothing)
+        check_share("flip_ratio", self.flip_ratio)
+        check_share("label_smoothing", self.label_smoothing)
 
     def __call__(self, first: FirstPass) -> NoiseEstimate:
-        logits, labels = _logits_and_labels(first)
+        logits, labels = logits_and_labels(first)
         count = int(self.flip_ratio * len(labels) + 1e-9)  # 0.29 · 100 is 28.999… in binary
-        chances = torch.ones(len(logits)) if self.uniform_picks else pick_chances(logits)
+        chances = torch.ones(len(logits), device=logits.device) if self.uniform_picks else pick_chances(logits)
         rows = draw(chances, count, first.generator)
         wrong = temporary_labels(logits[rows], labels[rows])
         loss_fn = smoothed_cross_entropy(self.label_smoothing) if self.label_smoothing else None
@@ -151,7 +156,8 @@ def smoothed_cross_entropy(smoothing: float) -> LossFn:
     return loss
 
 
-def _logits_and_labels(first: FirstPass) -> tuple[Tensor, Tensor]:
+def logits_and_labels(first: FirstPass) -> tuple[Tensor, Tensor]:
+    """Logits (B, C) and integer labels (B,) of a classification batch; a ValueError for anything else."""
     logits, labels = first.outputs, first.labels
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < 2:
@@ -162,6 +168,7 @@ def _logits_and_labels(first: FirstPass) -> tuple[Tensor, Tensor]:
     return logits, labels
 
 
-def _check_share(name: str, value: float) -> None:
+def check_share(name: str, value: float) -> None:
+    """A ValueError unless ``value`` is in [0, 1]."""
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"{name} is {value}, expected a share in [0, 1]")

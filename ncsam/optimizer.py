@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from ncsam.cluster_inversion import ClusterInversion
 from ncsam.noise_gradient import NoiseGradient, RandomNoise, SimulatedNoise, TrueNoise
 from ncsam.passes import Forward
 from ncsam.perturbations import (
@@ -29,6 +30,7 @@ __all__ = [
     "CleanDirection",
     "GStarOnly",
     "Matched",
+    "NCSAMReleased",
     "Oracle",
     "Plain",
     "ProjectionWarning",
@@ -154,6 +156,59 @@ class NCSAM(SharpnessAware):
         return SimulatedNoise(flip_ratio, label_smoothing)
 
 
+class NCSAMReleased(SharpnessAware):
+    """The variant of the authors' later released code: ε = ρ g/‖g‖ + s(t) g*, not projected, g* by cluster inversion.
+
+    Its coefficient lr₀·k·min(1, …) with k = κ/0.05 is written here as one number, ``kappa`` = lr₀·k, the value that
+    s(t) reaches. Their values on CIFAR-10 with 20/40/60 % instance noise: flip_ratio (r_max) .2/.4/.4, kappa
+    .10/.25/1.25; on CIFAR-100 .2/.4/.4 and .25/.75/1.5. ``step`` needs ``progress``.
+
+    Args:
+        flip_ratio, label_smoothing, clusters, features: see :class:`ncsam.cluster_inversion.ClusterInversion`.
+        rho, kappa, sign, project, warmup, schedule, scale, warmup_step, forward, seed: see :class:`NCSAM`.
+
+    >>> import torch, ncsam.optimizer
+    >>> model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    >>> opt = ncsam.optimizer.NCSAMReleased(model, torch.optim.SGD(model.parameters(), lr=0.1), flip_ratio=1.0)
+    >>> x, y = torch.arange(12.0).reshape(6, 2), torch.tensor([0, 1, 2, 0, 1, 2])
+    >>> opt.step(x, y, torch.nn.functional.cross_entropy, progress=0.5).projected
+    False
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        base: Optimizer,
+        rho: float = 0.05,
+        kappa: float = 0.1,
+        flip_ratio: float = 0.4,
+        sign: int = 1,
+        project: bool = False,
+        label_smoothing: float = 0.1,
+        warmup: float = 0.0,
+        forward: Forward | None = None,
+        seed: int = 0,
+        *,
+        clusters: int = 5,
+        features: str = "",
+        schedule: str = "paper",
+        scale: str = "raw",
+        warmup_step: str = "base",
+    ) -> None:
+        perturbation = Compensated(
+            rho=rho,
+            kappa=kappa,
+            noise=ClusterInversion(flip_ratio, label_smoothing, clusters, features),
+            sign=sign,
+            project=project,
+            schedule=schedule,
+            scale=scale,
+            warmup=warmup,
+            warmup_step=warmup_step,
+        )
+        super().__init__(model, base, perturbation, forward=forward, seed=seed)
+
+
 class RandomPicks(NCSAM):
     """Control: NCSAM with samples picked with equal chances; temporary labels as in NCSAM."""
 
@@ -218,6 +273,7 @@ OPTIMIZERS: dict[str, Callable[..., SharpnessAware]] = {
     "sam": SAM,
     "asam": _asam,
     "ncsam": NCSAM,
+    "ncsam-released": NCSAMReleased,
     "clean-direction": CleanDirection,
     "matched": Matched,
     "random-direction": RandomDirection,

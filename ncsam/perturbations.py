@@ -41,6 +41,7 @@ class Perturbation(ABC):
         needs_progress, needs_true_labels: whether ``step`` must be given them.
         reuses_graph: whether :meth:`FirstPass.gradient_of` is used, so that the graph must be kept.
         features_of: name of the layer whose input ``first.features`` shall hold; "" for the last ``nn.Linear``.
+        adds_to_sam: whether ε contains SAM's, so that a projection which discards most of it deserves a warning.
     """
 
     rho: float = 0.0
@@ -48,6 +49,7 @@ class Perturbation(ABC):
     needs_true_labels = False
     reuses_graph = False
     features_of: str | None = None
+    adds_to_sam = False
 
     def active(self, progress: float | None) -> bool:
         """Whether there is anything to perturb; otherwise the base optimizer steps alone, at its own price."""
@@ -163,6 +165,14 @@ class Compensated(Perturbation):
     def needs_true_labels(self) -> bool:  # type: ignore[override]
         return self.noise.needs_true_labels
 
+    @property
+    def features_of(self) -> str | None:  # type: ignore[override]
+        return self.noise.features_of
+
+    @property
+    def adds_to_sam(self) -> bool:  # type: ignore[override]
+        return self.ascent
+
     def active(self, progress: float | None) -> bool:
         if self._warming_up(progress) and self.warmup_step == "base":
             return False
@@ -203,6 +213,10 @@ class MatchedAscent(Perturbation):
     @property
     def needs_true_labels(self) -> bool:  # type: ignore[override]
         return self.like.needs_true_labels
+
+    @property
+    def features_of(self) -> str | None:  # type: ignore[override]
+        return self.like.features_of
 
     def active(self, progress: float | None) -> bool:
         return self.like.active(progress)

@@ -293,7 +293,7 @@ class SharpnessAware(Optimizer):
             raise ValueError(f"{name} is a control that needs true_labels=; got none")
 
     def _warn_once(self, info: StepInfo) -> None:
-        if info.kept < 0.5 and info.skipped is None and not self._warned:
+        if info.kept < 0.5 and self.perturbation.adds_to_sam and info.skipped is None and not self._warned:
             self._warned = True
             warnings.warn(
                 f"projection keeps {info.kept:.0%} of SAM's part of the perturbation: s‖g*‖ is "
