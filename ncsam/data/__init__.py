@@ -2,19 +2,68 @@
 
 from __future__ import annotations
 
-from ncsam.data import digits
+import re
+from collections.abc import Callable
+
+from ncsam.data import cifar, digits, folder, idx, npz
+from ncsam.data.arrays import from_arrays
+from ncsam.data.augment import PadCropFlip
 from ncsam.data.dataset import Data, Normalization, split_validation
-from ncsam.data.names import unknown
+from ncsam.data.names import resolve_factory
 
-__all__ = ["Data", "Normalization", "load", "split_validation"]
+__all__ = ["Data", "Normalization", "PadCropFlip", "from_arrays", "load", "split_validation"]
+
+_READERS: dict[str, Callable[[str], Data]] = {
+    "cifar10": cifar.load10,
+    "cifar100": cifar.load100,
+    "mnist": idx.load_mnist,
+    "fashion-mnist": idx.load_fashion_mnist,
+    "npz": npz.load,
+    "folder": lambda where: _load_folder(where),
+}
 
 
-def load(name: str, *, seed: int = 0) -> Data:
-    """Load the data set spelled ``name``.
+def load(name: str, *, seed: int = 0, trust: bool = False) -> Data:
+    """The data set spelled ``name``.
+
+    ==========================  ====================================================================================
+    ``digits``                  :mod:`ncsam.data.digits`; needs no files, ``seed`` draws its test part
+    ``cifar10:DIR``             :mod:`ncsam.data.cifar`; python or binary layout, so too ``cifar100:DIR``
+    ``mnist:DIR``               :mod:`ncsam.data.idx`; plain or gzipped, so too ``fashion-mnist:DIR``
+    ``npz:FILE``                :mod:`ncsam.data.npz`
+    ``folder:DIR[,size=N]``     :mod:`ncsam.data.folder`
+    ``package.module:factory``  your own: called as ``factory(seed=seed)``, it returns a :class:`Data` or what
+                                :func:`from_arrays` takes, (train_x, train_y, test_x, test_y)
+    ==========================  ====================================================================================
+
+    Args:
+        trust: allow a factory, whose import runs code. Pass True only for a name the user gave, never for one read
+            from a file without asking.
+
+    Raises:
+        ValueError: an unknown name, an untrusted factory, or files that do not hold what they should.
+        OSError: files that are missing or cannot be read.
 
     >>> load("digits").num_classes
     10
     """
+    kind, _, where = name.partition(":")
     if name == "digits":
         return digits.load(seed=seed)
-    raise ValueError(unknown("data set", name, ["digits"]))
+    if kind in _READERS:
+        if not where:
+            raise ValueError(f"data {name!r} does not say where; spell it {kind}:PATH")
+        return _READERS[kind](where)
+    made = resolve_factory("data set", name, ["digits", *_READERS], trust=trust)(seed=seed)
+    if isinstance(made, Data):
+        return made
+    if not isinstance(made, tuple) or len(made) != 4:
+        raise ValueError(
+            f"{name} returned a {type(made).__name__}, expected Data or (train_x, train_y, test_x, test_y)"
+        )
+    return from_arrays(name, *made)
+
+
+def _load_folder(where: str) -> Data:
+    sized = re.fullmatch(r"(.*),size=(\d+)", where)
+    return folder.load(sized[1], size=int(sized[2])) if sized else folder.load(where)

@@ -57,4 +57,21 @@ def import_factory(name: str, *, trust: bool) -> Callable[..., Any]:
         raise ValueError(f"cannot import {name!r}: {error}; is its folder on PYTHONPATH?") from error
     if not callable(factory):
         raise ValueError(f"{name!r} is a {type(factory).__name__}, expected a callable")
-    return factory  # type: ignore[no-any-return]
+    return factory
+
+
+def resolve_factory(what: str, name: str, known: Iterable[str], *, trust: bool) -> Callable[..., Any]:
+    """The factory ``name`` stands for, after it proved to be none of the ``known`` names.
+
+    Raises:
+        ValueError: as :func:`import_factory`; for a name that may as well be a slip, the known ones are listed.
+    """
+    kind = name.partition(":")[0]
+    if not is_factory(name):
+        raise ValueError(unknown(what, kind, [*known, "package.module:factory"]))
+    try:
+        return import_factory(name, trust=trust)
+    except ValueError as error:
+        if "." in kind:
+            raise
+        raise ValueError(f"{unknown(what, kind, known)}; as a factory: {error}") from error

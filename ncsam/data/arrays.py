@@ -1,0 +1,88 @@
+"""From plain arrays to :class:`~ncsam.data.Data`: what is a pixel, what is a label, what is normalised."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+
+from ncsam.data.dataset import Data, Normalization
+
+_CHUNK = 4096  # samples counted at once, so that the statistics of a big set need little memory
+
+
+def from_arrays(
+    name: str,
+    train_x: ArrayLike,
+    train_y: ArrayLike,
+    test_x: ArrayLike,
+    test_y: ArrayLike,
+    classes: Sequence[str] | None = None,
+) -> Data:
+    """A data set from four arrays.
+
+    Floating inputs are taken as ready and become float32. uint8 inputs are pixels: images (n, height, width) gain a
+    channel axis, images (n, height, width, 1 or 3) are put channels first, and the normalisation is that of the
+    training pixels. Labels are integers, (n,) or (n, 1), in 0…C−1; C is the number of ``classes``, or the largest
+    label plus one.
+
+    Raises:
+        ValueError: inputs neither floating nor uint8, labels not integers, or as :class:`~ncsam.data.Data`.
+
+    >>> images = np.zeros((2, 8, 8), dtype=np.uint8)
+    >>> from_arrays("blank", images, [0, 1], images, [1, 0]).input_shape
+    (1, 8, 8)
+    """
+    labels = [_labels(f"{name}: {part}", y) for part, y in (("train", train_y), ("test", test_y))]
+    inputs = [_inputs(f"{name}: {part}", x) for part, x in (("train", train_x), ("test", test_x))]
+    num_classes = len(classes) if classes is not None else int(max(y.max(initial=0) for y in labels)) + 1
+    return Data(
+        train_x=torch.from_numpy(inputs[0]),
+        train_y=torch.from_numpy(labels[0]),
+        test_x=torch.from_numpy(inputs[1]),
+        test_y=torch.from_numpy(labels[1]),
+        num_classes=num_classes,
+        name=name,
+        classes=tuple(map(str, classes)) if classes is not None else (),
+        normalization=pixel_statistics(inputs[0]) if inputs[0].dtype == np.uint8 else None,
+    )
+
+
+def pixel_statistics(x: np.ndarray) -> Normalization:
+    """Mean and deviation of each channel of uint8 inputs (n, channels, …), over all samples and positions, of x / 255.
+
+    Exact, from counts of the 256 levels; a channel that never varies is left unscaled.
+    """
+    levels = np.arange(256) / 255.0
+    counts = np.zeros((x.shape[1], 256), dtype=np.int64)
+    for start in range(0, len(x), _CHUNK):
+        for channel in range(x.shape[1]):
+            counts[channel] += np.bincount(x[start : start + _CHUNK, channel].ravel(), minlength=256)
+    share = counts / counts.sum(axis=1, keepdims=True)
+    mean = share @ levels
+    std = np.sqrt((share * (levels - mean[:, None]) ** 2).sum(axis=1))
+    return Normalization(tuple(mean.tolist()), tuple(np.where(std > 0, std, 1.0).tolist()), scale=255.0)
+
+
+def _inputs(what: str, x: ArrayLike) -> np.ndarray:
+    array = np.asarray(x)
+    if np.issubdtype(array.dtype, np.floating):
+        return np.array(array, dtype=np.float32)
+    if array.dtype != np.uint8:
+        raise ValueError(f"{what} inputs are {array.dtype}, expected floating (ready) or uint8 (pixels); convert them")
+    if array.ndim == 3:
+        array = array[:, None]
+    elif array.ndim == 4 and array.shape[-1] in (1, 3) and array.shape[1] not in (1, 3):
+        array = np.moveaxis(array, -1, 1)
+    return np.array(array, order="C")
+
+
+def _labels(what: str, y: ArrayLike) -> np.ndarray:
+    array = np.asarray(y)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"{what} labels are {array.dtype} of shape {array.shape}, expected integers of shape (n,)")
+    return array.astype(np.int64)

@@ -1,0 +1,174 @@
+"""Folders of image files: one folder a class, and the layouts of Tiny-ImageNet, Animal-10N and Food-101N."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from ncsam.data.arrays import from_arrays
+from ncsam.data.dataset import Data
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm"}
+
+Sample = tuple[Path, int]
+Listing = tuple[list[Sample], list[Sample], list[str]]
+"""Training samples, test samples (file and label), class names."""
+
+
+def load(directory: str | os.PathLike[str], *, size: int | None = None) -> Data:
+    """Images of a folder as uint8 (n, 3, height, width), RGB.
+
+    ============= ================================================================================================
+    plain         ``train/CLASS/*`` and ``test/CLASS/*`` (or ``val/CLASS/*``); classes in alphabetical order
+    Tiny-ImageNet ``wnids.txt``, ``train/WNID/images/*``, ``val/images/*``, ``val/val_annotations.txt``; the
+                  published test images have no labels, so its ``val`` part is the test set
+    Animal-10N    ``training/LABEL_*`` and ``testing/LABEL_*``
+    Food-101N     ``Food-101N_release/meta/imagelist.tsv`` trains; the clean test set is Food-101's,
+                  ``food-101/meta/test.txt``
+    ============= ================================================================================================
+
+    Everything is held in memory: 3·size² bytes an image.
+
+    Args:
+        size: make every image size × size: its shorter side is scaled to ``size`` (bicubic), then the centre is cut
+            out. None keeps images as they are, which must then all have one size.
+
+    Raises:
+        FileNotFoundError: the folder has none of these layouts, or a listed image is missing.
+        ValueError: images of several sizes without ``size``, a file that is not an image, or a class unknown.
+        ImportError: Pillow (extra ``images``) is not installed.
+    """
+    root = Path(directory)
+    if size is not None and size < 1:
+        raise ValueError(f"size is {size}, expected a number of pixels ≥ 1")
+    train, test, classes = _listing(root)
+    for part, samples in (("training", train), ("test", test)):
+        if not samples:
+            raise FileNotFoundError(f"{root}: no {part} images found")
+    train_x = _read_images([path for path, _ in train], size)
+    test_x = _read_images([path for path, _ in test], size)
+    labels = [np.array([label for _, label in samples], dtype=np.int64) for samples in (train, test)]
+    return from_arrays("folder", train_x, labels[0], test_x, labels[1], classes)
+
+
+def _listing(root: Path) -> Listing:
+    layouts: list[tuple[str, Callable[[Path], Listing]]] = [
+        ("wnids.txt", _tiny_imagenet),
+        ("training", _animal_10n),
+        ("Food-101N_release/meta/imagelist.tsv", _food_101n),
+        ("train", _plain),
+    ]
+    for marker, layout in layouts:
+        if (root / marker).exists():
+            return layout(root)
+    raise FileNotFoundError(f"{root} holds none of {', '.join(marker for marker, _ in layouts)}; see the docs on data")
+
+
+def _plain(root: Path) -> Listing:
+    test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
+    if test is None:
+        raise FileNotFoundError(f"{root} has train/ but neither test/ nor val/")
+    classes = sorted(entry.name for entry in (root / "train").iterdir() if entry.is_dir())
+    surplus = sorted({entry.name for entry in test.iterdir() if entry.is_dir()} - set(classes))
+    if surplus:
+        raise ValueError(f"{test} has classes that train/ lacks: {', '.join(surplus[:5])}")
+    parts = [
+        [(path, label) for label, name in enumerate(classes) for path in _images_in(part / name)]
+        for part in (root / "train", test)
+    ]
+    return parts[0], parts[1], classes
+
+
+def _tiny_imagenet(root: Path) -> Listing:
+    classes = (root / "wnids.txt").read_text().split()
+    index = {name: label for label, name in enumerate(classes)}
+    train = [
+        (path, label) for label, name in enumerate(classes) for path in _images_in(root / "train" / name / "images")
+    ]
+    rows = [line.split("\t") for line in (root / "val" / "val_annotations.txt").read_text().splitlines()]
+    test = [(root / "val" / "images" / row[0], _label(index, row[1], root)) for row in rows]
+    return train, test, classes
+
+
+def _animal_10n(root: Path) -> Listing:
+    parts = []
+    for part in ("training", "testing"):
+        samples = []
+        for path in _images_in(root / part):
+            label, separator, _ = path.name.partition("_")
+            if not separator or not label.isdecimal() or int(label) > 9:
+                raise ValueError(f"{path} is not named LABEL_NUMBER with a label in 0…9, as Animal-10N's images are")
+            samples.append((path, int(label)))
+        parts.append(samples)
+    names = ["cat", "lynx", "wolf", "coyote", "cheetah", "jaguar", "chimpanzee", "orangutan", "hamster", "guinea pig"]
+    return parts[0], parts[1], names
+
+
+def _food_101n(root: Path) -> Listing:
+    noisy, clean = root / "Food-101N_release", root / "food-101"
+    classes = (clean / "meta" / "classes.txt").read_text().split()
+    index = {name: label for label, name in enumerate(classes)}
+
+    def samples(images: Path, rows: Sequence[str], suffix: str) -> list[Sample]:
+        return [(images / f"{row}{suffix}", _label(index, row.partition("/")[0], images)) for row in rows]
+
+    header, *rows = (noisy / "meta" / "imagelist.tsv").read_text().split()
+    if "/" in header and header.partition("/")[0] in index:
+        rows.insert(0, header)
+    test = (clean / "meta" / "test.txt").read_text().split()
+    return samples(noisy / "images", rows, ""), samples(clean / "images", test, ".jpg"), classes
+
+
+def _label(index: dict[str, int], name: str, where: Path) -> int:
+    if name not in index:
+        raise ValueError(f"{where}: an image is of the class {name!r}, which the list of classes lacks")
+    return index[name]
+
+
+def _images_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+
+
+def _read_images(paths: Sequence[Path], size: int | None) -> np.ndarray:
+    first = _read_image(paths[0], size)
+    images = np.empty((len(paths), *first.shape), dtype=np.uint8)
+
+    def read(i: int) -> None:
+        image = _read_image(paths[i], size)
+        if image.shape != first.shape:
+            raise ValueError(
+                f"{paths[i]} is {image.shape[2]}×{image.shape[1]} pixels, {paths[0]} {first.shape[2]}×{first.shape[1]};"
+                " pass size= (folder:DIR,size=64) to make them one size"
+            )
+        images[i] = image
+
+    with ThreadPoolExecutor() as pool:  # decoding runs outside the interpreter lock
+        for _ in pool.map(read, range(len(paths))):
+            pass
+    return images
+
+
+def _read_image(path: Path, size: int | None) -> np.ndarray:
+    try:
+        from PIL import Image, UnidentifiedImageError
+    except ImportError as error:
+        raise ImportError("reading image folders needs Pillow: pip install ncsam-landscape[images]") from error
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+    if size is not None:
+        scale = size / min(image.size)
+        scaled = image.resize((max(size, round(image.width * scale)), max(size, round(image.height * scale))))
+        left, top = (scaled.width - size) // 2, (scaled.height - size) // 2
+        image = scaled.crop((left, top, left + size, top + size))
+    return np.asarray(image).transpose(2, 0, 1)

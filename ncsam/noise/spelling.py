@@ -1,0 +1,186 @@
+"""Label noise as it is spelled on the command line: ``kind``, ``kind:argument`` or ``kind:argument,option``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ncsam.data.names import unknown
+from ncsam.noise import kinds
+from ncsam.noise.record import NoisyLabels
+
+Noise = Callable[[ArrayLike, int, int, ArrayLike | None], NoisyLabels]
+"""(labels, num_classes, seed, x) ↦ noisy labels."""
+
+
+def apply(spec: str, labels: ArrayLike, num_classes: int, seed: int = 0, x: ArrayLike | None = None) -> NoisyLabels:
+    """Apply the noise spelled ``spec`` to ``labels``.
+
+    ============================================  ===================================================
+    ``none``                                      no flips
+    ``symmetric:RATE[,inclusive][,exact]``        :func:`~ncsam.noise.symmetric`
+    ``pair:RATE``                                 :func:`~ncsam.noise.pair`
+    ``asymmetric:RATE[,map=NAME | map=2-7+3-8]``  :func:`~ncsam.noise.asymmetric`
+    ``instance:RATE``                             :func:`~ncsam.noise.instance_dependent`; needs ``x``
+    ``beta:THETA1,THETA2``                        :func:`~ncsam.noise.beta`
+    ``matrix:FILE``                               :func:`~ncsam.noise.matrix`; a ``.npy`` or text file
+    ``human:FILE,KEY``                            :func:`~ncsam.noise.human`
+    ============================================  ===================================================
+
+    Args:
+        x: inputs, (n, …), of the kinds that look at them; ready for the model (normalised).
+
+    Raises:
+        ValueError: a spelling that is not in the table, or what the kind itself refuses.
+        OSError: a file that cannot be read.
+
+    >>> apply("symmetric:0.5,exact", [0, 1, 2, 0], num_classes=3).realized_rate
+    0.5
+    """
+    return parse(spec)(labels, num_classes, seed, x)
+
+
+def parse(spec: str) -> Noise:
+    """The noise spelled ``spec``, as a function of (labels, num_classes, seed, x); checks what can be told before data.
+
+    Raises:
+        ValueError: a spelling that is not in the table of :func:`apply`, or a rate outside [0, 1].
+
+    >>> parse("symetric:0.4")
+    Traceback (most recent call last):
+    ValueError: unknown label noise 'symetric', did you mean 'symmetric'? known: none, symmetric, pair, ...
+    """
+    kind, _, rest = spec.partition(":")
+    if kind not in _PARSERS:
+        raise ValueError(unknown("label noise", kind, _PARSERS))
+    usage, parser = _PARSERS[kind]
+    try:
+        return parser([part.strip() for part in rest.split(",")] if rest else [])
+    except _Spelling as error:
+        raise ValueError(f"label noise {spec!r}: {error}; spell it {usage}") from None
+
+
+class _Spelling(Exception):
+    """What is wrong with the arguments of a kind."""
+
+
+def _none(arguments: list[str]) -> Noise:
+    _expect(arguments, 0)
+
+    def noise(labels: ArrayLike, num_classes: int, seed: int, x: ArrayLike | None) -> NoisyLabels:
+        clean = kinds.symmetric(labels, 0.0, num_classes, seed)
+        return NoisyLabels(clean.observed, clean.true, "none", 0.0, clean.transition, None)
+
+    return noise
+
+
+def _symmetric(arguments: list[str]) -> Noise:
+    rate, flags = _rate(arguments), arguments[1:]
+    for flag in flags:
+        if flag not in ("inclusive", "exact"):
+            raise _Spelling(unknown("option", flag, ("inclusive", "exact")))
+    return lambda labels, num_classes, seed, x: kinds.symmetric(
+        labels, rate, num_classes, seed, inclusive="inclusive" in flags, exact="exact" in flags
+    )
+
+
+def _pair(arguments: list[str]) -> Noise:
+    _expect(arguments, 1)
+    rate = _rate(arguments)
+    return lambda labels, num_classes, seed, x: kinds.pair(labels, rate, num_classes, seed)
+
+
+def _asymmetric(arguments: list[str]) -> Noise:
+    rate, mapping = _rate(arguments), None
+    for option in arguments[1:]:
+        name, _, value = option.partition("=")
+        if name != "map":
+            raise _Spelling(unknown("option", name, ["map"]))
+        mapping = _class_map(value)
+    return lambda labels, num_classes, seed, x: kinds.asymmetric(labels, rate, num_classes, seed, mapping=mapping)
+
+
+def _instance(arguments: list[str]) -> Noise:
+    _expect(arguments, 1)
+    rate = _rate(arguments)
+
+    def noise(labels: ArrayLike, num_classes: int, seed: int, x: ArrayLike | None) -> NoisyLabels:
+        if x is None:
+            raise ValueError("instance-dependent noise looks at the inputs; pass x")
+        return kinds.instance_dependent(x, labels, rate, num_classes, seed)
+
+    return noise
+
+
+def _beta(arguments: list[str]) -> Noise:
+    _expect(arguments, 2)
+    theta1, theta2 = (_number(text) for text in arguments)
+    return lambda labels, num_classes, seed, x: kinds.beta(labels, theta1, theta2, num_classes, seed)
+
+
+def _matrix(arguments: list[str]) -> Noise:
+    _expect(arguments, 1)
+    path = Path(arguments[0])
+
+    def noise(labels: ArrayLike, num_classes: int, seed: int, x: ArrayLike | None) -> NoisyLabels:
+        return kinds.matrix(labels, _read_matrix(path), num_classes, seed)
+
+    return noise
+
+
+def _human(arguments: list[str]) -> Noise:
+    _expect(arguments, 2)
+    path, key = arguments
+    return lambda labels, num_classes, seed, x: kinds.human(labels, path, num_classes, key)
+
+
+_PARSERS: dict[str, tuple[str, Callable[[list[str]], Noise]]] = {
+    "none": ("none", _none),
+    "symmetric": ("symmetric:RATE[,inclusive][,exact]", _symmetric),
+    "pair": ("pair:RATE", _pair),
+    "asymmetric": ("asymmetric:RATE[,map=NAME] or asymmetric:RATE,map=FROM-TO+FROM-TO", _asymmetric),
+    "instance": ("instance:RATE", _instance),
+    "beta": ("beta:THETA1,THETA2", _beta),
+    "matrix": ("matrix:FILE", _matrix),
+    "human": ("human:FILE,KEY", _human),
+}
+
+
+def _expect(arguments: list[str], count: int) -> None:
+    if len(arguments) != count:
+        raise _Spelling(f"got {len(arguments)} arguments, expected {count}")
+
+
+def _rate(arguments: list[str]) -> float:
+    if not arguments:
+        raise _Spelling("the rate is missing")
+    return kinds.checked_rate(_number(arguments[0]))
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise _Spelling(f"{text!r} is not a number") from None
+
+
+def _class_map(text: str) -> str | dict[int, int]:
+    if "-" not in text:
+        return text
+    try:
+        pairs = [pair.split("-") for pair in text.split("+")]
+        return {int(source): int(target) for source, target in pairs}
+    except ValueError:
+        raise _Spelling(f"{text!r} is not a list of class indices FROM-TO joined by +") from None
+
+
+def _read_matrix(path: Path) -> np.ndarray:
+    try:
+        if path.suffix == ".npy":
+            return np.asarray(np.load(path, allow_pickle=False))
+        return np.loadtxt(path, ndmin=2, delimiter="," if "," in path.read_text() else None)
+    except ValueError as error:
+        raise ValueError(f"{path} does not hold a matrix of numbers: {error}") from error
