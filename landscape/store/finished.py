@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import h5py
 
 from landscape.records import Record
-from landscape.store import manifest, schema
+from landscape.store import manifest, schema, seal
 from landscape.store.attributes import write_attributes
 from landscape.store.disk import Disk, deferred_signals, publish
 from landscape.store.errors import StoreError, one_line
@@ -24,6 +23,7 @@ from landscape.store.reader import File
 from landscape.store.schema import Content, write_content
 
 FORMAT = ("v108", "v110")  # readable by every HDF5 since 1.8, so by what distributions ship; metadata with checksums
+CHECKS: list[Callable[[Path], None]] = []  # run on a file before it gets its name; see verify.checked_writes
 PATIENCE = 60.0  # seconds `add` waits for another process that is adding to the same file
 
 
@@ -157,14 +157,17 @@ def _replacing(path: Path, *, overwrite: bool, start_from: Path | None = None) -
             guard = try_lock(temporary)  # so that nobody takes it for the leavings of a killed process
             if start_from is not None:
                 with start_from.open("rb") as source:
-                    shutil.copyfileobj(source, disk, 1 << 20)
+                    seal.copy_unsealed(source, start_from.stat().st_size, disk)
             file = h5py.File(disk, "w" if start_from is None else "r+", libver=FORMAT)
             try:
                 yield file
             finally:
                 file.close()
+            seal.append(disk)
             disk.sync()
             disk.close()
+            for check in CHECKS:
+                check(temporary)
             if guard is not None:
                 os.close(guard)
             publish(temporary, path, overwrite=overwrite)

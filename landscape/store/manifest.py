@@ -1,4 +1,4 @@
-"""The manifest: a SHA-256 of every object of a finished file, over its data, attributes and dimension names.
+"""The manifest: a SHA-256 of every object of a finished file, over its data and attributes.
 
 HDF5's own checksums cover chunks of data only. The digest of an object is taken over what a reader sees, not over
 file bytes, so anyone can recompute it from the file with any HDF5 library; docs/schema.md spells it out.
@@ -57,15 +57,6 @@ def member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
     return found
 
 
-def dimension_names(dataset: h5py.Dataset) -> list[str]:
-    """Name of the dimension scale on each axis, "" where there is none; a scale names itself."""
-    if dataset.is_scale:
-        return [dataset.name.rsplit("/", 1)[-1]]
-    if "DIMENSION_LIST" not in dataset.attrs:
-        return [""] * len(dataset.shape)
-    return [axis[0].name.rsplit("/", 1)[-1] if len(axis) else "" for axis in dataset.dims]
-
-
 def digest(found: h5py.Group | h5py.Dataset, file_size: int, data: np.ndarray | None = None) -> str:
     """SHA-256 of one object; ``data`` is the content of the data set where the caller has read it already."""
     state = hashlib.sha256()
@@ -79,11 +70,10 @@ def digest(found: h5py.Group | h5py.Dataset, file_size: int, data: np.ndarray | 
         if not (name == NAME and found.name == "/"):
             feed(f"attribute {name}", value)
     if isinstance(found, h5py.Dataset):
-        dimensions = " ".join(dimension_names(found))
         if is_only_a_length(found):
-            state.update(f"length {dimensions}\0{found.shape[0]}\0".encode())
+            state.update(f"length\0{found.shape[0]}\0".encode())
         else:
-            feed(f"data {dimensions}", read_raw(found, file_size) if data is None else data)
+            feed("data", read_raw(found, file_size) if data is None else data)
     return state.hexdigest()
 
 

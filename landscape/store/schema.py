@@ -6,13 +6,14 @@ holds content says so in its attribute ``content``: the kind of the record, or "
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import h5py
 import numpy as np
 
-from landscape.records import Record, record_type
+from landscape.records import Record, Status, Variable, record_type
 from landscape.store.arrays import ONLY_A_LENGTH, decoded, read_raw, write_array
 from landscape.store.attributes import RESERVED, read_attributes, write_attribute, write_attributes
 from landscape.store.errors import StoreError
@@ -59,6 +60,7 @@ def _write_record(group: h5py.Group, record: Record) -> None:
         if dimension in labels:
             name = labels[dimension]
             _write_variable(group, dimension, values[name], declared[name].units, declared[name].long_name)
+            write_attribute(group[dimension], "dimensions", dimension)
             group[dimension].make_scale(dimension)
         else:
             # netCDF's convention for a dimension without labels: a length, marked as being nothing else
@@ -66,6 +68,8 @@ def _write_record(group: h5py.Group, record: Record) -> None:
             group[dimension].make_scale(f"{ONLY_A_LENGTH.decode()}. {size:10d}")
     for name in values.keys() - set(labels.values()):
         _write_variable(group, name, values[name], declared[name].units, declared[name].long_name)
+        # HDF5 keeps an axis's scale in its global heap, where it hangs on a damaged length: for others to read, not us
+        write_attribute(group[name], "dimensions", " ".join(declared[name].dims))
         for axis, dimension in enumerate(declared[name].dims):
             group[name].dims[axis].attach_scale(group[dimension])
 
@@ -85,6 +89,11 @@ def content_paths(file: h5py.File, file_size: int) -> list[str]:
     """Paths of the groups that hold content, sorted, without the leading slash."""
     found = objects(file, file_size, enter=lambda group: "content" not in group.attrs)
     return [path[1:] for path, entry in found if "content" in entry.attrs]
+
+
+def content_of(group: h5py.Group, file_size: int) -> str:
+    """What a group holds: the kind of a record, or "arrays"."""
+    return str(read_attributes(group, file_size)["content"])
 
 
 def read_array(group: h5py.Group, name: str, file_size: int, manifest: Mapping[str, str]) -> np.ndarray:
@@ -158,3 +167,60 @@ def migrate(file: h5py.File, version: int) -> None:
     for step in range(version, VERSION):
         MIGRATIONS[step](file)
     write_attribute(file, "schema", VERSION)
+
+
+def problems(group: h5py.Group, file_size: int) -> list[str]:
+    """Where a stored record departs from the declaration of its kind; nothing for bare arrays and unknown kinds."""
+    attributes = read_attributes(group, file_size)
+    try:
+        record = record_type(attributes.get("content", ARRAYS))
+    except KeyError:
+        return []
+    found: list[str] = []
+    optional = {field.name for field in dataclasses.fields(record) if field.default is not dataclasses.MISSING}
+    for name in record.parameters().keys() - optional - attributes.keys():
+        found.append(f"{group.name} lacks the parameter {name!r}")
+    known: set[str] = set()
+    for name, declared in record.variables().items():
+        stored_name = declared.dims[0] if declared.coordinate else name
+        known |= {stored_name, *declared.dims}
+        if stored_name in group:
+            found += _departures(group, stored_name, declared, file_size)
+        elif name not in optional:
+            found.append(f"{group.name} lacks the variable {stored_name!r}")
+    found += [f"{group.name}/{name} is not declared by {record.__name__}" for name in sorted(set(group) - known)]
+    if "status" in record.variables() and not found:
+        found += _broken_promises(group, record, file_size)
+    return found
+
+
+def _departures(group: h5py.Group, name: str, declared: Variable, file_size: int) -> Iterator[str]:
+    dataset = member(group, name)
+    if not isinstance(dataset, h5py.Dataset):
+        yield f"{dataset.name} is a group, expected a data set"
+        return
+    attributes = read_attributes(dataset, file_size)
+    for key, expected in (("units", declared.units), ("long_name", declared.long_name)):
+        if attributes.get(key) != expected:
+            yield f"{dataset.name} has {key} {attributes.get(key)!r}, declared is {expected!r}"
+    dimensions = tuple(str(attributes.get("dimensions", "")).split())
+    if dimensions != declared.dims:
+        yield f"{dataset.name} has dimensions {dimensions}, declared are {declared.dims}"
+        return
+    sizes = tuple(group[dimension].shape[0] for dimension in dimensions)
+    if dataset.shape != sizes:
+        yield f"{dataset.name} has shape {dataset.shape}, its dimensions have {sizes}"
+
+
+def _broken_promises(group: h5py.Group, record: type[Record], file_size: int) -> Iterator[str]:
+    """Status codes that are none, and values called ok that are not finite."""
+    status = read_raw(member(group, "status"), file_size)
+    unknown = sorted(set(status.reshape(-1).tolist()) - set(Status))
+    if unknown:
+        yield f"{group.name}/status holds {unknown}, which are no status codes"
+    dims = record.variables()["status"].dims
+    for name, declared in record.variables().items():
+        if declared.dims == dims and name in group and group[name].dtype.kind == "f":
+            broken = int(np.sum((status == Status.OK) & ~np.isfinite(read_raw(group[name], file_size))))
+            if broken:
+                yield f"{group.name}/{name} has {broken} values that are not finite, with status ok"
