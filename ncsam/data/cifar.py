@@ -80,7 +80,7 @@ class _Layout:
     def _read_pickles(self, folder: Path, stems: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
         images, labels = [], []
         for stem in stems:
-            batch = _text_keys(pickles.load(folder / stem))
+            batch = _text_keys(folder / stem, pickles.load(folder / stem))
             if self.label_key not in batch or "data" not in batch:
                 raise ValueError(f"{folder / stem} has the keys {sorted(batch)}, expected data and {self.label_key}")
             pixels, targets = np.asarray(batch["data"]), np.asarray(batch[self.label_key])
@@ -126,8 +126,8 @@ def load100(directory: str | os.PathLike[str]) -> Data:
     ).read(directory)
 
 
-def _text_keys(batch: Any) -> dict[str, Any]:
+def _text_keys(path: Path, batch: Any) -> dict[str, Any]:
     """Keys are bytes in files written by Python 3 from bytes, text otherwise."""
     if not isinstance(batch, dict):
-        raise ValueError(f"a batch is a {type(batch).__name__}, expected a dict")
+        raise ValueError(f"{path}: a batch is a {type(batch).__name__}, expected a dict")
     return {key.decode("latin1") if isinstance(key, bytes) else str(key): value for key, value in batch.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 
 import numpy as np
 
@@ -27,16 +28,17 @@ def load(path: str | os.PathLike[str]) -> Data:
         ValueError: not an ``.npz`` file, arrays missing, arrays of objects, or arrays that make no data set.
         OSError: it cannot be read.
     """
-    try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise ValueError("it holds a single array, expected an .npz file of several")
-        with file:
-            names = next((names for names in _SPELLINGS if set(names) <= set(file.files)), None)
-            if names is None:
-                raise ValueError(f"it holds {sorted(file.files)}, expected {', '.join(_SPELLINGS[0])}")
-            train_x, train_y, test_x, test_y = (file[name] for name in names)
-            classes = [str(name) for name in file["classes"]] if "classes" in file.files else None
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
+    with open(path, "rb") as stream:
+        if not zipfile.is_zipfile(stream):
+            raise ValueError(f"{path} is not an .npz file, a zip archive of arrays; is it complete?")
+        stream.seek(0)
+        try:
+            with np.load(stream, allow_pickle=False) as file:
+                names = next((names for names in _SPELLINGS if set(names) <= set(file.files)), None)
+                if names is None:
+                    raise ValueError(f"it holds {sorted(file.files)}, expected {', '.join(_SPELLINGS[0])}")
+                train_x, train_y, test_x, test_y = (file[name] for name in names)
+                classes = [str(name) for name in file["classes"]] if "classes" in file.files else None
+        except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{path}: {str(error).splitlines()[0]}") from error
     return from_arrays("npz", train_x, train_y, test_x, test_y, classes)

@@ -34,7 +34,8 @@ class _Array(np.ndarray):
     def __setstate__(self, state: Any) -> None:
         *_, shape, dtype, is_fortran, raw = state
         array = _frombuffer(_encode(raw), dtype, shape, "F" if is_fortran else "C")
-        super().__setstate__((1, array.shape, array.dtype, np.bool(is_fortran), array.tobytes("A")))
+        checked: Any = (1, array.shape, array.dtype, bool(is_fortran), array.tobytes("A"))
+        super().__setstate__(checked)
 
 
 class _Dtype:
@@ -79,6 +80,11 @@ def _encode(text: Any, encoding: str = "latin1") -> bytes:
     return text.encode("latin1") if isinstance(text, str) else bytes(text)
 
 
+def _empty_bytes() -> bytes:
+    """``b""``, which Python 3 writes in protocols 0–2 as a call of ``bytes`` without arguments."""
+    return b""
+
+
 ALLOWED: dict[str, Callable[..., Any]] = {
     "numpy.ndarray": _Array,
     "numpy.dtype": _Dtype,
@@ -89,6 +95,8 @@ ALLOWED: dict[str, Callable[..., Any]] = {
     "numpy.core.numeric._frombuffer": _frombuffer,
     "numpy._core.numeric._frombuffer": _frombuffer,
     "_codecs.encode": _encode,
+    "builtins.bytes": _empty_bytes,
+    "__builtin__.bytes": _empty_bytes,
     "builtins.set": set,
     "builtins.frozenset": frozenset,
     "__builtin__.set": set,
