@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
 from ncsam.cluster_inversion import ClusterInversion
+from ncsam.data.names import unknown
 from ncsam.noise_gradient import NoiseGradient, RandomNoise, SimulatedNoise, TrueNoise
 from ncsam.passes import Forward
 from ncsam.perturbations import (
@@ -39,6 +39,8 @@ __all__ = [
     "SharpnessAware",
     "StepInfo",
     "build",
+    "options_of",
+    "resolve_options",
 ]
 
 
@@ -295,9 +297,34 @@ def options_of(name: str) -> list[str]:
     """
     make = OPTIMIZERS.get(name)
     if make is None:
-        raise ValueError(f"optimizer is {name!r}, expected one of {_known(name, OPTIMIZERS)}")
+        raise ValueError(unknown("optimizer", name, OPTIMIZERS))
     source = NCSAM if make is Matched else make
     return [option for option in inspect.signature(source).parameters if option not in ("model", "base")]
+
+
+def resolve_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """``given`` completed by the optimizer's defaults: what a run records.
+
+    Left out are ``forward`` and ``seed``, and the warm-up, which the training loop gives to every optimizer alike.
+
+    >>> resolve_options("sam", {"rho": 0.1})
+    {'rho': 0.1, 'adaptive': False, 'eta': 0.01}
+
+    Raises:
+        ValueError: no optimizer or option of that name.
+    """
+    known = options_of(name)
+    for option in given:
+        if option not in known:
+            raise ValueError(unknown(f"option of {name}", option, known))
+    make = OPTIMIZERS[name]
+    parameters = inspect.signature(NCSAM if make is Matched else make).parameters
+    defaults = {option: parameters[option].default for option in known}
+    if make is Matched:
+        defaults["project"] = False
+    for option in ("forward", "seed", "warmup", "warmup_step"):
+        defaults.pop(option, None)
+    return {**defaults, **given}
 
 
 def build(name: str, model: nn.Module, base: Optimizer, **options: Any) -> SharpnessAware:
@@ -311,15 +338,7 @@ def build(name: str, model: nn.Module, base: Optimizer, **options: Any) -> Sharp
     >>> build("nscam", model, torch.optim.SGD(model.parameters(), lr=0.1))
     Traceback (most recent call last):
         ...
-    ValueError: optimizer is 'nscam', expected one of sgd, sam, ...; did you mean 'ncsam'?
+    ValueError: unknown optimizer 'nscam', did you mean 'ncsam'? known: sgd, sam, ...
     """
-    known = options_of(name)
-    for option in options:
-        if option not in known:
-            raise ValueError(f"option of {name} is {option!r}, expected one of {_known(option, known)}")
+    resolve_options(name, options)
     return OPTIMIZERS[name](model, base, **options)
-
-
-def _known(got: str, known: Any) -> str:
-    close = difflib.get_close_matches(got, list(known), n=1, cutoff=0.5)
-    return ", ".join(known) + (f"; did you mean {close[0]!r}?" if close else "")

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 Forward = Callable[[nn.Module, Any], Any]
 LossFn = Callable[[Any, Any], Tensor]
+_SMALL = 2**20  # elements below which joining tensors is cheaper than a kernel for each
 
 
 class Part(NamedTuple):
@@ -45,13 +46,13 @@ class MiniBatch:
         loss_fn: LossFn,
         microbatches: int,
         scale: float,
+        device: torch.device,
     ) -> None:
         self.model, self.x, self.y, self.loss_fn, self.scale = model, x, y, loss_fn, scale
         self._forward = forward
         self._ddp = model if isinstance(model, DistributedDataParallel) else None
-        parameter = next(model.parameters())
-        self._device_type = parameter.device.type
-        self.autocast = torch.is_autocast_enabled(self._device_type)
+        self._device = device
+        self.autocast = torch.is_autocast_enabled(device.type)
         self.parts = [Part(x, y, 0, -1, 1.0)] if microbatches == 1 else _split(x, y, loss_fn, microbatches)
 
     def forward(self, x: Any, *, sync: bool) -> Any:
@@ -85,7 +86,7 @@ class MiniBatch:
 
     def full_precision(self) -> AbstractContextManager[Any]:
         """Autocast is for forward passes: backward passes and vector arithmetic run outside it."""
-        return torch.autocast(self._device_type, enabled=False) if self.autocast else nullcontext()
+        return torch.autocast(self._device.type, enabled=False) if self.autocast else nullcontext()
 
     def forget_casts(self) -> None:
         """Drop autocast's cached low-precision weights: they do not notice that the weights were changed in place."""
@@ -114,7 +115,7 @@ class MiniBatch:
         """Whether ``flag`` is set on any DDP rank: ranks must skip a step together or wait for each other for ever."""
         if self._ddp is None:
             return flag
-        shared = torch.tensor(float(flag), device=next(self.model.parameters()).device)
+        shared = torch.tensor(float(flag), device=self._device)
         torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX, group=self._ddp.process_group)
         return bool(shared.item())
 
@@ -171,7 +172,13 @@ class FirstPass:
         self.gradient = self._flat([g for g in grads if g is not None])
 
     def gradient_of(
-        self, labels: Any, rows: Tensor | None = None, *, loss_fn: LossFn | None = None, fresh: bool = False
+        self,
+        labels: Any,
+        rows: Tensor | None = None,
+        *,
+        loss_fn: LossFn | None = None,
+        fresh: bool = False,
+        keep_graph: bool = False,
     ) -> Tensor:
         """Gradient at w of the mean loss over ``rows`` of the batch with other labels, shape (K,).
 
@@ -181,6 +188,7 @@ class FirstPass:
             loss_fn: another mean-reduced loss than the one trained on.
             fresh: run these rows through the model alone (BatchNorm then normalises over them alone) rather than go
                 back through the graph of the whole batch.
+            keep_graph: needed in every call but the last, which frees the graph's memory as it goes.
 
         With micro-batches the graph is gone, so each is run again; a model with dropout then draws new masks.
         """
@@ -192,7 +200,11 @@ class FirstPass:
             return self._backward(batch.loss(out, labels, loss_fn), retain=False)
         if self._graph is not None:
             out = self._graph if rows is None else self._graph[rows]
-            return self._backward(batch.loss(out, labels, loss_fn), retain=True)
+            if not keep_graph:
+                self._graph = None
+            return self._backward(batch.loss(out, labels, loss_fn), retain=keep_graph)
+        if len(batch.parts) == 1:
+            raise RuntimeError("the graph is gone; set reuses_graph, and keep_graph=True in all calls but the last")
         total = torch.zeros_like(self.gradient)
         every = torch.arange(batch.parts[-1].stop) if rows is None else rows
         for part in batch.parts:
@@ -218,7 +230,7 @@ class FirstPass:
         pieces = []
         for t in tensors:
             piece = (t.to_dense() if t.is_sparse else t).reshape(-1)
-            pieces.append(piece if piece.dtype == dtype and piece.device == device else piece.to(device, dtype))
+            pieces.append(_cast(piece, device, dtype))
         flat = torch.cat(pieces)
         scale = self._batch.scale if scale is None else scale
         return flat if scale == 1.0 else flat.mul_(1.0 / scale)
@@ -227,15 +239,14 @@ class FirstPass:
 class Buffers:
     """A snapshot of the model's buffers (BatchNorm statistics and their like), to be put back in place."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self._live = list(model.buffers())
-        self._kept = [b.detach().clone() for b in self._live]
+    def __init__(self, live: Sequence[Tensor]) -> None:
+        self.live = [b.detach() for b in live]
+        self._kept = [b.clone() for b in self.live]
 
     def restore(self) -> None:
         """Write the snapshot back into the same tensors."""
-        if self._live:
-            with torch.no_grad():
-                torch._foreach_copy_(self._live, self._kept)
+        if self.live:
+            torch._foreach_copy_(self.live, self._kept)
 
 
 @contextmanager
@@ -249,17 +260,15 @@ def shifted(params: Sequence[Tensor], epsilon: Tensor) -> Iterator[None]:
     >>> w.tolist() == torch.tensor([0.1, 0.2]).tolist()
     True
     """
-    with torch.no_grad():
-        kept = [p.detach().clone() for p in params]  # w + ε − ε is not w in floating point
-        pieces = epsilon.split([p.numel() for p in params])
-        shifts = [e.view_as(p).to(p.device, p.dtype) for e, p in zip(pieces, params, strict=True)]
+    live = [p.detach() for p in params]  # the same memory, outside of autograd
+    kept = [p.clone() for p in live]  # w + ε − ε is not w in floating point
+    pieces = epsilon.split([p.numel() for p in live])
+    shifts = [_cast(e.view_as(p), p.device, p.dtype) for e, p in zip(pieces, live, strict=True)]
     try:
-        with torch.no_grad():
-            torch._foreach_add_(list(params), shifts)
+        torch._foreach_add_(live, shifts)
         yield
     finally:
-        with torch.no_grad():
-            torch._foreach_copy_(list(params), kept)
+        torch._foreach_copy_(live, kept)
 
 
 def norm(tensors: Sequence[Tensor]) -> Tensor:
@@ -267,9 +276,11 @@ def norm(tensors: Sequence[Tensor]) -> Tensor:
     dense = [t.coalesce().values() if t.is_sparse else t for t in tensors]
     if not dense:
         return torch.zeros(())
-    low = any(t.dtype in (torch.float16, torch.bfloat16) for t in dense)
-    norms = [torch.linalg.vector_norm(t, dtype=torch.float32) for t in dense] if low else torch._foreach_norm(dense)
-    return torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms]))
+    device, dtype = dense[0].device, torch.float64 if dense[0].dtype == torch.float64 else torch.float32
+    if sum(t.numel() for t in dense) < _SMALL:
+        return torch.linalg.vector_norm(torch.cat([_cast(t.reshape(-1), device, dtype) for t in dense]))
+    parts = [torch.linalg.vector_norm(t, dtype=dtype) for t in dense]
+    return torch.linalg.vector_norm(torch.stack([_cast(n, device, dtype) for n in parts]))
 
 
 def take(tree: Any, index: Tensor | slice) -> Any:
@@ -292,6 +303,10 @@ def join(outputs: list[Any]) -> Any:
     if isinstance(outputs[0], Tensor):
         return outputs[0].detach() if len(outputs) == 1 else torch.cat([o.detach() for o in outputs])
     return outputs[0] if len(outputs) == 1 else outputs
+
+
+def _cast(t: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return t if t.dtype == dtype and t.device == device else t.to(device, dtype)
 
 
 def _split(x: Any, y: Any, loss_fn: LossFn, microbatches: int) -> list[Part]:

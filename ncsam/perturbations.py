@@ -230,8 +230,7 @@ class MatchedAscent(Perturbation):
 
 def _of_length(length: Tensor | float, direction: Tensor) -> Tensor:
     """``direction`` (K,) rescaled to ``length``; zero stays zero."""
-    size = torch.linalg.vector_norm(direction)
-    return direction * torch.where(size > 0, length / size, torch.zeros_like(size))
+    return direction * (length / torch.linalg.vector_norm(direction).clamp(min=1e-30))
 
 
 def _check_size(name: str, value: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -155,11 +155,11 @@ class SharpnessAware(Optimizer):
             p.grad = None
         scaler = scaler if scaler is not None and scaler.is_enabled() else None
         scale = _loss_scale(scaler, params[0].device) if scaler is not None else 1.0
-        batch = MiniBatch(self.model, self._forward, x, y, loss_fn, microbatches, scale)
-        before = Buffers(self.model)
+        batch = MiniBatch(self.model, self._forward, x, y, loss_fn, microbatches, scale, params[0].device)
+        before = Buffers(list(self.model.buffers()))
         try:
             if self.perturbation.active(progress):
-                info = self._perturbed_step(batch, params, progress, true_labels, scaler)
+                info = self._perturbed_step(batch, params, before.live, progress, true_labels, scaler)
             else:
                 info = self._base_step(batch, params, scaler)
         except BaseException:
@@ -183,6 +183,7 @@ class SharpnessAware(Optimizer):
         self,
         batch: MiniBatch,
         params: list[Tensor],
+        buffers: Sequence[Tensor],
         progress: float | None,
         true_labels: Any,
         scaler: torch.amp.GradScaler | None,
@@ -197,25 +198,19 @@ class SharpnessAware(Optimizer):
             reuse_graph=perturbation.reuses_graph,
             features_of=_features_module(self.model, perturbation.features_of),
         )
-        after_first = Buffers(self.model)
+        after_first = Buffers(buffers)
         with batch.full_precision():
             g = first.gradient
             perturbed = perturbation(first)
             epsilon = perturbed.epsilon
-            # One transfer for all that is needed on the host.
-            loss, size, length, along, compensation, kept = torch.stack(
-                [
-                    torch.as_tensor(scalar, dtype=g.dtype).to(g.device)
-                    for scalar in (
-                        first.loss,
-                        torch.linalg.vector_norm(g),
-                        torch.linalg.vector_norm(epsilon),
-                        torch.dot(g, epsilon),
-                        perturbed.compensation_norm,
-                        perturbed.kept,
-                    )
-                ]
-            ).tolist()
+            loss, size, length, along, compensation, kept = _on_host(
+                first.loss,
+                torch.linalg.vector_norm(g),
+                torch.linalg.vector_norm(epsilon),
+                torch.dot(g, epsilon),
+                perturbed.compensation_norm,
+                perturbed.kept,
+            )
         outputs, moved, picked = first.outputs, first.params, perturbed.picked
         del first, perturbed  # the graph's memory is wanted by the second pass
         why = None
@@ -262,8 +257,7 @@ class SharpnessAware(Optimizer):
             if scaler is not None:
                 scaler.unscale_(self.base)
             grads = [p.grad for p in params if p.grad is not None]
-            size_there = norm(grads)
-            value, size = torch.stack([loss.to(size_there), size_there]).tolist()
+            value, size = _on_host(loss, norm(grads))
             why = None
             if not math.isfinite(value):
                 why = f"loss is {value}"
@@ -371,6 +365,16 @@ class SharpnessAware(Optimizer):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.perturbation!r}, base={type(self.base).__name__})"
+
+
+def _on_host(*scalars: Tensor | float) -> list[float]:
+    """The scalars as numbers, by a single transfer where they lie on an accelerator."""
+    far = [s for s in scalars if isinstance(s, Tensor) and s.device.type != "cpu"]
+    if not far:
+        return [float(s) for s in scalars]
+    wide = torch.float32 if far[0].device.type == "mps" else torch.float64  # MPS has no float64
+    near = iter(torch.stack([s.detach().to(far[0].device, wide) for s in far]).tolist())
+    return [next(near) if isinstance(s, Tensor) and s.device.type != "cpu" else float(s) for s in scalars]
 
 
 def _loss_scale(scaler: torch.amp.GradScaler, device: torch.device) -> float:
