@@ -199,7 +199,9 @@ def beta(
 ) -> NoisyLabels:
     """Each sample its own chance of corruption pᵢ ~ Beta(θ₁, θ₂) (NCSAM, 2601.19947, eq. 1–2).
 
-    The recorded ``rate`` is the mean θ₁/(θ₁ + θ₂). Flips are nested when θ₁ grows or θ₂ falls.
+    The recorded ``rate`` is the mean θ₁/(θ₁ + θ₂). Flips are nested when θ₁ grows or θ₂ falls. Chances are drawn
+    independently of the sample, so that with uniform wrong classes the labels are distributed as under
+    :func:`symmetric` at the mean rate.
 
     Args:
         theta1, theta2: shape parameters, > 0.

@@ -164,3 +164,35 @@ def test_curvature_can_be_taken_through_every_model() -> None:
         (gradient,) = torch.autograd.grad(loss, weight, create_graph=True)
         (product,) = torch.autograd.grad(gradient.square().sum(), weight)
         assert product.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", ["resnet18", "preact-resnet18"])
+def test_a_block_whose_branch_is_silent_is_its_shortcut(name: str) -> None:
+    """He et al. 2016b, figure 1: relu after the addition, or before the convolutions and never on the shortcut path."""
+    model = models.build(name, (3, 8, 8), 10, seed=0).eval()
+    for block in (model.blocks[1], model.blocks[2]):  # the second keeps the shape, the third changes it
+        nn.init.zeros_(block.conv2.weight)
+        x = torch.randn(2, 64, 8, 8)
+        with torch.no_grad():
+            if name == "resnet18":
+                expected = block.shortcut(x).relu()
+            elif block.shortcut is None:
+                expected = x
+            else:
+                expected = block.shortcut(block.norm1(x).relu())
+            torch.testing.assert_close(block(x), expected)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "preact-resnet18"])
+def test_convolutions_see_what_a_relu_let_through(name: str) -> None:
+    model = models.build(name, (3, 8, 8), 10, seed=0).eval()
+    lowest: dict[str, float] = {}
+    for module_name, module in model.blocks.named_modules():
+        if module_name.endswith(("conv1", "conv2")):
+            module.register_forward_pre_hook(
+                lambda _, inputs, n=module_name: lowest.__setitem__(n, float(inputs[0].min()))
+            )
+    with torch.no_grad():
+        model(torch.randn(2, 3, 8, 8))
+    assert len(lowest) == 16
+    assert set(lowest.values()) == {0.0}

@@ -35,7 +35,7 @@ def test_classes_without_samples_keep_a_stochastic_row(file: Path) -> None:
 
 def test_another_order_or_another_set_is_refused(file: Path) -> None:
     for labels in (CLEAN[::-1], CLEAN[:30]):
-        with pytest.raises(ValueError, match="clean labels are not the .* given ones; use the whole training set"):
+        with pytest.raises(ValueError, match=r"clean labels are not the .* given ones; use the whole training set"):
             noise.human(labels, file, 4, "worse_label")
 
 

@@ -78,6 +78,12 @@ def test_exact_flips_exactly_so_many(rate: float) -> None:
     assert noise.symmetric(labels, rate, C, 4, exact=True).flipped.sum() == round(rate * 100)
 
 
+def test_exact_flips_those_that_the_rate_would_flip_first() -> None:
+    by_chance = noise.symmetric(LABELS, 0.3, C, 8)
+    exact = noise.symmetric(LABELS, by_chance.realized_rate, C, 8, exact=True)
+    assert np.array_equal(exact.observed, by_chance.observed)
+
+
 def test_exact_and_inclusive_is_the_protocol_of_dividemix() -> None:
     noisy = noise.symmetric(LABELS, 0.4, C, 6, inclusive=True, exact=True)
     flips = int(noisy.flipped.sum())
@@ -169,6 +175,13 @@ def test_beta_noise_has_the_mean_of_its_distribution() -> None:
     noisy = noise.beta(LABELS, 2.0, 6.0, C, 1)
     assert noisy.rate == 0.25
     assert stats.binomtest(int(noisy.flipped.sum()), N, 0.25).pvalue > ALPHA
+
+
+def test_beta_noise_of_equal_mean_differs_in_whom_it_flips() -> None:
+    """Flips alone show only the mean of the chances; their spread shows between two spreads of one seed."""
+    tight, wide = noise.beta(LABELS, 2000.0, 2000.0, C, 1).flipped, noise.beta(LABELS, 0.01, 0.01, C, 1).flipped
+    # Tight chances are ½, wide ones 0 or 1, of two independent uniforms u < ½ and t > ½: they agree half the time.
+    assert stats.binomtest(int((tight == wide).sum()), N, 0.5).pvalue > ALPHA
 
 
 def test_beta_noise_takes_the_wrong_classes_by_sample() -> None:
