@@ -121,6 +121,11 @@ class Objective:
         chosen = self._views[view]
         return self._sources[chosen.source].size if chosen.indices is None else len(chosen.indices)
 
+    @property
+    def num_batches(self) -> int:
+        """Number of micro-batches that one pass over the views takes."""
+        return self._plan().num_batches
+
     def view(self, *names: str) -> Objective:
         """The same objective restricted to some of its views; shares data with this one."""
         for name in names:

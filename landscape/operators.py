@@ -10,7 +10,9 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
+from landscape.isolation import undisturbed
 from landscape.objective import Objective
+from landscape.parameters import ParameterLayout
 
 
 class HessianOperator:
@@ -18,6 +20,10 @@ class HessianOperator:
 
     ``H @ v`` takes (K,) or (K, k), tensor or array, and returns the same kind. Products are computed in the
     parameters' dtype, summed over micro-batches in float64 and returned in the vector's dtype.
+
+    The operator belongs to the weights that the objective has when it is made; make a new one after the model has
+    changed. Where the view is one micro-batch, the part of the graph that does not depend on the vector is kept from
+    product to product, which about halves their cost.
 
     Pearlmutter, *Fast exact multiplication by the Hessian* (1994).
 
@@ -36,10 +42,11 @@ class HessianOperator:
             raise ValueError(
                 f"the objective has several views ({', '.join(objective.views)}); choose one with .view(name)"
             )
-        self.objective = objective
+        self.objective = objective.at(objective.weights)
         self.shape = (objective.num_parameters, objective.num_parameters)
         self.device = objective.layout.device
         self.dtype = objective.layout.dtype
+        self._kept: _Gradient | None = None
 
     def __matmul__(self, other: Any) -> Any:
         if isinstance(other, np.ndarray):
@@ -48,30 +55,27 @@ class HessianOperator:
             raise ValueError(
                 f"operand has shape {tuple(other.shape)}, expected ({self.shape[0]},) or ({self.shape[0]}, k)"
             )
-        layout = self.objective.layout
-        columns = other.detach().to(layout.device, layout.dtype).reshape(self.shape[0], -1)
-        directions = [layout.unflatten(column) for column in columns.T.contiguous()]
+        columns = other.detach().to(self.device, self.dtype).reshape(self.shape[0], -1).T.contiguous()
+        if self._kept is not None:
+            with undisturbed(self.objective.model):  # checkpointed layers run forward again
+                total = self._kept.derivatives(columns, keep=True).double()
+        else:
+            total = self._sweep(columns)
+        return total.to(other.dtype).reshape(other.shape)
+
+    def _sweep(self, columns: Tensor) -> Tensor:
+        """Products with every row of ``columns`` (k, K) from one pass over the data, (K, k)."""
+        gradients: list[_Gradient] = []
 
         def products(loss: Tensor, parameters: dict[str, Tensor]) -> Tensor:
-            leaves = list(parameters.values())
-            grads = torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True)
-            curved = [(name, g) for name, g in zip(parameters, grads, strict=True) if g.requires_grad]
-            results = []
-            for i, direction in enumerate(directions):
-                if curved:
-                    parts = torch.autograd.grad(
-                        [g for _, g in curved],
-                        leaves,
-                        [direction[name] for name, _ in curved],
-                        retain_graph=i + 1 < len(directions),
-                        materialize_grads=True,
-                    )
-                else:
-                    parts = tuple(torch.zeros_like(leaf) for leaf in leaves)
-                results.append(layout.flatten(dict(zip(parameters, parts, strict=True))))
-            return torch.stack(results, dim=1)
+            gradients.clear()  # never hold two graphs
+            gradients.append(_Gradient(loss, parameters, self.objective.layout))
+            return gradients[0].derivatives(columns, keep=self.objective.num_batches == 1)
 
-        return self.objective.accumulate(products).to(other.dtype).reshape(other.shape)
+        total = self.objective.accumulate(products)
+        if self.objective.num_batches == 1:
+            self._kept = gradients[0]
+        return total
 
     def to_scipy(self) -> LinearOperator:
         """The operator for ``scipy.sparse.linalg``, in float64."""
@@ -83,6 +87,33 @@ class HessianOperator:
             rmatvec=matmul,
             dtype=np.float64,
         )
+
+
+class _Gradient:
+    """The gradient of one micro-batch's loss with its graph, to be differentiated along any number of vectors."""
+
+    def __init__(self, loss: Tensor, parameters: dict[str, Tensor], layout: ParameterLayout) -> None:
+        grads = torch.autograd.grad(loss, list(parameters.values()), create_graph=True, materialize_grads=True)
+        self._curved = [(name, g) for name, g in zip(parameters, grads, strict=True) if g.requires_grad]
+        self._parameters, self._layout = parameters, layout
+
+    def derivatives(self, columns: Tensor, *, keep: bool) -> Tensor:
+        """Derivatives along every row of ``columns`` (k, K), as (K, k); ``keep`` the graph for further calls."""
+        leaves = list(self._parameters.values())
+        results = []
+        for i, column in enumerate(columns):
+            direction = self._layout.unflatten(column)
+            parts: tuple[Tensor, ...] = tuple(torch.zeros_like(leaf) for leaf in leaves)
+            if self._curved:  # a loss linear in the parameters has no second derivative at all
+                parts = torch.autograd.grad(
+                    [g for _, g in self._curved],
+                    leaves,
+                    [direction[name] for name, _ in self._curved],
+                    retain_graph=keep or i + 1 < len(columns),
+                    materialize_grads=True,
+                )
+            results.append(self._layout.flatten(dict(zip(self._parameters, parts, strict=True))))
+        return torch.stack(results, dim=1)
 
 
 def as_product(operator: Any) -> tuple[int, torch.device, float, Callable[[Tensor], Tensor]]:

@@ -55,8 +55,10 @@ class Plan:
         self._views, self._sources, self._layout, self._normalizer = views, sources, layout, normalizer
         self._kept: list[tuple[Any, list[Part]]] | None = None
         self.norms = dict.fromkeys((v.name for v in views), 0.0)
+        self.num_batches = 0
         batches = []
         for batch, parts in self._build():
+            self.num_batches += 1
             for part in parts:
                 self.norms[part.view] += part.norm
             if self._cached:

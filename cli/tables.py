@@ -1,0 +1,48 @@
+"""Results as text: aligned tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import click
+import numpy as np
+
+from landscape.records import Record, Status
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Left-aligned columns under bold heads; short rows are filled up."""
+    full = [list(row) + [""] * (len(heads) - len(row)) for row in rows]
+    widths = [max(len(head), *(len(row[i]) for row in full), 0) for i, head in enumerate(heads)]
+    lines = [click.style("  ".join(h.ljust(w) for h, w in zip(heads, widths, strict=True)).rstrip(), bold=True)]
+    lines += ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in full]
+    return "\n".join(lines)
+
+
+def with_error(value: float, error: float) -> str:
+    """``12.3 ± 0.4``, or nothing for NaN."""
+    return "" if math.isnan(value) else f"{value:.4g} ± {error:.2g}"
+
+
+def status(code: int) -> str:
+    """The word for a status that means there is no number, else nothing."""
+    found = Status(int(code))
+    return found.name.lower().replace("_", " ") if found in (Status.EMPTY, Status.FAILED, Status.PENDING) else ""
+
+
+def as_json(record: Record) -> str:
+    """A record as one JSON object; numbers that are not finite become null."""
+    values = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
+    return json.dumps({"kind": record.kind, **{name: _plain(value) for name, value in values.items()}})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

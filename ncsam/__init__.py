@@ -1,0 +1,57 @@
+"""Training under label noise: NCSAM, the optimizers it must be compared with, and the study of what it does.
+
+The public names are loaded on first use, so that reading a run file does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from landscape._version import __version__
+
+if TYPE_CHECKING:
+    from ncsam import data, models, noise
+    from ncsam.config import TrainConfig
+    from ncsam.optimizer import NCSAM, SAM, CleanDirection, Matched, Plain
+    from ncsam.run import Run
+    from ncsam.training import Trainer
+
+_HOME = {
+    "CleanDirection": "optimizer",
+    "Matched": "optimizer",
+    "NCSAM": "optimizer",
+    "Plain": "optimizer",
+    "Run": "run",
+    "SAM": "optimizer",
+    "TrainConfig": "config",
+    "Trainer": "training",
+}
+_MODULES = ("data", "models", "noise", "optimizer", "theory")
+
+__all__ = [
+    "NCSAM",
+    "SAM",
+    "CleanDirection",
+    "Matched",
+    "Plain",
+    "Run",
+    "TrainConfig",
+    "Trainer",
+    "__version__",
+    "data",
+    "models",
+    "noise",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"ncsam.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"ncsam.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *_MODULES})

@@ -1,0 +1,90 @@
+"""The resolved configuration of one training run: everything that decides its numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+SEEDS = ("split", "noise", "weights", "order", "picks")
+LR_SCHEDULES = ("cosine", "constant")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """What is trained, on what, and how. Two runs with equal configurations write equal numbers.
+
+    Attributes:
+        data, noise, model, optimizer: in their command-line spellings.
+        options: of the optimizer, e.g. ``{"rho": 0.05, "kappa": 0.1}``.
+        epochs, batch_size: of training.
+        lr, momentum, weight_decay: of the SGD base optimizer.
+        lr_schedule: ``cosine`` (to zero over all epochs) or ``constant``.
+        warmup: fraction of the epochs in which the base optimizer steps alone, whatever the optimizer.
+        val_fraction: share of the training set held out, with its observed labels.
+        checkpoints: epochs whose weights are kept besides the last.
+        seeds: one for each of split, noise, weights, order (of batches) and picks (of NCSAM).
+
+    Raises:
+        ValueError: a value out of range.
+
+    >>> TrainConfig(epochs=3).with_seed(7).seeds["noise"]
+    7
+    """
+
+    data: str = "digits"
+    noise: str = "symmetric:0.4"
+    model: str = "mlp"
+    optimizer: str = "ncsam"
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    epochs: int = 200
+    batch_size: int = 128
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 1e-3
+    lr_schedule: str = "cosine"
+    warmup: float = 0.25
+    val_fraction: float = 0.1
+    checkpoints: tuple[int, ...] = ()
+    seeds: Mapping[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(SEEDS, 0))
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "checkpoints", tuple(sorted(set(self.checkpoints))))
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        for name in ("lr", "momentum", "weight_decay"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} is {value}, expected a finite number ≥ 0")
+        for name in ("warmup", "val_fraction"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected a fraction in [0, 1)")
+        if self.lr_schedule not in LR_SCHEDULES:
+            raise ValueError(f"lr_schedule is {self.lr_schedule!r}, expected one of {', '.join(LR_SCHEDULES)}")
+        if set(self.seeds) != set(SEEDS):
+            raise ValueError(f"seeds are given for {', '.join(self.seeds)}; expected {', '.join(SEEDS)}")
+        for epoch in self.checkpoints:
+            if not 1 <= epoch <= self.epochs:
+                raise ValueError(f"checkpoint epoch is {epoch}, expected 1…{self.epochs}")
+
+    def with_seed(self, seed: int) -> TrainConfig:
+        """The same with ``seed`` for everything that is drawn."""
+        return dataclasses.replace(self, seeds=dict.fromkeys(SEEDS, seed))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form; :meth:`from_dict` is its inverse."""
+        return {**dataclasses.asdict(self), "checkpoints": list(self.checkpoints)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Build from a mapping; an unknown key is a ValueError that suggests the nearest known one."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        for key in values:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"unknown configuration key {key!r}{hint}")
+        return cls(**{**values, "checkpoints": tuple(values.get("checkpoints", ()))})

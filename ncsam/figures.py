@@ -1,0 +1,93 @@
+"""Pictures of runs and studies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from landscape.figures.style import COLOURS, MARKERS, STYLE, figure
+from ncsam.schema import Curves, Training
+
+QUANTITIES = {
+    "test_accuracy": "test accuracy (last five epochs)",
+    "memorisation": "wrong labels memorised",
+    "adaptive/mixed": "adaptive sharpness, mixed (nats)",
+    "sam/mixed": "SAM sharpness, mixed (nats)",
+    "top_eigenvalue/mixed": "top Hessian eigenvalue, mixed",
+    "trace/mixed": "Hessian trace, mixed",
+}
+
+
+def training_curves(groups: Mapping[str, Sequence[Training]]) -> Figure:
+    """Clean test accuracy and memorisation against epoch: the mean of each group with the range over its members.
+
+    Args:
+        groups: training records by label, e.g. one record a seed by optimizer.
+    """
+    made, axes = figure(1, 2, height=2.7)
+    panels = (
+        ("clean test accuracy", lambda t: t.of_view("test")),
+        ("wrong labels memorised", lambda t: t.memorisation),
+    )
+    with mpl.rc_context(STYLE):
+        for ax, (title, values) in zip(axes[0], panels, strict=True):
+            for i, (label, members) in enumerate(groups.items()):
+                table = np.stack([values(m) for m in members])
+                colour = COLOURS[i % len(COLOURS)]
+                ax.plot(members[0].epochs, table.mean(0), color=colour, label=label)
+                if len(members) > 1:
+                    ax.fill_between(
+                        members[0].epochs, table.min(0), table.max(0), color=colour, alpha=0.15, linewidth=0
+                    )
+            ax.set(title=title, xlabel="epoch")
+            ax.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        made.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
+    return made
+
+
+def against_noise(curves: Curves, quantities: Sequence[str] = tuple(QUANTITIES)) -> Figure:
+    """Quantities against noise rate, a line an arm with its t-interval; arms run at one rate are single points.
+
+    Args:
+        curves: of a study.
+        quantities: one panel each, three a row.
+    """
+    columns = min(3, len(quantities))
+    rows = -(-len(quantities) // columns)
+    made, axes = figure(rows, columns, height=2.1, sharex=True)
+    names = curves.quantities.tolist()
+    with mpl.rc_context(STYLE):
+        for ax in axes.flat[len(quantities) :]:
+            ax.set_visible(False)
+        for ax, quantity in zip(axes.flat, quantities, strict=False):
+            q = names.index(quantity)
+            single = 0
+            for a, arm in enumerate(curves.arms):
+                colour, marker = COLOURS[a % len(COLOURS)], MARKERS[a % len(MARKERS)]
+                mean, low, high = (table[q, a] for table in (curves.mean, curves.low, curves.high))
+                there = ~np.isnan(mean)
+                rates = 100 * curves.rates[there]
+                if np.isfinite(curves.value[:, a]).any(axis=(0, 2)).sum() > 1:
+                    ax.plot(rates, mean[there], color=colour, marker=marker, label=arm)
+                    ax.fill_between(rates, low[there], high[there], color=colour, alpha=0.15, linewidth=0)
+                else:
+                    # Controls share one rate: set them side by side instead of on top of each other.
+                    single += 1
+                    error = np.stack([mean - low, high - mean])[:, there]
+                    ax.errorbar(
+                        rates + 2.5 * single, mean[there], error, color=colour, marker=marker, linestyle="", label=arm,
+                        capsize=2, elinewidth=0.8,
+                    )  # fmt: skip
+            ax.set(title=QUANTITIES.get(quantity, quantity), ylim=(min(0.0, np.nanmin(curves.value[q])), None))
+            if quantity in ("test_accuracy", "memorisation"):
+                ax.set_ylim(top=min(1.02, ax.get_ylim()[1]))
+                ax.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
+        for ax in axes[-1]:
+            ax.set_xlabel("wrong labels (%)")
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        made.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
+    return made

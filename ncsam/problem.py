@@ -1,0 +1,99 @@
+"""The learning problem of a run: data, label noise, split, and the standard views on them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from landscape import Objective, View
+from ncsam import data, noise
+from ncsam.config import TrainConfig
+from ncsam.noise import NoisyLabels
+
+VIEWS = ("mixed", "clean_part", "noisy_part", "true_labels", "val", "test")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """Inputs and labels of a run; everything is a function of the configuration.
+
+    Attributes:
+        dataset: what was read.
+        labels: observed and true labels of the whole training set.
+        train, val: positions in the training set that are trained on and held out.
+    """
+
+    dataset: data.Data
+    labels: NoisyLabels
+    train: np.ndarray
+    val: np.ndarray
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Problem:
+        """Read the data, split them and apply the noise.
+
+        Raises:
+            ValueError: a spelling in the configuration is unknown or impossible.
+        """
+        dataset = data.load(config.data, seed=config.seeds["split"])
+        flat = dataset.train_x.flatten(1).numpy()
+        labels = noise.apply(config.noise, dataset.train_y.numpy(), dataset.num_classes, config.seeds["noise"], x=flat)
+        train, val = data.split_validation(len(dataset.train_y), config.val_fraction, config.seeds["split"])
+        return cls(dataset, labels, train, val)
+
+    def inputs(self) -> Tensor:
+        """Training inputs, ready for a model, shape (n, …)."""
+        return self.dataset.prepare(self.dataset.train_x[self.train])
+
+    def observed(self) -> Tensor:
+        """Observed labels of the training inputs, (n,) int64."""
+        return torch.from_numpy(self.labels.observed[self.train])
+
+    def true(self) -> Tensor:
+        """True labels of the training inputs, (n,) int64."""
+        return torch.from_numpy(self.labels.true[self.train])
+
+    def objective(self, model: nn.Module, views: Sequence[str] = VIEWS, batch_size: int | None = None) -> Objective:
+        """Mean cross-entropy of ``model`` on the standard views.
+
+        ``mixed`` (training inputs, observed labels), ``clean_part`` and ``noisy_part`` (those labelled rightly and
+        wrongly), ``true_labels`` (all with their true labels), ``val`` (held out, observed labels), ``test``.
+        ``batch_size`` follows from the size of an input if none: 4096 for digits, 170 for CIFAR.
+
+        Raises:
+            ValueError: an unknown view.
+        """
+        for name in views:
+            if name not in VIEWS:
+                raise ValueError(f"unknown view {name!r}; a run has {', '.join(VIEWS)}")
+        if batch_size is None:
+            batch_size = min(4096, max(64, 2**19 // self.dataset.train_x[0].numel()))
+        flipped = torch.from_numpy(self.labels.flipped[self.train])
+        known = {
+            "mixed": View("mixed", "train"),
+            "clean_part": View("clean_part", "train", (~flipped).nonzero().squeeze(1)),
+            "noisy_part": View("noisy_part", "train", flipped.nonzero().squeeze(1)),
+            "true_labels": View("true_labels", "train", labels=self.true()),
+            "val": View("val", "val"),
+            "test": View("test", "test"),
+        }
+        sources = {"train": (self.inputs(), self.observed())}
+        if "val" in views:
+            if not len(self.val):
+                raise ValueError("no validation part was split off; leave the view 'val' out")
+            held_out = self.dataset.prepare(self.dataset.train_x[self.val])
+            sources["val"] = (held_out, torch.from_numpy(self.labels.observed[self.val]))
+        if "test" in views:
+            sources["test"] = (self.dataset.prepare(self.dataset.test_x), self.dataset.test_y)
+        needed = {known[name].source for name in views}
+        return Objective(
+            model,
+            nn.CrossEntropyLoss(),
+            {name: source for name, source in sources.items() if name in needed},
+            batch_size,
+            views=[known[name] for name in views],
+        )

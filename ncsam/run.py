@@ -1,0 +1,211 @@
+"""The run file: one training run with everything measured on it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from landscape import Objective, store
+from landscape.records import Record
+from landscape.store import StoreError
+from ncsam import models
+from ncsam.config import TrainConfig
+from ncsam.problem import VIEWS, Problem
+from ncsam.schema import Labels, Training
+from ncsam.state import load_state, save_state, state_path
+from ncsam.training import Trainer
+
+SAVE_EVERY = 10.0  # seconds of training that a kill costs at most; they are trained again, to the same numbers
+
+Progress = Callable[[Iterable[Any]], Iterable[Any]]
+
+
+class Run:
+    """A finished run file, opened for reading; results are added by :mod:`ncsam.analyses`.
+
+    Attributes:
+        path: of the file.
+        config: how it was trained.
+        attrs: provenance.
+        epochs: at which weights were kept, ascending.
+
+    Raises:
+        StoreError: the file is missing, damaged, or no run file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        with store.open(self.path) as file:
+            if file.kind != "run":
+                raise StoreError(f"{self.path}: is a {file.kind} file, expected a run; make one with `landscape train`")
+            self.attrs = dict(file.attrs)
+            self.names = file.names()
+        try:
+            self.config = TrainConfig.from_dict(self.attrs["config"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{self.path}: its configuration cannot be used ({error})") from error
+        self.epochs = sorted(int(name.rsplit("/", 1)[1]) for name in self.names if name.startswith("weights/"))
+        self._problem: Problem | None = None
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, {self.config.optimizer}, {self.config.noise}, {self.config.epochs} epochs)"
+
+    @property
+    def training(self) -> Training:
+        """One row an epoch."""
+        record = self.result("training")
+        assert isinstance(record, Training)
+        return record
+
+    @property
+    def labels(self) -> Labels:
+        """Observed and true labels."""
+        record = self.result("labels")
+        assert isinstance(record, Labels)
+        return record
+
+    def result(self, name: str) -> Record:
+        """A stored record by its group, e.g. ``"hessian/top5"``.
+
+        Raises:
+            StoreError: no such group.
+        """
+        with store.open(self.path) as file:
+            return file.record(name)
+
+    @property
+    def problem(self) -> Problem:
+        """Data, labels and split, read again and compared with what the run was trained on.
+
+        Raises:
+            StoreError: the data are not those of the run.
+        """
+        if self._problem is None:
+            problem = Problem.of(self.config)
+            if problem.dataset.hash != self.attrs["data_hash"]:
+                raise StoreError(
+                    f"{self.path}: the data {self.config.data!r} differ from those it was trained on "
+                    f"(SHA-256 {problem.dataset.hash[:12]}…, expected {self.attrs['data_hash'][:12]}…)"
+                )
+            if not np.array_equal(problem.labels.observed, self.labels.observed):
+                raise StoreError(f"{self.path}: the noise drawn again differs from the stored labels")
+            self._problem = problem
+        return self._problem
+
+    def epoch(self, epoch: int | str = "last") -> int:
+        """Resolve ``"last"``; refuse epochs without weights."""
+        found = self.epochs[-1] if epoch == "last" else int(epoch)
+        if found not in self.epochs:
+            raise StoreError(f"{self.path}: no weights of epoch {epoch}; it has {', '.join(map(str, self.epochs))}")
+        return found
+
+    def model(self, epoch: int | str = "last", device: str = "cpu", dtype: torch.dtype = torch.float32) -> nn.Module:
+        """The model with its weights and buffers at the end of an epoch, in eval mode."""
+        dataset = self.problem.dataset
+        model = models.build(self.config.model, dataset.input_shape, dataset.num_classes, seed=0)
+        with store.open(self.path) as file:
+            arrays = file.arrays(f"weights/{self.epoch(epoch)}")
+        model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+        return model.to(device, dtype).eval()
+
+    def objective(
+        self,
+        epoch: int | str = "last",
+        views: Sequence[str] = VIEWS,
+        *,
+        batch_size: int | None = None,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> Objective:
+        """The mean cross-entropy of the run's model on its standard views, see :meth:`Problem.objective`."""
+        return self.problem.objective(self.model(epoch, device, dtype), views, batch_size)
+
+
+def train_run(
+    config: TrainConfig,
+    path: str | Path,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
+    device: str = "cpu",
+    command: list[str] | None = None,
+    attrs: dict[str, Any] | None = None,
+    progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
+) -> Run:
+    """Train as configured and write the run file; its state is kept beside it meanwhile, for ``resume``.
+
+    Args:
+        path: of the run file; refused if it exists, unless ``overwrite``, or ``resume`` and it is complete.
+        resume: continue from the state that a stopped training left, bitwise as if it had not been stopped.
+        command: the command line, for the record.
+        attrs: further provenance, e.g. the arm of a study.
+        progress: wraps the iteration over epochs; gets it and the number of epochs left.
+
+    Raises:
+        ValueError: the configuration is impossible.
+        StoreError: the output exists, the state belongs to another configuration, or the disk refused.
+    """
+    path, state = Path(path), state_path(Path(path))
+    if path.exists() and not overwrite:
+        if resume and (run := Run(path)).config == config:
+            return run
+        raise StoreError(f"{path}: the file exists; choose another name, --overwrite, or --resume of the same run")
+    if state.exists() and not (resume or overwrite):
+        raise StoreError(f"{state}: unfinished training exists; continue with --resume or start over with --overwrite")
+    if not path.parent.is_dir():
+        raise StoreError(f"{path.parent}: no such folder; create it first")
+    trainer = Trainer(config, device=device)
+    identity = {**config.to_dict(), "data_hash": trainer.problem.dataset.hash, "torch": torch.__version__}
+    if resume and state.exists():
+        trainer.load_state_dict(load_state(state, identity, device))
+    started, saved = time.monotonic(), time.monotonic()
+    try:
+        epochs = trainer.epochs()
+        for _ in epochs if progress is None else progress(epochs, config.epochs - len(trainer.rows)):
+            if time.monotonic() - saved > SAVE_EVERY:
+                save_state(state, identity, trainer.state_dict())
+                saved = time.monotonic()
+    except KeyboardInterrupt:
+        if trainer.rows:
+            save_state(state, identity, trainer.state_dict())
+        raise
+    labels = trainer.problem.labels
+    stamp = store.stamp(
+        config=config.to_dict(),
+        seeds=config.seeds,
+        data_hash=trainer.problem.dataset.hash,
+        command=command,
+        device=device,
+    )
+    held_out = np.zeros(len(labels.true), bool)
+    held_out[trainer.problem.val] = True
+    store.create(
+        path,
+        kind="run",
+        attrs={**stamp, **(attrs or {}), "training_seconds": time.monotonic() - started},
+        contents={
+            "labels": Labels(
+                observed=labels.observed,
+                true=labels.true,
+                flipped=labels.flipped,
+                held_out=held_out,
+                transition=labels.transition,
+                realized_rate=labels.realized_rate,
+                noise=labels.kind,
+                rate=labels.rate,
+                seed=labels.seed,
+                options=dict(labels.options),
+            ),
+            "training": trainer.record(),
+            **{f"weights/{epoch}": arrays for epoch, arrays in trainer.checkpoints.items()},
+        },
+        overwrite=overwrite,
+    )
+    state.unlink(missing_ok=True)
+    return Run(path)

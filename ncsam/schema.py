@@ -1,0 +1,157 @@
+"""The groups of a run file and of a study file, as records."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+
+from landscape.records import Record, parameter, variable
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Labels(Record):
+    """Labels of the whole training set of a run."""
+
+    kind: ClassVar[str] = "labels"
+
+    observed: np.ndarray = variable("sample", long_name="label as trained on")
+    true: np.ndarray = variable("sample", long_name="true label")
+    flipped: np.ndarray = variable("sample", long_name="whether the observed label is wrong")
+    held_out: np.ndarray = variable("sample", long_name="whether the sample belongs to the validation part")
+    transition: np.ndarray = variable("true_class", "observed_class", long_name="probability of the flip")
+    realized_rate: float = variable(long_name="share of wrong labels")
+    noise: str = parameter("kind of label noise")
+    rate: float = parameter("noise rate asked for")
+    seed: int | None = parameter("seed of the noise")
+    options: dict[str, Any] = parameter("further settings of the noise")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Training(Record):
+    """One row an epoch."""
+
+    kind: ClassVar[str] = "training"
+
+    epochs: np.ndarray = variable("epoch", long_name="epoch, counted from 1", coordinate=True)
+    views: np.ndarray = variable("view", long_name="view of the data", coordinate=True)
+    loss: np.ndarray = variable("epoch", "view", long_name="mean loss at the end of the epoch", units="loss")
+    accuracy: np.ndarray = variable("epoch", "view", long_name="share of correct predictions")
+    memorisation: np.ndarray = variable("epoch", long_name="share of wrong labels that are predicted")
+    running_loss: np.ndarray = variable("epoch", long_name="mean training loss over the epoch's steps", units="loss")
+    lr: np.ndarray = variable("epoch", long_name="learning rate")
+    perturbation_norm: np.ndarray = variable("epoch", long_name="mean norm of the perturbation", units="parameter")
+    compensation_norm: np.ndarray = variable("epoch", long_name="mean norm of s g*", units="parameter")
+    cosine: np.ndarray = variable("epoch", long_name="mean cosine between perturbation and SAM's direction")
+    projected: np.ndarray = variable("epoch", long_name="share of steps in which the projection shortened")
+    skipped: np.ndarray = variable("epoch", long_name="steps skipped because loss or gradient was not finite")
+
+    def of_view(self, name: str) -> np.ndarray:
+        """Accuracy on one view, (epoch,)."""
+        return self.accuracy[:, self.views.tolist().index(name)]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Spectrum(Record):
+    """Top eigenvalues and trace of the Hessian at some epochs, on some views; NaN where a view is empty."""
+
+    kind: ClassVar[str] = "spectrum"
+
+    epochs: np.ndarray = variable("epoch", long_name="epoch of the weights", coordinate=True)
+    views: np.ndarray = variable("view", long_name="view of the data", coordinate=True)
+    values: np.ndarray = variable("epoch", "view", "pair", long_name="eigenvalue", units="loss / parameter^2")
+    residuals: np.ndarray = variable(
+        "epoch", "view", "pair", long_name="residual norm |Hv - lambda v|", units="loss / parameter^2"
+    )
+    converged: np.ndarray = variable("epoch", "view", "pair", long_name="1 where the residual is within tolerance")
+    matvecs: np.ndarray = variable("epoch", "view", long_name="Hessian-vector products for the eigenvalues")
+    trace: np.ndarray = variable("epoch", "view", long_name="trace estimate", units="loss / parameter^2")
+    trace_stderr: np.ndarray = variable(
+        "epoch", "view", long_name="standard error of the trace", units="loss / parameter^2"
+    )
+    weight_norm: np.ndarray = variable("epoch", long_name="norm of the weights", units="parameter")
+    status: np.ndarray = variable("epoch", "view", long_name="status code of the row")
+    which: str = parameter("end of the spectrum")
+    tol: float = parameter("relative residual at which a pair counts as converged")
+    trace_matvecs: int = parameter("probes of the trace estimate")
+    seed: int = parameter("seed of start vectors and probes")
+    dtype: str = parameter("precision of the products")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SharpnessTable(Record):
+    """Sharpness at some epochs, on some views; NaN where a view is empty or a measure was not asked for."""
+
+    kind: ClassVar[str] = "sharpness_table"
+
+    epochs: np.ndarray = variable("epoch", long_name="epoch of the weights", coordinate=True)
+    views: np.ndarray = variable("view", long_name="view of the data", coordinate=True)
+    loss: np.ndarray = variable("epoch", "view", long_name="loss at the weights", units="loss")
+    sam: np.ndarray = variable("epoch", "view", long_name="SAM sharpness", units="loss")
+    adaptive: np.ndarray = variable("epoch", "view", long_name="adaptive sharpness", units="loss")
+    average: np.ndarray = variable("epoch", "view", long_name="average sharpness", units="loss")
+    average_stderr: np.ndarray = variable("epoch", "view", long_name="standard error of it", units="loss")
+    weight_norm: np.ndarray = variable("epoch", long_name="norm of the weights", units="parameter")
+    status: np.ndarray = variable("epoch", "view", long_name="status code of the row")
+    rho: float = parameter("radius of the SAM ball, parameter units")
+    adaptive_rho: float = parameter("radius of the adaptive ball, in units of |w|")
+    sigma: float | None = parameter("deviation of the Gaussian of the average sharpness; none if not asked for")
+    steps: int = parameter("ascent steps")
+    samples: int = parameter("antithetic pairs of the average sharpness")
+    seed: int = parameter("seed of the Gaussian perturbations")
+    dtype: str = parameter("precision of the losses")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Curves(Record):
+    """Every measured quantity against noise rate, for each arm, with every seed's value and an interval."""
+
+    kind: ClassVar[str] = "curves"
+
+    quantities: np.ndarray = variable("quantity", long_name="what was measured", coordinate=True)
+    arms: np.ndarray = variable("arm", long_name="optimizer", coordinate=True)
+    rates: np.ndarray = variable("rate", long_name="noise rate asked for", coordinate=True)
+    seeds: np.ndarray = variable("seed", long_name="seed", coordinate=True)
+    value: np.ndarray = variable("quantity", "arm", "rate", "seed", long_name="value of one run; NaN where not run")
+    mean: np.ndarray = variable("quantity", "arm", "rate", long_name="mean over seeds")
+    low: np.ndarray = variable("quantity", "arm", "rate", long_name="lower end of the t-interval of the mean")
+    high: np.ndarray = variable("quantity", "arm", "rate", long_name="upper end of the t-interval of the mean")
+    level: float = parameter("confidence level of the interval")
+
+    def of(self, quantity: str, arm: str, rate: float) -> np.ndarray:
+        """Values over seeds, (seed,); NaN where a run is missing.
+
+        Raises:
+            KeyError: the study does not hold that quantity, arm or rate.
+        """
+        try:
+            return self.value[
+                self.quantities.tolist().index(quantity),
+                self.arms.tolist().index(arm),
+                int(np.flatnonzero(np.isclose(self.rates, rate))[0]),
+            ]
+        except (ValueError, IndexError):
+            raise KeyError(f"the study holds no {quantity!r} of {arm!r} at noise rate {rate:g}") from None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Verdicts(Record):
+    """The verdict on each statement, with the numbers it follows from."""
+
+    kind: ClassVar[str] = "verdicts"
+
+    statements: np.ndarray = variable("statement", long_name="statement of the theory", coordinate=True)
+    text: np.ndarray = variable("statement", long_name="what it says")
+    endpoint: np.ndarray = variable("statement", long_name="primary endpoint")
+    verdict: np.ndarray = variable("statement", long_name="supported, contradicted or undecided")
+    note: np.ndarray = variable("statement", long_name="what limits the verdict")
+    estimate: np.ndarray = variable("statement", long_name="mean paired effect")
+    low: np.ndarray = variable("statement", long_name="lower end of the t-interval")
+    high: np.ndarray = variable("statement", long_name="upper end of the t-interval")
+    smallest_effect: np.ndarray = variable("statement", long_name="smallest relevant effect m")
+    p_value: np.ndarray = variable("statement", long_name="test of no effect, two-sided")
+    p_holm: np.ndarray = variable("statement", long_name="the same, Holm-adjusted over the statements")
+    pairs: np.ndarray = variable("statement", long_name="number of seeds")
+    preliminary: np.ndarray = variable("statement", long_name="whether there are too few seeds for the test")
+    level: float = parameter("confidence level of the interval")
