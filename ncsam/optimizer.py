@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
 from ncsam.cluster_inversion import ClusterInversion
-from ncsam.data.names import unknown
 from ncsam.noise_gradient import NoiseGradient, RandomNoise, SimulatedNoise, TrueNoise
 from ncsam.passes import Forward
 from ncsam.perturbations import (
@@ -297,7 +296,7 @@ def options_of(name: str) -> list[str]:
     """
     make = OPTIMIZERS.get(name)
     if make is None:
-        raise ValueError(unknown("optimizer", name, OPTIMIZERS))
+        raise _unknown("optimizer", name, OPTIMIZERS)
     source = NCSAM if make is Matched else make
     return [option for option in inspect.signature(source).parameters if option not in ("model", "base")]
 
@@ -316,7 +315,7 @@ def resolve_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     known = options_of(name)
     for option in given:
         if option not in known:
-            raise ValueError(unknown(f"option of {name}", option, known))
+            raise _unknown(f"option of {name}", option, known)
     make = OPTIMIZERS[name]
     parameters = inspect.signature(NCSAM if make is Matched else make).parameters
     defaults = {option: parameters[option].default for option in known}
@@ -342,3 +341,9 @@ def build(name: str, model: nn.Module, base: Optimizer, **options: Any) -> Sharp
     """
     resolve_options(name, options)
     return OPTIMIZERS[name](model, base, **options)
+
+
+def _unknown(what: str, got: str, known: Iterable[str]) -> ValueError:
+    from ncsam.data.names import unknown  # here, so that optimizers alone do not load the data readers
+
+    return ValueError(unknown(what, got, known))

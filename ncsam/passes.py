@@ -53,6 +53,7 @@ class MiniBatch:
         self._ddp = model if isinstance(model, DistributedDataParallel) else None
         self._device = device
         self.autocast = torch.is_autocast_enabled(device.type)
+        self._low = torch.get_autocast_dtype(device.type) if self.autocast else None
         self.parts = [Part(x, y, 0, -1, 1.0)] if microbatches == 1 else _split(x, y, loss_fn, microbatches)
 
     def forward(self, x: Any, *, sync: bool) -> Any:
@@ -87,6 +88,10 @@ class MiniBatch:
     def full_precision(self) -> AbstractContextManager[Any]:
         """Autocast is for forward passes: backward passes and vector arithmetic run outside it."""
         return torch.autocast(self._device.type, enabled=False) if self.autocast else nullcontext()
+
+    def callers_precision(self) -> AbstractContextManager[Any]:
+        """The autocast that ``step`` was called in, for a forward pass or a loss while :meth:`full_precision` is on."""
+        return torch.autocast(self._device.type, dtype=self._low) if self.autocast else nullcontext()
 
     def forget_casts(self) -> None:
         """Drop autocast's cached low-precision weights: they do not notice that the weights were changed in place."""
@@ -196,13 +201,16 @@ class FirstPass:
         if rows is not None and len(rows) == 0:
             return torch.zeros_like(self.gradient)
         if fresh:
-            out = batch.forward(batch.x if rows is None else take(batch.x, rows), sync=False)
-            return self._backward(batch.loss(out, labels, loss_fn), retain=False)
+            with batch.callers_precision():
+                out = batch.forward(batch.x if rows is None else take(batch.x, rows), sync=False)
+                loss = batch.loss(out, labels, loss_fn)
+            return self._backward(loss, retain=False)
         if self._graph is not None:
-            out = self._graph if rows is None else self._graph[rows]
+            with batch.callers_precision():
+                loss = batch.loss(self._graph if rows is None else self._graph[rows], labels, loss_fn)
             if not keep_graph:
                 self._graph = None
-            return self._backward(batch.loss(out, labels, loss_fn), retain=keep_graph)
+            return self._backward(loss, retain=keep_graph)
         if len(batch.parts) == 1:
             raise RuntimeError("the graph is gone; set reuses_graph, and keep_graph=True in all calls but the last")
         total = torch.zeros_like(self.gradient)
@@ -210,8 +218,9 @@ class FirstPass:
         for part in batch.parts:
             mine = ((every >= part.start) & (every < part.stop)).nonzero().flatten()
             if len(mine):
-                out = batch.forward(part.x, sync=False)[every[mine] - part.start]
-                loss = batch.loss(out, labels[mine], loss_fn)
+                with batch.callers_precision():
+                    out = batch.forward(part.x, sync=False)[every[mine] - part.start]
+                    loss = batch.loss(out, labels[mine], loss_fn)
                 total += self._backward(loss, retain=False) * (len(mine) / len(every))
         return total
 

@@ -274,7 +274,8 @@ class SharpnessAware(Optimizer):
         return why, value, size
 
     def _agree(self, batch: MiniBatch, why: str | None) -> str | None:
-        return why or ("loss or gradient of another rank is not finite" if batch.any_rank(why is not None) else None)
+        anywhere = batch.any_rank(why is not None)  # a collective: every rank must take part
+        return why or ("loss or gradient of another rank is not finite" if anywhere else None)
 
     def _check(self, progress: float | None, true_labels: Any) -> None:
         name = type(self).__name__
