@@ -1,4 +1,4 @@
-"""Bytes on disk: the file HDF5 writes through, durable flushes, and replacing a file as a whole.
+"""Bytes on disk: the file HDF5 writes through, and durable flushes.
 
 HDF5 does not survive a failing disk: once a write has failed, closing the file (or leaving Python) can crash the
 process. So HDF5 never sees a failure here. :class:`Disk` keeps the first error, pretends that all later writes
@@ -43,39 +43,10 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def publish(temporary: Path, path: Path, *, overwrite: bool) -> None:
-    """Give a finished, synced temporary file its name, in one step, and make the name durable.
-
-    Raises:
-        FileExistsError: ``path`` exists and ``overwrite`` is false, even if it appeared a moment ago.
-        OSError: the file system refused.
-    """
-    if overwrite:
-        os.replace(temporary, path)
-    elif _can_link(temporary, path):
-        os.unlink(temporary)
-    elif path.exists():
-        raise FileExistsError(f"{path} exists")
-    else:
-        os.replace(temporary, path)
-    fsync_folder(path.parent)
-
-
-def _can_link(temporary: Path, path: Path) -> bool:
-    """Link ``path`` to the file, which unlike a rename never replaces; False where links do not exist (FAT)."""
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        raise
-    except (OSError, NotImplementedError):
-        return False
-    return True
-
-
 class Disk:
     """A file object for h5py whose failures are kept until :meth:`sync`.
 
-    ``mode`` as for :class:`io.FileIO`: ``"w+"`` creates, ``"r+"`` updates.
+    ``mode`` as for :class:`io.FileIO`: ``"x+"`` creates, ``"r+"`` updates.
     """
 
     def __init__(self, path: str | Path, mode: str) -> None:

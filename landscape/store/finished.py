@@ -6,7 +6,6 @@ Nothing is ever changed inside a finished file. A crash at any moment leaves the
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,12 @@ import h5py
 from landscape.records import Record
 from landscape.store import manifest, schema, seal
 from landscape.store.attributes import write_attributes
-from landscape.store.disk import Disk, deferred_signals, publish
+from landscape.store.disk import deferred_signals
 from landscape.store.errors import StoreError, one_line
-from landscape.store.lock import locked, try_lock
+from landscape.store.lock import locked
 from landscape.store.reader import File
 from landscape.store.schema import Content, write_content
+from landscape.store.temporary import publish, temporary_file
 
 FORMAT = ("v108", "v110")  # readable by every HDF5 since 1.8, so by what distributions ship; metadata with checksums
 CHECKS: list[Callable[[Path], None]] = []  # run on a file before it gets its name; see verify.checked_writes
@@ -149,39 +149,13 @@ def _size(file: h5py.File) -> int:
 def _replacing(path: Path, *, overwrite: bool, start_from: Path | None = None) -> Iterator[h5py.File]:
     """An open HDF5 file, new or a copy, that becomes ``path`` when the block ends well and vanishes when not."""
     remedy = "nothing was changed; check free space and permissions"
-    with deferred_signals(), one_line(path, "writing", remedy):
-        remove_stale(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        disk = Disk(temporary, "w+")
-        try:
-            guard = try_lock(temporary)  # so that nobody takes it for the leavings of a killed process
-            if start_from is not None:
-                with start_from.open("rb") as source:
-                    seal.copy_unsealed(source, start_from.stat().st_size, disk)
-            file = h5py.File(disk, "w" if start_from is None else "r+", libver=FORMAT)
-            try:
-                yield file
-            finally:
-                file.close()
-            seal.append(disk)
-            disk.sync()
-            disk.close()
-            for check in CHECKS:
-                check(temporary)
-            if guard is not None:
-                os.close(guard)
-            publish(temporary, path, overwrite=overwrite)
-        except BaseException:
-            disk.close()
-            temporary.unlink(missing_ok=True)
-            raise
-
-
-def remove_stale(path: Path) -> None:
-    """Remove what writers of this file left when they were killed; one that is still alive holds its lock."""
-    for stale in path.parent.glob(f".{path.name}.*.tmp"):
-        with contextlib.suppress(FileNotFoundError):
-            descriptor = try_lock(stale)
-            if descriptor is not None:
-                stale.unlink()
-                os.close(descriptor)
+    with deferred_signals(), one_line(path, "writing", remedy), temporary_file(path) as (disk, _):
+        if start_from is not None:
+            with start_from.open("rb") as source:
+                seal.copy_unsealed(source, start_from.stat().st_size, disk)
+        with h5py.File(disk, "w" if start_from is None else "r+", libver=FORMAT) as file:
+            yield file
+        seal.append(disk)
+        for check in CHECKS:
+            check(disk.path)
+        publish(disk, path, overwrite=overwrite)

@@ -15,12 +15,10 @@ if sys.platform == "win32":
     import msvcrt
 
     def _try(descriptor: int) -> None:
-        # Locks are mandatory on Windows: take a byte far behind the end, so that readers are not stopped.
-        os.lseek(descriptor, 1 << 60, os.SEEK_SET)
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
 
-    def _lock_file(path: Path) -> Path:
-        # An open file cannot be replaced there, so the lock lives beside it.
+    def lock_file(path: Path) -> Path:
+        # Locks are mandatory on Windows and an open file cannot be replaced there, so the lock lies beside it.
         return path.with_name(path.name + ".lock")
 else:
     import fcntl
@@ -28,33 +26,32 @@ else:
     def _try(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    def _lock_file(path: Path) -> Path:
+    def lock_file(path: Path) -> Path:
         return path
 
 
 def try_lock(path: Path) -> int | None:
-    """Lock an existing file for writing; its descriptor (close it to unlock), or None where another writer holds it.
+    """Lock a file for writing; its descriptor (close it to unlock), or None where another writer holds the lock.
 
     Raises:
         FileNotFoundError: there is no such file, or no longer.
     """
-    target = _lock_file(path)
-    flags = os.O_RDWR | (os.O_CREAT if target != path else 0)
-    descriptor = os.open(target, flags)
+    target = lock_file(path)
+    descriptor = os.open(target, os.O_RDWR | (os.O_CREAT if target != path else 0), 0o666)
     try:
-        _try(descriptor)
+        try:
+            _try(descriptor)
+        except OSError:
+            os.close(descriptor)
+            return None
         # While we were opening it, the file may have been replaced or removed: then this lock guards nothing.
-        same = os.path.samestat(os.fstat(descriptor), os.stat(target))
-    except FileNotFoundError:
+        if os.path.samestat(os.fstat(descriptor), os.stat(target)):
+            return descriptor
+    except BaseException:
         os.close(descriptor)
         raise
-    except OSError:
-        os.close(descriptor)
-        return None
-    if not same:
-        os.close(descriptor)
-        return None
-    return descriptor
+    os.close(descriptor)
+    return None
 
 
 @contextlib.contextmanager

@@ -23,10 +23,11 @@ import numpy as np
 from landscape.records import Status
 from landscape.store import schema
 from landscape.store.attributes import read_attributes, to_json, write_attributes
-from landscape.store.disk import Disk, deferred_signals, fsync_folder, publish
+from landscape.store.disk import Disk, deferred_signals, fsync_folder
 from landscape.store.errors import StoreError, one_line
-from landscape.store.finished import FORMAT, remove_stale
+from landscape.store.finished import FORMAT
 from landscape.store.lock import try_lock
+from landscape.store.temporary import publish, temporary_file
 
 logger = logging.getLogger(__name__)
 
@@ -297,28 +298,15 @@ def first_difference(found: Any, wanted: Any, key: str = "") -> str | None:
 
 
 def _start(path: Path, text: str, rows: int, layout: Mapping[str, tuple[Shape, np.dtype]]) -> int | None:
-    """Write an empty part file and give it its name; the lock on it, where it can be held over the renaming."""
-    remove_stale(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    disk = Disk(temporary, "w+")
-    lock = None
-    try:
-        lock = try_lock(temporary)
+    """Write an empty part file and give it its name; the lock on it, where that survives the naming."""
+    with temporary_file(path) as (disk, lock):
         with h5py.File(disk, "w", libver=FORMAT) as file:
             write_attributes(file, {"schema": schema.VERSION, "kind": "part", "work": text})
             _allocate(file, "status", (rows,), np.dtype("u1"), chunk=None)
             for name, (shape, dtype) in layout.items():
                 _allocate(file, name, (rows, *shape), dtype, chunk=(1, *shape))
-        disk.sync()
-        disk.close()
-        publish(temporary, path, overwrite=False)
-    except BaseException:
-        disk.close()
-        temporary.unlink(missing_ok=True)
-        if lock is not None:
-            os.close(lock)
-        raise
-    return lock
+        publish(disk, path, overwrite=False)
+        return None if lock is None else os.dup(lock)
 
 
 def _allocate(file: h5py.File, name: str, shape: Shape, dtype: np.dtype, chunk: Shape | None) -> None:

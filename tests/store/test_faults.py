@@ -1,0 +1,159 @@
+"""The Nth write, truncation, sync or change of a name fails, for every N: one clear error, and nothing is lost."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from landscape import store
+from landscape.records import Status
+from landscape.store import disk
+from tests.store.samples import line, same
+
+FIELDS: dict[str, Any] = {"loss": (2,)}
+ROWS = 3
+
+
+class Faults:
+    """Counts operations and lets the ``first``-th fail, and all after it where ``lasting``."""
+
+    def __init__(self, first: int | None, code: int, lasting: bool) -> None:
+        self.first, self.code, self.lasting, self.count = first, code, lasting, 0
+
+    def step(self) -> None:
+        self.count += 1
+        if self.first is not None and (self.count == self.first or (self.lasting and self.count > self.first)):
+            raise OSError(self.code, os.strerror(self.code))
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        faults = self
+
+        class Failing(io.FileIO):
+            def write(self, data: Any) -> int:
+                faults.step()
+                return super().write(data)
+
+            def truncate(self, size: int | None = None) -> int:
+                faults.step()
+                return super().truncate(size)
+
+        def failing(function: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                faults.step()
+                return function(*args, **kwargs)
+
+            return call
+
+        monkeypatch.setattr(disk, "RawFile", Failing)
+        monkeypatch.setattr(os, "fsync", failing(lambda descriptor: None))
+        for name in ("replace", "link", "unlink"):
+            monkeypatch.setattr(os, name, failing(getattr(os, name)))
+
+
+def row(number: int) -> np.ndarray:
+    return np.random.default_rng(number).normal(size=2)
+
+
+def short_run(folder: Path, committed: list[int]) -> None:
+    """Train, compute a line row by row, add it to the run file; whatever of it is done already is not done again."""
+    path = folder / "run.h5"
+    if not path.exists():
+        store.create(path, kind="run", attrs={"seed": 1}, contents={"weights/last": {"w": [1.0]}})
+    with store.open(path) as file:
+        if "surface/line" in file:
+            return
+    with store.PartFile.create(store.part_path(path, "surface/line"), {}, ROWS, FIELDS, resume=True) as part:
+        for number in part.pending():
+            part.write(number, loss=row(number))
+            if number % 2:
+                part.commit()
+                committed[:] = range(number + 1)
+        loss = part.read()["loss"]
+        store.add(path, "surface/line", {"loss": loss})
+        part.discard()
+
+
+def operations(folder: Path) -> int:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        faults = Faults(None, 0, False)
+        faults.install(monkeypatch)
+        short_run(folder, [])
+    return faults.count
+
+
+@pytest.mark.parametrize(
+    ("code", "lasting"),
+    [
+        (errno.EIO, False),
+        (errno.ENOSPC, True),
+        pytest.param(errno.EIO, True, marks=pytest.mark.slow),
+        pytest.param(errno.ENOSPC, False, marks=pytest.mark.slow),
+    ],
+)
+def test_every_operation_may_fail(tmp_path: Path, code: int, lasting: bool) -> None:
+    (tmp_path / "whole").mkdir()
+    total = operations(tmp_path / "whole")
+    assert total > 80
+    for first in range(1, total + 1):
+        folder = tmp_path / str(first)
+        folder.mkdir()
+        committed: list[int] = []
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            Faults(first, code, lasting).install(monkeypatch)
+            try:
+                short_run(folder, committed)
+            except store.StoreError as error:
+                message = str(error)
+                assert "\n" not in message
+                assert str(folder) in message
+        part = store.part_path(folder / "run.h5", "surface/line")
+        if part.exists():
+            with store.PartFile.create(part, {}, ROWS, FIELDS, resume=True) as work:
+                assert (work.status[committed] == Status.OK).all()
+                values = work.read()["loss"]
+                assert all(np.array_equal(values[number], row(number)) for number in committed)
+        short_run(folder, [])
+        with store.open(folder / "run.h5") as file:
+            assert file.arrays("weights/last").keys() == {"w"}
+            assert np.array_equal(file.arrays("surface/line")["loss"], [row(number) for number in range(ROWS)])
+    print(f"{total} faults with {errno.errorcode[code]}, lasting: {lasting}")  # noqa: T201
+
+
+FULL_DISK = """
+import resource, signal, sys
+import numpy as np
+from landscape import store
+from landscape.records import Status
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+path, limit = sys.argv[1], int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    store.create(path, kind="result", attrs={}, contents={"w": {"w": np.ones(100_000)}}, overwrite=True)
+except store.StoreError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+@pytest.mark.parametrize("limit", [0, 1000, 400_000, 800_100])
+def test_a_real_limit_ends_in_one_line_and_a_clean_exit(tmp_path: Path, limit: int) -> None:
+    """The same through the operating system: writes beyond the limit fail inside HDF5's own flush and close."""
+    path = tmp_path / "r.h5"
+    store.save(line(), path)
+    command = [sys.executable, "-W", "error", "-c", FULL_DISK, str(path), str(limit)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": "."})
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert result.stdout.count("\n") == 1
+    assert "File too large" in result.stdout
+    assert same(store.load(path), line())
+    assert [entry.name for entry in tmp_path.iterdir()] == ["r.h5"]
