@@ -20,7 +20,8 @@ from ncsam.perturbations import (
     SharpnessAscent,
     TrueLabelAscent,
 )
-from ncsam.sharpness_aware import ProjectionWarning, SharpnessAware, StepInfo
+from ncsam.sharpness_aware import ProjectionWarning, SharpnessAware
+from ncsam.step_info import StepInfo
 
 __all__ = [
     "NCSAM",

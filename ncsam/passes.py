@@ -308,10 +308,15 @@ def take(tree: Any, index: Tensor | slice) -> Any:
 
 
 def join(outputs: list[Any]) -> Any:
-    """Detached outputs of the whole batch; outputs that are not tensors are joined only where there is one part."""
-    if isinstance(outputs[0], Tensor):
-        return outputs[0].detach() if len(outputs) == 1 else torch.cat([o.detach() for o in outputs])
-    return outputs[0] if len(outputs) == 1 else outputs
+    """Detached outputs of the whole batch: tensors, mappings, tuples and lists of them are joined along the rows."""
+    first = outputs[0]
+    if isinstance(first, Tensor):
+        return first.detach() if len(outputs) == 1 or not first.dim() else torch.cat([o.detach() for o in outputs])
+    if isinstance(first, Mapping):
+        return {key: join([o[key] for o in outputs]) for key in first}
+    if isinstance(first, (tuple, list)):
+        return tuple(join(list(column)) for column in zip(*outputs, strict=True))
+    return first
 
 
 def _cast(t: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -386,6 +386,18 @@ def test_regression_and_batches_that_are_dicts() -> None:
         make("ncsam", nn.Linear(3, 1)).step(batch["features"], target, nn.functional.mse_loss, progress=0.5)
 
 
+def test_outputs_that_are_no_tensor_come_back_whole_and_without_their_graph() -> None:
+    model = mlp()
+    z = model(data()[0]).detach()
+    opt = make("sam", model, forward=lambda m, x: {"logits": m(x), "pair": (x, m[0](x))})
+    x, y, _ = data()
+    info = opt.step(x, y, lambda out, t: loss_fn(out["logits"], t), microbatches=2)
+    assert torch.allclose(info.outputs["logits"], z, rtol=1e-6)
+    assert not info.outputs["logits"].requires_grad
+    assert [o.shape for o in info.outputs["pair"]] == [(BATCH, FEATURES), (BATCH, 8)]
+    assert not info.outputs["pair"][1].requires_grad
+
+
 def test_a_loss_per_sample_is_refused() -> None:
     x, y, _ = data()
     with pytest.raises(ValueError, match=rf"loss_fn returned shape \({BATCH},\), expected a scalar"):
@@ -411,6 +423,15 @@ def test_sparse_gradients_are_perturbed_like_dense_ones() -> None:
         assert opt.step(ids, y, loss_fn).perturbation_norm == pytest.approx(0.05, rel=1e-6)
         after.append(weights(model))
     torch.testing.assert_close(*after, rtol=1e-6, atol=1e-7)
+
+
+def test_nothing_to_train_is_said() -> None:
+    model = mlp()
+    opt = make("sam", model)
+    model.requires_grad_(False)
+    x, y, _ = data()
+    with pytest.raises(ValueError, match="no parameter of the optimizer requires a gradient"):
+        opt.step(x, y, loss_fn)
 
 
 def test_constructor_errors() -> None:
