@@ -13,7 +13,7 @@ from landscape.store.part import PartFile, part_path
 from landscape.store.provenance import stamp
 from landscape.store.reader import File
 from landscape.store.reader import File as open
-from landscape.store.verify import checked_writes, verify
+from landscape.store.verifier import checked_writes, verify
 
 __all__ = [
     "File",

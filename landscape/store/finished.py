@@ -23,7 +23,7 @@ from landscape.store.schema import Content, write_content
 from landscape.store.temporary import publish, temporary_file
 
 FORMAT = ("v108", "v110")  # readable by every HDF5 since 1.8, so by what distributions ship; metadata with checksums
-CHECKS: list[Callable[[Path], None]] = []  # run on a file before it gets its name; see verify.checked_writes
+CHECKS: list[Callable[[Path], None]] = []  # run on a file before it gets its name; see verifier.checked_writes
 PATIENCE = 60.0  # seconds `add` waits for another process that is adding to the same file
 
 
@@ -93,7 +93,7 @@ def add(path: str | Path, name: str, content: Content, *, overwrite: bool = Fals
         if version < schema.VERSION:
             schema.migrate(file, version)
             entries = manifest.compute(file, _size(file))
-        if name in file:
+        if name in file and "content" in file[name].attrs:
             del file[name]
             entries = {key: value for key, value in entries.items() if not f"{key}/".startswith(f"/{name}/")}
         group = _new_group(file, name)

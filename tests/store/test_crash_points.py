@@ -14,7 +14,7 @@ import pytest
 
 from landscape import store
 from landscape.records import Status
-from landscape.store.verify import integrity
+from landscape.store.verifier import integrity
 from tests.store.samples import eigenpairs, line, plane, run_file, same
 from tests.store.storage_model import Storage, record
 

@@ -24,7 +24,7 @@ SLOWEST = 10e6  # bytes per second
 _CHILD = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
-from landscape.store.verify import integrity
+from landscape.store.verifier import integrity
 sys.stdout.write(json.dumps(integrity(sys.argv[2])))
 """
 
