@@ -1,5 +1,5 @@
 """``python -m landscape_cli``."""
 
-from landscape_cli.main import main
+from .main import main
 
 main()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from landscape_cli import options, progress
+from . import options, progress
 
 
 @click.command("demo")
@@ -30,10 +30,11 @@ def command(out: Path, seeds: int, epochs: int, workers: int, overwrite: bool, r
       landscape demo --out demo/
       landscape demo --out quick/ --seeds 2 --epochs 10
     """
-    from landscape_cli.drawing import draw_study
-    from landscape_cli.verdicts import show_comparison, show_verdicts
     from ncsam import demo
     from ncsam.study import run_cells, write_study
+
+    from .drawing import draw_study
+    from .verdicts import show_comparison, show_verdicts
 
     if out.exists() and not out.is_dir():
         raise click.BadParameter(f"{out} is a file, expected a folder", param_hint="--out")

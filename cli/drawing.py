@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def draw_study(
     bar: Callable[..., Any],
 ) -> list[Path]:
     """Every figure of a study and its runs, written to ``out``; returns the files."""
-    plans: dict[str, Callable[[], Figure]] = {"against_noise": lambda: against_noise(curves)}
+    plans: dict[str, Callable[[], Figure]] = {"against_noise": partial(against_noise, curves)}
     return _save({**plans, **_of_runs([Run(path) for path in paths])}, out, formats, bar)
 
 
@@ -37,7 +38,7 @@ def draw_runs(paths: Sequence[Path], out: Path, *, formats: Sequence[str], bar: 
 
 def draw_curves(curves: Curves, out: Path, *, formats: Sequence[str], bar: Callable[..., Any]) -> list[Path]:
     """The figures of a study file alone."""
-    return _save({"against_noise": lambda: against_noise(curves)}, out, formats, bar)
+    return _save({"against_noise": partial(against_noise, curves)}, out, formats, bar)
 
 
 def _save(
@@ -56,13 +57,13 @@ def _of_runs(runs: Sequence[Run]) -> dict[str, Callable[[], Figure]]:
     for noise in dict.fromkeys(run.config.noise for run in runs):
         here = [run for run in runs if run.config.noise == noise]
         suffix = "" if len(runs) == 1 else f"_{noise.replace(':', '')}"
-        plans[f"training{suffix}"] = lambda here=here: training_curves(_grouped(here, "training", Training))
+        plans[f"training{suffix}"] = partial(training_curves, _grouped(here, "training", Training))
         if lines := _grouped(here, "surface/line", Line):
-            plans[f"line{suffix}"] = lambda lines=lines: figures.lines(lines, _common(lines, LINE_VIEWS))
+            plans[f"line{suffix}"] = partial(figures.lines, lines, _common(lines, LINE_VIEWS))
         planes = {label: members[0] for label, members in _grouped(here, "surface/plane", Plane).items()}
         if planes:
             for view in _common({k: [v] for k, v in planes.items()}, ("mixed", "test")):
-                plans[f"contours{suffix}_{view}"] = lambda planes=planes, view=view: figures.contours(planes, view)
+                plans[f"contours{suffix}_{view}"] = partial(figures.contours, planes, view)
     return plans
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from landscape_cli import options, progress
+from . import options, progress
 
 
 @click.command("figure")
@@ -24,8 +24,9 @@ def command(files: tuple[Path, ...], out: Path, formats: tuple[str, ...], overwr
       landscape figure sgd.h5 sam.h5 ncsam.h5 --out comparison/ --formats pdf
     """
     from landscape import store
-    from landscape_cli.drawing import draw_curves, draw_runs
     from ncsam.schema import Curves
+
+    from .drawing import draw_curves, draw_runs
 
     for extension in formats:
         if extension not in ("pdf", "png", "svg"):

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from landscape_cli import options, progress, tables
+from . import options, progress, tables
 
 
 @click.command("hessian")
@@ -28,6 +28,7 @@ def command(
     epochs: tuple[str, ...],
     top: int,
     trace: int,
+    trust: bool,
     as_json: bool,
     quiet: bool,
     **choices: Any,
@@ -42,7 +43,7 @@ def command(
     from ncsam.analyses import measure_spectrum
     from ncsam.run import Run
 
-    opened = Run(run)
+    opened = Run(run, trust=trust)
     found = measure_spectrum(
         opened,
         name,

@@ -12,7 +12,8 @@ from types import FrameType
 import click
 
 from landscape._version import __version__
-from landscape_cli import progress
+
+from . import progress
 
 COMMANDS = {
     "demo": "The whole main job on embedded real data, in minutes.",
@@ -39,7 +40,7 @@ class LazyCommands(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"landscape_cli.{name}").command
+        command: click.Command = importlib.import_module(f"{__package__}.{name}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

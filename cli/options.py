@@ -77,7 +77,10 @@ EPOCHS = click.option(
 )
 
 
+TRUST = click.option("--trust", is_flag=True, help="Import the data or model factory that the file names.")
+
+
 def measuring(name: str) -> Callable[[F], F]:
     """The options of a command that measures something on a run file."""
     named = click.option("--name", default=name, show_default=True, help="Name of the result in the file.")
-    return several(RUN, named, VIEWS, SEED, DTYPE, DEVICE, OVERWRITE, RESUME, JSON, QUIET)
+    return several(RUN, named, VIEWS, SEED, DTYPE, DEVICE, OVERWRITE, RESUME, TRUST, JSON, QUIET)

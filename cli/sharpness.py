@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from landscape_cli import options, progress, tables
+from . import options, progress, tables
 
 
 @click.command("sharpness")
@@ -23,6 +23,7 @@ def command(
     name: str,
     views: tuple[str, ...],
     epochs: tuple[str, ...],
+    trust: bool,
     as_json: bool,
     quiet: bool,
     **choices: Any,
@@ -37,7 +38,7 @@ def command(
     from ncsam.analyses import measure_sharpness
     from ncsam.run import Run
 
-    opened = Run(run)
+    opened = Run(run, trust=trust)
     found = measure_sharpness(
         opened,
         name,

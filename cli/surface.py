@@ -9,7 +9,7 @@ from typing import Any
 import click
 import numpy as np
 
-from landscape_cli import options, progress, tables
+from . import options, progress, tables
 
 
 @click.command("surface")
@@ -27,6 +27,7 @@ def command(
     plane: bool,
     points: int | None,
     span: float,
+    trust: bool,
     as_json: bool,
     quiet: bool,
     **choices: Any,
@@ -46,7 +47,7 @@ def command(
     name = {"[line or plane]": "plane" if plane else "line"}.get(name, name)
     grid = np.linspace(-span, span, points or (25 if plane else 51)).tolist()
     common = {**choices, "epoch": epoch, "progress": progress.bar("surface", quiet, resumable=True, unit="point")}
-    opened = Run(run)
+    opened = Run(run, trust=trust)
     found = (
         measure_plane(opened, name, alphas=grid, betas=grid, **common)
         if plane

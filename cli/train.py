@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from landscape_cli import options, progress
+from . import options, progress
 
 _OPTIMIZER_OPTIONS = ("rho", "kappa", "flip_ratio", "sign", "project", "label_smoothing", "schedule", "scale")
 _SEEDS = ("split", "noise", "weights", "order", "picks")
@@ -84,6 +84,7 @@ def command(
         overwrite=overwrite,
         resume=resume,
         device=device,
+        trust=True,  # names typed here are the user's own
         command=["landscape", *sys.argv[1:]],
         progress=progress.bar("training", quiet, resumable=True, unit="epoch"),
     )

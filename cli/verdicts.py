@@ -7,9 +7,10 @@ import textwrap
 import click
 import numpy as np
 
-from landscape_cli.tables import table
 from ncsam.schema import Curves, Verdicts
 from ncsam.theory import CONTRAST_RATE, manipulation_check
+
+from .tables import table
 
 _COLOUR = {"supported": "green", "contradicted": "red", "undecided": "yellow"}
 

@@ -33,15 +33,19 @@ class Problem:
     val: np.ndarray
 
     @classmethod
-    def of(cls, config: TrainConfig) -> Problem:
+    def of(cls, config: TrainConfig, *, trust: bool = False) -> Problem:
         """Read the data, split them and apply the noise.
+
+        Args:
+            trust: import a ``package.module:factory`` that the configuration names.
 
         Raises:
             ValueError: a spelling in the configuration is unknown or impossible.
         """
-        dataset = data.load(config.data, seed=config.seeds["split"])
-        flat = dataset.train_x.flatten(1).numpy()
-        labels = noise.apply(config.noise, dataset.train_y.numpy(), dataset.num_classes, config.seeds["noise"], x=flat)
+        draw = noise.parse(config.noise)
+        dataset = data.load(config.data, seed=config.seeds["split"], trust=trust)
+        x = dataset.prepare(dataset.train_x).flatten(1).numpy() if config.noise.startswith("instance") else None
+        labels = draw(dataset.train_y.numpy(), dataset.num_classes, config.seeds["noise"], x)
         train, val = data.split_validation(len(dataset.train_y), config.val_fraction, config.seeds["split"])
         return cls(dataset, labels, train, val)
 

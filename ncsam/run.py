@@ -29,6 +29,9 @@ Progress = Callable[[Iterable[Any]], Iterable[Any]]
 class Run:
     """A finished run file, opened for reading; results are added by :mod:`ncsam.analyses`.
 
+    Args:
+        trust: import a ``package.module:factory`` that the file names as data or model; importing runs its code.
+
     Attributes:
         path: of the file.
         config: how it was trained.
@@ -39,8 +42,9 @@ class Run:
         StoreError: the file is missing, damaged, or no run file.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, *, trust: bool = False) -> None:
         self.path = Path(path)
+        self._trust = trust
         with store.open(self.path) as file:
             if file.kind != "run":
                 raise StoreError(f"{self.path}: is a {file.kind} file, expected a run; make one with `landscape train`")
@@ -87,7 +91,7 @@ class Run:
             StoreError: the data are not those of the run.
         """
         if self._problem is None:
-            problem = Problem.of(self.config)
+            problem = Problem.of(self.config, trust=self._trust)
             if problem.dataset.hash != self.attrs["data_hash"]:
                 raise StoreError(
                     f"{self.path}: the data {self.config.data!r} differ from those it was trained on "
@@ -108,7 +112,7 @@ class Run:
     def model(self, epoch: int | str = "last", device: str = "cpu", dtype: torch.dtype = torch.float32) -> nn.Module:
         """The model with its weights and buffers at the end of an epoch, in eval mode."""
         dataset = self.problem.dataset
-        model = models.build(self.config.model, dataset.input_shape, dataset.num_classes, seed=0)
+        model = models.build(self.config.model, dataset.input_shape, dataset.num_classes, seed=0, trust=self._trust)
         with store.open(self.path) as file:
             arrays = file.arrays(f"weights/{self.epoch(epoch)}")
         model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
@@ -134,6 +138,7 @@ def train_run(
     overwrite: bool = False,
     resume: bool = False,
     device: str = "cpu",
+    trust: bool = False,
     command: list[str] | None = None,
     attrs: dict[str, Any] | None = None,
     progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
@@ -142,6 +147,7 @@ def train_run(
 
     Args:
         path: of the run file; refused if it exists, unless ``overwrite``, or ``resume`` and it is complete.
+        trust: import a ``package.module:factory`` that the configuration names.
         resume: continue from the state that a stopped training left, bitwise as if it had not been stopped.
         command: the command line, for the record.
         attrs: further provenance, e.g. the arm of a study.
@@ -153,14 +159,14 @@ def train_run(
     """
     path, state = Path(path), state_path(Path(path))
     if path.exists() and not overwrite:
-        if resume and (run := Run(path)).config == config:
+        if resume and (run := Run(path, trust=trust)).config == config:
             return run
         raise StoreError(f"{path}: the file exists; choose another name, --overwrite, or --resume of the same run")
     if state.exists() and not (resume or overwrite):
         raise StoreError(f"{state}: unfinished training exists; continue with --resume or start over with --overwrite")
     if not path.parent.is_dir():
         raise StoreError(f"{path.parent}: no such folder; create it first")
-    trainer = Trainer(config, device=device)
+    trainer = Trainer(config, device=device, trust=trust)
     identity = {**config.to_dict(), "data_hash": trainer.problem.dataset.hash, "torch": torch.__version__}
     if resume and state.exists():
         trainer.load_state_dict(load_state(state, identity, device))
@@ -208,4 +214,4 @@ def train_run(
         overwrite=overwrite,
     )
     state.unlink(missing_ok=True)
-    return Run(path)
+    return Run(path, trust=trust)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from landscape.store import StoreError
-from landscape.store.disk import deferred_signals, fsync, publish
+from landscape.store.disk import deferred_signals, fsync, fsync_folder
 
 
 def state_path(path: Path) -> Path:
@@ -34,7 +34,8 @@ def save_state(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> N
                 file.write(buffer.getbuffer())
                 file.flush()
                 fsync(file.fileno())
-            publish(temporary, path, overwrite=True)
+            os.replace(temporary, path)
+            fsync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise StoreError(f"{path}: saving the training state failed ({error.strerror}); free some space") from error

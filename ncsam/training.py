@@ -25,6 +25,7 @@ class Trainer:
         config: what to train and how.
         problem: built from the configuration if none; pass one to share its data between trainers.
         device: where to train.
+        trust: import a ``package.module:factory`` that the configuration names as data or model.
 
     Raises:
         ValueError: something in the configuration is unknown or impossible; before any work is done.
@@ -36,12 +37,14 @@ class Trainer:
     2 (6,)
     """
 
-    def __init__(self, config: TrainConfig, problem: Problem | None = None, device: str = "cpu") -> None:
+    def __init__(
+        self, config: TrainConfig, problem: Problem | None = None, device: str = "cpu", *, trust: bool = False
+    ) -> None:
         self.config = config
-        self.problem = problem or Problem.of(config)
+        self.problem = problem or Problem.of(config, trust=trust)
         dataset = self.problem.dataset
         self.model = models.build(
-            config.model, dataset.input_shape, dataset.num_classes, seed=config.seeds["weights"]
+            config.model, dataset.input_shape, dataset.num_classes, seed=config.seeds["weights"], trust=trust
         ).to(device)
         base = torch.optim.SGD(
             self.model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
@@ -86,7 +89,9 @@ class Trainer:
         return {
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "rows": [{k: torch.as_tensor(v) for k, v in row.items()} for row in self.rows],
+            "rows": [
+                {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in r.items()} for r in self.rows
+            ],
             "checkpoints": {
                 epoch: {n: torch.from_numpy(a) for n, a in arrays.items()} for epoch, arrays in self.checkpoints.items()
             },
@@ -96,7 +101,7 @@ class Trainer:
         """Continue from a :meth:`state_dict` of the same configuration."""
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self.rows = [{k: v.numpy() if v.ndim else v.item() for k, v in row.items()} for row in state["rows"]]
+        self.rows = [{k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in r.items()} for r in state["rows"]]
         self.checkpoints = {
             epoch: {n: t.numpy() for n, t in arrays.items()} for epoch, arrays in state["checkpoints"].items()
         }

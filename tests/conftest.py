@@ -8,9 +8,11 @@ import pytest
 import torch
 
 
+torch.set_num_threads(1)  # numbers are bitwise the same for one thread count; session fixtures too run on this one
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> Iterator[None]:
-    torch.set_num_threads(1)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         yield

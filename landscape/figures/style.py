@@ -17,7 +17,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 TEXT_WIDTH = 6.75  # inches, two ICML columns
 
-STYLE: dict[str, Any] = {
+STYLE: Any = {  # rcParams; their keys are a closed set of literals to type checkers
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,

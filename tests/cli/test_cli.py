@@ -1,0 +1,240 @@
+"""The command line: what it writes, what it refuses and with which status."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from landscape import store
+from landscape_cli.main import run as landscape
+from ncsam.schema import Curves, Verdicts
+from ncsam.theory import judge
+
+TRAIN = ["train", "--epochs", "3", "--optimizer", "sam", "--weight-decay", "0", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "run.h5"
+    assert landscape([*TRAIN, "--out", str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def copy(run_file: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(run_file, tmp_path / "run.h5"))
+
+
+def files(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*")}
+
+
+def test_each_command_serves_alone_on_a_run_file(
+    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = ["--views", "mixed,noisy_part", "--quiet"]
+    assert landscape(["hessian", str(copy), "--top", "2", "--trace", "4", *quick]) == 0
+    assert "trace ± s.e." in capsys.readouterr().out
+    assert landscape(["sharpness", str(copy), "--sigma", "0.01", "--samples", "2", *quick]) == 0
+    assert "adaptive" in capsys.readouterr().out
+    assert landscape(["surface", str(copy), "--points", "5", *quick]) == 0
+    assert landscape(["surface", str(copy), "--plane", "--points", "3", *quick]) == 0
+    assert "9 points" in capsys.readouterr().out
+    assert landscape(["figure", str(copy), "--out", str(tmp_path / "figures"), "--quiet"]) == 0
+    drawn = capsys.readouterr().out.split()
+    assert {Path(p).name for p in drawn} == {
+        f"{stem}.{ext}" for stem in ("training", "line", "contours_mixed") for ext in ("pdf", "png")
+    }
+    assert all(Path(p).stat().st_size > 1000 for p in drawn)
+
+
+def test_json_goes_to_stdout_alone(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["hessian", str(copy), "--top", "1", "--trace", "0", "--views", "mixed,test", "--json"]
+    assert landscape(arguments) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["kind"] == "spectrum"
+    assert found["views"] == ["mixed", "test"]
+    assert found["trace"] == [[None, None]]
+    assert len(found["values"][0][0]) == 1
+
+
+def test_the_resolved_configuration_is_stored(run_file: Path) -> None:
+    with store.open(run_file) as file:
+        config = file.attrs["config"]
+        command = file.attrs["command"]
+    assert config["options"] == {"rho": 0.05, "adaptive": False, "eta": 0.01}
+    assert config["lr_schedule"] == "cosine"
+    assert command[0] == "landscape"
+
+
+def test_a_configuration_file_gives_defaults_that_flags_override(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('epochs = 2\noptimizer = "sgd"\nseed-noise = 7\nweight_decay = 0.0\n')
+    out = tmp_path / "run.h5"
+    arguments = ["train", "--config", str(tmp_path / "c.toml"), "--epochs", "1", "--out", str(out), "--quiet"]
+    assert landscape(arguments) == 0
+    with store.open(out) as file:
+        config = file.attrs["config"]
+    assert (config["epochs"], config["optimizer"], config["weight_decay"]) == (1, "sgd", 0.0)
+    assert config["seeds"] == {"split": 0, "noise": 7, "weights": 0, "order": 0, "picks": 0}
+
+
+BAD = [
+    (["hessian", "missing.h5"], "missing.h5: there is no such file"),
+    (["train", "--noise", "symmetric:1.7", "--out", "new.h5"], "1.7"),
+    (["train", "--noise", "symetric:0.2", "--out", "new.h5"], "did you mean 'symmetric'"),
+    (["train", "--optimizer", "nscam", "--out", "new.h5"], "did you mean 'ncsam'"),
+    (["train", "--optimizer", "sgd", "--rho", "0.1", "--out", "new.h5"], "unknown option of sgd 'rho'"),
+    (["train", "--optimizer", "sam", "--rho", "-1", "--out", "new.h5"], "rho is -1.0"),
+    (["train", "--data", "digitz", "--out", "new.h5"], "did you mean 'digits'"),
+    (["train", "--data", "cifar10:nowhere", "--out", "new.h5"], "nowhere"),
+    (["train", "--model", "mpl", "--out", "new.h5"], "did you mean 'mlp'"),
+    (["train", "--epochs", "0", "--out", "new.h5"], "epochs is 0"),
+    (["train", "--lr", "fast", "--out", "new.h5"], "not a valid float"),
+    (["train", "--out", "run.h5"], "the file exists"),
+    (["train", "--out", "nowhere/new.h5"], "no such folder"),
+    (["train", "--checkpoints", "1,x", "--out", "new.h5"], "expected epochs such as 10,20"),
+    (["train", "--config", "missing.toml", "--out", "new.h5"], "missing.toml"),
+    (["train", "--config", "bad.toml", "--out", "new.h5"], "not a TOML file"),
+    (["train", "--config", "typo.toml", "--out", "new.h5"], "unknown key 'epoch'"),
+    (["train"], "Missing option '--out'"),
+    (["hessian", "notes.txt"], "not an HDF5 file"),
+    (["hessian", "run.h5", "--views", "mixed,tset"], "unknown view 'tset'"),
+    (["hessian", "run.h5", "--top", "0"], "0 is not in the range"),
+    (["hessian", "run.h5", "--epochs", "99"], "no weights of epoch 99"),
+    (["hessian", "run.h5", "--dtype", "int8"], "'int8' is not one of"),
+    (["sharpness", "run.h5", "--epochs", "soon"], "soon"),
+    (["surface", "run.h5", "--span", "-1"], "expected a finite number > 0"),
+    (["surface", "run.h5", "--points", "1"], "1 is not in the range"),
+    (["figure", "missing.h5", "--out", "figures"], "no such file"),
+    (["figure", "run.h5", "--out", "figures", "--formats", "gif"], "'gif', expected pdf, png or svg"),
+    (["figure", "run.h5", "--out", "full"], "not an empty folder"),
+    (["demo", "--out", "full"], "the folder is not empty"),
+    (["demo", "--out", "notes.txt"], "is a file, expected a folder"),
+    (["nonsense"], "No such command 'nonsense'"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda v: " ".join(v)[:60] if isinstance(v, list) else "")
+def test_bad_input_is_refused_in_one_line_and_leaves_nothing(
+    arguments: list[str], message: str, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("not a run")
+    (tmp_path / "bad.toml").write_text("epochs = = 3")
+    (tmp_path / "typo.toml").write_text("epoch = 3")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "kept.txt").write_text("kept")
+    before, content = files(tmp_path), copy.read_bytes()
+    assert landscape(arguments) == 2
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("landscape: error: ")
+    assert message in lines[0]
+    assert files(tmp_path) == before
+    assert copy.read_bytes() == content
+
+
+def test_a_traceback_only_with_debug(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert landscape(["--debug", "hessian", str(tmp_path / "missing.h5")]) == 2
+    assert "Traceback" in capfd.readouterr().err
+
+
+def test_what_fails_after_work_began_has_status_1(copy: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    # A learning rate that blows the weights up: the loss has no curvature there.
+    out = copy.with_name("blown.h5")
+    arguments = ["train", "--epochs", "2", "--lr", "1e30", "--optimizer", "sgd", "--out", str(out), "--quiet"]
+    assert landscape(arguments) == 0
+    assert landscape(["hessian", str(out), "--quiet", "--views", "mixed"]) == 1
+    assert "not finite" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "word"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_stopped_command_says_how_to_go_on_and_does(copy: Path, sent: int, status: int, word: str) -> None:
+    command = [sys.executable, "-m", "landscape_cli", "surface", str(copy), "--plane", "--points", "151"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    part = copy.with_name("run.h5.surface.plane.part")
+    deadline = time.monotonic() + 60
+    while not part.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(1.5)
+    process.send_signal(sent)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == status
+    last = err.strip().splitlines()[-1]
+    assert f"{word}; continue with: landscape surface" in last
+    assert last.endswith("--resume")
+    with store.open(copy) as file:
+        assert "surface/plane" not in file
+    assert part.exists()
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A shrunken demo in a process of its own, as a user would run it."""
+    out = tmp_path_factory.mktemp("demo") / "demo"
+    command = [sys.executable, "-m", "landscape_cli", "demo", "--out", str(out), "--seeds", "2", "--epochs", "8"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "NO_COLOR": "1"})
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+def test_demo_names_every_file_it_wrote(demo: tuple[Path, str]) -> None:
+    out, text = demo
+    written = {p for p in out.rglob("*") if p.is_file()}
+    assert len(written) == 1 + 2 * 16 + 2 * 8
+    assert {
+        Path(line.split()[0]) for line in text.split("Files")[1].splitlines() if line.startswith(f"  {out}")
+    } == written
+    assert text.count("\n  landscape ") == 3
+
+
+def test_verdicts_follow_from_the_numbers_in_the_files(demo: tuple[Path, str]) -> None:
+    out, text = demo
+    with store.open(out / "study.h5") as file:
+        curves, verdicts = file.record("curves"), file.record("verdicts")
+    assert isinstance(curves, Curves)
+    assert isinstance(verdicts, Verdicts)
+    again = judge(curves)
+    np.testing.assert_array_equal(again.verdict, verdicts.verdict)
+    np.testing.assert_array_equal(again.estimate, verdicts.estimate)
+    for statement, verdict in zip(verdicts.statements, verdicts.verdict, strict=True):
+        assert re.search(rf"^{statement}\*? .*{re.escape(verdict)}", text, re.MULTILINE)
+    assert verdicts.preliminary.all()
+
+
+def test_demo_curves_hold_every_run(demo: tuple[Path, str]) -> None:
+    out, _ = demo
+    with store.open(out / "study.h5") as file:
+        curves = file.record("curves")
+    assert isinstance(curves, Curves)
+    assert curves.rates.tolist() == [0.0, 0.2, 0.4, 0.6]
+    for quantity in ("adaptive/test", "sam/mixed", "top_eigenvalue/clean_part", "trace/true_labels", "test_accuracy"):
+        for arm in ("sgd", "sam", "ncsam"):
+            assert all(np.isfinite(curves.of(quantity, arm, rate)).all() for rate in curves.rates)
+        for control in ("sam-large", "ncsam-unprojected", "matched", "clean-direction"):
+            assert np.isfinite(curves.of(quantity, control, 0.4)).all()
+    assert np.isnan(curves.of("adaptive/noisy_part", "sgd", 0.0)).all()  # empty, not a number
+    with store.open(out / "runs" / "ncsam-noise40-seed0.h5") as file:
+        assert {"surface/line", "surface/plane", "hessian/top5", "sharpness/default", "weights/8"} <= set(file.names())
+
+
+def test_a_finished_demo_resumes_without_training_again(demo: tuple[Path, str]) -> None:
+    out, _ = demo
+    before = {p: p.stat().st_mtime_ns for p in (out / "runs").iterdir()}
+    assert landscape(["demo", "--out", str(out), "--seeds", "2", "--epochs", "8", "--resume", "--quiet"]) == 0
+    assert {p: p.stat().st_mtime_ns for p in (out / "runs").iterdir()} == before
