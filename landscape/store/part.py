@@ -22,11 +22,13 @@ import numpy as np
 
 from landscape.records import Status
 from landscape.store import schema
+from landscape.store.arrays import read_raw
 from landscape.store.attributes import read_attributes, to_json, write_attributes
 from landscape.store.disk import Disk, deferred_signals, fsync_folder
 from landscape.store.errors import StoreError, one_line
 from landscape.store.finished import FORMAT
 from landscape.store.lock import try_lock
+from landscape.store.manifest import member
 from landscape.store.temporary import publish, temporary_file
 
 logger = logging.getLogger(__name__)
@@ -269,6 +271,11 @@ class PartFile:
 
     def _described(self) -> str:
         return "expected " + ", ".join(f"{name} {shape}" for name, (shape, _) in self._fields.items())
+
+
+def read_status(file: h5py.File, file_size: int) -> np.ndarray:
+    """Status of every row of an open part file, (rows,) uint8."""
+    return read_raw(member(file, "status"), file_size)
 
 
 def read_rows(file: h5py.File, status: np.ndarray) -> dict[str, np.ndarray]:

@@ -97,6 +97,16 @@ class File:
         with self._reading():
             return schema.read_arrays(self._group(name), self.size, self.manifest())
 
+    def content(self, name: str) -> Record | dict[str, np.ndarray]:
+        """What lies under ``name``: a record, or bare arrays by name.
+
+        Raises:
+            StoreError: as :meth:`record` and :meth:`arrays`.
+        """
+        with self._reading():
+            bare = schema.content_of(self._group(name), self.size) == schema.ARRAYS
+        return self.arrays(name) if bare else self.record(name)
+
     def _group(self, name: str) -> h5py.Group:
         names = self.names()
         if name not in names:

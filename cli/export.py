@@ -1,0 +1,86 @@
+"""``landscape export``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+SUFFIXES = {"csv": ".csv", "npz": ".npz", "latex": ".tex", "xdmf": ".xdmf", "li": "-li.h5", "h5": ".h5"}
+
+
+@click.command("export")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("name", required=False)
+@click.option("--format", "target", type=click.Choice(list(SUFFIXES)), required=True, help="See below.")
+@click.option("--out", type=click.Path(path_type=Path), help="File to write; default: named after FILE and NAME.")
+@click.option("--view", help="With li: the view that becomes train_loss; default: the first.")
+@click.option("--test-view", help="With li: the view that becomes test_loss.")
+@click.option("--overwrite", is_flag=True, help="Replace existing files.")
+def command(
+    file: Path,
+    name: str | None,
+    target: str,
+    out: Path | None,
+    view: str | None,
+    test_view: str | None,
+    overwrite: bool,
+) -> None:
+    """Write one result for another program; NAME is what `landscape inspect` shows, needed where FILE holds several.
+
+    \b
+    csv    tidy tables, one for each set of dimensions
+    npz    NumPy arrays
+    latex  booktabs tables
+    xdmf   for ParaView: a sidecar that leaves a plane where it is
+    li     surface in the layout of Li et al. (2018): xcoordinates, ycoordinates, train_loss, train_acc
+    h5     a result file of its own
+
+    FILE may itself be in the layout of Li et al.
+
+    \b
+    Examples:
+      landscape export run.h5 hessian/top5 --format csv
+      landscape export run.h5 surface/plane --format li --view mixed --test-view test
+      landscape export old_surface.h5 --format h5 --out surface.h5
+    """
+    import numpy as np
+
+    import ncsam.schema  # noqa: F401 - makes the kinds of record known that runs hold
+    from landscape import store
+    from landscape.records import Line, Plane, Record
+    from landscape.store import export, li_layout
+
+    content: Record | dict[str, np.ndarray]
+    if li_layout.is_li(file):
+        content = li_layout.read_li(file)
+    else:
+        with store.open(file) as opened:
+            names = opened.names()
+            name = names[0] if name is None and len(names) == 1 else name
+            if name is None:
+                raise click.UsageError(f"{file}: holds {', '.join(names) or 'nothing'}; give the NAME of one")
+            content = opened.content(name)
+    out = out or file.with_name(f"{file.stem}{f'-{name}' if name else ''}{SUFFIXES[target]}".replace("/", "-"))
+    if target == "npz":
+        click.echo(export.to_npz(content, out, overwrite=overwrite))
+        return
+    if isinstance(content, dict):
+        raise click.UsageError(f"{name} holds bare arrays; export them with --format npz")
+    if target == "csv":
+        for path in export.to_csv(content, out, overwrite=overwrite):
+            click.echo(path)
+    elif target == "latex":
+        click.echo(export.to_latex(content, out, overwrite=overwrite))
+    elif target == "h5":
+        content.save(out, overwrite=overwrite)
+        click.echo(out)
+    elif target == "xdmf":
+        if not isinstance(content, Plane) or name is None:
+            raise click.UsageError("xdmf describes a plane of a file of ours; convert FILE with --format h5 first")
+        click.echo(export.to_xdmf(content, file, name, out, overwrite=overwrite))
+    else:
+        if not isinstance(content, Line | Plane):
+            raise click.UsageError(f"{name} is no line or plane, so it has no place in the layout of Li et al.")
+        views = {"train": view or str(content.views[0])} | ({"test": test_view} if test_view else {})
+        click.echo(li_layout.write_li(content, out, views=views, overwrite=overwrite))

@@ -1,0 +1,33 @@
+"""``landscape verify``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command("verify")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+def command(files: tuple[Path, ...], as_json: bool) -> int:
+    """Check that files are bit for bit what was written, and say what the schema promises. Exit status 1 if not.
+
+    \b
+    Examples:
+      landscape verify run.h5
+      landscape verify runs/*.h5 --json
+    """
+    import json
+
+    import ncsam.schema  # noqa: F401 - makes the kinds of record known that runs hold
+    from landscape import store
+
+    found = {str(file): store.verify(file) for file in files}
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        for file, problems in found.items():
+            for line in problems or ["ok"]:
+                click.echo(f"{file}: {line}")
+    return 1 if any(found.values()) else 0
