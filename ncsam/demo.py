@@ -21,7 +21,8 @@ RATES = (0.0, 0.2, 0.4, 0.6)
 SEEDS = 5
 EPOCHS = 80
 SURFACE_POINTS = 31
-PLANE_POINTS = 15
+PLANE_POINTS = 13
+TRACE_PROBES = 16
 
 _NCSAM = {"rho": 0.05, "kappa": 0.1, "flip_ratio": 0.4}
 ARMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
@@ -63,7 +64,7 @@ def _cell(arm: str, rate: float, seed: int, epochs: int) -> Cell:
         rate,
         seed,
         config,
-        spectrum={"trace_matvecs": 16},
+        spectrum={"trace_matvecs": TRACE_PROBES},
         sharpness={},
         line={"alphas": span, "seed": 0} if drawn else None,
         plane={"alphas": coarse, "betas": coarse, "seed": 0} if drawn else None,

@@ -100,8 +100,8 @@ def margins(logits: Tensor) -> Tensor:
     >>> margins(torch.tensor([[3.0, 1.0, 2.5], [0.0, 4.0, 1.0]])).tolist()
     [0.5, 3.0]
     """
-    top = logits.topk(2, dim=1).values
-    return top[:, 0] - top[:, 1]
+    first, second = logits.topk(2, dim=1).values.unbind(dim=1)
+    return first - second
 
 
 def pick_chances(logits: Tensor) -> Tensor:

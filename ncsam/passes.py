@@ -207,7 +207,8 @@ class FirstPass:
             return self._backward(loss, retain=False)
         if self._graph is not None:
             with batch.callers_precision():
-                loss = batch.loss(self._graph if rows is None else self._graph[rows], labels, loss_fn)
+                out = self._graph if rows is None else self._graph.index_select(0, rows)
+                loss = batch.loss(out, labels, loss_fn)
             if not keep_graph:
                 self._graph = None
             return self._backward(loss, retain=keep_graph)

@@ -53,6 +53,10 @@ def save(made: Figure, stem: str | Path, formats: Sequence[str] = ("pdf", "png")
         OSError: the folder is missing or full.
     """
     written = []
+    with mpl.rc_context(STYLE):
+        made.draw_without_rendering()
+        layout = made.get_layout_engine()
+        made.set_layout_engine("none")  # the layout stands; finding it again for every format takes longest
     for extension in formats:
         path = Path(stem).with_name(f"{Path(stem).name}.{extension}")
         temporary = path.with_name(f".{path.name}.tmp")
@@ -61,4 +65,5 @@ def save(made: Figure, stem: str | Path, formats: Sequence[str] = ("pdf", "png")
             made.savefig(temporary, format=extension, metadata=metadata)
         os.replace(temporary, path)
         written.append(path)
+    made.set_layout_engine(layout)
     return written

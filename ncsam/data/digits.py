@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from ncsam.data.dataset import Data, Normalization
 
@@ -22,6 +20,10 @@ def load(*, seed: int = 0) -> Data:
     >>> tuple(digits.train_x.shape), tuple(digits.test_x.shape)
     ((1198, 1, 8, 8), (599, 1, 8, 8))
     """
+    # Imported here: it takes longer than reading any other data set.
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     bunch = load_digits()
     train_x, test_x, train_y, test_y = train_test_split(
         bunch.images, bunch.target, test_size=TEST_FRACTION, random_state=seed, stratify=bunch.target

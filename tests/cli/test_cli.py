@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import os
 import re
 import shutil
 import signal
@@ -12,14 +13,17 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 
 from landscape import store
 from landscape_cli.main import run as landscape
+from ncsam import demo as demo_study
 from ncsam.schema import Curves, Verdicts
 from ncsam.theory import judge
 
+SHRUNKEN = ["--seeds", "2", "--epochs", "8", "--quiet"]
 TRAIN = ["train", "--epochs", "3", "--optimizer", "sam", "--weight-decay", "0", "--quiet"]
 
 
@@ -185,12 +189,15 @@ def test_a_stopped_command_says_how_to_go_on_and_does(copy: Path, sent: int, sta
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A shrunken demo in a process of its own, as a user would run it."""
+    """The demo with few epochs, seeds and points; everything else as a user gets it."""
     out = tmp_path_factory.mktemp("demo") / "demo"
-    command = [sys.executable, "-m", "landscape_cli", "demo", "--out", str(out), "--seeds", "2", "--epochs", "8"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "NO_COLOR": "1"})
-    assert done.returncode == 0, done.stderr
-    return out, done.stdout
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setattr(demo_study, "SURFACE_POINTS", 5)
+        patch.setattr(demo_study, "PLANE_POINTS", 3)
+        patch.setattr(demo_study, "TRACE_PROBES", 2)
+        assert landscape(["demo", "--out", str(out), *SHRUNKEN]) == 0
+    return out, click.unstyle(printed.getvalue())
 
 
 def test_demo_names_every_file_it_wrote(demo: tuple[Path, str]) -> None:
@@ -236,5 +243,5 @@ def test_demo_curves_hold_every_run(demo: tuple[Path, str]) -> None:
 def test_a_finished_demo_resumes_without_training_again(demo: tuple[Path, str]) -> None:
     out, _ = demo
     before = {p: p.stat().st_mtime_ns for p in (out / "runs").iterdir()}
-    assert landscape(["demo", "--out", str(out), "--seeds", "2", "--epochs", "8", "--resume", "--quiet"]) == 0
+    assert landscape(["demo", "--out", str(out), *SHRUNKEN, "--resume"]) == 0
     assert {p: p.stat().st_mtime_ns for p in (out / "runs").iterdir()} == before
