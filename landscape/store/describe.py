@@ -79,9 +79,12 @@ def _variable(file: File, group: h5py.Group, name: str, look: bool) -> dict[str,
     described |= {key: attributes[key] for key in ("units", "long_name") if key in attributes}
     if look and dataset.size * dataset.dtype.itemsize <= LOOK_INTO:
         try:
-            described |= _summary(schema.read_array(group, name, file.size, file.manifest()))
-            if dataset.ndim > 1 and described["dtype"] != "str":
-                described["sparklines"] = _slices(file, group, name, described["dims"])
+            values = schema.read_array(group, name, file.size, file.manifest())
+            if name == "status":
+                described["statuses"] = _statuses(values)
+            else:
+                described |= _summary(values)
+                described |= _slices(file, group, values, described["dims"])
         except StoreError as error:
             described["problem"] = str(error)
     return described
@@ -105,14 +108,19 @@ def _summary(values: np.ndarray) -> dict[str, Any]:
     return found
 
 
-def _slices(file: File, group: h5py.Group, name: str, dims: list[str]) -> dict[str, str]:
-    """One sparkline for each entry of the first dimension, through the middle of those between it and the last."""
-    values = schema.read_array(group, name, file.size, file.manifest())
-    first = dims[0] if dims else ""
-    labelled = first in group and group[first].dtype.kind == "S"
-    labels = schema.read_array(group, first, file.size, file.manifest()) if labelled else range(values.shape[0])
+def _statuses(codes: np.ndarray) -> dict[str, int]:
+    """How many values have which status, by its name."""
+    known = {status.value: status.name.lower() for status in Status}
+    return {known.get(code, str(code)): count for code, count in sorted(Counter(codes.reshape(-1).tolist()).items())}
+
+
+def _slices(file: File, group: h5py.Group, values: np.ndarray, dims: list[str]) -> dict[str, dict[str, str]]:
+    """One sparkline for each label of the first dimension, through the middle of those between it and the last."""
+    if values.ndim < 2 or values.dtype.kind == "U" or not dims or group[dims[0]].dtype.kind != "S":
+        return {}
+    labels = schema.read_array(group, dims[0], file.size, file.manifest())
     middle = tuple(size // 2 for size in values.shape[1:-1])
-    return {str(label): sparkline(row[middle]) for label, row in zip(list(labels)[:8], values, strict=False)}
+    return {"sparklines": {str(label): sparkline(row[middle]) for label, row in zip(labels, values, strict=True)}}
 
 
 def sparkline(values: np.ndarray) -> str:
@@ -135,10 +143,9 @@ def sparkline(values: np.ndarray) -> str:
 def _part(file: File) -> dict[str, Any]:
     """Work in progress: how many rows have which status."""
     try:
-        counts = Counter(Status(int(code)).name.lower() for code in read_status(file.h5, file.size))
-    except ValueError as error:
-        raise StoreError(f"{file.path}: its status array is damaged ({error})") from error
-    return {"name": "", "content": "part", "parameters": {}, "variables": [], "rows": dict(counts)}
+        return {"name": "", "content": "part", "rows": _statuses(read_status(file.h5, file.size))}
+    except Exception as error:
+        return {"name": "", "content": "part", "problem": " ".join(str(error).split())}
 
 
 def render(described: dict[str, Any]) -> str:
@@ -151,8 +158,7 @@ def render(described: dict[str, Any]) -> str:
         lines += ["", f"{content['name']}  {content.get('content', '')}".strip()]
         if "problem" in content:
             lines.append(f"  damaged: {content['problem']}")
-        if "rows" in content:
-            lines += [f"  {count} rows {status}" for status, count in content["rows"].items()]
+        lines += [f"  {count} rows {status}" for status, count in content.get("rows", {}).items()]
         parameters = content.get("parameters", {})
         if parameters:
             lines.append("  " + ", ".join(f"{name} = {_short(value)}" for name, value in parameters.items()))
@@ -171,6 +177,8 @@ def _variable_lines(variable: dict[str, Any]) -> list[str]:
         told.append(f"= {_short(variable['value'])}")
     if "values" in variable:
         told.append(_short(variable["values"]))
+    if "statuses" in variable:
+        told.append(", ".join(f"{count} {status}" for status, count in variable["statuses"].items()))
     if "min" in variable:
         told.append(f"{variable['min']:.4g} … {variable['max']:.4g}")
     if variable.get("units", "1") != "1" and variable["dtype"] != "str":
@@ -178,7 +186,7 @@ def _variable_lines(variable: dict[str, Any]) -> list[str]:
     if "missing" in variable:
         told.append(f"{variable['missing']} missing")
     told += [variable.get("sparkline", ""), f"damaged: {variable['problem']}" if "problem" in variable else ""]
-    lines = [f"{head:<32}{'  '.join(text for text in told if text)}".rstrip()]
+    lines = [f"{head:<40}  {'  '.join(text for text in told if text)}".rstrip()]
     slices = variable.get("sparklines", {})
     width = max(map(len, slices), default=0)
     return lines + [f"    {label:<{width}}  {line}" for label, line in slices.items()]

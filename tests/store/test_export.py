@@ -149,7 +149,7 @@ def test_inspect_shows_everything_at_a_glance(tmp_path: Path) -> None:
         "    mixed  ",
         "seed = 0, tol = 1e-06, which = LM",
         "values(pair=3)",
-        "conv.weight(2, 3, 4)          float32",
+        "conv.weight(2, 3, 4)                    float32",
     ):
         assert expected in text
     result = run("inspect", path, "--json")
@@ -160,7 +160,9 @@ def test_inspect_shows_everything_at_a_glance(tmp_path: Path) -> None:
         "training",
         "weights/last",
     ]
-    assert found["contents"][1]["variables"][2]["sparklines"].keys() == {"mixed", "test"}
+    variables = {variable["name"]: variable for variable in found["contents"][1]["variables"]}
+    assert variables["loss"]["sparklines"].keys() == {"mixed", "test"}
+    assert variables["status"]["statuses"] == {"ok": 240}
     assert run("inspect", path).stdout == text + "\n"
 
 
