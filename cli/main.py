@@ -23,6 +23,8 @@ COMMANDS = {
     "sharpness": "SAM, adaptive and average sharpness of a run.",
     "figure": "Draw the figures of run or study files.",
     "inspect": "Show what a file holds.",
+    "verify": "Check a file against its checksums and its schema.",
+    "export": "Hand a file's results to other programs.",
 }
 DONE, FAILED, REFUSED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 

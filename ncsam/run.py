@@ -171,16 +171,12 @@ def train_run(
     if resume and state.exists():
         trainer.load_state_dict(load_state(state, identity, device))
     started, saved = time.monotonic(), time.monotonic()
-    try:
-        epochs = trainer.epochs()
-        for _ in epochs if progress is None else progress(epochs, config.epochs - len(trainer.rows)):
-            if time.monotonic() - saved > SAVE_EVERY:
-                save_state(state, identity, trainer.state_dict())
-                saved = time.monotonic()
-    except KeyboardInterrupt:
-        if trainer.rows:
+    epochs = trainer.epochs()
+    for _ in epochs if progress is None else progress(epochs, config.epochs - len(trainer.rows)):
+        # Only here, between epochs, is the state one to resume from; an interrupt inside an epoch leaves the last one.
+        if time.monotonic() - saved >= SAVE_EVERY:
             save_state(state, identity, trainer.state_dict())
-        raise
+            saved = time.monotonic()
     labels = trainer.problem.labels
     stamp = store.stamp(
         config=config.to_dict(),

@@ -6,6 +6,8 @@ import dataclasses
 import itertools
 import logging
 import multiprocessing
+import signal
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -86,7 +88,7 @@ def run_cells(
         What failed; the others are complete.
     """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_single_thread) as pool:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker) as pool:
         futures = {pool.submit(_run_cell, cell, folder / f"{cell.name}.h5"): cell for cell in cells}
         try:
             return list(_failures(futures, progress))
@@ -105,10 +107,16 @@ def _failures(
             yield Failure(futures[future], f"{type(error).__name__}: {first_line}")
 
 
-def _single_thread() -> None:
+def _start_worker() -> None:
     import torch
 
+    from ncsam.optimizer import ProjectionWarning
+
     torch.set_num_threads(1)
+    # Ctrl-C reaches every process of the terminal; the parent decides, and a worker finishes what it has begun.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # How much the projection discards is a column of every run; a line on the terminal a run would bury the rest.
+    warnings.simplefilter("ignore", ProjectionWarning)
 
 
 def _run_cell(cell: Cell, path: Path) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-
 torch.set_num_threads(1)  # numbers are bitwise the same for one thread count; session fixtures too run on this one
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import h5py
@@ -26,6 +26,14 @@ from tests.study.conftest import CONFIG
 
 class Stop(Exception):
     """Stands for whatever ends a process in the middle."""
+
+
+def _before(method: Callable[..., object], hook: Callable[..., None]) -> Callable[..., object]:
+    def both(*args: object, **kwargs: object) -> object:
+        hook(*args)
+        return method(*args, **kwargs)
+
+    return both
 
 
 def stop_after(count: int) -> object:
@@ -134,17 +142,22 @@ def test_unfinished_work_is_neither_overwritten_nor_mixed(run: Run) -> None:
     assert measure_line(run, alphas=[0, 2], overwrite=True).alphas.tolist() == [0, 2]
 
 
-def test_an_interrupted_training_goes_on_bitwise(trained: Path, tmp_path: Path) -> None:
+def test_an_interrupted_training_goes_on_bitwise(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "run.h5"
+    monkeypatch.setattr("ncsam.run.SAVE_EVERY", 0.0)
+    steps = []
 
-    def interrupt(epochs: Iterable[object], left: int) -> Iterator[object]:
-        for done, row in enumerate(epochs):
-            yield row
-            if done == 2:
-                raise KeyboardInterrupt
+    def interrupt(optimizer: object, *_: object) -> None:
+        steps.append(1)
+        if len(steps) == 3 * 9 + 4:  # in the middle of the fourth epoch
+            raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        train_run(CONFIG, path, progress=interrupt)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.optim.SGD, "step", _before(torch.optim.SGD.step, interrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train_run(CONFIG, path)
     assert not path.exists()
     with pytest.raises(StoreError, match="unfinished training exists"):
         train_run(CONFIG, path)
