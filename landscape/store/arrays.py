@@ -46,7 +46,7 @@ def write_array(group: h5py.Group, name: str, value: Any, *, compress: bool) -> 
             options |= {"compression": "gzip", "compression_opts": 4, "shuffle": True}
     dataset = group.create_dataset(name, shape=array.shape, dtype=array.dtype, **options)
     if array.size:
-        dataset.write_direct(np.ascontiguousarray(array)) if array.ndim else dataset.__setitem__((), array)
+        dataset.id.write(h5py.h5s.ALL, h5py.h5s.ALL, np.ascontiguousarray(array).reshape(array.shape))
     return dataset
 
 
@@ -82,7 +82,7 @@ def read_raw(dataset: h5py.Dataset, file_size: int) -> np.ndarray:
         raise StoreError(f"{where} claims {size} bytes in chunks of {chunk}, but {stored} of {file_size} are on disk")
     array = np.empty(dataset.shape, dtype)
     if size:
-        dataset.read_direct(array) if array.ndim else array.__setitem__((), dataset[()])
+        dataset.id.read(h5py.h5s.ALL, h5py.h5s.ALL, array)
     return array
 
 

@@ -92,8 +92,9 @@ class Disk:
         return len(view)
 
     def truncate(self, size: int | None = None) -> int:
+        # HDF5 asks for this at every flush; to "change" the length to what it is would still make the next sync dearer
         try:
-            if self.error is None:
+            if self.error is None and size != os.fstat(self._raw.fileno()).st_size:
                 self._raw.truncate(size)
         except OSError as error:
             self.error = error

@@ -49,7 +49,8 @@ def objects(
 
 def member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
     """One member of a group; links to other places and other files are refused, not followed."""
-    if group.get(name, getclass=True, getlink=True) is not h5py.HardLink:
+    encoded = name.encode(errors="surrogateescape")
+    if encoded in group and group.id.links.get_info(encoded).type != h5py.h5l.TYPE_HARD:
         raise StoreError(f"{group.name}/{name} is a soft or external link, which is not followed")
     found = group[name]
     if not isinstance(found, h5py.Group | h5py.Dataset):
