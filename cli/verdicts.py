@@ -8,10 +8,11 @@ import click
 import numpy as np
 
 from ncsam.schema import Curves, Verdicts
-from ncsam.theory import CONTRAST_RATE, manipulation_check
+from ncsam.theory import CONTRAST_RATE, manipulation_check, seeds_needed
 
 from .tables import table
 
+_TESTS = "Page's trend test for T6a, exact sign-flip test else, two-sided"
 _COLOUR = {"supported": "green", "contradicted": "red", "undecided": "yellow"}
 
 
@@ -45,7 +46,7 @@ def show_verdicts(verdicts: Verdicts, curves: Curves) -> str:
     lines.append(
         _wrapped(
             "Supported: the interval lies above m, the smallest relevant effect; contradicted: below it. "
-            "* preliminary: too few seeds for the exact test to decide after Holm's correction."
+            f"p: {_TESTS}. * preliminary: the sign-flip test needs {seeds_needed()} seeds to decide after Holm's correction."
         )
     )
     return "\n".join(lines)

@@ -193,7 +193,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("demo") / "demo"
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
-        patch.setattr(demo_study, "SURFACE_POINTS", 5)
+        patch.setattr(demo_study, "LINE_POINTS", 5)
         patch.setattr(demo_study, "PLANE_POINTS", 3)
         patch.setattr(demo_study, "TRACE_PROBES", 2)
         assert landscape(["demo", "--out", str(out), *SHRUNKEN]) == 0
