@@ -46,7 +46,8 @@ def show_verdicts(verdicts: Verdicts, curves: Curves) -> str:
     lines.append(
         _wrapped(
             "Supported: the interval lies above m, the smallest relevant effect; contradicted: below it. "
-            f"p: {_TESTS}. * preliminary: the sign-flip test needs {seeds_needed()} seeds to decide after Holm's correction."
+            f"p: {_TESTS}. * preliminary: the sign-flip test needs {seeds_needed()} seeds to decide after "
+            "Holm's correction."
         )
     )
     return "\n".join(lines)

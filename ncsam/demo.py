@@ -1,8 +1,8 @@
 """The demo study: the whole main job, small enough for two cores and three minutes.
 
-Training is set so that plain SGD memorises in the time there is (no weight decay, batches of 64, enough epochs) and for
-nothing else. The optimizers' settings are the paper's where it states them (κ = 0.1, r_flip = 0.4, lr 0.05, a warm-up of
-a quarter) and its code's (ρ = 0.05, cosine to zero); the larger ρ is four times that.
+Training is set so that plain SGD memorises in the time there is (no weight decay, batches of 64, enough epochs) and
+for nothing else. The optimizers' settings are the paper's where it states them (κ = 0.1, r_flip = 0.4, lr 0.05, a
+warm-up of a quarter) and its code's (ρ = 0.05, cosine to zero); the larger ρ is four times that.
 """
 
 from __future__ import annotations

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from landscape.figures.style import COLOURS, MARKERS, STYLE, figure
+from landscape.figures.style import COLOURS, MARKERS, STYLE, figure, log_scale
 from ncsam.schema import Curves, Training
 
 QUANTITIES = {
@@ -82,7 +83,8 @@ def against_noise(curves: Curves, quantities: Sequence[str] = tuple(QUANTITIES))
                         rates + 2.5 * single, mean[there], error, color=colour, marker=marker, linestyle="", label=arm,
                         capsize=2, elinewidth=0.8,
                     )  # fmt: skip
-            ax.set(title=QUANTITIES.get(quantity, quantity), ylim=(min(0.0, np.nanmin(curves.value[q])), None))
+            log_scale(ax, np.nanmin(curves.mean[q]), np.nanmax(curves.mean[q]))
+            ax.set(title=QUANTITIES.get(quantity, quantity), ylim=(_bottom(ax, curves.value[q]), None))
             if quantity in ("test_accuracy", "memorisation"):
                 ax.set_ylim(top=min(1.02, ax.get_ylim()[1]))
                 ax.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
@@ -91,3 +93,9 @@ def against_noise(curves: Curves, quantities: Sequence[str] = tuple(QUANTITIES))
         handles, labels = axes[0, 0].get_legend_handles_labels()
         made.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
     return made
+
+
+def _bottom(ax: Axes, values: np.ndarray) -> float:
+    """Zero, or below it where values are negative; on a logarithmic axis just below the least value."""
+    least = float(np.nanmin(values))
+    return least * 0.8 if ax.get_yscale() == "log" else min(0.0, least)

@@ -9,8 +9,10 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 # Okabe & Ito, without the yellow that vanishes on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -44,6 +46,17 @@ def figure(rows: int, columns: int, *, height: float = 2.2, **subplots: Any) -> 
         made = Figure(figsize=(TEXT_WIDTH, height * rows))
         FigureCanvasAgg(made)
         return made, made.subplots(rows, columns, squeeze=False, **subplots)
+
+
+def log_scale(ax: Axes, low: float, high: float) -> None:
+    """Make the y axis logarithmic with plain numbers at its ticks, where [low, high] spans more than a factor of 20."""
+    if not (low > 0 and high > 20 * low):
+        return
+    ax.set_yscale("log")
+    ax.yaxis.set_major_formatter("{x:g}")
+    steps = [1, 2, 5] if high < 100 * low else [1]
+    ax.yaxis.set_major_locator(LogLocator(subs=steps))
+    ax.yaxis.set_minor_formatter(NullFormatter())
 
 
 def save(made: Figure, stem: str | Path, formats: Sequence[str] = ("pdf", "png")) -> list[Path]:

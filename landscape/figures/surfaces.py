@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
-from landscape.figures.style import COLOURS, STYLE, figure
+from landscape.figures.style import COLOURS, STYLE, figure, log_scale
 from landscape.records import Line, Plane
 
 
@@ -35,9 +35,9 @@ def lines(groups: Mapping[str, Sequence[Line]], views: Sequence[str]) -> Figure:
                 if len(members) > 1:
                     ax.fill_between(alphas, losses.min(0), losses.max(0), color=colour, alpha=0.15, linewidth=0)
             ax.set(title=view.replace("_", " "), xlabel="α (filter norms)")
-            low, high = ax.dataLim.intervaly
-            if low > 0 and high > 20 * low:
-                ax.set_yscale("log")
+        ends = np.array([ax.dataLim.intervaly for ax in axes[0]])
+        for ax in axes[0]:
+            log_scale(ax, ends.min(), ends.max())
         axes[0, 0].set_ylabel("loss")
         _legend_below(made, axes[0, 0])
     return made
