@@ -13,17 +13,37 @@ from landscape._version import __version__
 if TYPE_CHECKING:
     from ncsam import data, models, noise
     from ncsam.config import TrainConfig
-    from ncsam.optimizer import NCSAM, SAM, CleanDirection, Matched, Plain
+    from ncsam.optimizer import (
+        NCSAM,
+        SAM,
+        CleanDirection,
+        GStarOnly,
+        Matched,
+        NCSAMReleased,
+        Oracle,
+        Plain,
+        ProjectionWarning,
+        RandomDirection,
+        RandomPicks,
+        SharpnessAware,
+    )
     from ncsam.run import Run
     from ncsam.training import Trainer
 
 _HOME = {
     "CleanDirection": "optimizer",
+    "GStarOnly": "optimizer",
     "Matched": "optimizer",
     "NCSAM": "optimizer",
+    "NCSAMReleased": "optimizer",
+    "Oracle": "optimizer",
     "Plain": "optimizer",
+    "ProjectionWarning": "optimizer",
+    "RandomDirection": "optimizer",
+    "RandomPicks": "optimizer",
     "Run": "run",
     "SAM": "optimizer",
+    "SharpnessAware": "optimizer",
     "TrainConfig": "config",
     "Trainer": "training",
 }
@@ -33,9 +53,16 @@ __all__ = [
     "NCSAM",
     "SAM",
     "CleanDirection",
+    "GStarOnly",
     "Matched",
+    "NCSAMReleased",
+    "Oracle",
     "Plain",
+    "ProjectionWarning",
+    "RandomDirection",
+    "RandomPicks",
     "Run",
+    "SharpnessAware",
     "TrainConfig",
     "Trainer",
     "__version__",
