@@ -93,9 +93,10 @@ def test_a_kill_loses_nothing_that_was_reported(kills: int, tmp_path: Path) -> N
     for _ in range(kills):
         process = start(WRITER, path, "default")
         reported += stopped(process, signal.SIGKILL, rng.uniform(0, 0.15))
-        assert process.returncode == -signal.SIGKILL or len(reported) == ROWS
-        assert check_part(path, reported) <= ROWS - len(reported)
-        if len(reported) == ROWS:
+        pending = check_part(path, reported)
+        assert pending <= ROWS - len(reported)  # a kill between commit and report leaves more done than reported
+        assert process.returncode == -signal.SIGKILL or pending == 0
+        if pending == 0:
             path.unlink()
             reported = []
     assert not list(tmp_path.glob("*.tmp"))
