@@ -14,7 +14,7 @@ from . import options, progress
 @click.command("demo")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write, e.g. demo/.")
 @click.option("--seeds", type=click.IntRange(min=2), default=5, show_default=True, help="Paired repetitions.")
-@click.option("--epochs", type=click.IntRange(min=8), default=45, show_default=True, help="Epochs of each run.")
+@click.option("--epochs", type=click.IntRange(min=8), default=40, show_default=True, help="Epochs of each run.")
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes, one thread each.")
 @options.OVERWRITE
 @options.RESUME
@@ -77,6 +77,6 @@ def command(out: Path, seeds: int, epochs: int, workers: int, overwrite: bool, r
     click.echo(f"  landscape inspect {study}")
     click.echo(f"  landscape surface {sample} --plane --points 41 --span 0.5 --name close")
     click.echo(
-        "  landscape train --noise symmetric:0.4 --optimizer sam --rho 0.1 --epochs 45 --weight-decay 0 --out sam.h5"
+        "  landscape train --noise symmetric:0.4 --optimizer sam --rho 0.1 --epochs 40 --weight-decay 0 --out sam.h5"
     )
     click.echo(f"done in {time.monotonic() - started:.0f} s", err=True)

@@ -228,10 +228,12 @@ def _result(
 ) -> Iterator[tuple[PartFile, Callable[[Any], Any]]]:
     """A part file for ``name`` and the function that turns its rows, once complete, into a result of the run file."""
     overwrite, resume = where.get("overwrite", False), where.get("resume", False)
-    with store.open(run.path) as file:
-        if name in file and not overwrite:
-            raise StoreError(f"{run.path}: {name!r} exists; choose another --name, or --overwrite")
     path = store.part_path(run.path, name)
+    # A kill between adding the result and removing its part file leaves both; resuming then adds the same rows again.
+    overwrite_result = overwrite or (resume and path.exists())
+    with store.open(run.path) as file:
+        if name in file and not overwrite_result:
+            raise StoreError(f"{run.path}: {name!r} exists; choose another --name, or --overwrite")
     if overwrite and not resume:
         path.unlink(missing_ok=True)
     identity = {
@@ -246,7 +248,7 @@ def _result(
 
         def finish(record: Any) -> Any:
             part.commit()
-            store.add(run.path, name, record, overwrite=overwrite)
+            store.add(run.path, name, record, overwrite=overwrite_result)
             part.discard()
             return record
 

@@ -19,11 +19,11 @@ from ncsam.theory import CONTRAST_RATE
 
 RATES = (0.0, 0.2, 0.4, 0.6)
 SEEDS = 5
-EPOCHS = 45
+EPOCHS = 40
 BATCH_SIZE = 64
 LINE_POINTS = 21
 PLANE_POINTS = 11
-TRACE_PROBES = 10
+TRACE_PROBES = 8
 TOLERANCE = 1e-2  # of the residuals; eigenvalues are then good to about its square
 
 _NCSAM = {"rho": 0.05, "kappa": 0.1, "flip_ratio": 0.4}

@@ -142,6 +142,25 @@ def test_unfinished_work_is_neither_overwritten_nor_mixed(run: Run) -> None:
     assert measure_line(run, alphas=[0, 2], overwrite=True).alphas.tolist() == [0, 2]
 
 
+def test_a_kill_between_adding_a_result_and_removing_its_part_file_is_mended(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(_: object) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store.PartFile, "discard", killed)
+        with pytest.raises(Stop):
+            measure_line(run, alphas=[0, 1])
+    part = store.part_path(run.path, "surface/line")
+    assert part.exists()
+    with store.open(run.path) as file:
+        before = file.record("surface/line")
+    again = measure_line(run, alphas=[0, 1], resume=True, progress=lambda rows: iter(list(rows)))
+    assert not part.exists()
+    np.testing.assert_array_equal(before.loss, again.loss)
+
+
 def test_an_interrupted_training_goes_on_bitwise(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
