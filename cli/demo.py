@@ -74,9 +74,8 @@ def command(out: Path, seeds: int, epochs: int, workers: int, overwrite: bool, r
     click.echo()
     sample = runs / next(f"{c.name}.h5" for c in cells if c.arm == "ncsam" and c.line is not None)
     click.echo("Next")
-    click.echo(f"  landscape inspect {study}")
-    click.echo(f"  landscape surface {sample} --plane --points 41 --span 0.5 --name close")
-    click.echo(
-        "  landscape train --noise symmetric:0.4 --optimizer sam --rho 0.1 --epochs 40 --weight-decay 0 --out sam.h5"
-    )
+    again = progress.program()
+    click.echo(f"  {again} inspect {study}")
+    click.echo(f"  {again} surface {sample} --plane --points 41 --span 0.5 --name close")
+    click.echo(f"  {again} train --optimizer sam --rho 0.1 --epochs {epochs} --weight-decay 0 --out {out / 'sam.h5'}")
     click.echo(f"done in {time.monotonic() - started:.0f} s", err=True)

@@ -64,5 +64,7 @@ def command(
                 f"{v:.4g} ±{r:.1g}" for v, r in zip(found.values[i, j], found.residuals[i, j], strict=True)
             )
             shown = tables.status(found.status[i, j]) or values
-            rows.append([str(epoch), str(view), shown, tables.with_error(found.trace[i, j], found.trace_stderr[i, j])])
+            rows.append([str(epoch), str(view), shown])
+            if found.trace is not None and found.trace_stderr is not None:
+                rows[-1].append(tables.with_error(found.trace[i, j], found.trace_stderr[i, j]))
     click.echo(tables.table(["epoch", "view", "eigenvalues ± residual", "trace ± s.e."], rows))

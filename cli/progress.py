@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 _state: dict[str, Any] = {"started": False, "resume": None}
@@ -25,6 +27,13 @@ def how_to_resume() -> str | None:
     return _state["resume"] if started() else None
 
 
+def program() -> str:
+    """How to call this program again from the same shell."""
+    if shutil.which("landscape"):
+        return "landscape"
+    return sys.argv[0] if Path(sys.argv[0]).stem == "landscape" else f"{Path(sys.executable).name} -m landscape_cli"
+
+
 def bar(label: str, quiet: bool, *, resumable: bool = False, unit: str = "it") -> Callable[..., Iterable[Any]]:
     """A wrapper for iterables, ``wrap(items, total)``, that shows a bar unless ``quiet``.
 
@@ -37,7 +46,7 @@ def bar(label: str, quiet: bool, *, resumable: bool = False, unit: str = "it") -
         _state["started"] = True
         if resumable:
             words = [word for word in sys.argv[1:] if word not in ("--overwrite", "--resume")]
-            _state["resume"] = shlex.join(["landscape", *words, "--resume"])
+            _state["resume"] = f"{program()} {shlex.join([*words, '--resume'])}"
         interval = 0.1 if sys.stderr.isatty() else 10.0
         return tqdm(items, label, total, file=sys.stderr, disable=quiet, mininterval=interval, unit=unit)
 

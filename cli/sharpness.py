@@ -55,9 +55,9 @@ def command(
         for j, view in enumerate(found.views):
             empty = tables.status(found.status[i, j])
             cells = [empty] if empty else [f"{getattr(found, n)[i, j]:.4g}" for n in ("loss", "sam", "adaptive")]
-            if not empty and found.sigma is not None:
+            if not empty and found.average is not None and found.average_stderr is not None:
                 cells.append(tables.with_error(found.average[i, j], found.average_stderr[i, j]))
             rows.append([str(epoch), str(view), *cells])
     heads = ["epoch", "view", "loss", f"SAM (rho {found.rho:g})", f"adaptive (rho {found.adaptive_rho:g})"]
-    click.echo(tables.table(heads + ([] if found.sigma is None else [f"average (sigma {found.sigma:g})"]), rows))
+    click.echo(tables.table(heads + ([] if found.average is None else [f"average (sigma {found.sigma:g})"]), rows))
     click.echo(f"‖w‖ = {', '.join(f'{n:.4g}' for n in found.weight_norm)}")

@@ -65,7 +65,9 @@ def measure_spectrum(
     Raises:
         ValueError, StoreError: something asked for is impossible, exists already, or cannot be written.
     """
-    fields = {"values": (k,), "residuals": (k,), "converged": (k,), "matvecs": (), "trace": (), "trace_stderr": ()}
+    fields: dict[str, tuple[int, ...]] = {"values": (k,), "residuals": (k,), "converged": (k,), "matvecs": ()}
+    if trace_matvecs:
+        fields |= {"trace": (), "trace_stderr": ()}
     settings = {"which": which, "tol": tol, "trace_matvecs": trace_matvecs, "seed": seed}
 
     def measure(objective: landscape.Objective) -> tuple[Status, dict[str, Any]]:
@@ -102,7 +104,9 @@ def measure_sharpness(
     Raises:
         ValueError, StoreError: something asked for is impossible, exists already, or cannot be written.
     """
-    fields: dict[str, tuple[int, ...]] = {"loss": (), "sam": (), "adaptive": (), "average": (), "average_stderr": ()}
+    fields: dict[str, tuple[int, ...]] = {"loss": (), "sam": (), "adaptive": ()}
+    if sigma is not None:
+        fields |= {"average": (), "average_stderr": ()}
     settings = {
         "rho": rho,
         "adaptive_rho": adaptive_rho,

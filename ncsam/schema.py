@@ -46,6 +46,11 @@ class Training(Record):
     cosine: np.ndarray = variable("epoch", long_name="mean cosine between perturbation and SAM's direction")
     projected: np.ndarray = variable("epoch", long_name="share of steps in which the projection shortened")
     skipped: np.ndarray = variable("epoch", long_name="steps skipped because loss or gradient was not finite")
+    corrected: np.ndarray | None = variable(
+        "epoch", long_name="share of wrong-labelled samples predicted as their true class", optional=True
+    )
+    relative_compensation: np.ndarray | None = variable("epoch", long_name="mean norm of s g* over rho", optional=True)
+    picked: np.ndarray | None = variable("epoch", long_name="share of samples that g* was computed from", optional=True)
 
     def of_view(self, name: str) -> np.ndarray:
         """Accuracy on one view, (epoch,)."""
@@ -66,10 +71,6 @@ class Spectrum(Record):
     )
     converged: np.ndarray = variable("epoch", "view", "pair", long_name="1 where the residual is within tolerance")
     matvecs: np.ndarray = variable("epoch", "view", long_name="Hessian-vector products for the eigenvalues")
-    trace: np.ndarray = variable("epoch", "view", long_name="trace estimate", units="loss / parameter^2")
-    trace_stderr: np.ndarray = variable(
-        "epoch", "view", long_name="standard error of the trace", units="loss / parameter^2"
-    )
     weight_norm: np.ndarray = variable("epoch", long_name="norm of the weights", units="parameter")
     status: np.ndarray = variable("epoch", "view", long_name="status code of the row")
     which: str = parameter("end of the spectrum")
@@ -77,11 +78,17 @@ class Spectrum(Record):
     trace_matvecs: int = parameter("probes of the trace estimate")
     seed: int = parameter("seed of start vectors and probes")
     dtype: str = parameter("precision of the products")
+    trace: np.ndarray | None = variable(
+        "epoch", "view", long_name="trace estimate", units="loss / parameter^2", optional=True
+    )
+    trace_stderr: np.ndarray | None = variable(
+        "epoch", "view", long_name="standard error of the trace", units="loss / parameter^2", optional=True
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SharpnessTable(Record):
-    """Sharpness at some epochs, on some views; NaN where a view is empty or a measure was not asked for."""
+    """Sharpness at some epochs, on some views; NaN where a view is empty."""
 
     kind: ClassVar[str] = "sharpness_table"
 
@@ -90,8 +97,6 @@ class SharpnessTable(Record):
     loss: np.ndarray = variable("epoch", "view", long_name="loss at the weights", units="loss")
     sam: np.ndarray = variable("epoch", "view", long_name="SAM sharpness", units="loss")
     adaptive: np.ndarray = variable("epoch", "view", long_name="adaptive sharpness", units="loss")
-    average: np.ndarray = variable("epoch", "view", long_name="average sharpness", units="loss")
-    average_stderr: np.ndarray = variable("epoch", "view", long_name="standard error of it", units="loss")
     weight_norm: np.ndarray = variable("epoch", long_name="norm of the weights", units="parameter")
     status: np.ndarray = variable("epoch", "view", long_name="status code of the row")
     rho: float = parameter("radius of the SAM ball, parameter units")
@@ -101,6 +106,10 @@ class SharpnessTable(Record):
     samples: int = parameter("antithetic pairs of the average sharpness")
     seed: int = parameter("seed of the Gaussian perturbations")
     dtype: str = parameter("precision of the losses")
+    average: np.ndarray | None = variable("epoch", "view", long_name="average sharpness", units="loss", optional=True)
+    average_stderr: np.ndarray | None = variable(
+        "epoch", "view", long_name="standard error of it", units="loss", optional=True
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -91,8 +91,8 @@ def holm(p_values: ArrayLike) -> np.ndarray:
 def verdict(low: float, high: float, smallest_effect: float) -> str:
     """Compare the interval of an effect with the smallest relevant one, m.
 
-    ``supported`` if it lies above m; ``contradicted`` if below, with what is seen instead in brackets: ``opposite`` if
-    it lies below −|m|, ``equivalent`` if within ±|m|, ``too small`` otherwise; else ``undecided``.
+    ``supported`` if it lies above m; ``contradicted`` if below, with what is seen instead in brackets:
+    ``equivalent`` if it lies within ±|m|, else ``opposite`` if below zero, else ``no gain``; otherwise ``undecided``.
 
     >>> verdict(0.2, 0.4, 0.1), verdict(-0.05, 0.05, 0.1), verdict(-0.5, -0.2, 0.1), verdict(0.0, 0.2, 0.1)
     ('supported', 'contradicted (equivalent)', 'contradicted (opposite)', 'undecided')
@@ -101,7 +101,7 @@ def verdict(low: float, high: float, smallest_effect: float) -> str:
     if low > smallest_effect:
         return "supported"
     if high < smallest_effect:
-        if high < -margin or (margin == 0 and high < 0):
-            return "contradicted (opposite)"
-        return "contradicted (equivalent)" if low > -margin and high < margin else "contradicted (too small)"
+        if low > -margin and high < margin:
+            return "contradicted (equivalent)"
+        return "contradicted (opposite)" if high < 0 else "contradicted (no gain)"
     return "undecided"

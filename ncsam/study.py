@@ -186,7 +186,8 @@ def _quantities(run: Run) -> dict[str, float]:
         assert isinstance(spectrum, Spectrum)
         for i, view in enumerate(spectrum.views):
             found[f"top_eigenvalue/{view}"] = float(spectrum.values[-1, i, 0])
-            found[f"trace/{view}"] = float(spectrum.trace[-1, i])
+            if spectrum.trace is not None:
+                found[f"trace/{view}"] = float(spectrum.trace[-1, i])
     if "sharpness/default" in run.names:
         table = run.result("sharpness/default")
         assert isinstance(table, SharpnessTable)
