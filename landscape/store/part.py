@@ -29,6 +29,7 @@ from landscape.store.errors import StoreError, one_line
 from landscape.store.finished import FORMAT
 from landscape.store.lock import try_lock
 from landscape.store.manifest import member
+from landscape.store.slots import Slots
 from landscape.store.temporary import publish, temporary_file
 
 logger = logging.getLogger(__name__)
@@ -68,10 +69,10 @@ class PartFile:
         self._disk = disk
         self._lock: int | None = lock
         self._fields = fields
-        self._h5 = h5py.File(disk, "r+", libver=FORMAT)
-        self._sets = {name: self._h5[name].id for name in (*fields, "status") if name in self._h5}
-        self._status: np.ndarray = self._h5["status"][...]
-        self._buffer: dict[int, tuple[Status, dict[str, np.ndarray]]] = {}
+        self._slots: dict[str, Slots] = {}
+        self._status_at = 0
+        self._status = np.zeros(0, np.uint8)
+        self._buffer: dict[int, tuple[Status, dict[str, bytes]]] = {}
         self._committed_at = time.monotonic()
 
     @classmethod
@@ -120,8 +121,7 @@ class PartFile:
                 disk = Disk(path, "r+")
                 undo.callback(disk.close)
                 part = cls(path, disk, lock, layout)
-                undo.callback(part._h5.close)
-                part._check(json.loads(text))
+                part._take_up(json.loads(text))
                 undo.pop_all()
         return part
 
@@ -161,7 +161,7 @@ class PartFile:
             value = np.asarray(values.get(name, _fill(dtype)), dtype)
             if name in values and value.shape != shape:
                 raise StoreError(f"{self.path}: {name} of row {row} has shape {value.shape}, expected {shape}")
-            filled[name] = np.broadcast_to(value, shape).copy()
+            filled[name] = np.broadcast_to(value, shape).tobytes()
         self._buffer[row] = (Status(status), filled)
         if time.monotonic() - self._committed_at >= COMMIT_EVERY:
             self.commit()
@@ -176,15 +176,14 @@ class PartFile:
             raise StoreError(f"{self.path}: the part file is closed; create it again with resume to go on")
         if self._buffer:
             with deferred_signals(), one_line(self.path, "committing rows", REMEDY):
-                rows = sorted(self._buffer)
+                buffered = sorted(self._buffer.items())
+                rows = np.array([row for row, _ in buffered])
                 if self._status[rows].any():  # rows being replaced must not look done while they change
-                    self._mark(rows, [Status.PENDING] * len(rows))
-                for first, last in _runs(rows):
-                    block = [self._buffer[row][1] for row in range(first, last + 1)]
-                    for name in self._fields:
-                        _write_rows(self._sets[name], first, np.stack([values[name] for values in block]))
-                self._sync()
-                self._mark(rows, [self._buffer[row][0] for row in rows])
+                    self._mark(rows, Status.PENDING)
+                for name, slots in self._slots.items():
+                    slots.write(self._disk, rows, b"".join([values[name] for _, (_, values) in buffered]))
+                self._disk.sync()
+                self._mark(rows, [status for _, (status, _) in buffered])
                 self._buffer.clear()
         self._committed_at = time.monotonic()
 
@@ -195,13 +194,12 @@ class PartFile:
             StoreError: a committed row does not match its checksum.
         """
         self.commit()
-        with one_line(self.path, "reading", "resume to compute the damaged rows again"):
-            return read_rows(self._h5, self._status)
+        with one_line(self.path, "reading", "resume to compute the damaged rows again"), self._opened() as file:
+            return read_rows(file, self._status)
 
     def discard(self) -> None:
         """Close and remove the file, once its result is safe in a finished file."""
         with one_line(self.path, "removing", "remove it by hand"):
-            self._h5.close()
             self._disk.close()
             self.path.unlink()
             self._release()
@@ -220,7 +218,6 @@ class PartFile:
                 self.commit()
         finally:
             with deferred_signals():
-                self._h5.close()
                 self._disk.close()
                 self._release()
 
@@ -232,43 +229,40 @@ class PartFile:
     ) -> None:
         self.close()
 
-    def _mark(self, rows: list[int], codes: list[Status]) -> None:
+    def _mark(self, rows: np.ndarray, codes: Any) -> None:
+        """Set the status of ``rows`` (ascending), durably."""
         status = self._status.copy()
         status[rows] = codes
-        _write_rows(self._sets["status"], 0, status)
-        self._sync()
+        self._disk.seek(self._status_at + int(rows[0]))
+        self._disk.write(status[rows[0] : rows[-1] + 1])
+        self._disk.sync()
         self._status = status
 
-    def _sync(self) -> None:
-        self._h5.flush()  # hands HDF5's buffers to the system, no further
-        self._disk.sync()
+    def _opened(self) -> h5py.File:
+        # Through our own descriptor: by its path, HDF5 would share caches with others who have it open in this process.
+        return h5py.File(self._disk, "r")
 
     def _release(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
         self._lock = None
 
-    def _check(self, wanted: dict[str, Any]) -> None:
-        """Refuse a file of other work; take back rows that were damaged since they were committed."""
+    def _take_up(self, wanted: dict[str, Any]) -> None:
+        """Refuse a file of other work; find the places of rows; take back rows damaged since they were committed."""
         size = self.path.stat().st_size
-        schema.version_of(self._h5, size)
-        found = json.loads(read_attributes(self._h5, size)["work"])
-        difference = first_difference(found, wanted)
-        if difference:
-            raise StoreError(f"{self.path}: cannot resume, {difference}; use the same settings or remove the file")
-        damaged = [row for row in np.flatnonzero(self._status).tolist() if not self._intact(row)]
+        with self._opened() as file:
+            schema.version_of(file, size)
+            found = json.loads(read_attributes(file, size)["work"])
+            difference = first_difference(found, wanted)
+            if difference:
+                raise StoreError(f"{self.path}: cannot resume, {difference}; use the same settings or remove the file")
+            self._slots = {name: Slots.of(file[name], size) for name in self._fields}
+            self._status = read_status(file, size)
+            self._status_at = file["status"].id.get_offset()
+            damaged = _damaged(file, self._status)
         if damaged:
             logger.warning("%s: rows %s are damaged and will be computed again", self.path, damaged)
-            self._mark(damaged, [Status.PENDING] * len(damaged))
-
-    def _intact(self, row: int) -> bool:
-        try:
-            Status(int(self._status[row]))
-            for name in self._fields:
-                self._h5[name][row]
-        except (OSError, ValueError):
-            return False
-        return True
+            self._mark(np.array(damaged), Status.PENDING)
 
     def _described(self) -> str:
         return "expected " + ", ".join(f"{name} {shape}" for name, (shape, _) in self._fields.items())
@@ -289,6 +283,26 @@ def read_rows(file: h5py.File, status: np.ndarray) -> dict[str, np.ndarray]:
                 values[first : last + 1] = file[name][first : last + 1]
             fields[name] = values
     return fields
+
+
+def _damaged(file: h5py.File, status: np.ndarray) -> list[int]:
+    """Rows whose status is no status code, or whose values do not match their checksum."""
+    unknown = status > max(Status)
+    try:
+        read_rows(file, status)
+    except OSError:  # only then one by one
+        for row in np.flatnonzero(status).tolist():
+            unknown[row] |= not _intact(file, row)
+    return np.flatnonzero(unknown).tolist()
+
+
+def _intact(file: h5py.File, row: int) -> bool:
+    try:
+        for name in file:
+            file[name][row]
+    except OSError:
+        return False
+    return True
 
 
 def first_difference(found: Any, wanted: Any, key: str = "") -> str | None:
@@ -315,13 +329,6 @@ def _start(path: Path, text: str, rows: int, layout: Mapping[str, tuple[Shape, n
                 _allocate(file, name, (rows, *shape), dtype, chunk=(1, *shape))
         publish(disk, path, overwrite=False)
         return None if lock is None else os.dup(lock)
-
-
-def _write_rows(dataset: h5py.h5d.DatasetID, first: int, block: np.ndarray) -> None:
-    """Overwrite rows; below h5py's indexing, which takes longer than all else in a commit."""
-    there = dataset.get_space()
-    there.select_hyperslab((first,) + (0,) * (block.ndim - 1), block.shape)
-    dataset.write(h5py.h5s.create_simple(block.shape), there, block)
 
 
 def _allocate(file: h5py.File, name: str, shape: Shape, dtype: np.dtype, chunk: Shape | None) -> None:
