@@ -62,6 +62,20 @@ def test_each_command_serves_alone_on_a_run_file(
     assert all(Path(p).stat().st_size > 1000 for p in drawn)
 
 
+def test_the_same_command_and_seed_writes_the_same_numbers(run_file: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again.h5"
+    assert landscape([*TRAIN, "--out", str(again)]) == 0
+    quick = ["--top", "1", "--trace", "2", "--views", "mixed", "--quiet"]
+    first = Path(shutil.copy(run_file, tmp_path / "first.h5"))
+    assert landscape(["hessian", str(first), *quick]) == landscape(["hessian", str(again), *quick]) == 0
+    with store.open(first) as one, store.open(again) as other:
+        assert one.names() == other.names()
+        for name in one.names():
+            a, b = one.content(name), other.content(name)
+            for field, array in (a if isinstance(a, dict) else vars(a)).items():
+                np.testing.assert_array_equal(array, b[field] if isinstance(b, dict) else getattr(b, field))
+
+
 def test_json_goes_to_stdout_alone(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["hessian", str(copy), "--top", "1", "--trace", "0", "--views", "mixed,test", "--json"]
     assert landscape(arguments) == 0
