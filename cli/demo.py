@@ -14,7 +14,7 @@ from . import options, progress
 @click.command("demo")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write, e.g. demo/.")
 @click.option("--seeds", type=click.IntRange(min=2), default=5, show_default=True, help="Paired repetitions.")
-@click.option("--epochs", type=click.IntRange(min=8), default=40, show_default=True, help="Epochs of each run.")
+@click.option("--epochs", type=click.IntRange(min=8), default=45, show_default=True, help="Epochs of each run.")
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes, one thread each.")
 @options.OVERWRITE
 @options.RESUME

@@ -19,7 +19,7 @@ from ncsam.theory import CONTRAST_RATE
 
 RATES = (0.0, 0.2, 0.4, 0.6)
 SEEDS = 5
-EPOCHS = 40
+EPOCHS = 45
 BATCH_SIZE = 64
 LINE_POINTS = 21
 PLANE_POINTS = 11
