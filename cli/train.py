@@ -8,15 +8,42 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from . import options, progress
+from . import options, progress, tables
 
-_OPTIMIZER_OPTIONS = ("rho", "kappa", "flip_ratio", "sign", "project", "label_smoothing", "schedule", "scale")
+_COMPENSATION = ("kappa", "flip_ratio", "sign", "project", "label_smoothing", "schedule", "scale")
+_OPTIMIZER_OPTIONS = ("rho", *_COMPENSATION, "eta", "clusters", "features")
 _SEEDS = ("split", "noise", "weights", "order", "picks")
+
+
+def _list_presets(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """Callback: ``list`` prints the presets and ends the command."""
+    if value == "list":
+        click.echo(_presets())
+        ctx.exit()
+    return value
+
+
+def _presets() -> str:
+    """Every preset as a row of a table."""
+    from ncsam.presets import PRESETS
+
+    def shown(preset: Any, *names: str) -> list[str]:
+        found = {**preset.settings, **preset.options}
+        return [f"{found[name].value} ({found[name].source})" if name in found else "" for name in names]
+
+    names = ("noise", "model", "optimizer", "rho", "kappa", "flip_ratio")
+    rows = [
+        [preset.name, *shown(preset, *names), "" if preset.published is None else f"{preset.published:.2%}"]
+        for preset in PRESETS.values()
+    ]
+    return tables.table(("preset", *names, "published accuracy"), rows)
 
 
 @click.command("train")
 @options.CONFIG
+@click.option("--preset", is_eager=True, callback=_list_presets, help="Cell of the published comparison, or `list`.")
 @click.option("--data", default="digits", show_default=True, help="Data set: digits, cifar10:DIR, npz:FILE, …")
 @click.option("--noise", default="symmetric:0.4", show_default=True, help="Label noise KIND:RATE, or none.")
 @click.option("--model", default="mlp", show_default=True, help="Model: mlp, cnn, …")
@@ -29,13 +56,19 @@ _SEEDS = ("split", "noise", "weights", "order", "picks")
 @click.option("--label-smoothing", type=float, help="In the loss of NCSAM's noise gradient.")
 @click.option("--schedule", help="NCSAM's schedule: paper, linear or constant.")
 @click.option("--scale", help="NCSAM's scaling: raw or relative.")
+@click.option("--eta", type=float, help="Added to |w| by adaptive SAM.")
+@click.option("--clusters", type=int, help="Clusters of the released NCSAM.")
+@click.option("--features", help="Layer whose input the released NCSAM clusters [default: the last linear one].")
+@click.option("--loss", default="ce", show_default=True, help="ce, smooth:0.1, gce:0.7 or sce:0.1,1.0.")
 @click.option("--epochs", type=int, default=200, show_default=True, help="Passes over the training set.")
 @click.option("--batch-size", type=int, default=128, show_default=True, help="Samples a step.")
 @click.option("--lr", type=float, default=0.05, show_default=True, help="Learning rate of SGD.")
 @click.option("--momentum", type=float, default=0.9, show_default=True, help="Momentum of SGD.")
 @click.option("--weight-decay", type=float, default=1e-3, show_default=True, help="Weight decay of SGD.")
-@click.option("--lr-schedule", default="cosine", show_default=True, help="cosine (to zero) or constant.")
+@click.option("--lr-schedule", default="cosine", show_default=True, help="cosine, constant or step:0.1@0.5,0.75.")
 @click.option("--warmup", type=float, default=0.25, show_default=True, help="Fraction of plain epochs at the start.")
+@click.option("--augment/--no-augment", default=False, show_default=True, help="Pad, crop and flip training images.")
+@click.option("--train-samples", type=int, help="Take only the first so many training samples [default: all].")
 @click.option("--val-fraction", type=float, default=0.1, show_default=True, help="Share held out of training.")
 @click.option("--checkpoints", callback=options.split, help="Epochs to keep besides the last, comma-separated.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all that is drawn.")
@@ -45,39 +78,50 @@ _SEEDS = ("split", "noise", "weights", "order", "picks")
 @click.option("--seed-order", type=click.IntRange(min=0), help="Seed of the batch order [default: --seed].")
 @click.option("--seed-picks", type=click.IntRange(min=0), help="Seed of NCSAM's picks [default: --seed].")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run file to write, e.g. run.h5.")
+@click.option("--log", type=click.Path(path_type=Path), help="Also write a JSON line an epoch to this file.")
 @options.DEVICE
+@click.option("--precision", default="fp32", show_default=True, help="Of the steps: fp32 or bf16 (autocast).")
+@click.option("--compile/--no-compile", default=False, show_default=True, help="Run the steps through torch.compile.")
 @options.OVERWRITE
 @options.RESUME
 @options.JSON
 @options.QUIET
 def command(
-    out: Path, device: str, overwrite: bool, resume: bool, as_json: bool, quiet: bool, seed: int, **choices: Any
+    out: Path,
+    log: Path | None,
+    preset: str | None,
+    device: str,
+    overwrite: bool,
+    resume: bool,
+    as_json: bool,
+    quiet: bool,
+    seed: int,
+    **choices: Any,
 ) -> None:
     """Train under label noise and write a run file.
+
+    What is given here overrides --config, which overrides --preset, which overrides the defaults; where each value is
+    from is stored in the run file. A preset needs --data cifar10:DIR (or cifar100:DIR).
 
     \b
     Examples:
       landscape train --noise symmetric:0.4 --optimizer ncsam --epochs 40 --out run.h5
       landscape train --optimizer sam --rho 0.1 --seed 3 --epochs 40 --out sam.h5
+      landscape train --preset list
+      landscape train --preset cifar10-sym40-ncsam --data cifar10:DIR --device cuda --out run.h5
     """
     from ncsam.config import TrainConfig
-    from ncsam.optimizer import resolve_options
     from ncsam.run import train_run
 
-    given = {name: choices.pop(name) for name in _OPTIMIZER_OPTIONS}
-    if given["sign"] is not None:
-        given["sign"] = int(given["sign"])
     seeds = {name: choices.pop(f"seed_{name}") for name in _SEEDS}
     try:
-        checkpoints = tuple(int(epoch) for epoch in choices.pop("checkpoints") or ())
+        choices["checkpoints"] = tuple(int(epoch) for epoch in choices["checkpoints"] or ())
     except ValueError as error:
         raise click.BadParameter(f"{error}; expected epochs such as 10,20", param_hint="--checkpoints") from error
-    config = TrainConfig(
-        **choices,
-        checkpoints=checkpoints,
-        options=resolve_options(choices["optimizer"], {k: v for k, v in given.items() if v is not None}),
-        seeds={name: seed if value is None else value for name, value in seeds.items()},
-    )
+    if choices["sign"] is not None:
+        choices["sign"] = int(choices["sign"])
+    values, origins = _resolve(choices, preset)
+    config = TrainConfig(**values, seeds={name: seed if value is None else value for name, value in seeds.items()})
     run = train_run(
         config,
         out,
@@ -86,6 +130,8 @@ def command(
         device=device,
         trust=True,  # names typed here are the user's own
         command=["landscape", *sys.argv[1:]],
+        attrs={"preset": preset, "origins": origins},
+        log=log,
         progress=progress.bar("training", quiet, resumable=True, unit="epoch"),
     )
     training = run.training
@@ -93,9 +139,40 @@ def command(
     if as_json:
         click.echo(json.dumps({"file": str(out), "epochs": len(training.epochs), "accuracy": last}))
         return
-    memorisation = training.memorisation[-1]
+    memorisation, corrected = training.memorisation[-1], training.corrected
     click.echo(f"{out}: {config.optimizer} on {config.data}, {config.noise}, {config.epochs} epochs")
     click.echo(f"  test accuracy  {last['test']:.1%} (best epoch {training.of_view('test').max():.1%})")
     click.echo(f"  accuracy on observed labels  {last['mixed']:.1%}, on true labels  {last['true_labels']:.1%}")
-    if memorisation == memorisation:
-        click.echo(f"  wrong labels memorised  {memorisation:.1%}")
+    if memorisation == memorisation and corrected is not None:
+        click.echo(f"  wrong labels memorised  {memorisation:.1%}, predicted rightly all the same  {corrected[-1]:.1%}")
+
+
+def _resolve(choices: dict[str, Any], preset: str | None) -> tuple[dict[str, Any], dict[str, str]]:
+    """Fields of the configuration, and of each, and each option of the optimizer, where its value is from.
+
+    Origins are ``flag``, ``config``, a preset's ``paper``, ``released`` or ``ours``, and ``default``.
+    """
+    from ncsam.optimizer import options_of, resolve_options
+    from ncsam.presets import Setting, get
+
+    source_of = click.get_current_context().get_parameter_source
+    words = {ParameterSource.COMMANDLINE: "flag", ParameterSource.DEFAULT_MAP: "config"}
+    sources = {name: words.get(source) for name in choices if (source := source_of(name)) is not None}
+    given = {name: Setting(choices[name], word) for name, word in sources.items() if word is not None}
+    fields = {name: Setting(value, "default") for name, value in choices.items() if name not in _OPTIMIZER_OPTIONS}
+    found = get(preset) if preset is not None else None
+    if found is not None:
+        if "data" not in given:
+            raise click.UsageError(f"preset {preset} does not know where the data are; add --data {found.data}:DIR")
+        fields |= found.settings
+    fields |= {name: setting for name, setting in given.items() if name in fields}
+
+    optimizer = fields["optimizer"].value
+    chosen = {name: setting for name, setting in given.items() if name in _OPTIMIZER_OPTIONS}
+    if found is not None:  # another optimizer keeps of the preset's options those that it has, too
+        known = options_of(optimizer)
+        chosen = {**{name: s for name, s in found.options.items() if name in known}, **chosen}
+    resolved = resolve_options(optimizer, {name: setting.value for name, setting in chosen.items()})
+    origins = {name: setting.source for name, setting in fields.items()}
+    origins |= {name: chosen[name].source if name in chosen else "default" for name in resolved}
+    return {**{name: setting.value for name, setting in fields.items()}, "options": resolved}, origins

@@ -8,8 +8,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from ncsam import learning_rate
+
 SEEDS = ("split", "noise", "weights", "order", "picks")
-LR_SCHEDULES = ("cosine", "constant")
+PRECISIONS = ("fp32", "bf16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +23,18 @@ class TrainConfig:
         options: of the optimizer, e.g. ``{"rho": 0.05, "kappa": 0.1}``.
         epochs, batch_size: of training.
         lr, momentum, weight_decay: of the SGD base optimizer.
-        lr_schedule: ``cosine`` (to zero over all epochs) or ``constant``.
+        lr_schedule: ``cosine`` (to zero over all epochs), ``constant`` or ``step:0.1@0.5,0.75``, see
+            :func:`ncsam.learning_rate.parse`.
         warmup: fraction of the epochs in which the base optimizer steps alone, whatever the optimizer.
+        loss: that is trained on: ``ce``, ``smooth:0.1``, ``gce:0.7``, ``sce:0.1,1.0``, see :func:`ncsam.losses.parse`.
+            What is reported of the views is cross-entropy, whatever the loss.
+        augment: pad, crop and flip the training images, anew in each epoch.
+        train_samples: take only the first so many samples of the training set; all of them if none.
         val_fraction: share of the training set held out, with its observed labels.
+        precision: ``fp32``, or ``bf16`` for forward passes of the steps in bfloat16 (weights and views stay float32).
+        compile: run the model of the steps through ``torch.compile``.
         checkpoints: epochs whose weights are kept besides the last.
-        seeds: one for each of split, noise, weights, order (of batches) and picks (of NCSAM).
+        seeds: one for each of split, noise, weights, order (of batches, and augmentation) and picks (of NCSAM).
 
     Raises:
         ValueError: a value out of range.
@@ -46,15 +55,21 @@ class TrainConfig:
     weight_decay: float = 1e-3
     lr_schedule: str = "cosine"
     warmup: float = 0.25
+    loss: str = "ce"
+    augment: bool = False
+    train_samples: int | None = None
     val_fraction: float = 0.1
+    precision: str = "fp32"
+    compile: bool = False
     checkpoints: tuple[int, ...] = ()
     seeds: Mapping[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(SEEDS, 0))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "checkpoints", tuple(sorted(set(self.checkpoints))))
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1")
+        for name in ("epochs", "batch_size", "train_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}, expected at least 1")
         for name in ("lr", "momentum", "weight_decay"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
@@ -62,13 +77,19 @@ class TrainConfig:
         for name in ("warmup", "val_fraction"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a fraction in [0, 1)")
-        if self.lr_schedule not in LR_SCHEDULES:
-            raise ValueError(f"lr_schedule is {self.lr_schedule!r}, expected one of {', '.join(LR_SCHEDULES)}")
+        learning_rate.parse(self.lr_schedule)
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
         if set(self.seeds) != set(SEEDS):
             raise ValueError(f"seeds are given for {', '.join(self.seeds)}; expected {', '.join(SEEDS)}")
         for epoch in self.checkpoints:
             if not 1 <= epoch <= self.epochs:
                 raise ValueError(f"checkpoint epoch is {epoch}, expected 1…{self.epochs}")
+
+    @property
+    def warmup_epochs(self) -> int:
+        """Number of epochs in which the base optimizer steps alone."""
+        return int(self.warmup * self.epochs + 1e-9)  # 0.29 · 100 is 28.999… in binary
 
     def with_seed(self, seed: int) -> TrainConfig:
         """The same with ``seed`` for everything that is drawn."""

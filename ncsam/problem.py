@@ -43,7 +43,7 @@ class Problem:
             ValueError: a spelling in the configuration is unknown or impossible.
         """
         draw = noise.parse(config.noise)
-        dataset = data.load(config.data, seed=config.seeds["split"], trust=trust)
+        dataset = _first(data.load(config.data, seed=config.seeds["split"], trust=trust), config.train_samples)
         x = dataset.prepare(dataset.train_x).flatten(1).numpy() if config.noise.startswith("instance") else None
         labels = draw(dataset.train_y.numpy(), dataset.num_classes, config.seeds["noise"], x)
         train, val = data.split_validation(len(dataset.train_y), config.val_fraction, config.seeds["split"])
@@ -62,11 +62,12 @@ class Problem:
         return torch.from_numpy(self.labels.true[self.train])
 
     def objective(self, model: nn.Module, views: Sequence[str] = VIEWS, batch_size: int | None = None) -> Objective:
-        """Mean cross-entropy of ``model`` on the standard views.
+        """Mean cross-entropy of ``model`` on the standard views, whatever loss it was trained with.
 
         ``mixed`` (training inputs, observed labels), ``clean_part`` and ``noisy_part`` (those labelled rightly and
         wrongly), ``true_labels`` (all with their true labels), ``val`` (held out, observed labels), ``test``.
-        ``batch_size`` follows from the size of an input if none: 4096 for digits, 170 for CIFAR.
+        ``batch_size`` follows from the size of an input if none: 4096 for digits, 170 for CIFAR. Pixels (uint8) are
+        kept as they are, a quarter of the size, and normalised batch by batch.
 
         Raises:
             ValueError: an unknown view.
@@ -85,19 +86,33 @@ class Problem:
             "val": View("val", "val"),
             "test": View("test", "test"),
         }
-        sources = {"train": (self.inputs(), self.observed())}
+        sources = {"train": (self.dataset.train_x[self.train], self.observed())}
         if "val" in views:
             if not len(self.val):
                 raise ValueError("no validation part was split off; leave the view 'val' out")
-            held_out = self.dataset.prepare(self.dataset.train_x[self.val])
-            sources["val"] = (held_out, torch.from_numpy(self.labels.observed[self.val]))
+            sources["val"] = (self.dataset.train_x[self.val], torch.from_numpy(self.labels.observed[self.val]))
         if "test" in views:
-            sources["test"] = (self.dataset.prepare(self.dataset.test_x), self.dataset.test_y)
+            sources["test"] = (self.dataset.test_x, self.dataset.test_y)
         needed = {known[name].source for name in views}
         return Objective(
             model,
             nn.CrossEntropyLoss(),
             {name: source for name, source in sources.items() if name in needed},
             batch_size,
+            forward=self._forward if self.dataset.train_x.dtype == torch.uint8 else None,
             views=[known[name] for name in views],
         )
+
+    def _forward(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
+        x = self.dataset.prepare(batch[0])
+        logits: Tensor = model(x.to(next(model.parameters()).dtype))
+        return logits
+
+
+def _first(dataset: data.Data, count: int | None) -> data.Data:
+    """The data set with the first ``count`` training samples; its normalisation stays that of all."""
+    if count is None:
+        return dataset
+    if count > len(dataset.train_y):
+        raise ValueError(f"train_samples is {count}, but {dataset.name} has {len(dataset.train_y)} training samples")
+    return dataclasses.replace(dataset, train_x=dataset.train_x[:count], train_y=dataset.train_y[:count])

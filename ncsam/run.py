@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from ncsam.problem import VIEWS, Problem
 from ncsam.schema import Labels, Training
 from ncsam.state import load_state, save_state, state_path
 from ncsam.training import Trainer
+from ncsam.training_log import TrainingLog, is_log
 
 SAVE_EVERY = 10.0  # seconds of training that a kill costs at most; they are trained again, to the same numbers
 
@@ -141,6 +143,7 @@ def train_run(
     trust: bool = False,
     command: list[str] | None = None,
     attrs: dict[str, Any] | None = None,
+    log: str | Path | None = None,
     progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
 ) -> Run:
     """Train as configured and write the run file; its state is kept beside it meanwhile, for ``resume``.
@@ -151,6 +154,7 @@ def train_run(
         resume: continue from the state that a stopped training left, bitwise as if it had not been stopped.
         command: the command line, for the record.
         attrs: further provenance, e.g. the arm of a study.
+        log: file for a JSON line an epoch, see :class:`ncsam.training_log.TrainingLog`; existing ones as for ``path``.
         progress: wraps the iteration over epochs; gets it and the number of epochs left.
 
     Raises:
@@ -164,19 +168,27 @@ def train_run(
         raise StoreError(f"{path}: the file exists; choose another name, --overwrite, or --resume of the same run")
     if state.exists() and not (resume or overwrite):
         raise StoreError(f"{state}: unfinished training exists; continue with --resume or start over with --overwrite")
-    if not path.parent.is_dir():
-        raise StoreError(f"{path.parent}: no such folder; create it first")
+    _check_outputs(path, None if log is None else Path(log), overwrite=overwrite, resume=resume)
     trainer = Trainer(config, device=device, trust=trust)
-    identity = {**config.to_dict(), "data_hash": trainer.problem.dataset.hash, "torch": torch.__version__}
+    identity = {
+        **config.to_dict(),
+        "data_hash": trainer.problem.dataset.hash,
+        "torch": torch.__version__,
+        "device": torch.device(device).type,
+    }
     if resume and state.exists():
         trainer.load_state_dict(load_state(state, identity, device))
-    started, saved = time.monotonic(), time.monotonic()
-    epochs = trainer.epochs()
-    for _ in epochs if progress is None else progress(epochs, config.epochs - len(trainer.rows)):
-        # Only here, between epochs, is the state one to resume from; an interrupt inside an epoch leaves the last one.
-        if time.monotonic() - saved >= SAVE_EVERY:
-            save_state(state, identity, trainer.state_dict())
-            saved = time.monotonic()
+    saved = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        lines = stack.enter_context(TrainingLog(Path(log), trainer.views, trainer.rows)) if log is not None else None
+        epochs = trainer.epochs()
+        for row in epochs if progress is None else progress(epochs, config.epochs - len(trainer.rows)):
+            if lines is not None:
+                lines.write(row)
+            # Only here, between epochs, is the state one to resume from; an interrupt inside an epoch leaves the last.
+            if time.monotonic() - saved >= SAVE_EVERY:
+                save_state(state, identity, trainer.state_dict())
+                saved = time.monotonic()
     labels = trainer.problem.labels
     stamp = store.stamp(
         config=config.to_dict(),
@@ -190,7 +202,7 @@ def train_run(
     store.create(
         path,
         kind="run",
-        attrs={**stamp, **(attrs or {}), "training_seconds": time.monotonic() - started},
+        attrs={**stamp, **(attrs or {}), **{f"{what}_seconds": spent for what, spent in trainer.seconds.items()}},
         contents={
             "labels": Labels(
                 observed=labels.observed,
@@ -211,3 +223,16 @@ def train_run(
     )
     state.unlink(missing_ok=True)
     return Run(path, trust=trust)
+
+
+def _check_outputs(path: Path, log: Path | None, *, overwrite: bool, resume: bool) -> None:
+    """Refuse, before any work, what could not be written after it."""
+    for output in filter(None, (path, log)):
+        if not output.parent.is_dir():
+            raise StoreError(f"{output.parent}: no such folder; create it first")
+    if log is None:
+        return
+    if log.absolute() == path.absolute():
+        raise StoreError(f"{log}: is the run file; give --log a file of its own")
+    if log.is_dir() or (log.exists() and not (overwrite or (resume and is_log(log)))):
+        raise StoreError(f"{log}: the log exists; choose another name, --overwrite or --resume")

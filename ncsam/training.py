@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from ncsam import models, optimizer
+from ncsam import execution, learning_rate, losses, models, optimizer
 from ncsam.config import TrainConfig
 from ncsam.problem import VIEWS, Problem
+from ncsam.samples import Samples
 from ncsam.schema import Training
+from ncsam.step_info import StepInfo
 
 Row = dict[str, Any]
 
@@ -27,8 +29,15 @@ class Trainer:
         device: where to train.
         trust: import a ``package.module:factory`` that the configuration names as data or model.
 
+    Attributes:
+        model: in training.
+        rows: one an epoch, see :class:`ncsam.schema.Training` for what they hold.
+        checkpoints: weights and buffers by epoch.
+        seconds: spent so far on ``training`` and on ``evaluation`` of the views, by the wall clock.
+
     Raises:
-        ValueError: something in the configuration is unknown or impossible; before any work is done.
+        ValueError: something in the configuration is unknown, impossible or not to be had here; before any work is
+            done.
 
     >>> trainer = Trainer(TrainConfig(epochs=2, optimizer="sam", noise="symmetric:0.2"))
     >>> for row in trainer.epochs():
@@ -41,32 +50,54 @@ class Trainer:
         self, config: TrainConfig, problem: Problem | None = None, device: str = "cpu", *, trust: bool = False
     ) -> None:
         self.config = config
+        self._loss = losses.parse(config.loss)
+        self._lr_factor = learning_rate.parse(config.lr_schedule)
+        place = execution.usable_device(device)
+        self._autocast = execution.autocast(place, config.precision)
         self.problem = problem or Problem.of(config, trust=trust)
         dataset = self.problem.dataset
         self.model = models.build(
             config.model, dataset.input_shape, dataset.num_classes, seed=config.seeds["weights"], trust=trust
-        ).to(device)
+        ).to(place)
+        self._optimizer, self._plain = self._arms(place)
+        self._samples = Samples(
+            self.problem,
+            batch_size=config.batch_size,
+            seed=config.seeds["order"],
+            augment=config.augment,
+            device=place,
+        )
+        self.views = tuple(v for v in VIEWS if v != "val" or len(self.problem.val))
+        # An accelerator is busy only with more at once than serves a CPU's caches.
+        self._objective = self.problem.objective(self.model, self.views, None if place.type == "cpu" else 1024)
+        self.rows: list[Row] = []
+        self.checkpoints: dict[int, dict[str, np.ndarray]] = {}
+        self.seconds = {"training": 0.0, "evaluation": 0.0}
+
+    def _arms(self, device: torch.device) -> tuple[optimizer.SharpnessAware, optimizer.SharpnessAware]:
+        """The optimizer, and the base optimizer alone for the warm-up; both step the same weights and momentum."""
+        config = self.config
         base = torch.optim.SGD(
             self.model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
         )
         options = dict(config.options)
         if "seed" in optimizer.options_of(config.optimizer):
             options["seed"] = config.seeds["picks"]
-        self._optimizer = optimizer.build(config.optimizer, self.model, base, **options)
-        self._plain = optimizer.Plain(self.model, base)
-        self._loss = nn.CrossEntropyLoss()
-        self.views = tuple(v for v in VIEWS if v != "val" or len(self.problem.val))
-        self._objective = self.problem.objective(self.model, self.views)
-        self._inputs = self.problem.inputs().to(device)
-        self._observed = self.problem.observed().to(device)
-        self._true = self.problem.true().to(device)
-        self.rows: list[Row] = []
-        self.checkpoints: dict[int, dict[str, np.ndarray]] = {}
+        forward = execution.compiled_forward(self.model, device) if config.compile else None
+        chosen = optimizer.build(config.optimizer, self.model, base, **options, forward=forward)
+        if forward is not None and chosen.perturbation.features_of is not None:
+            raise ValueError(f"{config.optimizer} looks inside the model, which compile does not allow; leave it out")
+        return chosen, optimizer.Plain(self.model, base, forward=forward)
 
     def epochs(self) -> Iterator[Row]:
         """Train from where the trainer stands to the end, yielding the row of each epoch."""
         for epoch in range(len(self.rows) + 1, self.config.epochs + 1):
-            row = self._train(epoch)
+            started = time.perf_counter()
+            steps = self._train(epoch)
+            trained = time.perf_counter()
+            row = {"epoch": epoch, "lr": self._lr(epoch), **steps, **self._evaluate()}
+            self.seconds["training"] += trained - started
+            self.seconds["evaluation"] += time.perf_counter() - trained
             self.rows.append(row)
             if epoch in self.config.checkpoints or epoch == self.config.epochs:
                 self.checkpoints[epoch] = self._weights()
@@ -95,66 +126,88 @@ class Trainer:
             "checkpoints": {
                 epoch: {n: torch.from_numpy(a) for n, a in arrays.items()} for epoch, arrays in self.checkpoints.items()
             },
+            "seconds": dict(self.seconds),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from a :meth:`state_dict` of the same configuration."""
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self.rows = [{k: v.numpy() if isinstance(v, torch.Tensor) else v for k, v in r.items()} for r in state["rows"]]
+        self.rows = [
+            {k: v.cpu().numpy() if isinstance(v, torch.Tensor) else v for k, v in r.items()} for r in state["rows"]
+        ]
         self.checkpoints = {
-            epoch: {n: t.numpy() for n, t in arrays.items()} for epoch, arrays in state["checkpoints"].items()
+            epoch: {n: t.cpu().numpy() for n, t in arrays.items()} for epoch, arrays in state["checkpoints"].items()
         }
+        self.seconds = dict(state["seconds"])
 
     def _train(self, epoch: int) -> Row:
-        config = self.config
-        progress = epoch / config.epochs
+        """One pass over the training samples, and the means over its steps."""
         # The warm-up is part of the comparison, not of one optimizer: every arm shares it.
-        opt = self._plain if epoch <= config.warmup * config.epochs else self._optimizer
+        opt = self._plain if epoch <= self.config.warmup_epochs else self._optimizer
         for group in opt.param_groups:
             group["lr"] = self._lr(epoch)
         self.model.train()
-        infos = []
-        for rows in self._order(epoch).split(config.batch_size):
-            infos.append(
-                opt.step(
-                    self._inputs[rows],
-                    self._observed[rows],
+        means = _Means()
+        for batch in self._samples.batches(epoch):
+            with self._autocast():
+                info = opt.step(
+                    batch.x,
+                    batch.observed,
                     self._loss,
-                    progress=progress,
-                    true_labels=self._true[rows],
+                    progress=epoch / self.config.epochs,
+                    true_labels=batch.true,
                 )
-            )
+            means.add(info, len(batch.observed))
+        return means.row(self._optimizer.perturbation.rho)
+
+    def _evaluate(self) -> Row:
+        """Loss and accuracy of every view, and what they say about the wrong labels."""
         found = self._objective.evaluate()
-        accuracy = np.array([found.metrics["accuracy"][v] for v in self.views])
-        done = [info for info in infos if info.skipped is None]
+        accuracy = found.metrics["accuracy"]
+        clean, noisy = (self._objective.num_samples(view) for view in ("clean_part", "noisy_part"))
+        # Right predictions of all less those on the clean part, in whole samples: no pass of its own is needed.
+        right = round(accuracy["true_labels"] * (clean + noisy))
+        right -= round(accuracy["clean_part"] * clean) if clean else 0
         return {
-            "epoch": epoch,
             "loss": np.array([found.loss[v] for v in self.views]),
-            "accuracy": accuracy,
-            "memorisation": float(accuracy[self.views.index("noisy_part")]),
-            "running_loss": _mean([info.loss for info in done]),
-            "lr": self._lr(epoch),
-            "perturbation_norm": _mean([info.perturbation_norm for info in done]),
-            "compensation_norm": _mean([info.compensation_norm for info in done]),
-            "cosine": _mean([info.cosine for info in done]),
-            "projected": _mean([float(info.projected) for info in done]),
-            "skipped": len(infos) - len(done),
+            "accuracy": np.array([accuracy[v] for v in self.views]),
+            "memorisation": accuracy["noisy_part"],
+            "corrected": right / noisy if noisy else math.nan,
         }
 
-    def _order(self, epoch: int) -> torch.Tensor:
-        # A stream of its own for each epoch, so that resuming needs no generator state.
-        rng = np.random.default_rng([self.config.seeds["order"], epoch])
-        return torch.from_numpy(rng.permutation(len(self._observed))).to(self._observed.device)
-
     def _lr(self, epoch: int) -> float:
-        if self.config.lr_schedule == "constant":
-            return self.config.lr
-        return self.config.lr * 0.5 * (1 + math.cos(math.pi * (epoch - 1) / self.config.epochs))
+        return self.config.lr * self._lr_factor(epoch, self.config.epochs)
 
     def _weights(self) -> dict[str, np.ndarray]:
         return {name: tensor.detach().cpu().numpy().copy() for name, tensor in self.model.state_dict().items()}
 
 
-def _mean(values: list[float]) -> float:
-    return float(np.mean(values)) if values else math.nan
+class _Means:
+    """Means over the steps of an epoch that were not skipped; the steps' outputs are not kept."""
+
+    _NAMES = ("loss", "perturbation_norm", "compensation_norm", "cosine", "projected")
+
+    def __init__(self) -> None:
+        self._values: list[tuple[float, ...]] = []
+        self._picked = self._samples = self._skipped = 0
+
+    def add(self, info: StepInfo, samples: int) -> None:
+        if info.skipped is not None:
+            self._skipped += 1
+            return
+        self._values.append(tuple(float(getattr(info, name)) for name in self._NAMES))
+        self._picked += info.picked
+        self._samples += samples
+
+    def row(self, rho: float) -> Row:
+        table = np.array(self._values).reshape(-1, len(self._NAMES))
+        means = table.mean(axis=0) if len(table) else np.full(len(self._NAMES), math.nan)
+        found = dict(zip(self._NAMES, means.tolist(), strict=True))
+        return {
+            "running_loss": found.pop("loss"),
+            **found,
+            "relative_compensation": found["compensation_norm"] / rho if rho else math.nan,
+            "picked": self._picked / self._samples if self._samples else math.nan,
+            "skipped": self._skipped,
+        }
