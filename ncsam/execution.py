@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+Around = Callable[[], AbstractContextManager[Any]]
+"""Makes a context to enter around a step."""
 
 
 def usable_device(name: str) -> torch.device:
@@ -31,7 +34,7 @@ def usable_device(name: str) -> torch.device:
     return device
 
 
-def autocast(device: torch.device, precision: str) -> Callable[[], AbstractContextManager[Any]]:
+def autocast(device: torch.device, precision: str) -> Around:
     """What to enter around a step: nothing for ``fp32``, bfloat16 autocast for ``bf16``.
 
     Raises:
@@ -44,31 +47,31 @@ def autocast(device: torch.device, precision: str) -> Callable[[], AbstractConte
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
 
 
-def compiled_forward(model: nn.Module, device: torch.device) -> Callable[[nn.Module, Tensor], Tensor]:
-    """A ``forward`` for the optimizers that runs ``model`` through ``torch.compile``; the model itself is not changed.
+def compiled(model: nn.Module, device: torch.device, around: Around) -> tuple[Callable[..., Tensor], Around]:
+    """A ``forward`` for the optimizers that runs ``model`` through ``torch.compile``, and what to enter around a step.
+
+    The model itself is not changed, so that evaluation and hooks find it as it was.
 
     Raises:
         ValueError: ``torch.compile`` does not work here, tried on a small function.
     """
-    from torch._functorch import config as functorch
+    from torch._functorch import config
 
-    # Several gradients are taken from one graph (g and g*); by default compiled graphs give their buffers away in the
-    # first. The setting is read when a graph is compiled, which is during a forward pass.
-    keeping_graphs: Callable[[], AbstractContextManager[Any]] = lambda: functorch.patch(donated_buffer=False)  # noqa: E731
     try:
         torch.compile(torch.sin)(torch.zeros(2, device=device))
     except Exception as error:  # compilers, drivers and torch itself each fail in their own way
         raise ValueError(
             f"torch.compile does not work here ({_first_line(error)}); leave --compile out or install a C++ compiler"
         ) from error
-    compiled = torch.compile(model)
+    run = torch.compile(model)
 
-    def forward(_: nn.Module, x: Tensor) -> Tensor:
-        with keeping_graphs():
-            out: Tensor = compiled(x)
-        return out
+    @contextmanager
+    def keeping_buffers() -> Iterator[None]:
+        # g and g* come from one graph; by default a compiled graph gives its buffers away with the first gradient.
+        with config.patch(donated_buffer=False), around():
+            yield
 
-    return forward
+    return lambda _, x: run(x), keeping_buffers
 
 
 def _first_line(error: BaseException) -> str:

@@ -53,7 +53,7 @@ class Trainer:
         self._loss = losses.parse(config.loss)
         self._lr_factor = learning_rate.parse(config.lr_schedule)
         place = execution.usable_device(device)
-        self._autocast = execution.autocast(place, config.precision)
+        self._around_step = execution.autocast(place, config.precision)
         self.problem = problem or Problem.of(config, trust=trust)
         dataset = self.problem.dataset
         self.model = models.build(
@@ -83,7 +83,9 @@ class Trainer:
         options = dict(config.options)
         if "seed" in optimizer.options_of(config.optimizer):
             options["seed"] = config.seeds["picks"]
-        forward = execution.compiled_forward(self.model, device) if config.compile else None
+        forward = None
+        if config.compile:
+            forward, self._around_step = execution.compiled(self.model, device, self._around_step)
         chosen = optimizer.build(config.optimizer, self.model, base, **options, forward=forward)
         if forward is not None and chosen.perturbation.features_of is not None:
             raise ValueError(f"{config.optimizer} looks inside the model, which compile does not allow; leave it out")
@@ -150,7 +152,7 @@ class Trainer:
         self.model.train()
         means = _Means()
         for batch in self._samples.batches(epoch):
-            with self._autocast():
+            with self._around_step():
                 info = opt.step(
                     batch.x,
                     batch.observed,
