@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from landscape._version import __version__
 
 if TYPE_CHECKING:
+    from landscape.density import spectral_density
     from landscape.directions import filter_normalized_direction
     from landscape.eigen import top_eigenpairs
     from landscape.objective import Objective
-    from landscape.operators import HessianOperator
-    from landscape.records import EigenResult, Line, Plane, Sharpness, Status, TraceResult
+    from landscape.operators import GGNOperator, HessianOperator
+    from landscape.records import DensityResult, EigenResult, Line, Plane, Sharpness, Status, TraceResult
     from landscape.sharpness import adaptive_sharpness, average_sharpness, sam_sharpness
     from landscape.store import load
     from landscape.surface import line, plane
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
     from landscape.views import View
 
 _HOME = {
+    "DensityResult": "records",
     "EigenResult": "records",
+    "GGNOperator": "operators",
     "HessianOperator": "operators",
     "Line": "records",
     "Objective": "objective",
@@ -39,12 +42,15 @@ _HOME = {
     "load": "store",
     "plane": "surface",
     "sam_sharpness": "sharpness",
+    "spectral_density": "density",
     "top_eigenpairs": "eigen",
     "trace": "traces",
 }
 
 __all__ = [
+    "DensityResult",
     "EigenResult",
+    "GGNOperator",
     "HessianOperator",
     "Line",
     "Objective",
@@ -61,6 +67,7 @@ __all__ = [
     "load",
     "plane",
     "sam_sharpness",
+    "spectral_density",
     "top_eigenpairs",
     "trace",
 ]

@@ -35,6 +35,27 @@ class NotDeterministicError(RuntimeError):
 
 
 @dataclasses.dataclass(frozen=True)
+class BatchLoss:
+    """One micro-batch with its graph.
+
+    Attributes:
+        parameters: the leaves it was computed from, by name; not the model's own.
+        outputs: of the model, connected to the leaves.
+        labels: of the samples.
+        loss_fn: mean over the micro-batch.
+    """
+
+    parameters: dict[str, Tensor]
+    outputs: Any
+    labels: Any
+    loss_fn: Loss
+
+    def loss(self, outputs: Any = None) -> Tensor:
+        """The mean loss, of the model's outputs or of others of the same form."""
+        return self.loss_fn(self.outputs if outputs is None else outputs, self.labels)
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Mean loss and metrics of each view at one point; NaN where a view is empty."""
 
@@ -184,18 +205,18 @@ class Objective:
     def gradient(self) -> Tensor:
         """Gradient of the single view's mean loss, shape (K,), summed in float64, in the parameters' dtype."""
 
-        def flat_gradient(loss: Tensor, parameters: dict[str, Tensor]) -> Tensor:
-            grads = torch.autograd.grad(loss, list(parameters.values()), materialize_grads=True)
-            return self.layout.flatten(dict(zip(parameters, grads, strict=True)))
+        def flat_gradient(batch: BatchLoss) -> Tensor:
+            leaves = list(batch.parameters.values())
+            grads = torch.autograd.grad(batch.loss(), leaves, materialize_grads=True)
+            return self.layout.flatten(dict(zip(batch.parameters, grads, strict=True)))
 
         return self.accumulate(flat_gradient).to(self.layout.dtype)
 
-    def accumulate(self, derivative: Callable[[Tensor, dict[str, Tensor]], Tensor]) -> Tensor:
-        """Sum ``derivative(loss, parameters)`` over the single view's micro-batches, in float64.
+    def accumulate(self, derivative: Callable[[BatchLoss], Tensor]) -> Tensor:
+        """Sum ``derivative(batch)`` over the single view's micro-batches, in float64.
 
-        ``loss`` is the mean over one micro-batch with its graph, ``parameters`` the leaves it was computed from (not
-        the model's own). Each term is weighted by the micro-batch's share of the total, so that any linear
-        functional of the loss (gradient, Hessian-vector product, …) comes out as that of the whole mean loss.
+        Each term is weighted by the micro-batch's share of the total, so that any linear functional of the loss
+        (gradient, Hessian-vector product, …) comes out as that of the whole mean loss.
         """
         name = self._only_view()
         plan = self._plan()
@@ -209,7 +230,7 @@ class Objective:
                         continue
                     outputs = self._call.outputs(leaves, buffers, batch)
                     outputs = outputs if part.rows is None else select(outputs, part.rows)
-                    term = derivative(self.loss_fn(outputs, part.labels), leaves).detach().double()
+                    term = derivative(BatchLoss(leaves, outputs, part.labels, self.loss_fn)).detach().double()
                     term *= part.norm / plan.norms[name]
                     total = term if total is None else total.add_(term)
         if total is None:

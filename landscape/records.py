@@ -191,6 +191,22 @@ class TraceResult(Record):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class DensityResult(Record):
+    """Spectral density of an operator with its standard error, and the quadrature it was drawn from."""
+
+    kind: ClassVar[str] = "density"
+
+    grid: np.ndarray = variable("grid", long_name="eigenvalue", units="loss / parameter^2", coordinate=True)
+    density: np.ndarray = variable("grid", long_name="spectral density", units="parameter^2 / loss")
+    stderr: np.ndarray = variable("grid", long_name="standard error over the probes", units="parameter^2 / loss")
+    nodes: np.ndarray = variable("probe", "step", long_name="quadrature node", units="loss / parameter^2")
+    weights: np.ndarray = variable("probe", "step", long_name="quadrature weight")
+    matvecs: int = variable(long_name="operator-vector products used")
+    broadening: float = parameter("deviation of the kernel as a fraction of the width of the spectrum")
+    seed: int = parameter("seed of the probes")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Line(Record):
     """Loss and accuracy of every view along ``w + alpha d``."""
 

@@ -12,6 +12,7 @@ from landscape._version import __version__
 
 if TYPE_CHECKING:
     from ncsam import data, models, noise
+    from ncsam.bound import theorem1_bound
     from ncsam.config import TrainConfig
     from ncsam.optimizer import (
         NCSAM,
@@ -46,6 +47,7 @@ _HOME = {
     "SharpnessAware": "optimizer",
     "TrainConfig": "config",
     "Trainer": "training",
+    "theorem1_bound": "bound",
 }
 _MODULES = ("data", "models", "noise", "optimizer", "theory")
 
@@ -69,6 +71,7 @@ __all__ = [
     "data",
     "models",
     "noise",
+    "theorem1_bound",
 ]
 
 

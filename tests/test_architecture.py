@@ -11,8 +11,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-NUMERICS = ("batches", "directions", "eigen", "isolation", "objective", "operators", "parameters", "rows", "sharpness")
-NUMERICS += ("surface", "traces", "views")
+NUMERICS = (
+    "batches",
+    "density",
+    "directions",
+    "eigen",
+    "isolation",
+    "objective",
+    "operators",
+    "parameters",
+    "rows",
+    "sharpness",
+)
+NUMERICS += ("krylov", "surface", "traces", "views")
 
 
 def imports(path: Path, *, at_run_time_only: bool = True) -> Iterator[str]:

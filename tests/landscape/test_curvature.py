@@ -45,6 +45,51 @@ def test_a_model_linear_in_its_parameters_has_zero_hessian() -> None:
     assert torch.equal(H @ torch.ones(4), torch.zeros(4))
 
 
+def dense_ggn(case: Case) -> torch.Tensor:
+    """Mean over samples of Jᵀ(∇²ℓ)J from dense Jacobians and loss Hessians, weighted as the loss weights them."""
+    model, loss_fn, x, y = case.make()
+    model.eval()
+    names = [n for n, p in model.named_parameters() if p.requires_grad]
+    w = [p.detach() for p in model.parameters() if p.requires_grad]
+
+    def outputs(*parameters: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(model, dict(zip(names, parameters, strict=True)), (x,))
+
+    z = outputs(*w)
+    blocks = torch.autograd.functional.jacobian(outputs, tuple(w))
+    J = torch.cat([b.reshape(z.numel(), -1) for b in blocks], dim=1)
+    curvature = torch.autograd.functional.hessian(lambda o: loss_fn(o, y), z).reshape(z.numel(), z.numel())
+    return J.T @ curvature @ J
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("batch_size", [3, 64])
+def test_gauss_newton_products_equal_the_dense_matrix(case: Case, batch_size: int) -> None:
+    model, loss_fn, x, y = case.make()
+    G = landscape.GGNOperator(landscape.Objective(model, loss_fn, (x, y), batch_size=batch_size))
+    dense = dense_ggn(case)
+    V = torch.randn(G.shape[0], 3, dtype=torch.float64)
+    torch.testing.assert_close(G @ V, dense @ V, rtol=1e-8, atol=1e-8 * float(dense.abs().max()))
+    torch.testing.assert_close(G @ V, dense @ V, rtol=1e-8, atol=1e-8 * float(dense.abs().max()))  # from the kept graph
+    assert landscape.top_eigenpairs(G, 1, which="SA", search_missed=True).values[0] > -1e-8 * float(dense.abs().max())
+
+
+def test_gauss_newton_of_dict_outputs_and_of_a_constant_loss() -> None:
+    model = nn.Linear(3, 2).double()
+    x, y = torch.randn(6, 3).double(), torch.arange(6) % 2
+    plain = landscape.GGNOperator(landscape.Objective(model, nn.CrossEntropyLoss(), (x, y)))
+    mapped = landscape.Objective(
+        model,
+        lambda out, labels: nn.functional.cross_entropy(out["logits"], labels),
+        {"x": x, "labels": y},
+        forward=lambda m, b: {"logits": m(b["x"]), "unused": b["x"]},
+    )
+    v = torch.randn(8, dtype=torch.float64)
+    torch.testing.assert_close(landscape.GGNOperator(mapped) @ v, plain @ v)
+    linear = landscape.Objective(model, lambda o, _: o.mean(), (x, y))
+    assert not (landscape.GGNOperator(linear) @ v).any()
+
+
 @pytest.mark.parametrize("which", ["LA", "SA", "LM"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_eigenpairs_of_a_network(case: Case, which: str) -> None:
@@ -175,3 +220,41 @@ def test_trace_of_a_network_and_its_determinism() -> None:
     assert t.value == landscape.trace(H, 400, seed=1).value
     with pytest.raises(ValueError, match="at least 2"):
         landscape.trace(H, 1)
+
+
+def test_density_integrates_to_one_and_has_the_moments_of_the_spectrum() -> None:
+    eigenvalues = np.concatenate([np.zeros(150), np.linspace(1, 2, 40), [10.0], -np.ones(9)])
+    d = landscape.spectral_density(symmetric_with(list(eigenvalues)), num_steps=60, num_probes=20, seed=1)
+    assert np.trapezoid(d.density, d.grid) == pytest.approx(1.0, abs=1e-4)  # 6e-5 lies beyond four deviations
+    np.testing.assert_allclose(d.weights.sum(1), 1.0, rtol=1e-10)
+    for power in (1, 2):
+        moments = (d.weights * d.nodes**power).sum(1)
+        truth = np.mean(eigenvalues**power)
+        assert abs(moments.mean() - truth) < 4 * moments.std(ddof=1) / np.sqrt(20)
+    negative = d.density[d.grid < -0.5].sum() * (d.grid[1] - d.grid[0])
+    assert negative == pytest.approx(9 / 200, abs=4 * 0.02)
+    assert d.nodes.max() == pytest.approx(10.0, rel=1e-9)
+
+
+def test_density_with_all_steps_is_the_spectral_measure_of_the_start() -> None:
+    eigenvalues = [3.0, 1.0, 0.5, -2.0, 0.0]
+    A = symmetric_with(eigenvalues)
+    d = landscape.spectral_density(A, num_steps=50, num_probes=1, seed=4)
+    assert d.matvecs == 5
+    np.testing.assert_allclose(d.nodes[0], sorted(eigenvalues), atol=1e-12)
+    assert np.isnan(d.stderr).all()
+    again = landscape.spectral_density(A, num_steps=50, num_probes=1, seed=4)
+    np.testing.assert_array_equal(d.density, again.density)
+
+
+@pytest.mark.parametrize("spectrum", [[2.0] * 5, [0.0] * 5])
+def test_density_of_a_multiple_of_the_identity(spectrum: list[float]) -> None:
+    d = landscape.spectral_density(symmetric_with(spectrum), num_steps=3)
+    assert np.trapezoid(d.density, d.grid) == pytest.approx(1.0, abs=1e-3)
+    assert d.grid[d.density.argmax()] == pytest.approx(spectrum[0], abs=0.05)
+
+
+@pytest.mark.parametrize("bad", [{"num_steps": 0}, {"num_probes": 0}, {"broadening": 0.0}, {"num_points": 0}])
+def test_bad_densities(bad: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        landscape.spectral_density(torch.eye(3), **bad)
