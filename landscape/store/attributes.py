@@ -7,7 +7,7 @@ is not noticed before memory is asked for it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import h5py
@@ -46,16 +46,18 @@ def write_attributes(target: h5py.HLObject, values: Mapping[str, Any]) -> None:
         write_attribute(target, name, value)
 
 
-def raw_attributes(target: h5py.HLObject, file_size: int) -> Iterator[tuple[str, np.ndarray]]:
-    """Names and stored values (0-d; text as bytes), sorted by name, without HDF5's own bookkeeping of dimensions.
+def raw_attributes(target: h5py.HLObject, file_size: int) -> dict[str, np.ndarray]:
+    """Stored values (0-d; text as bytes) by name, sorted, without HDF5's own bookkeeping of dimensions.
 
     Raises:
         StoreError: an attribute has a type this store does not write, or claims to be larger than the file.
     """
-    for name in sorted(target.attrs):
+    found = {}
+    for index in range(h5py.h5a.get_num_attrs(target.id)):  # h5py's mapping of attributes looks each up three times
+        identifier = h5py.h5a.open(target.id, index=index)
+        name = identifier.name.decode(errors="surrogateescape")
         if name in ("DIMENSION_LIST", "REFERENCE_LIST"):
             continue
-        identifier = target.attrs.get_id(name)
         dtype = identifier.dtype
         known = dtype.kind in "biuf" or (dtype.kind == "S" and identifier.shape == ())
         if not known or identifier.get_storage_size() > file_size:
@@ -64,7 +66,8 @@ def raw_attributes(target: h5py.HLObject, file_size: int) -> Iterator[tuple[str,
             )
         value = np.empty(identifier.shape, dtype)
         identifier.read(value)
-        yield name, value
+        found[name] = value
+    return dict(sorted(found.items()))
 
 
 def decode(value: np.ndarray) -> Any:
@@ -78,7 +81,12 @@ def decode(value: np.ndarray) -> Any:
 
 def read_attributes(target: h5py.HLObject, file_size: int) -> dict[str, Any]:
     """All attributes by name, as they were given to :func:`write_attributes`."""
-    return {name: decode(value) for name, value in raw_attributes(target, file_size) if name not in DIMENSIONS}
+    return decoded(raw_attributes(target, file_size))
+
+
+def decoded(raw: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The Python values of attributes as :func:`raw_attributes` gives them."""
+    return {name: decode(value) for name, value in raw.items() if name not in DIMENSIONS}
 
 
 def to_json(value: Any, where: str) -> str:

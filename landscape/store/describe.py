@@ -13,7 +13,7 @@ import numpy as np
 from landscape.records import Status
 from landscape.store import schema
 from landscape.store.arrays import is_only_a_length
-from landscape.store.attributes import RESERVED, read_attributes
+from landscape.store.attributes import RESERVED, raw_attributes, read_attributes
 from landscape.store.errors import StoreError
 from landscape.store.manifest import member
 from landscape.store.part import read_status
@@ -60,7 +60,7 @@ def _content(file: File, name: str) -> dict[str, Any]:
         described["variables"] = [
             _variable(file, group, key, look=described["content"] != schema.ARRAYS)
             for key in group
-            if not is_only_a_length(member(group, key))
+            if not is_only_a_length(raw_attributes(member(group, key), file.size))
         ]
     except Exception as error:  # damage in one content must not hide the others
         described["problem"] = " ".join(str(error).split())

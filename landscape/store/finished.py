@@ -6,6 +6,7 @@ Nothing is ever changed inside a finished file. A crash at any moment leaves the
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from landscape.store.temporary import publish, temporary_file
 
 FORMAT = ("v108", "v110")  # readable by every HDF5 since 1.8, so by what distributions ship; metadata with checksums
 CHECKS: list[Callable[[Path], None]] = []  # run on a file before it gets its name; see verifier.checked_writes
+WORTH_SYNCING_TWICE = 4 << 20  # bytes; for more, the disk is set to work while the seal is being computed
 PATIENCE = 60.0  # seconds `add` waits for another process that is adding to the same file
 
 
@@ -59,9 +61,7 @@ def create(
         )
     with _replacing(path, overwrite=overwrite) as file:
         write_attributes(file, {**attrs, "schema": schema.VERSION, "kind": kind})
-        for name, content in contents.items():
-            write_content(_new_group(file, name), content)
-        manifest.write(file, manifest.compute(file, _size(file)))
+        manifest.write(file, _written(file, contents))
 
 
 def add(path: str | Path, name: str, content: Content, *, overwrite: bool = False) -> None:
@@ -92,16 +92,11 @@ def add(path: str | Path, name: str, content: Content, *, overwrite: bool = Fals
         file = stack.enter_context(_replacing(path, overwrite=True, start_from=path))
         if version < schema.VERSION:
             schema.migrate(file, version)
-            entries = manifest.compute(file, _size(file))
-        if name in file and "content" in file[name].attrs:
+            entries = manifest.compute(file, path.stat().st_size)
+        if name in file and schema.has_content(file[name]):
             del file[name]
             entries = {key: value for key, value in entries.items() if not f"{key}/".startswith(f"/{name}/")}
-        group = _new_group(file, name)
-        write_content(group, content)
-        entries |= manifest.compute(group, _size(file))
-        for parent in Path(f"/{name}").parents:
-            entries[parent.as_posix()] = manifest.digest(file[parent.as_posix()], _size(file))
-        manifest.write(file, entries)
+        manifest.write(file, entries | _written(file, {name: content}))
 
 
 def save(record: Record, path: str | Path, *, overwrite: bool = False) -> None:
@@ -132,17 +127,22 @@ def _new_group(file: h5py.File, name: str) -> h5py.Group:
         raise StoreError(f"{name!r} is not a group path; write it like 'hessian/top5'")
     for depth in range(1, len(parts)):
         parent = "/".join(parts[:depth])
-        if parent in file and "content" in file[parent].attrs:
+        if parent in file and schema.has_content(file[parent]):
             raise StoreError(f"{name!r} would lie inside the content {parent!r}; choose another name")
     if name in file:
         raise StoreError(f"{name!r} holds other contents; choose another name")
     return file.create_group(name)
 
 
-def _size(file: h5py.File) -> int:
-    """Bound on what an object of a file being written may claim: its size so far."""
-    file.flush()
-    return int(file.id.get_filesize())
+def _written(file: h5py.File, contents: Mapping[str, Content]) -> dict[str, str]:
+    """Write ``contents``; the digests of all that is new, and of the groups above it."""
+    with manifest.Digests() as digests:
+        for name, content in contents.items():
+            write_content(_new_group(file, name), content, digests)
+        above = {parent.as_posix() for name in contents for parent in Path(f"/{name}").parents}
+        for path in above | {"/"}:
+            digests.add(file[path], manifest.UNBOUNDED)
+        return digests.by_path()
 
 
 @contextlib.contextmanager
@@ -155,7 +155,9 @@ def _replacing(path: Path, *, overwrite: bool, start_from: Path | None = None) -
                 seal.copy_unsealed(source, start_from.stat().st_size, disk)
         with h5py.File(disk, "w" if start_from is None else "r+", libver=FORMAT) as file:
             yield file
-        seal.append(disk)
+        large = os.fstat(disk.fileno()).st_size > WORTH_SYNCING_TWICE
+        with disk.syncing() if large else contextlib.nullcontext():
+            seal.append(disk)
         for check in CHECKS:
             check(disk.path)
         publish(disk, path, overwrite=overwrite)

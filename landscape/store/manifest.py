@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
 
 import h5py
 import numpy as np
 
 from landscape.store.arrays import is_only_a_length, read_raw
-from landscape.store.attributes import raw_attributes, write_attribute
+from landscape.store.attributes import decode, raw_attributes, write_attribute
 from landscape.store.errors import StoreError
 
 NAME = "manifest"
 MAX_DEPTH = 32
+UNBOUNDED = sys.maxsize  # size of a file for objects just written, whose claims need no check
+WORTH_A_THREAD = 1 << 16  # bytes; less is hashed in the time it takes to hand it over
 
 
 def objects(
@@ -41,64 +47,123 @@ def objects(
         seen.add(address)
         yield path, current
         if isinstance(current, h5py.Group) and enter(current):
-            if len(current) > file_size:
-                raise StoreError(f"{path} claims {len(current)} members")
-            children = sorted(current)
-            pending += [(f"{path.rstrip('/')}/{name}", member(current, name)) for name in reversed(children)]
+            children = sorted(member_names(current, file_size), reverse=True)
+            pending += [(f"{path.rstrip('/')}/{name}", member(current, name)) for name in children]
+
+
+def member_names(group: h5py.Group, file_size: int) -> list[str]:
+    """Names of what a group holds, as HDF5 orders them."""
+    if len(group) > file_size:
+        raise StoreError(f"{group.name} claims {len(group)} members")
+    names: list[bytes] = []
+    group.id.links.iterate(names.append)
+    return [name.decode(errors="surrogateescape") for name in names]
 
 
 def member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
     """One member of a group; links to other places and other files are refused, not followed."""
     encoded = name.encode(errors="surrogateescape")
-    if encoded in group and group.id.links.get_info(encoded).type != h5py.h5l.TYPE_HARD:
+    if group.id.links.get_info(encoded).type != h5py.h5l.TYPE_HARD:
         raise StoreError(f"{group.name}/{name} is a soft or external link, which is not followed")
-    found = group[name]
-    if not isinstance(found, h5py.Group | h5py.Dataset):
-        raise StoreError(f"{group.name}/{name} is neither a group nor a data set")
-    return found
+    found = h5py.h5o.open(group.id, encoded)
+    if isinstance(found, h5py.h5g.GroupID):
+        return h5py.Group(found)
+    if isinstance(found, h5py.h5d.DatasetID):
+        return h5py.Dataset(found)
+    raise StoreError(f"{group.name}/{name} is neither a group nor a data set")
+
+
+Piece = bytes | memoryview
+
+
+def pieces(found: h5py.Group | h5py.Dataset, file_size: int, data: np.ndarray | None = None) -> list[Piece]:
+    """What the digest of one object is taken over; ``data`` is the content of a data set where it is known."""
+    taken: list[Piece] = []
+
+    def add(label: str, array: np.ndarray) -> None:
+        shape = ",".join(str(size) for size in array.shape)
+        taken.append(f"{label}\0{array.dtype.newbyteorder('<').str}\0{shape}\0".encode(errors="surrogateescape"))
+        taken.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
+    attributes = raw_attributes(found, file_size)
+    for name, value in attributes.items():
+        if not (name == NAME and found.name == "/"):
+            add(f"attribute {name}", value)
+    if isinstance(found, h5py.Dataset):
+        if is_only_a_length(attributes):
+            taken.append(f"length\0{found.shape[0]}\0".encode())
+        else:
+            add("data", read_raw(found, file_size) if data is None else data)
+    return taken
 
 
 def digest(found: h5py.Group | h5py.Dataset, file_size: int, data: np.ndarray | None = None) -> str:
-    """SHA-256 of one object; ``data`` is the content of the data set where the caller has read it already."""
+    """SHA-256 of one object; ``data`` as for :func:`pieces`."""
+    return _sha256(pieces(found, file_size, data))
+
+
+def _sha256(taken: list[Piece]) -> str:
     state = hashlib.sha256()
-
-    def feed(label: str, array: np.ndarray) -> None:
-        shape = ",".join(str(size) for size in array.shape)
-        state.update(f"{label}\0{array.dtype.newbyteorder('<').str}\0{shape}\0".encode(errors="surrogateescape"))
-        state.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-
-    for name, value in raw_attributes(found, file_size):
-        if not (name == NAME and found.name == "/"):
-            feed(f"attribute {name}", value)
-    if isinstance(found, h5py.Dataset):
-        if is_only_a_length(found):
-            state.update(f"length\0{found.shape[0]}\0".encode())
-        else:
-            feed("data", read_raw(found, file_size) if data is None else data)
+    for piece in taken:
+        state.update(piece)
     return state.hexdigest()
+
+
+class Digests:
+    """Digests of many objects, by path: large ones are taken in a thread while the caller reads or writes the next.
+
+    A context manager. HDF5 is used by the caller alone.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1)  # no thread before the first large object
+        self._results: dict[str, Callable[[], str]] = {}
+
+    def add(self, found: h5py.Group | h5py.Dataset, file_size: int, data: np.ndarray | None = None) -> None:
+        """Take the digest of one object, as it is now; ``data`` as for :func:`pieces`, not to be changed meanwhile."""
+        taken = pieces(found, file_size, data)
+        if sum(map(len, taken)) < WORTH_A_THREAD:
+            done = _sha256(taken)
+            self._results[found.name] = lambda: done
+        else:
+            self._results[found.name] = self._pool.submit(_sha256, taken).result
+
+    def by_path(self) -> dict[str, str]:
+        """All digests, once they are there."""
+        return {path: result() for path, result in self._results.items()}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown()
 
 
 def compute(root: h5py.Group, file_size: int) -> dict[str, str]:
     """Digest of every object at and below ``root``, by path."""
-    return {path: digest(found, file_size) for path, found in objects(root, file_size)}
+    with Digests() as digests:
+        for _, found in objects(root, file_size):
+            digests.add(found, file_size)
+        return digests.by_path()
 
 
-def read(file: h5py.File, file_size: int) -> dict[str, str]:
-    """The manifest a finished file carries.
+def parsed(attributes: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """The manifest among the raw attributes of a finished file.
 
     Raises:
         StoreError: there is none, or it cannot be understood.
     """
-    for name, value in raw_attributes(file, file_size):
-        if name == NAME:
-            try:
-                entries = json.loads(value.tolist().decode())
-            except ValueError as error:
-                raise StoreError(f"the manifest is damaged ({error})") from error
-            if isinstance(entries, dict) and all(isinstance(v, str) for v in entries.values()):
-                return entries
-            raise StoreError("the manifest is damaged (not a table of digests)")
-    raise StoreError("there is no manifest")
+    if NAME not in attributes:
+        raise StoreError("there is no manifest")
+    try:
+        entries = json.loads(decode(attributes[NAME]))
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"the manifest is damaged ({error})") from error
+    if isinstance(entries, dict) and all(isinstance(v, str) for v in entries.values()):
+        return entries
+    raise StoreError("the manifest is damaged (not a table of digests)")
 
 
 def write(file: h5py.File, entries: dict[str, str]) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from landscape.records import Status
 from landscape.store import schema
 from landscape.store.arrays import read_raw
-from landscape.store.attributes import read_attributes, to_json, write_attributes
+from landscape.store.attributes import decode, raw_attributes, to_json, write_attributes
 from landscape.store.disk import Disk, deferred_signals, fsync_folder
 from landscape.store.errors import StoreError, one_line
 from landscape.store.finished import FORMAT
@@ -251,8 +251,9 @@ class PartFile:
         """Refuse a file of other work; find the places of rows; take back rows damaged since they were committed."""
         size = self.path.stat().st_size
         with self._opened() as file:
-            schema.version_of(file, size)
-            found = json.loads(read_attributes(file, size)["work"])
+            attributes = raw_attributes(file, size)
+            schema.version_of(attributes)
+            found = json.loads(decode(attributes["work"]))
             difference = first_difference(found, wanted)
             if difference:
                 raise StoreError(f"{self.path}: cannot resume, {difference}; use the same settings or remove the file")

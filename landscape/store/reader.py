@@ -12,7 +12,7 @@ import numpy as np
 
 from landscape.records import Record
 from landscape.store import manifest, schema
-from landscape.store.attributes import read_attributes
+from landscape.store.attributes import decoded, raw_attributes
 from landscape.store.errors import StoreError, one_line
 
 REMEDY = "check it with `landscape verify`, or restore it from a copy"
@@ -34,7 +34,6 @@ class File:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._manifest: dict[str, str] | None = None
         self._names: list[str] | None = None
         with one_line(path, "opening", REMEDY):
             if not self.path.is_file():
@@ -45,11 +44,12 @@ class File:
                     raise StoreError(f"{path}: not an HDF5 file, or its beginning is damaged; {REMEDY}")
             self.h5 = h5py.File(path, "r", locking=False)  # writers replace the file, so readers need no lock
             try:
-                self.version = schema.version_of(self.h5, self.size)
+                self._raw = raw_attributes(self.h5, self.size)
+                self._manifest: dict[str, str] | None = None
+                self.version = schema.version_of(self._raw)
                 if self.version < schema.VERSION:
                     self._upgrade()
-                self.attrs: dict[str, Any] = read_attributes(self.h5, self.size)
-                self.attrs.pop(manifest.NAME, None)
+                self.attrs: dict[str, Any] = decoded({k: v for k, v in self._raw.items() if k != manifest.NAME})
                 self.kind = str(self.attrs.get("kind", ""))
             except BaseException:
                 self.h5.close()
@@ -60,13 +60,14 @@ class File:
         self.h5.close()
         self.h5 = h5py.File(io.BytesIO(self.path.read_bytes()), "r+")
         schema.migrate(self.h5, self.version)
+        self._raw = raw_attributes(self.h5, self.size)
         self._manifest = manifest.compute(self.h5, self.size)
 
     def manifest(self) -> dict[str, str]:
         """SHA-256 of every object by its path."""
         if self._manifest is None:
             with self._reading():
-                self._manifest = manifest.read(self.h5, self.size)
+                self._manifest = manifest.parsed(self._raw)
         return self._manifest
 
     def names(self, prefix: str = "") -> list[str]:

@@ -14,10 +14,10 @@ import h5py
 import numpy as np
 
 from landscape.records import Record, Status, Variable, record_type
-from landscape.store.arrays import ONLY_A_LENGTH, decoded, read_raw, write_array
-from landscape.store.attributes import RESERVED, read_attributes, write_attribute, write_attributes
+from landscape.store.arrays import ONLY_A_LENGTH, create_array, decoded, fill, read_raw, storable
+from landscape.store.attributes import RESERVED, decode, read_attributes, write_attribute, write_attributes
 from landscape.store.errors import StoreError
-from landscape.store.manifest import digest, member, objects
+from landscape.store.manifest import UNBOUNDED, Digests, digest, member, member_names, objects
 
 VERSION = 1
 MIGRATIONS: dict[int, Callable[[h5py.File], None]] = {}
@@ -28,20 +28,23 @@ ARRAYS = "arrays"
 Content = Record | Mapping[str, Any]
 
 
-def write_content(group: h5py.Group, content: Content) -> None:
-    """Store a record, or a mapping of names to arrays, in an empty group."""
+def write_content(group: h5py.Group, content: Content, digests: Digests) -> None:
+    """Store a record, or a mapping of names to arrays, in an empty group, and note the digests of what is stored."""
     if isinstance(content, Record):
-        _write_record(group, content)
-        return
-    write_attribute(group, "content", ARRAYS)
-    for name, value in content.items():
-        if not name or "/" in name or name in (".", ".."):
-            raise StoreError(f"{group.name}: {name!r} cannot name an array; use a name without '/'")
-        dataset = write_array(group, name, value, compress=False)
-        _mark_text(dataset)
+        _write_record(group, content, digests)
+    else:
+        write_attribute(group, "content", ARRAYS)
+        for name, value in content.items():
+            if not name or "/" in name or name in (".", ".."):
+                raise StoreError(f"{group.name}: {name!r} cannot name an array; use a name without '/'")
+            array = storable(value, f"{group.name}/{name}")
+            dataset = _create(group, name, array, compress=False)
+            digests.add(dataset, UNBOUNDED, array)  # in its thread while the next line writes
+            fill(dataset, array)
+    digests.add(group, UNBOUNDED)
 
 
-def _write_record(group: h5py.Group, record: Record) -> None:
+def _write_record(group: h5py.Group, record: Record, digests: Digests) -> None:
     declared = record.variables()
     values = {name: getattr(record, name) for name in declared if getattr(record, name) is not None}
     taken = RESERVED & set(record.parameters())
@@ -56,39 +59,49 @@ def _write_record(group: h5py.Group, record: Record) -> None:
     clash = sizes.keys() & (values.keys() - set(labels.values()))
     if clash:
         raise StoreError(f"{type(record).__name__} has dimensions and variables both named {sorted(clash)}; rename one")
+    stored: dict[str, h5py.Dataset] = {}
+    arrays = {name: storable(value, f"{group.name}/{name}") for name, value in values.items()}
+
+    def write(stored_name: str, name: str) -> h5py.Dataset:
+        dataset = stored[stored_name] = _create(group, stored_name, arrays[name], compress=True)
+        fill(dataset, arrays[name])
+        write_attributes(dataset, {"units": declared[name].units, "long_name": declared[name].long_name})
+        # HDF5 keeps an axis's scale in its global heap, where it hangs on a damaged length: for others to read, not us
+        write_attribute(dataset, "dimensions", " ".join(declared[name].dims))
+        return dataset
+
     for dimension, size in sizes.items():
         if dimension in labels:
-            name = labels[dimension]
-            _write_variable(group, dimension, values[name], declared[name].units, declared[name].long_name)
-            write_attribute(group[dimension], "dimensions", dimension)
-            group[dimension].make_scale(dimension)
+            write(dimension, labels[dimension]).make_scale(dimension)
         else:
             # netCDF's convention for a dimension without labels: a length, marked as being nothing else
-            group.create_dataset(dimension, shape=(size,), dtype="u1")
-            group[dimension].make_scale(f"{ONLY_A_LENGTH.decode()}. {size:10d}")
-    for name in values.keys() - set(labels.values()):
-        _write_variable(group, name, values[name], declared[name].units, declared[name].long_name)
-        # HDF5 keeps an axis's scale in its global heap, where it hangs on a damaged length: for others to read, not us
-        write_attribute(group[name], "dimensions", " ".join(declared[name].dims))
-        for axis, dimension in enumerate(declared[name].dims):
-            group[name].dims[axis].attach_scale(group[dimension])
+            stored[dimension] = group.create_dataset(dimension, shape=(size,), dtype="u1")
+            stored[dimension].make_scale(f"{ONLY_A_LENGTH.decode()}. {size:10d}")
+    for name in values:
+        if name not in labels.values():
+            dataset = write(name, name)
+            for axis, dimension in enumerate(declared[name].dims):
+                dataset.dims[axis].attach_scale(stored[dimension])
+    for stored_name, dataset in stored.items():
+        digests.add(dataset, UNBOUNDED, arrays.get(labels.get(stored_name, stored_name)))
 
 
-def _write_variable(group: h5py.Group, name: str, value: Any, units: str, long_name: str) -> None:
-    dataset = write_array(group, name, value, compress=True)
-    write_attributes(dataset, {"units": units, "long_name": long_name})
-    _mark_text(dataset)
-
-
-def _mark_text(dataset: h5py.Dataset) -> None:
-    if dataset.dtype.kind == "S":
+def _create(group: h5py.Group, name: str, array: np.ndarray, *, compress: bool) -> h5py.Dataset:
+    dataset = create_array(group, name, array, compress=compress)
+    if array.dtype.kind == "S":
         write_attribute(dataset, "_Encoding", "utf-8")  # tells xarray to decode the bytes
+    return dataset
 
 
 def content_paths(file: h5py.File, file_size: int) -> list[str]:
     """Paths of the groups that hold content, sorted, without the leading slash."""
-    found = objects(file, file_size, enter=lambda group: "content" not in group.attrs)
-    return [path[1:] for path, entry in found if "content" in entry.attrs]
+    found = objects(file, file_size, enter=lambda group: not has_content(group))
+    return [path[1:] for path, entry in found if has_content(entry)]
+
+
+def has_content(found: h5py.Group | h5py.Dataset) -> bool:
+    """Whether this is a group that holds content, not a folder."""
+    return bool(h5py.h5a.exists(found.id, b"content"))
 
 
 def content_of(group: h5py.Group, file_size: int) -> str:
@@ -102,18 +115,39 @@ def read_array(group: h5py.Group, name: str, file_size: int, manifest: Mapping[s
     Raises:
         StoreError: its content does not match the manifest.
     """
-    dataset = member(group, name)
-    if not isinstance(dataset, h5py.Dataset):
-        raise StoreError(f"{dataset.name} is a group, expected a data set")
+    dataset = _dataset(group, name)
     raw = read_raw(dataset, file_size)
-    if digest(dataset, file_size, raw) != manifest.get(dataset.name):
-        raise StoreError(f"{dataset.name} does not match its SHA-256 in the manifest")
+    _confirm(dataset.name, digest(dataset, file_size, raw), manifest)
     return decoded(raw)
 
 
+def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:
+    dataset = member(group, name)
+    if not isinstance(dataset, h5py.Dataset):
+        raise StoreError(f"{dataset.name} is a group, expected a data set")
+    return dataset
+
+
+def _confirm(path: str, found: str, manifest: Mapping[str, str]) -> None:
+    if found != manifest.get(path):
+        raise StoreError(f"{path} does not match its SHA-256 in the manifest")
+
+
 def read_arrays(group: h5py.Group, file_size: int, manifest: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """The bare arrays of a group by name."""
-    return {name: read_array(group, name, file_size, manifest) for name in group}
+    """The bare arrays of a group by name.
+
+    Raises:
+        StoreError: the content of one does not match the manifest.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    with Digests() as digests:
+        for name in member_names(group, file_size):
+            dataset = _dataset(group, name)
+            arrays[name] = read_raw(dataset, file_size)
+            digests.add(dataset, file_size, arrays[name])
+        for path, found in digests.by_path().items():
+            _confirm(path, found, manifest)
+    return {name: decoded(array) for name, array in arrays.items()}
 
 
 def read_record(group: h5py.Group, file_size: int, manifest: Mapping[str, str]) -> Record:
@@ -144,13 +178,13 @@ def read_record(group: h5py.Group, file_size: int, manifest: Mapping[str, str]) 
         raise StoreError(f"{group.name} is not a valid {kind!r} ({error})") from error
 
 
-def version_of(file: h5py.File, file_size: int) -> int:
-    """Schema version a file states.
+def version_of(attributes: Mapping[str, np.ndarray]) -> int:
+    """Schema version that the raw attributes of a file state.
 
     Raises:
         StoreError: it states none, or one newer than this package knows.
     """
-    version = read_attributes(file, file_size).get("schema")
+    version = decode(attributes["schema"]) if "schema" in attributes else None
     if not isinstance(version, int):
         raise StoreError("there is no attribute 'schema', so it was not written by this package")
     if version > VERSION:

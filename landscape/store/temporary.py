@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import secrets
 import sys
@@ -20,7 +21,7 @@ def temporary_file(path: Path) -> Iterator[tuple[Disk, int | None]]:
     The lock tells a file that is being written from what a killed writer left; the latter is removed first. Windows
     needs no lock for that, since it does not remove open files.
     """
-    for stale in path.parent.glob(f".{path.name}.*.tmp"):
+    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         _remove_stale(stale)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     disk = Disk(temporary, "x+")
