@@ -53,7 +53,7 @@ def kill_after(epochs: int, pause: float, folder: Path, *more: str) -> None:
     process.kill()
     _, err = process.communicate()
     assert process.returncode == -9, err.decode()
-    assert state_path(folder / "run.h5").exists()
+    assert state_path(folder / "run.h5").exists() or epochs == 1  # the first epoch is logged before it is saved
     assert not (folder / "run.h5").exists()
 
 
