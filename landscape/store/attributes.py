@@ -52,22 +52,24 @@ def raw_attributes(target: h5py.HLObject, file_size: int) -> dict[str, np.ndarra
     Raises:
         StoreError: an attribute has a type this store does not write, or claims to be larger than the file.
     """
+    names: list[bytes] = []
+    h5py.h5a.iterate(target.id, names.append)
     found = {}
-    for index in range(h5py.h5a.get_num_attrs(target.id)):  # h5py's mapping of attributes looks each up three times
-        identifier = h5py.h5a.open(target.id, index=index)
-        name = identifier.name.decode(errors="surrogateescape")
-        if name in ("DIMENSION_LIST", "REFERENCE_LIST"):
+    for encoded in sorted(names):
+        if encoded in (b"DIMENSION_LIST", b"REFERENCE_LIST"):
             continue
-        dtype = identifier.dtype
-        known = dtype.kind in "biuf" or (dtype.kind == "S" and identifier.shape == ())
+        name = encoded.decode(errors="surrogateescape")
+        identifier = h5py.h5a.open(target.id, encoded)  # h5py's mapping of attributes would look it up three times
+        dtype, shape = identifier.dtype, identifier.shape
+        known = dtype.kind in "biuf" or (dtype.kind == "S" and shape == ())
         if not known or identifier.get_storage_size() > file_size:
             raise StoreError(
                 f"attribute {name!r} of {target.name} has type {dtype}, {identifier.get_storage_size()} bytes"
             )
-        value = np.empty(identifier.shape, dtype)
+        value = np.empty(shape, dtype)
         identifier.read(value)
         found[name] = value
-    return dict(sorted(found.items()))
+    return found
 
 
 def decode(value: np.ndarray) -> Any:
@@ -104,7 +106,11 @@ def _is_plain(value: Any) -> bool:
     """Text that HDF5 can hold itself: UTF-8 without NUL bytes, and not looking like our JSON."""
     if not isinstance(value, str) or value.startswith(JSON_MARK) or "\0" in value:
         return False
-    return not any("\ud800" <= character <= "\udfff" for character in value)
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
 
 
 def _jsonable(value: Any) -> bool:

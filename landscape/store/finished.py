@@ -158,6 +158,6 @@ def _replacing(path: Path, *, overwrite: bool, start_from: Path | None = None) -
         large = os.fstat(disk.fileno()).st_size > WORTH_SYNCING_TWICE
         with disk.syncing() if large else contextlib.nullcontext():
             seal.append(disk)
-        for check in CHECKS:
+        for check in CHECKS if disk.error is None else ():  # publishing raises the error
             check(disk.path)
         publish(disk, path, overwrite=overwrite)
