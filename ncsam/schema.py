@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from landscape.records import Record, parameter, variable
+from landscape.store import declare_layout
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -164,3 +165,11 @@ class Verdicts(Record):
     pairs: np.ndarray = variable("statement", long_name="number of seeds")
     preliminary: np.ndarray = variable("statement", long_name="whether there are too few seeds for the test")
     level: float = parameter("confidence level of the interval")
+
+
+declare_layout(
+    "run",
+    required={"labels": "labels", "training": "training"},
+    allowed={"weights/*": "arrays", "hessian/*": "*", "surface/*": "*", "sharpness/*": "*", "diagnostics/*": "*"},
+)
+declare_layout("study", required={"curves": "curves", "verdicts": "verdicts"}, allowed={})

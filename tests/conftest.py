@@ -1,4 +1,7 @@
-"""Every test runs on one thread and must leave the global random states and defaults as it found them."""
+"""Every test runs on one thread and must leave the global random states and defaults as it found them.
+
+Every file the tests write is verified before it gets its name: its bytes, its records, and its kind's layout.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+
+from landscape import store
 
 torch.set_num_threads(1)  # numbers are bitwise the same for one thread count; session fixtures too run on this one
 
@@ -16,3 +21,11 @@ def seeded() -> Iterator[None]:
         torch.manual_seed(0)
         yield
     assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.fixture(
+    autouse=True, scope="package"
+)  # fixtures of modules and sessions write files too; doctests are no package
+def writes_are_checked() -> Iterator[None]:
+    with store.checked_writes():
+        yield

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from landscape import store
 from landscape.records import Line, Plane, Record, Status
+from landscape.store import layouts
 from landscape.store.describe import describe, render
 from landscape.store.export import to_csv, to_latex, to_npz, to_xdmf
 from landscape.store.li_layout import read_li, write_li
@@ -245,3 +248,41 @@ def test_exports_keep_the_numbers(tmp_path: Path) -> None:
 def test_what_cannot_be_exported_is_refused(arguments: list[str], message: str, tmp_path: Path) -> None:
     result = run("export", run_file(tmp_path / "run.h5"), *arguments)
     assert message in str(result.exception or "") + str(getattr(result.exception, "message", ""))
+
+
+def test_verify_of_a_run_says_that_labels_and_weights_are_unchanged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layouts, "_LAYOUTS", {"run": layouts.Layout({"labels": "line"}, {"weights/*": "arrays"})})
+    path = tmp_path / "run.h5"
+    contents = {"labels": line(), "weights/1": WEIGHTS, "weights/30": WEIGHTS}
+    store.create(path, kind="run", attrs={}, contents=contents)
+    good = run("verify", path)
+    assert good.stdout == f"{path}: ok; labels and weights/1, weights/30 match their SHA-256\n"
+    broken = bytearray(path.read_bytes())
+    with h5py.File(path) as file:
+        broken[file["weights/30/conv.weight"].id.get_offset()] ^= 1
+    path.write_bytes(broken)
+    bad = run("verify", path)
+    assert (bad.return_value, "/weights/30/conv.weight does not match" in bad.stdout) == (1, True)
+    assert "ok" not in bad.stdout
+
+
+def test_verify_checks_the_layout_of_run_and_study_files(tmp_path: Path) -> None:
+    """In a process of its own, where the layouts hold that `landscape verify` declares."""
+    code = "import sys; from landscape_cli.main import main; sys.exit(main(sys.argv[1:]))"
+    store.create(tmp_path / "run.h5", kind="run", attrs={}, contents={"training": line(), "odd": line()})
+    store.create(tmp_path / "study.h5", kind="study", attrs={}, contents={})
+    command = [sys.executable, "-c", code, "verify", "--json", str(tmp_path / "run.h5"), str(tmp_path / "study.h5")]
+    found = json.loads(subprocess.run(command, capture_output=True, text=True, cwd=Path.cwd()).stdout)
+    assert found == {
+        str(tmp_path / "run.h5"): [
+            "odd has no place in a file of kind 'run'",
+            "training holds 'line', expected 'training'",
+            "labels is missing, expected 'labels'",
+        ],
+        str(tmp_path / "study.h5"): [
+            "curves is missing, expected 'curves'",
+            "verdicts is missing, expected 'verdicts'",
+        ],
+    }
