@@ -34,12 +34,14 @@ def fletcher32(rows: np.ndarray) -> np.ndarray:
         rows = np.pad(rows, ((0, 0), (0, 1)))
     words = np.ascontiguousarray(rows).view(">u2")
     first, second = np.zeros((2, len(rows)), np.uint64)
+    used = np.zeros(len(rows), bool)
     for start in range(0, words.shape[1], BLOCK):
         block = words[:, start : start + BLOCK].astype(np.uint64)
         count = block.shape[1]
         second = (second + count * first + block @ np.arange(count, 0, -1, dtype=np.uint64)) % 65535
-        first = (first + block.sum(1)) % 65535
-    used = rows.any(1)
+        total = block.sum(1)
+        first = (first + total) % 65535
+        used |= total > 0
     first[used & (first == 0)] = 65535
     second[used & (second == 0)] = 65535
     return (second << np.uint64(16) | first).astype("<u4")
