@@ -21,6 +21,7 @@ RATES = (0.0, 0.2, 0.4, 0.6)
 SEEDS = 5
 EPOCHS = 45
 BATCH_SIZE = 64
+TRAIN_SAMPLES: int | None = None  # all of them
 LINE_POINTS = 21
 PLANE_POINTS = 11
 TRACE_PROBES = 8
@@ -57,6 +58,7 @@ def _cell(arm: str, rate: float, seed: int, epochs: int) -> Cell:
         options=resolve_options(optimizer, options),
         epochs=epochs,
         batch_size=BATCH_SIZE,
+        train_samples=TRAIN_SAMPLES,
         weight_decay=0.0,
     ).with_seed(seed)
     drawn = rate == CONTRAST_RATE
