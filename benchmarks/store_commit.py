@@ -25,7 +25,7 @@ import numpy as np
 from landscape import store
 
 COMMITS = 200
-ROUNDS = 7
+ROUNDS = 11
 FIELDS: dict[str, Any] = {"loss": (6,), "accuracy": (6,), "gradient_norm": (), "history": (50,)}
 
 
@@ -119,7 +119,10 @@ def forget(path: Path) -> None:
 
 
 def weights(folder: Path) -> dict[str, float]:
-    """Medians in MB/s over the bytes of the weights; ``cold`` reads come from disk, ``warm`` from the page cache."""
+    """Medians over the bytes of the weights; ``cold`` reads come from disk, ``warm`` from the page cache.
+
+    MB/s with the slowest and fastest round, and the processor time of all threads in ms.
+    """
     arrays = resnet18_like()
     size = sum(values.nbytes for values in arrays.values())
     blob = b"".join(values.tobytes() for values in arrays.values())
@@ -143,16 +146,22 @@ def weights(folder: Path) -> dict[str, float]:
     calls |= {f"read_{state}_{who}": read for state in ("cold", "warm") for who, read in
               (("store", read_ours), ("raw", raw.read_bytes))}  # fmt: skip
     durations: dict[str, list[float]] = {name: [] for name in calls}
+    cpu: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(ROUNDS + 1):
         for name, call in calls.items():
             if "cold" in name:
                 forget(ours)
                 forget(raw)
-            begin = time.perf_counter()
+            begin, busy = time.perf_counter(), time.process_time()
             call()
             durations[name].append(time.perf_counter() - begin)
-    speeds = {f"{name}_MB_per_s": size / 1e6 / statistics.median(found[1:]) for name, found in durations.items()}
-    return {"parameters_and_buffers": size / 4, "MB": size / 1e6, **speeds}
+            cpu[name].append(time.process_time() - busy)
+    found = {"parameters_and_buffers": size / 4, "MB": size / 1e6}
+    for name in calls:
+        speeds = [size / 1e6 / duration for duration in durations[name][1:]]
+        found |= {f"{name}_MB_per_s": statistics.median(speeds), f"{name}_MB_per_s_slowest": min(speeds)}
+        found |= {f"{name}_MB_per_s_fastest": max(speeds), f"{name}_cpu_ms": median_ms(cpu[name][1:])}
+    return found
 
 
 def main() -> None:
@@ -160,6 +169,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to write; default: the system's temporary folder")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "store_commit.json")
     options = parser.parse_args()
+    load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         results: dict[str, Any] = {}
@@ -174,6 +184,7 @@ def main() -> None:
         "numpy": np.__version__,
         "platform": platform.platform(),
         "cores": os.cpu_count(),
+        "load_average_before_and_after": [load_before, os.getloadavg()[0]],
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=2) + "\n")
