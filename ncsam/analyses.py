@@ -16,6 +16,7 @@ from landscape import store
 from landscape.records import Line, Plane, Record, Status
 from landscape.store import PartFile, StoreError
 from landscape.surface import row_fields
+from ncsam.execution import usable_device
 from ncsam.run import Run
 from ncsam.schema import SharpnessTable, Spectrum
 
@@ -218,7 +219,8 @@ def _by_epoch_and_view(
 
 def _objective(run: Run, epoch: int | str, views: Sequence[str], where: Where) -> landscape.Objective:
     dtype = DTYPES[where.get("dtype", "float32")]
-    return run.objective(epoch, views, device=where.get("device", "cpu"), dtype=dtype)
+    device = usable_device(where.get("device", "cpu"))
+    return run.objective(epoch, views, device=str(device), dtype=dtype)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ def save_state(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> N
     """
     buffer = io.BytesIO()
     torch.save({"identity": json.dumps(identity, sort_keys=True), "state": state}, buffer)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a kill leaves, the next save replaces
     try:
         with deferred_signals():
             with temporary.open("wb") as file:

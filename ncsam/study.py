@@ -172,7 +172,7 @@ def _quantities(run: Run) -> dict[str, float]:
     training = run.training
     test = training.of_view("test")
     last = float(test[-LAST_EPOCHS:].mean())
-    after = training.epochs > run.config.warmup * run.config.epochs
+    after = training.epochs > run.config.warmup_epochs
     found = {
         "test_accuracy": last,
         "best_accuracy": float(test.max()),

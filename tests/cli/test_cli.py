@@ -145,6 +145,7 @@ BAD = [
     (["hessian", "run.h5", "--epochs", "99"], "no weights of epoch 99"),
     (["hessian", "run.h5", "--dtype", "int8"], "'int8' is not one of"),
     (["sharpness", "run.h5", "--epochs", "soon"], "soon"),
+    (["surface", "run.h5", "--device", "gpu"], "gpu"),
     (["surface", "run.h5", "--span", "-1"], "expected a finite number > 0"),
     (["surface", "run.h5", "--points", "1"], "1 is not in the range"),
     (["figure", "missing.h5", "--out", "figures"], "no such file"),
