@@ -12,7 +12,7 @@ import torch
 
 from landscape import store
 
-torch.set_num_threads(1)  # numbers are bitwise the same for one thread count; session fixtures too run on this one
+torch.set_num_threads(1)  # numbers are bitwise the same for one thread count only
 
 
 @pytest.fixture(autouse=True)

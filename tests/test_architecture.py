@@ -26,7 +26,7 @@ NUMERICS = (
 NUMERICS += ("krylov", "surface", "traces", "views")
 
 
-def imports(path: Path, *, at_run_time_only: bool = True) -> Iterator[str]:
+def imports(path: Path) -> Iterator[str]:
     """Absolute names that a module imports at its top level, those for type checkers left out."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in tree.body:
