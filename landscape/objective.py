@@ -18,7 +18,7 @@ from torch.func import functional_call
 
 from landscape.batches import as_sources, select
 from landscape.isolation import undisturbed
-from landscape.parameters import ParameterLayout
+from landscape.parameters import ParameterLayout, layers, matching
 from landscape.views import Part, Plan, View, check_view
 
 Forward = Callable[[nn.Module, Any], Any]
@@ -110,7 +110,8 @@ class Objective:
         self.model = model
         self.loss_fn = loss_fn
         self.batch_size = batch_size
-        self.layout = ParameterLayout(model)
+        self.layout = self._whole = ParameterLayout(model)
+        self._constant: dict[str, Tensor] = {}  # what a restriction holds fixed
         self._call = _ForwardModule(model, forward)
         self._metrics = metrics
         self._normalizer = normalizer or _normalizer_of(loss_fn)
@@ -124,7 +125,7 @@ class Objective:
 
     @property
     def num_parameters(self) -> int:
-        """Number K of trainable parameters."""
+        """Number K of trainable parameters, or of those that it is restricted to."""
         return self.layout.size
 
     @property
@@ -162,6 +163,45 @@ class Objective:
         clone._weights = self.layout.as_vector(weights)
         return clone
 
+    def restricted(self, *patterns: str) -> Objective:
+        """The same objective as a function of some parameters alone, at the present point.
+
+        Its vectors, gradients and operators have one entry for each of the matching parameters, in their usual order;
+        all others stay constant at their present values. So ``HessianOperator(obj.restricted("layer3"))`` is a
+        diagonal block of the whole Hessian.
+
+        Args:
+            patterns: shell-style, of parameter names or of module names, which stand for all parameters below them.
+
+        Raises:
+            ValueError: a pattern matches nothing.
+
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+        >>> obj = Objective(model, nn.CrossEntropyLoss(), (torch.randn(10, 3), torch.tensor([0, 1] * 5)))
+        >>> obj.restricted("2").gradient().shape, obj.restricted("*.bias").layout.names
+        (torch.Size([10]), ('0.bias', '2.bias'))
+        """
+        chosen = matching(self.model, self.layout, patterns)
+        current = self.layout.unflatten(self.weights)
+        clone = copy.copy(self)
+        clone.layout = self.layout.only(chosen)
+        clone._constant = {**self._constant, **{n: t for n, t in current.items() if n not in chosen}}
+        clone._weights = clone.layout.flatten(current)
+        return clone
+
+    def layers(self) -> dict[str, tuple[str, ...]]:
+        """Modules that own parameters of this objective, with those: ``restricted(*names)`` gives the layer's block.
+
+        >>> obj = Objective(nn.Sequential(nn.Linear(3, 2)), nn.MSELoss(), (torch.randn(5, 3), torch.randn(5, 2)))
+        >>> obj.layers()
+        {'0': ('0.weight', '0.bias')}
+        """
+        return layers(self.layout)
+
+    def extract(self, whole: Any) -> Tensor:
+        """Entries that this objective's parameters have in a vector of all trainable ones."""
+        return self.layout.flatten(self._whole.unflatten(self._whole.as_vector(whole)))
+
     def loss(self) -> float:
         """Mean loss of the single view.
 
@@ -178,7 +218,7 @@ class Objective:
         losses = dict.fromkeys(self._views, 0.0)
         sums: dict[str, dict[str, list[float]]] = {}
         with undisturbed(self.model), torch.inference_mode():
-            parameters = self.layout.unflatten(self.weights)
+            parameters = self._parameters()
             buffers = _clone_buffers(self.model)
             for batch, parts in plan:
                 outputs = self._call.outputs(parameters, buffers, batch)
@@ -228,7 +268,7 @@ class Objective:
                 for part in parts:
                     if not part.norm:
                         continue
-                    outputs = self._call.outputs(leaves, buffers, batch)
+                    outputs = self._call.outputs({**self._constant, **leaves}, buffers, batch)
                     outputs = outputs if part.rows is None else select(outputs, part.rows)
                     term = derivative(BatchLoss(leaves, outputs, part.labels, self.loss_fn)).detach().double()
                     term *= part.norm / plan.norms[name]
@@ -236,6 +276,9 @@ class Objective:
         if total is None:
             raise EmptyViewError(f"every label of view {name!r} is ignored by the loss, so it has no loss")
         return total
+
+    def _parameters(self) -> dict[str, Tensor]:
+        return {**self._constant, **self.layout.unflatten(self.weights)}
 
     def _only_view(self) -> str:
         if len(self._views) != 1:
@@ -260,7 +303,7 @@ class Objective:
     def _plan(self) -> Plan:
         key = tuple(self._views)
         if key not in self._plans:
-            self._plans[key] = Plan(list(self._views.values()), self._sources, self.layout, self._normalizer)
+            self._plans[key] = Plan(list(self._views.values()), self._sources, self._whole, self._normalizer)
             self._probe(self._plans[key])
         return self._plans[key]
 
@@ -272,7 +315,7 @@ class Objective:
                 continue
             self._probed.add(source)
             with undisturbed(self.model), torch.no_grad():
-                parameters = self.layout.unflatten(self.weights)
+                parameters = self._parameters()
                 part = parts[0]
                 losses = []
                 for _ in range(2):
