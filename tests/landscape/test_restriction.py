@@ -71,9 +71,7 @@ def test_a_tied_parameter_answers_to_each_of_its_names() -> None:
 
 def test_a_pattern_that_matches_nothing_is_an_error_that_lists_the_names() -> None:
     obj = landscape.Objective(nn.Linear(3, 2), nn.MSELoss(), (torch.randn(5, 3), torch.randn(5, 2)))
-    with pytest.raises(
-        ValueError, match=r"'layer3\*' matches no trainable parameter or module; there are weight, bias"
-    ):
+    with pytest.raises(ValueError, match=r"'layer3\*' matches no .*; there are weight, bias"):
         obj.restricted("weight", "layer3*")
     with pytest.raises(ValueError, match="no pattern given"):
         obj.restricted()
