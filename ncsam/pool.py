@@ -1,0 +1,129 @@
+"""Cells in a pool of processes, one thread each: a worker that dies costs nothing but what it was doing."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ncsam.cells import Cell
+
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A cell that did not complete, and why in one line."""
+
+    cell: Cell
+    reason: str
+
+
+def run_cells(
+    cells: Sequence[Cell],
+    folder: Path,
+    *,
+    workers: int = 2,
+    progress: Progress = lambda items, total: items,
+) -> list[Failure]:
+    """Run every cell into ``folder``, in ``workers`` processes with one thread each; what is complete is kept.
+
+    Where a worker is killed (by a system short of memory, say), the cells that were being run are run again one at a
+    time, so that the one whose process dies again is known, and the rest goes on. An exception here, Ctrl-C among
+    them, ends the workers; what their part files hold is not lost.
+
+    Args:
+        progress: ``wrap(items, total)`` around the iteration over cells as they end.
+
+    Returns:
+        What failed; all others are complete.
+    """
+    ends = _ends(deque(cells), folder, workers)
+    return [end for end in progress(ends, len(cells)) if isinstance(end, Failure)]
+
+
+def _ends(cells: Sequence[Cell], folder: Path, workers: int) -> Iterator[Cell | Failure]:
+    """Every cell when it is complete, or its failure."""
+    waiting = deque(cells)
+    while waiting:
+        suspects: list[Cell] = []
+        yield from _until_broken(waiting, folder, workers, suspects)
+        for cell in suspects:
+            broken: list[Cell] = []
+            yield from _until_broken(deque([cell]), folder, 1, broken)
+            if broken:
+                yield Failure(cell, "its process was killed twice, the second time alone; is memory short?")
+
+
+def _until_broken(waiting: deque[Cell], folder: Path, workers: int, broken: list[Cell]) -> Iterator[Cell | Failure]:
+    """Run what is waiting until all ended or a worker died; ``broken`` then has the cells that were being run."""
+    running: dict[Future[None], Cell] = {}
+    with _pool(workers) as pool:
+        while (waiting or running) and not broken:
+            # Never more than there are workers, so that what is running is known when one of them dies.
+            while waiting and len(running) < workers and not broken:
+                cell = waiting.popleft()
+                try:
+                    running[pool.submit(_run_cell, cell, folder)] = cell
+                except BrokenProcessPool:
+                    broken.append(cell)
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                cell, error = running.pop(future), future.exception()
+                if isinstance(error, BrokenProcessPool):
+                    broken.append(cell)
+                else:
+                    yield cell if error is None else Failure(cell, _one_line(error))
+        broken.extend(running.values())
+
+
+@contextmanager
+def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool whose processes are gone afterwards, those in the middle of a cell too if it is left by an exception."""
+    before = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+    try:
+        yield pool
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in set(multiprocessing.active_children()) - before:
+            process.terminate()
+        raise
+    pool.shutdown()
+
+
+def _start_worker() -> None:
+    import torch
+
+    from ncsam.optimizer import ProjectionWarning
+
+    torch.set_num_threads(1)
+    # Ctrl-C reaches every process of the terminal; the parent decides what becomes of the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    # How much the projection discards is a column of every run; a line on the terminal a run would bury the rest.
+    warnings.simplefilter("ignore", ProjectionWarning)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _run_cell(cell: Cell, folder: Path) -> None:
+    cell.run(cell.path(folder))
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

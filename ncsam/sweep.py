@@ -1,0 +1,256 @@
+"""A sweep: noise × arms × seeds as one small description, from flags, a mapping or a TOML file, and its cells.
+
+.. code-block:: toml
+
+    seeds = 10                                   # 0…9, or a list
+    noise = ["symmetric:0.0", "symmetric:0.4"]
+
+    [train]                                      # fields of ncsam.TrainConfig that all cells share
+    data = "digits"
+    epochs = 45
+
+    [[arms]]
+    optimizer = "sam"
+    rho = [0.05, 0.2]                            # a list is swept: the arms sam-rho0.05 and sam-rho0.2
+
+    [[arms]]
+    name = "ncsam-unprojected"
+    optimizer = "ncsam"
+    project = false
+    noise = ["symmetric:0.4"]                    # only there
+
+    [measure]                                    # see ncsam.cells.MEASURES
+    sharpness = {}
+    line = { points = 21, at = ["symmetric:0.4"] }
+
+    [tune]                                       # optional: chosen on the validation part, on seeds of its own
+    seeds = [100, 101]
+    lr = [0.02, 0.05]
+    weight_decay = [0.0, 1e-3]
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import itertools
+import tomllib
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ncsam import noise as label_noise
+from ncsam.cells import MEASURES, REPORTED, TUNING, Cell, cell_name
+from ncsam.config import TrainConfig
+from ncsam.optimizer import options_of, resolve_options
+
+_FIELDS = {f.name for f in dataclasses.fields(TrainConfig)} - {"seeds", "options", "optimizer", "noise"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """An optimizer with settings of its own, compared under one name.
+
+    Attributes:
+        options: of the optimizer, complete.
+        train: fields of the configuration that differ from what all share.
+        noise: where it is run; everywhere if none.
+    """
+
+    name: str
+    optimizer: str
+    options: Mapping[str, Any]
+    train: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    noise: tuple[str, ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Tuning:
+    """What is tried for each arm and noise before the reported runs, on seeds of its own.
+
+    Attributes:
+        seeds: disjoint from the reported ones.
+        train: values to try of fields of the configuration, each with each.
+    """
+
+    seeds: tuple[int, ...]
+    train: Mapping[str, tuple[Any, ...]]
+
+    def candidates(self) -> list[dict[str, Any]]:
+        """Every combination: as many for one arm as for another."""
+        return [dict(zip(self.train, values, strict=True)) for values in itertools.product(*self.train.values())]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """Runs to be compared, paired by seed: split, noise, initial weights and batch order are those of the seed.
+
+    Attributes:
+        seeds: of the reported runs.
+        noise: label noise as spelled on the command line.
+        train: fields of :class:`~ncsam.TrainConfig` that all cells share.
+        arms: what is compared.
+        measures: settings of each measurement; ``at`` among them restricts it to some noise.
+        tuning: none to use the settings as they are.
+    """
+
+    seeds: tuple[int, ...]
+    noise: tuple[str, ...]
+    train: Mapping[str, Any]
+    arms: tuple[Arm, ...]
+    measures: Mapping[str, Mapping[str, Any]]
+    tuning: Tuning | None = None
+
+    @classmethod
+    def from_dict(cls, description: Mapping[str, Any]) -> Sweep:
+        """Build from the mapping that a TOML file holds, see :mod:`ncsam.sweep`.
+
+        Raises:
+            ValueError: an unknown key, a value out of range, two arms of one name.
+
+        >>> sweep = Sweep.from_dict({"seeds": 2, "noise": ["none"], "arms": [{"optimizer": "sam", "rho": [0.1, 0.2]}]})
+        >>> [cell.name for cell in sweep.cells()]
+        ['sam-rho0.1-none-seed0', 'sam-rho0.2-none-seed0', 'sam-rho0.1-none-seed1', 'sam-rho0.2-none-seed1']
+        """
+        _known(description, ("seeds", "noise", "train", "arms", "measure", "tune"), "the sweep")
+        for key in ("seeds", "noise", "arms"):
+            if key not in description:
+                raise ValueError(f"the sweep has no {key!r}")
+        train = dict(description.get("train", {}))
+        _known(train, _FIELDS, "[train]")
+        noise = _noise(description["noise"], "noise")
+        arms = tuple(itertools.chain.from_iterable(_arms(arm) for arm in description["arms"]))
+        names = [arm.name for arm in arms]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two arms are called {name!r}; give them a name = … of their own")
+        measures = {name: dict(settings) for name, settings in description.get("measure", {}).items()}
+        _known(measures, MEASURES, "[measure]")
+        sweep = cls(_seeds(description["seeds"]), noise, train, arms, measures, _tuning(description.get("tune")))
+        if sweep.tuning is not None and set(sweep.tuning.seeds) & set(sweep.seeds):
+            raise ValueError("tuning and reported runs share seeds; [tune] needs seeds of its own")
+        sweep.cells()  # a value out of range is told now
+        return sweep
+
+    @classmethod
+    def from_toml(cls, path: str | Path) -> Sweep:
+        """Read a TOML file.
+
+        Raises:
+            ValueError: not TOML, or as :meth:`from_dict`; the file is named.
+            OSError: it cannot be read.
+        """
+        try:
+            return cls.from_dict(tomllib.loads(Path(path).read_text(encoding="utf-8")))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: not a TOML file ({error})") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def cells(self, chosen: Mapping[tuple[str, str], Mapping[str, Any]] | None = None) -> list[Cell]:
+        """The reported cells, seeds outermost, so that a stopped sweep is a smaller one.
+
+        Args:
+            chosen: fields of the configuration that tuning found, by (arm, noise).
+        """
+        found = []
+        for seed, noise, arm in self._grid(self.seeds):
+            tuned = (chosen or {}).get((arm.name, noise), {})
+            measures = {
+                name: {key: value for key, value in settings.items() if key != "at"}
+                for name, settings in self.measures.items()
+                if noise in settings.get("at", (noise,))
+            }
+            config = self._config(arm, noise, seed, tuned)
+            found.append(Cell(cell_name(arm.name, noise, seed), arm.name, config, measures, REPORTED))
+        return found
+
+    def tuning_cells(self) -> list[tuple[Cell, dict[str, Any]]]:
+        """Cells of the tuning with the candidate that each tries; nothing but the training is done in them."""
+        if self.tuning is None:
+            return []
+        found = []
+        for candidate in self.tuning.candidates():
+            spelled = "-".join(f"{key}{value}" for key, value in candidate.items())
+            for seed, noise, arm in self._grid(self.tuning.seeds):
+                config = self._config(arm, noise, seed, candidate)
+                name = cell_name(f"tuning-{arm.name}-{spelled}", noise, seed)
+                found.append((Cell(name, arm.name, config, {}, TUNING), candidate))
+        return found
+
+    def _grid(self, seeds: Iterable[int]) -> Iterable[tuple[int, str, Arm]]:
+        for seed, noise, arm in itertools.product(seeds, self.noise, self.arms):
+            if arm.noise is None or noise in arm.noise:
+                yield seed, noise, arm
+
+    def _config(self, arm: Arm, noise: str, seed: int, tuned: Mapping[str, Any]) -> TrainConfig:
+        fields = {**self.train, **tuned, **arm.train}
+        fields |= {"noise": noise, "optimizer": arm.optimizer, "options": arm.options}
+        try:
+            return TrainConfig.from_dict(fields).with_seed(seed)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"arm {arm.name!r}: {error}") from error
+
+
+def presets() -> dict[str, str]:
+    """The sweeps that come with the package, as TOML text by name."""
+    files = resources.files("ncsam").joinpath("sweeps").iterdir()
+    return {f.name.removesuffix(".toml"): f.read_text(encoding="utf-8") for f in sorted(files, key=lambda f: f.name)}
+
+
+def _arms(table: Mapping[str, Any]) -> list[Arm]:
+    """One table's arms: every combination of the values that it lists."""
+    if "optimizer" not in table:
+        raise ValueError(f"an arm has no optimizer: {dict(table)}")
+    optimizer = str(table["optimizer"])
+    settings = {key: value for key, value in table.items() if key not in ("name", "optimizer", "noise")}
+    known = options_of(optimizer)
+    _known(settings, {*known, *_FIELDS}, f"arm {optimizer!r}")
+    noise = _noise(table["noise"], f"arm {optimizer!r}, noise") if "noise" in table else None
+    swept = [key for key, value in settings.items() if isinstance(value, list) and key != "checkpoints"]
+    arms = []
+    for values in itertools.product(*(settings[key] for key in swept)):
+        one = {**settings, **dict(zip(swept, values, strict=True))}
+        parts = [str(table.get("name", optimizer)), *(f"{k.replace('_', '')}{one[k]}" for k in swept)]
+        options = resolve_options(optimizer, {k: v for k, v in one.items() if k in known})
+        train = {k: v for k, v in one.items() if k not in known}
+        arms.append(Arm("-".join(parts), optimizer, options, train, noise))
+    return arms
+
+
+def _tuning(table: Mapping[str, Any] | None) -> Tuning | None:
+    if table is None:
+        return None
+    tried = {key: value for key, value in table.items() if key != "seeds"}
+    _known(tried, _FIELDS, "[tune]")
+    if "seeds" not in table or not tried:
+        raise ValueError("[tune] needs seeds and at least one list of values, such as lr = [0.02, 0.05]")
+    for key, values in tried.items():
+        if not isinstance(values, list) or not values:
+            raise ValueError(f"[tune] {key} is {values!r}, expected a list of values")
+    return Tuning(_seeds(table["seeds"]), {key: tuple(values) for key, values in tried.items()})
+
+
+def _seeds(value: Any) -> tuple[int, ...]:
+    seeds = list(range(value)) if isinstance(value, int) else list(value)
+    if not seeds or any(not isinstance(s, int) or s < 0 for s in seeds) or len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds is {value!r}, expected a number of seeds or a list of different ones ≥ 0")
+    return tuple(seeds)
+
+
+def _noise(values: Any, where: str) -> tuple[str, ...]:
+    specs = [values] if isinstance(values, str) else list(values)
+    if not specs or len(set(specs)) != len(specs):
+        raise ValueError(f'{where} is {values!r}, expected different kinds such as ["symmetric:0.4"]')
+    for spec in specs:
+        label_noise.parse(spec)
+    return tuple(specs)
+
+
+def _known(found: Iterable[str], known: Iterable[str], where: str) -> None:
+    for key in found:
+        if key not in set(known):
+            near = difflib.get_close_matches(key, list(known), 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
+            raise ValueError(f"{where} has an unknown key {key!r}{hint}")
