@@ -120,6 +120,7 @@ class Objective:
         for view in self._views.values():
             check_view(view, self._sources)
         self._weights: Tensor | None = None
+        self._buffers: dict[str, Tensor] = {}  # that replace the model's own
         self._plans: dict[tuple[str, ...], Plan] = {}
         self._probed: set[str] = set()
 
@@ -161,6 +162,29 @@ class Objective:
         """The same objective at another (K,) point; the model is not changed."""
         clone = copy.copy(self)
         clone._weights = self.layout.as_vector(weights)
+        return clone
+
+    def with_buffers(self, buffers: Mapping[str, Tensor]) -> Objective:
+        """The same objective with other values of some buffers (BatchNorm statistics); the model is not changed.
+
+        Raises:
+            ValueError: the model has no buffer of that name, or one of another shape.
+
+        >>> model = nn.Sequential(nn.BatchNorm1d(2, affine=False), nn.Linear(2, 1))
+        >>> obj = Objective(model, nn.MSELoss(), (torch.ones(4, 2), torch.zeros(4, 1)))
+        >>> centred = obj.with_buffers({"0.running_mean": torch.ones(2)})  # so that the last layer sees zeros
+        >>> abs(centred.loss() - model[1].bias.item() ** 2) < 1e-6
+        True
+        """
+        own = dict(self.model.named_buffers())
+        for name, value in buffers.items():
+            if name not in own or own[name].shape != value.shape:
+                raise ValueError(
+                    f"no buffer {name!r} of shape {tuple(value.shape)} in this model; it has "
+                    + (", ".join(f"{n} {tuple(b.shape)}" for n, b in own.items()) or "none")
+                )
+        clone = copy.copy(self)
+        clone._buffers = {**self._buffers, **{n: v.detach().to(own[n]) for n, v in buffers.items()}}
         return clone
 
     def restricted(self, *patterns: str) -> Objective:
@@ -219,7 +243,7 @@ class Objective:
         sums: dict[str, dict[str, list[float]]] = {}
         with undisturbed(self.model), torch.inference_mode():
             parameters = self._parameters()
-            buffers = _clone_buffers(self.model)
+            buffers = self._fresh_buffers()
             for batch, parts in plan:
                 outputs = self._call.outputs(parameters, buffers, batch)
                 for part in parts:
@@ -262,7 +286,7 @@ class Objective:
         plan = self._plan()
         total: Tensor | None = None
         with undisturbed(self.model), torch.enable_grad():
-            buffers = _clone_buffers(self.model)
+            buffers = self._fresh_buffers()
             leaves = {n: p.detach().requires_grad_() for n, p in self.layout.unflatten(self.weights).items()}
             for batch, parts in plan:
                 for part in parts:
@@ -279,6 +303,9 @@ class Objective:
 
     def _parameters(self) -> dict[str, Tensor]:
         return {**self._constant, **self.layout.unflatten(self.weights)}
+
+    def _fresh_buffers(self) -> dict[str, Tensor]:
+        return {name: self._buffers.get(name, buffer).clone() for name, buffer in self.model.named_buffers()}
 
     def _only_view(self) -> str:
         if len(self._views) != 1:
@@ -319,7 +346,7 @@ class Objective:
                 part = parts[0]
                 losses = []
                 for _ in range(2):
-                    outputs = self._call.outputs(parameters, _clone_buffers(self.model), batch)
+                    outputs = self._call.outputs(parameters, self._fresh_buffers(), batch)
                     out = outputs if part.rows is None else select(outputs, part.rows)
                     losses.append(self.loss_fn(out, part.labels))
                 if losses[0].ndim:
@@ -400,10 +427,6 @@ def _accuracy_ignoring(ignore: int) -> Metric:
         return _accuracy(outputs, labels)[labels != ignore]
 
     return accuracy
-
-
-def _clone_buffers(model: nn.Module) -> dict[str, Tensor]:
-    return {name: buffer.clone() for name, buffer in model.named_buffers()}
 
 
 def _length(labels: Any) -> int:
