@@ -247,6 +247,97 @@ class Plane(Record):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class LineDraws(Record):
+    """The lines along several random directions, so that a band can be shown instead of one lucky line."""
+
+    kind: ClassVar[str] = "line_draws"
+
+    draws: np.ndarray = variable("draw", long_name="seed of the draw", coordinate=True)
+    views: np.ndarray = variable("view", long_name="view of the data", coordinate=True)
+    alphas: np.ndarray = variable("alpha", long_name="displacement", units="direction", coordinate=True)
+    loss: np.ndarray = variable("draw", "view", "alpha", long_name="mean loss", units="loss")
+    status: np.ndarray = variable("draw", "view", "alpha", long_name="status code of the value")
+    weight_norm: float = variable(long_name="norm of the weights at alpha = 0")
+    direction_norms: np.ndarray = variable("draw", "direction", long_name="norm of the direction")
+    hashes: np.ndarray = variable("draw", "direction", long_name="SHA-256 of the direction as float64")
+    accuracy: np.ndarray | None = variable(
+        "draw", "view", "alpha", long_name="share of correct predictions", optional=True
+    )
+
+    def quantiles(self, view: str, q: Any) -> np.ndarray:
+        """Quantiles of the loss over the draws, at each point; (alpha,) or (q, alpha)."""
+        return np.asarray(np.quantile(self.loss[:, self.views.tolist().index(view)], q, axis=0))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PlaneDraws(Record):
+    """The planes of several pairs of random directions."""
+
+    kind: ClassVar[str] = "plane_draws"
+
+    draws: np.ndarray = variable("draw", long_name="seed of the draw", coordinate=True)
+    views: np.ndarray = variable("view", long_name="view of the data", coordinate=True)
+    alphas: np.ndarray = variable(
+        "alpha", long_name="displacement along direction 1", units="direction", coordinate=True
+    )
+    betas: np.ndarray = variable("beta", long_name="displacement along direction 2", units="direction", coordinate=True)
+    loss: np.ndarray = variable("draw", "view", "alpha", "beta", long_name="mean loss", units="loss")
+    status: np.ndarray = variable("draw", "view", "alpha", "beta", long_name="status code of the value")
+    weight_norm: float = variable(long_name="norm of the weights at the centre")
+    direction_norms: np.ndarray = variable("draw", "direction", long_name="norm of the direction")
+    cosines: np.ndarray = variable("draw", long_name="cosine between the two directions")
+    hashes: np.ndarray = variable("draw", "direction", long_name="SHA-256 of the direction as float64")
+    accuracy: np.ndarray | None = variable(
+        "draw", "view", "alpha", "beta", long_name="share of correct predictions", optional=True
+    )
+
+    def quantiles(self, view: str, q: Any) -> np.ndarray:
+        """Quantiles of the loss over the draws, at each point; (alpha, beta) or (q, alpha, beta)."""
+        return np.asarray(np.quantile(self.loss[:, self.views.tolist().index(view)], q, axis=0))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trajectory(Record):
+    """Checkpoints of a training run in the coordinates of one or two directions through one of them."""
+
+    kind: ClassVar[str] = "trajectory"
+
+    epochs: np.ndarray = variable("checkpoint", long_name="epoch of the checkpoint", coordinate=True)
+    coordinates: np.ndarray = variable(
+        "checkpoint", "direction", long_name="least-squares coordinate", units="direction"
+    )
+    distance: np.ndarray = variable("checkpoint", long_name="distance from the plane", units="parameter")
+    length: np.ndarray = variable("checkpoint", long_name="distance from the centre", units="parameter")
+    explained: float = variable(long_name="share of the squared lengths that lies in the plane")
+    hashes: np.ndarray = variable("direction", long_name="SHA-256 of the direction as float64")
+    ratios: np.ndarray | None = variable(
+        "component", long_name="share of the squared lengths along each principal component", optional=True
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Connection(Record):
+    """Loss and accuracy of every view on the straight line from one point (alpha = 0) to another (alpha = 1)."""
+
+    kind: ClassVar[str] = "connection"
+
+    views: np.ndarray = variable("view", long_name="view of the data", coordinate=True)
+    alphas: np.ndarray = variable("alpha", long_name="position on the way", units="distance", coordinate=True)
+    loss: np.ndarray = variable("view", "alpha", long_name="mean loss", units="loss")
+    status: np.ndarray = variable("view", "alpha", long_name="status code of the value")
+    barrier: np.ndarray = variable(
+        "view", long_name="highest rise over the straight line between the losses of the ends", units="loss"
+    )
+    peak: np.ndarray = variable("view", long_name="where on the way it is", units="distance")
+    distance: float = variable(long_name="distance between the ends", units="parameter")
+    cosine: float = variable(long_name="cosine between the weights of the ends")
+    buffers: str = parameter("buffers on the way: none, start, interpolated or recalibrated")
+    start: str = parameter("what lies at 0")
+    end: str = parameter("what lies at 1")
+    accuracy: np.ndarray | None = variable("view", "alpha", long_name="share of correct predictions", optional=True)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Sharpness(Record):
     """One sharpness of one objective: the rise in loss that a perturbation of the stated radius causes."""
 
