@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ncsam import pool
-from ncsam.cells import Cell
+from ncsam.sweep import pool
+from ncsam.sweep.cells import Cell
 from ncsam.config import TrainConfig
 from ncsam.run import Run
 from ncsam.sweep import Sweep, presets

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ncsam.cells import Cell
+from ncsam.sweep.cells import Cell
 
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 

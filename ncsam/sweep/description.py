@@ -19,7 +19,7 @@
     project = false
     noise = ["symmetric:0.4"]                    # only there
 
-    [measure]                                    # see ncsam.cells.MEASURES
+    [measure]                                    # see ncsam.sweep.cells.MEASURES
     sharpness = {}
     line = { points = 21, at = ["symmetric:0.4"] }
 
@@ -41,9 +41,9 @@ from pathlib import Path
 from typing import Any
 
 from ncsam import noise as label_noise
-from ncsam.cells import MEASURES, REPORTED, TUNING, Cell, cell_name
 from ncsam.config import TrainConfig
 from ncsam.optimizer import options_of, resolve_options
+from ncsam.sweep.cells import MEASURES, REPORTED, TUNING, Cell, cell_name
 
 _FIELDS = {f.name for f in dataclasses.fields(TrainConfig)} - {"seeds", "options", "optimizer", "noise"}
 
@@ -104,7 +104,7 @@ class Sweep:
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Sweep:
-        """Build from the mapping that a TOML file holds, see :mod:`ncsam.sweep`.
+        """Build from the mapping that a TOML file holds, see :mod:`ncsam.sweep.description`.
 
         Raises:
             ValueError: an unknown key, a value out of range, two arms of one name.
@@ -195,7 +195,7 @@ class Sweep:
 
 def presets() -> dict[str, str]:
     """The sweeps that come with the package, as TOML text by name."""
-    files = resources.files("ncsam").joinpath("sweeps").iterdir()
+    files = resources.files("ncsam.sweep").joinpath("presets").iterdir()
     return {f.name.removesuffix(".toml"): f.read_text(encoding="utf-8") for f in sorted(files, key=lambda f: f.name)}
 
 

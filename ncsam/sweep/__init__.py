@@ -1,0 +1,7 @@
+"""Many runs to be compared: their description, their cells, the processes that run them, the folder they fill."""
+
+from ncsam.sweep.cells import MEASURES, Cell
+from ncsam.sweep.description import Arm, Sweep, Tuning, presets
+from ncsam.sweep.pool import Failure, run_cells
+
+__all__ = ["MEASURES", "Arm", "Cell", "Failure", "Sweep", "Tuning", "presets", "run_cells"]
