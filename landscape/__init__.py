@@ -11,65 +11,97 @@ from typing import TYPE_CHECKING, Any
 from landscape._version import __version__
 
 if TYPE_CHECKING:
+    from landscape.decomposition import alignment, split_curvature, subspace_overlap
     from landscape.density import spectral_density
     from landscape.directions import filter_normalized_direction
     from landscape.eigen import top_eigenpairs
+    from landscape.logits import with_normalized_logits
     from landscape.objective import Objective
     from landscape.operators import GGNOperator, HessianOperator
-    from landscape.records import DensityResult, EigenResult, Line, Plane, Sharpness, Status, TraceResult
-    from landscape.sharpness import adaptive_sharpness, average_sharpness, sam_sharpness
+    from landscape.records import (
+        Alignment,
+        CurvatureSplit,
+        DensityResult,
+        EigenResult,
+        KeskarSharpness,
+        Line,
+        Plane,
+        Sharpness,
+        Status,
+        SubspaceOverlap,
+        TraceResult,
+    )
+    from landscape.sharpness import adaptive_sharpness, average_sharpness, keskar_sharpness, sam_sharpness
     from landscape.store import load
     from landscape.surface import line, plane
     from landscape.traces import trace
     from landscape.views import View
 
 _HOME = {
+    "Alignment": "records",
+    "CurvatureSplit": "records",
     "DensityResult": "records",
     "EigenResult": "records",
     "GGNOperator": "operators",
     "HessianOperator": "operators",
+    "KeskarSharpness": "records",
     "Line": "records",
     "Objective": "objective",
     "Plane": "records",
     "Sharpness": "records",
     "Status": "records",
+    "SubspaceOverlap": "records",
     "TraceResult": "records",
     "View": "views",
     "adaptive_sharpness": "sharpness",
+    "alignment": "decomposition",
     "average_sharpness": "sharpness",
     "filter_normalized_direction": "directions",
+    "keskar_sharpness": "sharpness",
     "line": "surface",
     "load": "store",
     "plane": "surface",
     "sam_sharpness": "sharpness",
     "spectral_density": "density",
+    "split_curvature": "decomposition",
+    "subspace_overlap": "decomposition",
     "top_eigenpairs": "eigen",
     "trace": "traces",
+    "with_normalized_logits": "logits",
 }
 
 __all__ = [
+    "Alignment",
+    "CurvatureSplit",
     "DensityResult",
     "EigenResult",
     "GGNOperator",
     "HessianOperator",
+    "KeskarSharpness",
     "Line",
     "Objective",
     "Plane",
     "Sharpness",
     "Status",
+    "SubspaceOverlap",
     "TraceResult",
     "View",
     "__version__",
     "adaptive_sharpness",
+    "alignment",
     "average_sharpness",
     "filter_normalized_direction",
+    "keskar_sharpness",
     "line",
     "load",
     "plane",
     "sam_sharpness",
     "spectral_density",
+    "split_curvature",
+    "subspace_overlap",
     "top_eigenpairs",
     "trace",
+    "with_normalized_logits",
 ]
 
 

@@ -207,6 +207,56 @@ class DensityResult(Record):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class CurvatureSplit(Record):
+    """Curvature along given directions, and how much of it each part of a weighted sum of operators contributes."""
+
+    kind: ClassVar[str] = "curvature_split"
+
+    parts: np.ndarray = variable("part", long_name="part of the sum", coordinate=True)
+    shares: np.ndarray = variable("part", long_name="weight of the part in the sum")
+    curvature: np.ndarray = variable(
+        "part", "pair", long_name="curvature v.Hv of the part itself", units="loss / parameter^2"
+    )
+    total: np.ndarray = variable("pair", long_name="curvature v.Hv of the whole", units="loss / parameter^2")
+    mismatch: np.ndarray = variable(
+        "pair", long_name="curvature of the whole minus the weighted sum", units="loss / parameter^2"
+    )
+    matvecs: int = variable(long_name="operator-vector products used")
+
+    @property
+    def contributions(self) -> np.ndarray:
+        """share · curvature, (part, pair): what each part adds to the whole."""
+        return self.shares[:, None] * self.curvature
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SubspaceOverlap(Record):
+    """Principal angles between two subspaces."""
+
+    kind: ClassVar[str] = "subspace_overlap"
+
+    angles: np.ndarray = variable("angle", long_name="principal angle, ascending", units="rad")
+    overlap: float = variable(long_name="mean squared cosine of the principal angles")
+    chance: float = variable(long_name="overlap expected of random subspaces of these dimensions")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Alignment(Record):
+    """How far given directions point along eigenvectors, whose sign has no meaning."""
+
+    kind: ClassVar[str] = "alignment"
+
+    directions: np.ndarray = variable("direction", long_name="name of the direction", coordinate=True)
+    cosines: np.ndarray = variable(
+        "direction", "pair", long_name="magnitude of the cosine between direction and eigenvector"
+    )
+    captured: np.ndarray = variable(
+        "direction", long_name="share of the direction's squared norm within the span of the eigenvectors"
+    )
+    chance: float = variable(long_name="share expected of a random direction")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Line(Record):
     """Loss and accuracy of every view along ``w + alpha d``."""
 
@@ -346,10 +396,23 @@ class Sharpness(Record):
     value: float = variable(long_name="sharpness: perturbed loss minus loss", units="loss")
     loss: float = variable(long_name="loss at the weights", units="loss")
     stderr: float = variable(long_name="standard error over random perturbations; 0 where none are drawn", units="loss")
-    measure: str = parameter("sam, adaptive or average")
-    radius: float = parameter("rho of the ball, or sigma of the Gaussian")
+    measure: str = parameter("sam, adaptive, average, adaptive_average or keskar")
+    radius: float = parameter("rho of the ball, sigma of the Gaussian, or epsilon of the box")
     steps: int = parameter("ascent steps, or random perturbations drawn")
-    seed: int | None = parameter("seed of the random perturbations; none where none are drawn", None)
+    seed: int | None = parameter("seed of what is drawn at random; none where nothing is", None)
+    restarts: int = parameter("ascents from random points, besides the one from the weights", 0)
+    rises: np.ndarray | None = variable(
+        "start", "step", long_name="perturbed loss minus loss along each ascent", units="loss", optional=True
+    )
 
     def __float__(self) -> float:
         return float(self.value)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class KeskarSharpness(Sharpness):
+    """Keskar's epsilon-sharpness of one objective: the relative rise in loss over a box, in per cent."""
+
+    kind: ClassVar[str] = "keskar_sharpness"
+
+    value: float = variable(long_name="sharpness: 100 (largest loss - loss) / (1 + loss)", units="percent")

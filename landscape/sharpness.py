@@ -1,4 +1,4 @@
-"""Sharpness: how much a bounded perturbation of the weights raises the loss."""
+"""Sharpness: how much a bounded or random perturbation of the weights raises the loss."""
 
 from __future__ import annotations
 
@@ -6,20 +6,33 @@ import math
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from landscape.ascent import Ball, ascend
 from landscape.objective import Objective
-from landscape.records import Sharpness
+from landscape.records import KeskarSharpness, Sharpness
 
 
-def sam_sharpness(objective: Objective, rho: float = 0.05, *, steps: int = 1) -> Sharpness:
+def sam_sharpness(
+    objective: Objective, rho: float = 0.05, *, steps: int = 1, restarts: int = 0, seed: int = 0
+) -> Sharpness:
     """max over ‖ε‖₂ ≤ ρ of L(w + ε) − L(w), approximated from below by gradient ascent.
 
-    One step is SAM's own ε = ρ·∇L/‖∇L‖ (Foret et al. 2021, arXiv 2010.01412, eq. 2); more steps are projected ascent
-    with steps of 2.5·ρ/steps, the largest loss met being reported.
+    One step is SAM's own ε = ρ·∇L/‖∇L‖ (Foret et al. 2021, arXiv 2010.01412, eq. 2), whatever its sign; more steps or
+    restarts are projected ascent (:func:`landscape.ascent.ascend`), of which the largest rise met is reported. Any
+    other ε of the ball may raise the loss more: the value is a lower bound, and more steps and restarts tighten it.
+
+    Args:
+        objective: with a single view.
+        rho: radius, in units of the parameters.
+        steps: of the ascent, each a gradient and a loss.
+        restarts: further ascents, from random points of the ball.
+        seed: of those points.
+
+    Returns:
+        Sharpness: in units of the loss; ``rises`` holds what each ascent met at each step.
 
     Raises:
-        ValueError: ρ is negative or not finite, or steps < 1.
+        ValueError: ρ is negative or not finite, steps < 1 or restarts < 0.
 
     >>> model = torch.nn.Linear(1, 1, bias=False)
     >>> obj = Objective(model, torch.nn.MSELoss(), (torch.ones(2, 1), torch.zeros(2, 1)))
@@ -27,75 +40,137 @@ def sam_sharpness(objective: Objective, rho: float = 0.05, *, steps: int = 1) ->
     >>> abs(float(sam_sharpness(obj, rho=0.1)) - ((w + 0.1) ** 2 - w**2)) < 1e-5
     True
     """
-    return _ascent(objective, rho, steps, None, "sam")
+    _check_ball("rho", rho, steps, restarts)
+    return _worst(objective, Ball(rho), steps, restarts, seed, "sam")
 
 
-def adaptive_sharpness(objective: Objective, rho: float = 0.5, *, steps: int = 1) -> Sharpness:
+def adaptive_sharpness(
+    objective: Objective, rho: float = 0.5, *, steps: int = 1, restarts: int = 0, seed: int = 0
+) -> Sharpness:
     """max over ‖ε / |w|‖₂ ≤ ρ of L(w + ε) − L(w): the ball is stretched by each weight's magnitude.
 
     One step is ε = ρ·w²⊙∇L / ‖|w|⊙∇L‖ (Kwon et al. 2021, arXiv 2102.11600, eq. 7); unlike :func:`sam_sharpness` it
-    does not change when a layer before a normalisation layer is rescaled.
+    does not change when a layer before a normalisation layer is rescaled. On
+    :func:`landscape.logits.with_normalized_logits` it does not change with the scale of the logits either.
 
-    Raises:
-        ValueError: ρ is negative or not finite, or steps < 1.
+    Arguments, result, lower bound and errors as in :func:`sam_sharpness`.
+
+    >>> model = torch.nn.Linear(1, 1, bias=False)
+    >>> obj = Objective(model, torch.nn.MSELoss(), (torch.ones(2, 1), torch.zeros(2, 1)))
+    >>> w = model.weight.item()
+    >>> abs(float(adaptive_sharpness(obj, rho=0.5)) - ((1.5 * w) ** 2 - w**2)) < 1e-5
+    True
     """
-    return _ascent(objective, rho, steps, objective.weights.abs().double(), "adaptive")
+    _check_ball("rho", rho, steps, restarts)
+    ball = Ball(rho, objective.weights.abs().double())
+    return _worst(objective, ball, steps, restarts, seed, "adaptive")
 
 
-def average_sharpness(objective: Objective, sigma: float, *, num_samples: int = 20, seed: int = 0) -> Sharpness:
-    """E over ε ~ N(0, σ²I) of L(w + ε) − L(w), from antithetic pairs ±ε, with its standard error.
+def keskar_sharpness(
+    objective: Objective, epsilon: float = 1e-3, *, steps: int = 20, restarts: int = 0, seed: int = 0
+) -> KeskarSharpness:
+    """Keskar's ε-sharpness: 100·(max L(w + z) − L(w)) / (1 + L(w)) over the box |zᵢ| ≤ ε(|wᵢ| + 1), in per cent.
+
+    Keskar et al. 2017, arXiv 1609.04836, metric 2.1 on the whole space. Their maximum came from ten iterations of
+    L-BFGS-B, this one comes from projected ascent by the gradient's sign; either is a lower bound.
+
+    Args:
+        epsilon: half width of the box, relative to |w| + 1; the paper uses 1e-3 and 5e-4.
+
+    Other arguments and errors as in :func:`sam_sharpness`; ``rises`` are in units of the loss.
+
+    >>> model = torch.nn.Linear(1, 1, bias=False)
+    >>> obj = Objective(model, torch.nn.MSELoss(), (torch.ones(2, 1), torch.zeros(2, 1)))
+    >>> w = abs(model.weight.item())
+    >>> rise = (w + 0.1 * (w + 1)) ** 2 - w**2
+    >>> abs(float(keskar_sharpness(obj, 0.1)) - 100 * rise / (1 + w**2)) < 1e-3
+    True
+    """
+    _check_ball("epsilon", epsilon, steps, restarts)
+    ball = Ball(epsilon, objective.weights.abs().double() + 1, box=True)
+    base, rises = ascend(objective, ball, steps, restarts, seed)
+    return KeskarSharpness(
+        value=100 * rises.max() / (1 + base),
+        loss=base,
+        stderr=0.0,
+        measure="keskar",
+        radius=epsilon,
+        steps=steps,
+        seed=seed if restarts else None,
+        restarts=restarts,
+        rises=rises,
+    )
+
+
+def average_sharpness(
+    objective: Objective, sigma: float, *, num_samples: int = 20, seed: int = 0, adaptive: bool = False
+) -> Sharpness:
+    """E of L(w + ε) − L(w) over ε ~ N(0, σ²I), from antithetic pairs ±ε, with its standard error.
+
+    As σ → 0 it approaches ½σ²·tr ∇²L; antithetic pairs remove the gradient's part of the noise, which would dominate
+    there. With ``adaptive``, ε ~ N(0, σ²·diag(w²)), the average-case counterpart of :func:`adaptive_sharpness`
+    (Andriushchenko et al. 2023, arXiv 2302.07011, §3).
 
     Args:
         objective: with a single view.
-        sigma: standard deviation of every coordinate of ε.
+        sigma: standard deviation of every coordinate of ε, or of ε/|w|.
         num_samples: pairs drawn, at least 2; each costs two evaluations.
-        seed: of the perturbations; the same seed draws the same ones for every objective of one size.
+        seed: of the perturbations; the same seed draws the same ones for every objective of one size, so that
+            differences between runs and views are less noisy than the values.
+        adaptive: scale each coordinate by the weight's magnitude.
 
     Raises:
         ValueError: σ is negative or not finite, or fewer than two pairs are asked for.
+
+    >>> obj = Objective(torch.nn.Linear(1, 1), lambda o, y: (o**2).mean(), (torch.zeros(2, 1), torch.zeros(2, 1)))
+    >>> s = average_sharpness(obj, sigma=0.1, num_samples=400)  # (b + ε)² − b² has mean σ²
+    >>> bool(abs(s.value - 0.01) < 5 * s.stderr)
+    True
     """
     _check_radius("sigma", sigma)
     if num_samples < 2:
         raise ValueError(f"num_samples is {num_samples}, expected at least 2 to give a standard error")
     generator = torch.Generator().manual_seed(seed)
     centre, base = objective.weights, objective.loss()
+    scale = centre.abs().double() * sigma if adaptive else sigma
     rises = []
     for _ in range(num_samples):
-        draw = torch.randn(centre.shape, generator=generator, dtype=torch.float64) * sigma
-        epsilon = draw.to(centre.device, centre.dtype)
+        draw = torch.randn(centre.shape, generator=generator, dtype=torch.float64).to(centre.device)
+        epsilon = (draw * scale).to(centre.dtype)
         rises.append((objective.at(centre + epsilon).loss() + objective.at(centre - epsilon).loss()) / 2 - base)
     array = np.array(rises)
     return Sharpness(
         value=array.mean(),
         loss=base,
         stderr=array.std(ddof=1) / math.sqrt(num_samples),
-        measure="average",
+        measure="adaptive_average" if adaptive else "average",
         radius=sigma,
         steps=num_samples,
         seed=seed,
     )
 
 
-def _ascent(objective: Objective, rho: float, steps: int, stretch: Tensor | None, measure: str) -> Sharpness:
-    """Projected ascent in u = ε/stretch, where the ball is round."""
-    _check_radius("rho", rho)
+def _worst(objective: Objective, ball: Ball, steps: int, restarts: int, seed: int, measure: str) -> Sharpness:
+    base, rises = ascend(objective, ball, steps, restarts, seed)
+    return Sharpness(
+        value=rises[0, 1] if steps == 1 and not restarts else rises.max(),
+        loss=base,
+        stderr=0.0,
+        measure=measure,
+        radius=ball.radius,
+        steps=steps,
+        seed=seed if restarts else None,
+        restarts=restarts,
+        rises=rises,
+    )
+
+
+def _check_ball(name: str, radius: float, steps: int, restarts: int) -> None:
+    _check_radius(name, radius)
     if steps < 1:
         raise ValueError(f"steps is {steps}, expected at least 1")
-    centre, base = objective.weights, objective.loss()
-    u = torch.zeros_like(centre, dtype=torch.float64)
-    here, highest = objective, -math.inf
-    length = rho if steps == 1 else 2.5 * rho / steps
-    for _ in range(steps):
-        gradient = here.gradient().double()
-        gradient = gradient if stretch is None else gradient * stretch
-        norm = float(gradient.norm())
-        if norm > 0:
-            u = u + gradient * (length / norm)
-        u = u * min(1.0, rho / max(float(u.norm()), torch.finfo(torch.float64).tiny))
-        epsilon = u if stretch is None else u * stretch
-        here = objective.at(centre + epsilon.to(centre.dtype))
-        highest = max(highest, here.loss())
-    return Sharpness(value=highest - base, loss=base, stderr=0.0, measure=measure, radius=rho, steps=steps)
+    if restarts < 0:
+        raise ValueError(f"restarts is {restarts}, expected at least 0")
 
 
 def _check_radius(name: str, value: float) -> None:

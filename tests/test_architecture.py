@@ -24,6 +24,8 @@ NUMERICS = (
     "sharpness",
 )
 NUMERICS += ("krylov", "surface", "traces", "views")
+NUMERICS += ("connectivity", "draws", "filters", "trajectory")
+NUMERICS += ("ascent", "decomposition", "logits")
 
 
 def imports(path: Path) -> Iterator[str]:
