@@ -50,7 +50,7 @@ def filter_normalized_direction(
     roles, modes = parameter_roles(model), resolve_policy(policy)
     wanted = [layers] if isinstance(layers, str) else layers
     chosen = layout.names if wanted is None else matching(model, layout, wanted)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int(seed))
     direction = {}
     for name, weight in layout.unflatten(layout.weights(model)).items():
         # Drawn on the CPU in float64 whatever the model's device and dtype: the same seed, the same draw.

@@ -164,6 +164,10 @@ class Objective:
         clone._weights = self.layout.as_vector(weights)
         return clone
 
+    def buffers(self) -> dict[str, Tensor]:
+        """Copies of the buffers that it is evaluated with, by name."""
+        return {name: self._buffers.get(name, buffer).clone() for name, buffer in self.model.named_buffers()}
+
     def with_buffers(self, buffers: Mapping[str, Tensor]) -> Objective:
         """The same objective with other values of some buffers (BatchNorm statistics); the model is not changed.
 
@@ -243,7 +247,7 @@ class Objective:
         sums: dict[str, dict[str, list[float]]] = {}
         with undisturbed(self.model), torch.inference_mode():
             parameters = self._parameters()
-            buffers = self._fresh_buffers()
+            buffers = self.buffers()
             for batch, parts in plan:
                 outputs = self._call.outputs(parameters, buffers, batch)
                 for part in parts:
@@ -286,7 +290,7 @@ class Objective:
         plan = self._plan()
         total: Tensor | None = None
         with undisturbed(self.model), torch.enable_grad():
-            buffers = self._fresh_buffers()
+            buffers = self.buffers()
             leaves = {n: p.detach().requires_grad_() for n, p in self.layout.unflatten(self.weights).items()}
             for batch, parts in plan:
                 for part in parts:
@@ -303,9 +307,6 @@ class Objective:
 
     def _parameters(self) -> dict[str, Tensor]:
         return {**self._constant, **self.layout.unflatten(self.weights)}
-
-    def _fresh_buffers(self) -> dict[str, Tensor]:
-        return {name: self._buffers.get(name, buffer).clone() for name, buffer in self.model.named_buffers()}
 
     def _only_view(self) -> str:
         if len(self._views) != 1:
@@ -346,7 +347,7 @@ class Objective:
                 part = parts[0]
                 losses = []
                 for _ in range(2):
-                    outputs = self._call.outputs(parameters, self._fresh_buffers(), batch)
+                    outputs = self._call.outputs(parameters, self.buffers(), batch)
                     out = outputs if part.rows is None else select(outputs, part.rows)
                     losses.append(self.loss_fn(out, part.labels))
                 if losses[0].ndim:

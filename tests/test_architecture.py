@@ -24,6 +24,7 @@ NUMERICS = (
     "sharpness",
 )
 NUMERICS += ("krylov", "surface", "traces", "views")
+NUMERICS += ("connectivity", "draws", "filters", "scan", "trajectory")
 NUMERICS += ("connectivity", "draws", "filters", "trajectory")
 NUMERICS += ("ascent", "decomposition", "logits")
 
