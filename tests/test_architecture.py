@@ -25,7 +25,6 @@ NUMERICS = (
 )
 NUMERICS += ("krylov", "surface", "traces", "views")
 NUMERICS += ("connectivity", "draws", "filters", "scan", "trajectory")
-NUMERICS += ("connectivity", "draws", "filters", "trajectory")
 NUMERICS += ("ascent", "decomposition", "logits")
 
 
