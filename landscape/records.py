@@ -171,10 +171,29 @@ class EigenResult(Record):
     residuals: np.ndarray = variable("pair", long_name="residual norm |Hv - lambda v|", units="loss / parameter^2")
     converged: np.ndarray = variable("pair", long_name="residual within tolerance")
     matvecs: int = variable(long_name="operator-vector products used")
-    which: str = parameter("end of the spectrum: LA, SA or LM")
+    which: str = parameter("end of the spectrum: LA, SA, LM or both")
     tol: float = parameter("relative residual at which a pair counts as converged")
     seed: int = parameter("seed of the start vector")
     vectors: np.ndarray | None = variable("parameter", "pair", long_name="eigenvector", optional=True)
+    errors: np.ndarray | None = variable(
+        "pair", long_name="bound on the error of the eigenvalue", units="loss / parameter^2", optional=True
+    )
+    sharp: np.ndarray | None = variable("pair", long_name="bound is residual^2 / gap, else the residual", optional=True)
+    unseen_lower: float | None = variable(
+        long_name="lower end of all other eigenvalues, where they were searched for",
+        units="loss / parameter^2",
+        optional=True,
+    )
+    unseen_upper: float | None = variable(
+        long_name="upper end of all other eigenvalues, where they were searched for",
+        units="loss / parameter^2",
+        optional=True,
+    )
+    search_matvecs: int | None = variable(long_name="products of these spent on the search", optional=True)
+    block: int = parameter("vectors multiplied at once", 1)
+    basis: Any = dataclasses.field(
+        default=None, repr=False
+    )  # of the run, in memory only, to deflate other estimates by
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -186,7 +205,38 @@ class TraceResult(Record):
     value: float = variable(long_name="trace estimate", units="loss / parameter^2")
     stderr: float = variable(long_name="standard error of the estimate", units="loss / parameter^2")
     matvecs: int = variable(long_name="operator-vector products used")
-    samples: np.ndarray = variable("probe", long_name="quadratic form of one probe", units="loss / parameter^2")
+    samples: np.ndarray = variable("probe", long_name="estimate from one probe", units="loss / parameter^2")
+    seed: int = parameter("seed of the probes")
+    deflated: int | None = variable(long_name="dimensions taken exactly, not estimated", optional=True)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MomentsResult(Record):
+    """Trace, Frobenius norm and participation ratio of an operator, from the same probes, with standard errors."""
+
+    kind: ClassVar[str] = "moments"
+
+    trace: float = variable(long_name="trace estimate", units="loss / parameter^2")
+    trace_stderr: float = variable(long_name="standard error of the trace", units="loss / parameter^2")
+    frobenius: float = variable(long_name="Frobenius norm estimate", units="loss / parameter^2")
+    frobenius_stderr: float = variable(long_name="standard error of the norm", units="loss / parameter^2")
+    effective_rank: float = variable(long_name="participation ratio trace^2 / Frobenius norm^2")
+    effective_rank_stderr: float = variable(long_name="standard error of the participation ratio")
+    deflated: int = variable(long_name="dimensions taken exactly, not estimated")
+    matvecs: int = variable(long_name="operator-vector products used")
+    seed: int = parameter("seed of the probes")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DiagonalResult(Record):
+    """Stochastic estimate of an operator's diagonal; ``stderr`` is the standard error over the probes."""
+
+    kind: ClassVar[str] = "diagonal"
+
+    values: np.ndarray = variable("parameter", long_name="diagonal estimate", units="loss / parameter^2")
+    stderr: np.ndarray = variable("parameter", long_name="standard error of the estimate", units="loss / parameter^2")
+    deflated: int = variable(long_name="dimensions taken exactly, not estimated")
+    matvecs: int = variable(long_name="operator-vector products used")
     seed: int = parameter("seed of the probes")
 
 
@@ -204,6 +254,23 @@ class DensityResult(Record):
     matvecs: int = variable(long_name="operator-vector products used")
     broadening: float = parameter("deviation of the kernel as a fraction of the width of the spectrum")
     seed: int = parameter("seed of the probes")
+    outliers: np.ndarray | None = variable(
+        "outlier", long_name="eigenvalue put in as found", units="loss / parameter^2", optional=True
+    )
+    size: int | None = parameter("dimension of the operator; every outlier weighs one over it", None)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NegativeMass(Record):
+    """How much of a spectrum lies below zero, by number and by magnitude; standard errors over a density's probes."""
+
+    kind: ClassVar[str] = "negative_mass"
+
+    count: float = variable(long_name="share of the eigenvalues that are below the threshold")
+    count_stderr: float = variable(long_name="standard error of that share")
+    magnitude: float = variable(long_name="share of the sum of |eigenvalue| that negative ones hold")
+    magnitude_stderr: float = variable(long_name="standard error of that share")
+    threshold: float = parameter("eigenvalues above minus this do not count as negative")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
