@@ -61,7 +61,7 @@ def command(out: Path, seeds: int, epochs: int, workers: int, overwrite: bool, r
     curves, verdicts = write_study(paths, study, command=["landscape", *sys.argv[1:]], overwrite=overwrite or resume)
     figures = draw_study(paths, curves, out / "figures", bar=progress.bar("figures", quiet, unit="figure"))
 
-    click.echo(show_verdicts(verdicts, curves))
+    click.echo(show_verdicts(verdicts))
     click.echo()
     click.echo(show_comparison(curves))
     click.echo()

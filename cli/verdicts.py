@@ -1,56 +1,143 @@
-"""The verdicts of a study as text."""
+"""The verdicts of a study as text, JSON, Markdown and LaTeX."""
 
 from __future__ import annotations
 
+import math
 import textwrap
+from typing import Any
 
 import click
 import numpy as np
 
-from ncsam.schema import Curves, Verdicts
-from ncsam.theory import CONTRAST_RATE, manipulation_check, seeds_needed
+from ncsam.schema import Curves, Secondary, Verdicts
+from ncsam.theory import CONTRAST_RATE, NOT_MEASURED, STATEMENTS, seeds_needed
 
 from .tables import table
 
-_TESTS = "Page's trend test for T6a, exact sign-flip test else, two-sided"
+_TESTS = "Page's trend test for T2 and T6a, exact sign-flip test else, two-sided"
 _COLOUR = {"supported": "green", "contradicted": "red", "undecided": "yellow"}
+HEADS = ("", "statement", "effect", "interval", "m", "p", "p (Holm)", "seeds", "runs", "verdict")
 
 
-def show_verdicts(verdicts: Verdicts, curves: Curves) -> str:
-    """The verdict table, what each number is, and what limits it."""
+def verdict_rows(verdicts: Verdicts) -> list[list[str]]:
+    """The table's cells, a row a statement; ``*`` marks what is preliminary, nothing what was not measured."""
     rows = []
     for i, statement in enumerate(verdicts.statements):
-        verdict = str(verdicts.verdict[i])
-        shown = click.style(verdict, fg=_COLOUR[verdict.split()[0]])
-        rows.append(
-            [
-                f"{statement}{'*' if verdicts.preliminary[i] else ''}",
-                str(verdicts.text[i]),
-                f"{verdicts.estimate[i]:+.3f}",
-                f"[{verdicts.low[i]:+.3f}, {verdicts.high[i]:+.3f}]",
-                f"{verdicts.smallest_effect[i]:+.2f}",
-                f"{verdicts.p_value[i]:.3f}",
-                f"{verdicts.p_holm[i]:.3f}",
-                shown,
-            ]
-        )
-    heads = ["", "statement", "effect", f"{verdicts.level:.0%} interval", "m", "p", "p (Holm)", "verdict"]
-    lines = [table(heads, rows), ""]
+        measured = str(verdicts.verdict[i]) != NOT_MEASURED
+        numbers = [
+            f"{verdicts.estimate[i]:+.3f}",
+            _interval(verdicts.low[i], verdicts.high[i]),
+            f"{verdicts.smallest_effect[i]:+.2f}",
+            _p(verdicts.p_value[i]),
+            _p(verdicts.p_holm[i]),
+            str(verdicts.pairs[i]),
+            "" if verdicts.runs is None else str(verdicts.runs[i]),
+        ]
+        star = "*" if measured and verdicts.preliminary[i] else ""
+        shown = numbers if measured else ["", "", numbers[2], "", "", "", ""]
+        rows.append([f"{statement}{star}", str(verdicts.text[i]), *shown, str(verdicts.verdict[i])])
+    return rows
+
+
+def show_verdicts(verdicts: Verdicts) -> str:
+    """The verdict table, what each number is, and what limits it."""
+    rows = verdict_rows(verdicts)
+    for row in rows:
+        row[1] = textwrap.shorten(row[1], 52, placeholder="…")
+        row[-1] = click.style(row[-1], fg=_COLOUR.get(row[-1].split()[0]))
+    lines = [table(_heads(verdicts), rows), ""]
     for i, statement in enumerate(verdicts.statements):
-        note = f" {verdicts.note[i]}." if verdicts.note[i] else ""
-        lines.append(_wrapped(f"{statement}: {verdicts.endpoint[i]}; {verdicts.pairs[i]} seeds.{note}"))
-    memorises, seen = manipulation_check(curves)
-    lines.append(
-        _wrapped(f"Check: plain SGD at {CONTRAST_RATE:.0%} noise: {seen}{'' if memorises else ' - too little'}.")
-    )
-    lines.append(
-        _wrapped(
-            "Supported: the interval lies above m, the smallest relevant effect; contradicted: below it. "
-            f"p: {_TESTS}. * preliminary: the sign-flip test needs {seeds_needed()} seeds to decide after "
-            "Holm's correction."
-        )
-    )
+        note = f" {str(verdicts.note[i])[:1].upper()}{str(verdicts.note[i])[1:]}." if verdicts.note[i] else ""
+        lines.append(_wrapped(f"{statement}: {verdicts.endpoint[i]}.{note}"))
+    if verdicts.check:
+        lines.append(_wrapped(f"Check: {verdicts.check}."))
+    if verdicts.joint:
+        lines.append(_wrapped(f"T3-T5 together: {verdicts.joint}."))
+    lines.append(_wrapped(legend(verdicts)))
     return "\n".join(lines)
+
+
+def legend(verdicts: Verdicts) -> str:
+    """What the columns mean."""
+    return (
+        "Supported: the interval lies above m, the smallest relevant effect; contradicted: below it. "
+        f"p: {_TESTS}; Holm over {verdicts.family or len(STATEMENTS)} endpoints. * preliminary: the sign-flip test "
+        f"needs {seeds_needed()} seeds to decide after Holm's correction."
+    )
+
+
+def show_secondary(secondary: Secondary) -> str:
+    """Secondary endpoints, descriptive."""
+    rows = [
+        [str(s), str(q), f"{e:+.3f}", _interval(low, high), str(n)]
+        for s, q, e, low, high, n in zip(
+            secondary.statement, secondary.quantity, secondary.estimate, secondary.low, secondary.high,
+            secondary.pairs, strict=True,
+        )
+    ]  # fmt: skip
+    title = "Secondary endpoints: descriptive, intervals not adjusted, no verdict follows from them"
+    return f"{title}\n{table(['', 'quantity', 'mean', f'{secondary.level:.0%} interval', 'seeds'], rows)}"
+
+
+def as_markdown(verdicts: Verdicts) -> str:
+    """A Markdown table, with the legend below."""
+    rows = [list(_heads(verdicts)), ["---"] * len(HEADS), *verdict_rows(verdicts)]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join([*lines, "", legend(verdicts)])
+
+
+def as_latex(verdicts: Verdicts) -> str:
+    """A LaTeX ``tabular`` (package ``booktabs``), with the legend as a comment."""
+    rows = [r" & ".join(_tex(cell) for cell in row) + r" \\" for row in verdict_rows(verdicts)]
+    heads = " & ".join(_tex(head) for head in _heads(verdicts)) + r" \\"
+    return "\n".join(
+        [
+            f"% {legend(verdicts)}",
+            r"\begin{tabular}{llrrrrrrrl}",
+            r"\toprule",
+            heads,
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+    )
+
+
+def as_object(verdicts: Verdicts, secondary: Secondary) -> dict[str, Any]:
+    """One study for JSON; numbers that are not there are null. The keys are promised."""
+    statements = []
+    for i, name in enumerate(verdicts.statements):
+        statements.append(
+            {
+                "id": str(name),
+                **{
+                    k: str(getattr(verdicts, k)[i]) for k in ("text", "endpoint", "verdict", "note", "contrast", "test")
+                },
+                **{
+                    k: _number(getattr(verdicts, k)[i])
+                    for k in ("estimate", "low", "high", "smallest_effect", "p_value", "p_holm")
+                },
+                "seeds": int(verdicts.pairs[i]),
+                "runs": 0 if verdicts.runs is None else int(verdicts.runs[i]),
+                "preliminary": bool(verdicts.preliminary[i]),
+            }
+        )
+    described = [
+        {
+            "statement": str(secondary.statement[i]),
+            "quantity": str(secondary.quantity[i]),
+            **{k: _number(getattr(secondary, k)[i]) for k in ("estimate", "low", "high")},
+            "seeds": int(secondary.pairs[i]),
+        }
+        for i in range(len(secondary.statement))
+    ]
+    return {
+        **{name: getattr(verdicts, name) for name in ("data", "model", "noise", "level", "family", "check", "joint")},
+        "seeds_needed": seeds_needed(),
+        "statements": statements,
+        "secondary": described,
+    }
 
 
 def show_comparison(curves: Curves) -> str:
@@ -77,6 +164,28 @@ def show_comparison(curves: Curves) -> str:
     spread = f"mean ± half of the {curves.level:.0%} interval over {len(curves.seeds)} seeds"
     title = f"All arms at {CONTRAST_RATE:.0%} noise, {spread}"
     return f"{title}\n{table(['arm', *columns], rows)}"
+
+
+def _heads(verdicts: Verdicts) -> tuple[str, ...]:
+    return (*HEADS[:3], f"{verdicts.level:.0%} interval", *HEADS[4:])
+
+
+def _interval(low: float, high: float) -> str:
+    return f"[{low:+.3f}, {high:+.3f}]" if math.isfinite(low) else "one seed"
+
+
+def _p(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.3f}" if value >= 0.001 else "<0.001"
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _tex(cell: str) -> str:
+    for plain, escaped in (("%", r"\%"), ("&", r"\&"), ("_", r"\_"), ("<", r"$<$"), ("α", r"$\alpha$"), ("−", "-")):
+        cell = cell.replace(plain, escaped)
+    return cell.replace("*", r"$^*$")
 
 
 def _wrapped(text: str) -> str:

@@ -114,6 +114,64 @@ class SharpnessTable(Record):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Diagnostics(Record):
+    """How the gradients of clean and wrong labels, g* and the perturbations lie to each other, batch by batch."""
+
+    kind: ClassVar[str] = "diagnostics"
+
+    epochs: np.ndarray = variable("epoch", long_name="epoch after which it was measured", coordinate=True)
+    quantities: np.ndarray = variable("quantity", long_name="see ncsam.diagnostics.QUANTITIES", coordinate=True)
+    value: np.ndarray = variable("epoch", "quantity", "batch", long_name="value on one batch; NaN where undefined")
+    mean: np.ndarray = variable("epoch", "quantity", long_name="mean over the batches")
+    low: np.ndarray = variable("epoch", "quantity", long_name="lower end of the t-interval over batches, weights fixed")
+    high: np.ndarray = variable("epoch", "quantity", long_name="upper end of the t-interval over batches")
+    full: np.ndarray = variable("epoch", "quantity", long_name="on the full training set, eval mode; NaN if not asked")
+    batch_size: int = parameter("samples of a batch")
+    noise: str = parameter("label noise of the labels, as spelled on the command line")
+    relabelled: bool = parameter("whether those are other labels than the run was trained on")
+    probe: dict[str, Any] = parameter("options of the NCSAM perturbation that is looked at")
+    loss: str = parameter("loss whose gradients they are")
+    seed: int = parameter("seed of picks and halves")
+    level: float = parameter("confidence level of the intervals")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BoundTable(Record):
+    """Theorem 1 term by term at some epochs, for losses in [0, 1], beside the clean test risk that it bounds."""
+
+    kind: ClassVar[str] = "bound_table"
+
+    epochs: np.ndarray = variable("epoch", long_name="epoch of the weights", coordinate=True)
+    losses: np.ndarray = variable("loss", long_name="loss in [0, 1]", coordinate=True)
+    at_weights: np.ndarray = variable("epoch", "loss", long_name="L_M(w), on the training set with observed labels")
+    highest: np.ndarray = variable("epoch", "loss", long_name="highest L_M(w+e) that the ascents met: a lower estimate")
+    neighbourhood: np.ndarray = variable("epoch", "loss", long_name="1/(1-alpha) times highest")
+    sampling: np.ndarray = variable("epoch", "loss", long_name="1/((1-alpha) sqrt(n_S))")
+    complexity: np.ndarray = variable("epoch", "loss", long_name="sqrt(X/(n_S-1))")
+    total: np.ndarray = variable("epoch", "loss", long_name="the bound; 1 or more says nothing")
+    risk: np.ndarray = variable("epoch", "loss", long_name="risk on the clean test data")
+    smoothing: np.ndarray = variable("epoch", "loss", long_name="E L(w+e) - L(w) on the test data; assumed to be >= 0")
+    smoothing_stderr: np.ndarray = variable("epoch", "loss", long_name="standard error of it over the draws of e")
+    history: np.ndarray = variable("epoch", "loss", "ascent", "step", long_name="highest loss so far of each ascent")
+    converged: np.ndarray = variable("epoch", "loss", long_name="1 if the last quarter of the steps raised it < 1 %")
+    weight_norm: np.ndarray = variable("epoch", long_name="norm of the weights", units="parameter")
+    status: np.ndarray = variable("epoch", "loss", long_name="status code of the row")
+    alpha: float = variable(long_name="share of wrong labels in the training set")
+    samples: int = parameter("n, samples of the training set")
+    num_parameters: int = parameter("K")
+    rho: float = parameter("radius of the neighbourhood")
+    delta: float = parameter("probability with which the bound may fail")
+    clip: float = parameter("cross-entropy (nats) at which the clipped loss reaches 1")
+    sigma: float = parameter("deviation of the Gaussian e of the smoothing")
+    draws: int = parameter("antithetic pairs of it")
+    steps: int = parameter("steps of an ascent")
+    restarts: int = parameter("ascents on each of the two surrogate losses")
+    seed: int = parameter("seed of the starting points and of e")
+    violated: str = parameter("why the clean part is no sample of the clean distribution; empty if it is")
+    dtype: str = parameter("precision of the losses")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Curves(Record):
     """Every measured quantity against noise rate, for each arm, with every seed's value and an interval."""
 
@@ -165,6 +223,50 @@ class Verdicts(Record):
     pairs: np.ndarray = variable("statement", long_name="number of seeds")
     preliminary: np.ndarray = variable("statement", long_name="whether there are too few seeds for the test")
     level: float = parameter("confidence level of the interval")
+    contrast: np.ndarray | None = variable("statement", long_name="contrast that decided", optional=True)
+    test: np.ndarray | None = variable("statement", long_name="test behind the p-value", optional=True)
+    runs: np.ndarray | None = variable("statement", long_name="number of runs that the estimate uses", optional=True)
+    data: str | None = parameter("data set of the runs", None)
+    model: str | None = parameter("model of the runs", None)
+    noise: str | None = parameter("kind of label noise of the runs", None)
+    family: int | None = parameter("number of endpoints that Holm's adjustment counts", None)
+    check: str | None = parameter("manipulation check: whether plain SGD memorised, and what was seen", None)
+    joint: str | None = parameter("T3, T4 and T5 read together", None)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Secondary(Record):
+    """Secondary endpoints: descriptive, without test or verdict."""
+
+    kind: ClassVar[str] = "secondary"
+
+    statement: np.ndarray = variable("row", long_name="statement of the theory")
+    quantity: np.ndarray = variable("row", long_name="what was estimated")
+    estimate: np.ndarray = variable("row", long_name="mean over seeds")
+    low: np.ndarray = variable("row", long_name="lower end of the t-interval, not adjusted")
+    high: np.ndarray = variable("row", long_name="upper end of the t-interval, not adjusted")
+    pairs: np.ndarray = variable("row", long_name="number of seeds")
+    level: float = parameter("confidence level of the interval")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CellTable(Record):
+    """One row a run of a study: its settings and every number it is judged by; see :mod:`ncsam.table`."""
+
+    kind: ClassVar[str] = "cell_table"
+
+    names: np.ndarray = variable("cell", long_name="name of the run, that of its file", coordinate=True)
+    endpoints: np.ndarray = variable("endpoint", long_name="what was measured", coordinate=True)
+    arm: np.ndarray = variable("cell", long_name="name under which the run is compared")
+    optimizer: np.ndarray = variable("cell", long_name="optimizer")
+    options: np.ndarray = variable("cell", long_name="options of the optimizer, JSON")
+    data: np.ndarray = variable("cell", long_name="data set")
+    model: np.ndarray = variable("cell", long_name="model")
+    noise: np.ndarray = variable("cell", long_name="kind of label noise")
+    rate: np.ndarray = variable("cell", long_name="noise rate asked for")
+    seed: np.ndarray = variable("cell", long_name="seed, which pairs the runs")
+    role: np.ndarray = variable("cell", long_name="reported, or tuning: never judged")
+    value: np.ndarray = variable("cell", "endpoint", long_name="number of one run; NaN where not measured")
 
 
 declare_layout(
@@ -172,4 +274,8 @@ declare_layout(
     required={"labels": "labels", "training": "training"},
     allowed={"weights/*": "arrays", "hessian/*": "*", "surface/*": "*", "sharpness/*": "*", "diagnostics/*": "*"},
 )
-declare_layout("study", required={"curves": "curves", "verdicts": "verdicts"}, allowed={})
+declare_layout(
+    "study",
+    required={"curves": "curves", "verdicts": "verdicts"},
+    allowed={"cells": "cell_table", "secondary": "secondary"},
+)

@@ -29,15 +29,26 @@ def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     (2.0, -0.484, 4.484)
     """
     x = np.asarray(values, float)
-    x = x[~np.isnan(x)]
-    n = len(x)
-    if n == 0:
-        return Interval(math.nan, math.nan, math.nan, 0, level)
-    mean = float(x.mean())
-    if n == 1:
-        return Interval(mean, math.nan, math.nan, 1, level)
-    half = float(stats.t.ppf(0.5 + level / 2, n - 1) * x.std(ddof=1) / math.sqrt(n))
-    return Interval(mean, mean - half, mean + half, n, level)
+    mean, low, high = (float(end) for end in t_intervals(x, level))
+    return Interval(mean, low, high, int((~np.isnan(x)).sum()), level)
+
+
+def t_intervals(values: ArrayLike, level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, lower and upper end along the last axis, (…,) from (…, n); NaN are left out, NaN where none are left.
+
+    >>> mean, low, high = t_intervals([[1.0, 2.0, 3.0], [4.0, np.nan, np.nan]])
+    >>> mean.tolist(), low.round(3).tolist()
+    ([2.0, 4.0], [-0.484, nan])
+    """
+    x = np.asarray(values, float)
+    there = ~np.isnan(x)
+    n = there.sum(axis=-1)
+    filled = np.where(there, x, 0.0)
+    mean = filled.sum(axis=-1) / np.where(n > 0, n, np.nan)
+    squares = np.where(there, x - mean[..., None], 0.0) ** 2
+    spread = np.sqrt(squares.sum(axis=-1) / np.where(n > 1, n - 1, np.nan) / np.maximum(n, 1))
+    half = stats.t.ppf(0.5 + level / 2, np.maximum(n - 1, 1)) * spread
+    return mean, mean - half, mean + half
 
 
 def sign_flip_p(differences: ArrayLike) -> float:
@@ -73,26 +84,63 @@ def smallest_sign_flip_p(n: int) -> float:
     return min(1.0, 2.0 / 2**n)
 
 
-def holm(p_values: ArrayLike) -> np.ndarray:
-    """Holm's step-down adjustment; NaN stays NaN and is not counted.
+def holm(p_values: ArrayLike, family: int | None = None) -> np.ndarray:
+    """Holm's step-down adjustment; NaN stays NaN.
+
+    Args:
+        family: number of hypotheses that were declared; those without a p-value then count as if theirs were the
+            largest. If none, only the p-values that are there count.
 
     >>> holm([0.01, 0.04, 0.03]).tolist()
     [0.03, 0.06, 0.06]
+    >>> holm([0.01, np.nan, 0.03], family=3).tolist()
+    [0.03, nan, 0.06]
     """
     p = np.asarray(p_values, float)
     adjusted = np.full(p.shape, np.nan)
     valid = np.flatnonzero(~np.isnan(p))
-    order = valid[np.argsort(p[valid])]
-    steps = p[order] * (len(order) - np.arange(len(order)))
+    order = valid[np.argsort(p[valid], kind="stable")]
+    steps = p[order] * ((len(order) if family is None else family) - np.arange(len(order)))
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(steps)) if len(order) else []
     return adjusted
+
+
+def page_p(table: ArrayLike) -> float:
+    """Page's test of no trend along the columns of (seeds, conditions), exact, two-sided; rows with NaN are left out.
+
+    NaN below two rows or three columns.
+
+    >>> page_p([[1.0, 2.0, 3.0]] * 4) < 0.01
+    True
+    """
+    x = np.atleast_2d(np.asarray(table, float))
+    x = x[~np.isnan(x).any(axis=1)]
+    if len(x) < 2 or x.shape[1] < 3:
+        return math.nan
+    up = stats.page_trend_test(x, method="exact").pvalue
+    down = stats.page_trend_test(x[:, ::-1], method="exact").pvalue
+    return float(min(1.0, 2 * min(up, down)))
+
+
+def kendall_tau(x: ArrayLike, y: ArrayLike, least: int = 4) -> float:
+    """Kendall's τ_b of the pairs without NaN; NaN below ``least`` of them or where one side is constant.
+
+    >>> kendall_tau([1, 2, 3, 4], [1, 2, 4, 3])
+    0.666...
+    """
+    a, b = np.asarray(x, float), np.asarray(y, float)
+    there = ~(np.isnan(a) | np.isnan(b))
+    a, b = a[there], b[there]
+    if len(a) < least or np.ptp(a) == 0 or np.ptp(b) == 0:
+        return math.nan
+    return float(stats.kendalltau(a, b).statistic)
 
 
 def verdict(low: float, high: float, smallest_effect: float) -> str:
     """Compare the interval of an effect with the smallest relevant one, m.
 
     ``supported`` if it lies above m; ``contradicted`` if below, with what is seen instead in brackets:
-    ``equivalent`` if it lies within ±|m|, else ``opposite`` if below zero, else ``no gain``; otherwise ``undecided``.
+    ``equivalent`` if it lies within ±|m|, else ``opposite`` if below zero, else ``too small``; otherwise ``undecided``.
 
     >>> verdict(0.2, 0.4, 0.1), verdict(-0.05, 0.05, 0.1), verdict(-0.5, -0.2, 0.1), verdict(0.0, 0.2, 0.1)
     ('supported', 'contradicted (equivalent)', 'contradicted (opposite)', 'undecided')
@@ -103,5 +151,5 @@ def verdict(low: float, high: float, smallest_effect: float) -> str:
     if high < smallest_effect:
         if low > -margin and high < margin:
             return "contradicted (equivalent)"
-        return "contradicted (opposite)" if high < 0 else "contradicted (no gain)"
+        return "contradicted (opposite)" if high < 0 else "contradicted (too small)"
     return "undecided"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import logging
 import multiprocessing
 import signal
@@ -19,12 +18,13 @@ from landscape import store
 from ncsam import theory
 from ncsam.analyses import measure_line, measure_plane, measure_sharpness, measure_spectrum
 from ncsam.config import TrainConfig
+from ncsam.endpoints import row_of
 from ncsam.run import Run, train_run
-from ncsam.schema import Curves, SharpnessTable, Spectrum, Verdicts
-from ncsam.statistics import t_interval
+from ncsam.schema import CellTable, Curves, Verdicts
+from ncsam.statistics import t_intervals
+from ncsam.table import Study, table_of
 
 _log = logging.getLogger(__name__)
-LAST_EPOCHS = 5  # the primary accuracy is the mean over these
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,43 +123,26 @@ def _run_cell(cell: Cell, path: Path) -> None:
     cell.run(path)
 
 
-def collect(paths: Sequence[Path]) -> Curves:
-    """Read every run and lay out each quantity by arm, noise rate and seed.
-
-    Quantities: ``test_accuracy`` (mean of the last five epochs), ``best_accuracy``, ``drop`` (best − last five),
-    ``memorisation``, ``perturbation_norm`` (mean over the epochs after the warm-up), ``weight_norm``, and
-    ``top_eigenvalue/V``, ``trace/V``, ``sam/V``, ``adaptive/V``, ``loss/V`` for every measured view V.
+def collect(paths: Sequence[Path]) -> CellTable:
+    """The table of the runs: one row each, with every endpoint that its file holds, see :mod:`ncsam.endpoints`.
 
     Raises:
-        StoreError: a file is missing or damaged.
-        ValueError: no paths, or two runs of the same arm, rate and seed.
+        StoreError: a file is missing, damaged, or no run.
+        ValueError: no paths, or two runs of the same arm, noise, rate and seed.
     """
-    found: dict[tuple[str, float, int], dict[str, float]] = {}
-    for path in paths:
-        run = Run(path)
-        key = (str(run.attrs["arm"]), float(run.labels.rate), int(run.attrs["seed"]))
-        if key in found:
-            raise ValueError(f"{path}: a second run of arm {key[0]}, noise rate {key[1]:g}, seed {key[2]}")
-        found[key] = _quantities(run)
-    if not found:
-        raise ValueError("no runs to collect")
-    arms = list(dict.fromkeys(arm for arm, _, _ in found))
-    rates = sorted({rate for _, rate, _ in found})
-    seeds = sorted({seed for _, _, seed in found})
-    names = list(dict.fromkeys(itertools.chain.from_iterable(found.values())))
-    value = np.full((len(names), len(arms), len(rates), len(seeds)), np.nan)
-    for (arm, rate, seed), quantities in found.items():
-        for name, number in quantities.items():
-            value[names.index(name), arms.index(arm), rates.index(rate), seeds.index(seed)] = number
-    intervals = [t_interval(v, theory.LEVEL) for v in value.reshape(-1, len(seeds))]
-    mean, low, high = (
-        np.array([getattr(i, end) for i in intervals]).reshape(value.shape[:3]) for end in ("mean", "low", "high")
-    )
+    return table_of(row_of(Run(path)) for path in paths)
+
+
+def curves_of(study: Study) -> Curves:
+    """Each endpoint by arm, noise rate and seed, with its mean and t-interval over the seeds."""
+    names = study.measured()
+    value = np.stack([[[study.of(n, arm, rate) for rate in study.rates] for arm in study.arms] for n in names])
+    mean, low, high = t_intervals(value, theory.LEVEL)
     return Curves(
         quantities=np.array(names),
-        arms=np.array(arms),
-        rates=np.array(rates),
-        seeds=np.array(seeds),
+        arms=np.array(study.arms),
+        rates=np.array(study.rates),
+        seeds=np.array(study.seeds),
         value=value,
         mean=mean,
         low=low,
@@ -168,53 +151,28 @@ def collect(paths: Sequence[Path]) -> Curves:
     )
 
 
-def _quantities(run: Run) -> dict[str, float]:
-    training = run.training
-    test = training.of_view("test")
-    last = float(test[-LAST_EPOCHS:].mean())
-    after = training.epochs > run.config.warmup_epochs
-    found = {
-        "test_accuracy": last,
-        "best_accuracy": float(test.max()),
-        "drop": float(test.max()) - last,
-        "memorisation": float(training.memorisation[-1]),
-        "perturbation_norm": float(training.perturbation_norm[after].mean()),
-        "compensation_norm": float(training.compensation_norm[after].mean()),
-    }
-    if "hessian/top5" in run.names:
-        spectrum = run.result("hessian/top5")
-        assert isinstance(spectrum, Spectrum)
-        for i, view in enumerate(spectrum.views):
-            found[f"top_eigenvalue/{view}"] = float(spectrum.values[-1, i, 0])
-            if spectrum.trace is not None:
-                found[f"trace/{view}"] = float(spectrum.trace[-1, i])
-    if "sharpness/default" in run.names:
-        table = run.result("sharpness/default")
-        assert isinstance(table, SharpnessTable)
-        found["weight_norm"] = float(table.weight_norm[-1])
-        for i, view in enumerate(table.views):
-            for measure in ("loss", "sam", "adaptive"):
-                found[f"{measure}/{view}"] = float(getattr(table, measure)[-1, i])
-    return found
-
-
 def write_study(
     paths: Sequence[Path], out: Path, *, command: list[str] | None = None, overwrite: bool = False
 ) -> tuple[Curves, Verdicts]:
-    """Collect runs into a study file: curves and verdicts.
+    """Collect runs into a study file: their table, and of its first study curves, verdicts and secondary endpoints.
+
+    Where the table holds several studies (kinds of noise, models), the others follow from it in the same way:
+    :func:`ncsam.theory.studies_of`.
 
     Raises:
-        StoreError, ValueError, KeyError: a run is missing, damaged or doubled, or the output exists.
+        StoreError, ValueError: a run is missing, damaged or doubled, or the output exists.
     """
-    curves = collect(paths)
-    verdicts = theory.judge(curves)
-    first = Run(paths[0])
+    table = collect(paths)
+    first = theory.studies_of(table)[0]
+    curves, verdicts, secondary = curves_of(first), theory.judge(first), theory.describe(first)
+    run = Run(paths[0])
     stamp = store.stamp(
         config={"runs": [path.name for path in paths]},
         seeds={"runs": curves.seeds.tolist()},
-        data_hash=first.attrs["data_hash"],
+        data_hash=run.attrs["data_hash"],
         command=command,
-        device=first.attrs["device"],
+        device=run.attrs["device"],
     )
-    store.create(out, kind="study", attrs=stamp, contents={"curves": curves, "verdicts": verdicts}, overwrite=overwrite)
+    contents = {"cells": table, "curves": curves, "verdicts": verdicts, "secondary": secondary}
+    store.create(out, kind="study", attrs=stamp, contents=contents, overwrite=overwrite)
     return curves, verdicts

@@ -1,6 +1,6 @@
-"""The statements of the flatness–noise theory as declared endpoints, and the verdict on each.
+"""The verdict on each statement of the flatness–noise theory, from a study's table by the declared rule.
 
-Everything that could be chosen after looking (endpoint, view, contrast, smallest relevant effect) is a constant here.
+The statements are in :mod:`ncsam.statements`, what a study's table holds in :mod:`ncsam.table`.
 """
 
 from __future__ import annotations
@@ -8,137 +8,121 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable
 
 import numpy as np
-from scipy import stats
 
-from ncsam.schema import Curves, Verdicts
-from ncsam.statistics import holm, sign_flip_p, smallest_sign_flip_p, t_interval, verdict
+from ncsam.effects import CONTRAST_RATE, nanmean
+from ncsam.joint import joint_reading
+from ncsam.schema import CellTable, Curves, Secondary, Verdicts
+from ncsam.statements import EVERY_ARM, PRIMARY_VIEW, STATEMENTS, Statement
+from ncsam.statistics import (
+    Interval,
+    holm,
+    page_p,
+    sign_flip_p,
+    smallest_sign_flip_p,
+    t_interval,
+    verdict,
+)
+from ncsam.table import Study, studies, table_of_curves
+
+__all__ = [
+    "CONTRAST_RATE",
+    "LEVEL",
+    "NOT_MEASURED",
+    "PRIMARY_VIEW",
+    "STATEMENTS",
+    "Statement",
+    "describe",
+    "judge",
+    "manipulation_check",
+    "seeds_needed",
+    "studies_of",
+]
 
 LEVEL = 0.95
-CONTRAST_RATE = 0.4
-PRIMARY_VIEW = "mixed"
 MEMORISED_SHARE = 0.5  # plain SGD must fit this share of the wrong labels …
 MEMORISATION_DROP = 0.02  # … and lose this much accuracy from its best epoch, or T7 and T8 cannot be told
-
-Effects = Callable[[Curves], np.ndarray]
-
-
-@dataclasses.dataclass(frozen=True)
-class Statement:
-    """One statement with its primary endpoint.
-
-    Attributes:
-        id, text: as in the literature, in one sentence.
-        endpoint: what is computed for each seed, in words.
-        effects: per-seed effects, (seeds,), positive where they speak for the statement.
-        smallest_effect: m.
-        needs_memorisation: undecided unless plain SGD memorises.
-        trend: whether the p-value is Page's over the rates rather than the sign-flip test's.
-    """
-
-    id: str
-    text: str
-    endpoint: str
-    effects: Effects
-    smallest_effect: float
-    needs_memorisation: bool = False
-    trend: bool = False
+NOT_MEASURED = "not measured"
 
 
-def _sharpness_slopes(curves: Curves) -> np.ndarray:
-    by_rate = _by_rate(curves, f"adaptive/{PRIMARY_VIEW}", "sgd")
-    slopes = [np.polyfit(curves.rates, row, 1)[0] / abs(row.mean()) for row in by_rate]
-    return np.array(slopes)
-
-
-def _flatter(curves: Curves) -> np.ndarray:
-    sgd, ncsam = (curves.of(f"adaptive/{PRIMARY_VIEW}", arm, CONTRAST_RATE) for arm in ("sgd", "ncsam"))
-    return (sgd - ncsam) / np.abs(sgd)
-
-
-def _gain_over_sam(curves: Curves) -> np.ndarray:
-    return curves.of("test_accuracy", "ncsam", CONTRAST_RATE) - curves.of("test_accuracy", "sam", CONTRAST_RATE)
-
-
-def _stability(curves: Curves) -> np.ndarray:
-    return -(curves.of("drop", "ncsam", CONTRAST_RATE) - curves.of("drop", "ncsam", 0.0))
-
-
-STATEMENTS = (
-    Statement(
-        "T6a",
-        "sharpness grows with the noise rate",
-        "slope of SGD's adaptive sharpness (mixed) over the rates, relative to its mean",
-        _sharpness_slopes,
-        0.1,
-        trend=True,
-    ),
-    Statement(
-        "T6b",
-        "NCSAM is flatter than SGD",
-        "relative difference SGD - NCSAM in adaptive sharpness (mixed) at 40 %",
-        _flatter,
-        0.1,
-    ),
-    Statement(
-        "T7",
-        "NCSAM generalises better than SAM",
-        "difference NCSAM - SAM in test accuracy (mean of the last five epochs) at 40 %",
-        _gain_over_sam,
-        0.01,
-        needs_memorisation=True,
-    ),
-    Statement(
-        "T8",
-        "NCSAM stays as stable as on clean labels",
-        "NCSAM's drop from best to last epochs at 0 % minus that at 40 %",
-        _stability,
-        -0.02,
-        needs_memorisation=True,
-    ),
-)
-
-
-def judge(curves: Curves) -> Verdicts:
-    """The verdict on each statement by the declared rule, with every number it follows from.
+def studies_of(source: CellTable | Curves | Study) -> list[Study]:
+    """What is judged by itself: the studies of a table, of curves, or the one given.
 
     Raises:
-        KeyError: the study lacks a run that an endpoint needs.
+        ValueError: there is no reported run.
     """
-    effects = [statement.effects(curves) for statement in STATEMENTS]
-    intervals = [t_interval(e, LEVEL) for e in effects]
-    p = [
-        _trend_p(curves) if statement.trend else sign_flip_p(e)
-        for statement, e in zip(STATEMENTS, effects, strict=True)
-    ]
-    adjusted = holm(p)
-    memorises, seen = manipulation_check(curves)
-    verdicts, notes, preliminary = [], [], []
-    for statement, interval in zip(STATEMENTS, intervals, strict=True):
-        found = verdict(interval.low, interval.high, statement.smallest_effect)
-        remarks = []
-        if statement.needs_memorisation and not memorises:
-            found = "undecided"
-            remarks.append(f"plain SGD did not memorise: {seen}")
-        verdicts.append(found)
-        notes.append("; ".join(remarks))
-        preliminary.append(interval.n < seeds_needed())
+    if isinstance(source, Study):
+        return [source]
+    return studies(table_of_curves(source) if isinstance(source, Curves) else source)
+
+
+def judge(source: CellTable | Curves | Study) -> Verdicts:
+    """The verdict on each statement, with every number it follows from.
+
+    Supported if the t-interval of the per-seed effects lies above m, contradicted if it lies below (equivalent,
+    opposite, or too small), else undecided; *not measured* where the study lacks what the endpoint needs. Holm's
+    adjustment counts all declared endpoints, measured or not.
+
+    Args:
+        source: a table or curves that hold a single study, or one of :func:`studies_of`.
+
+    Raises:
+        ValueError: the table holds several studies, or none.
+    """
+    study = _single(source)
+    memorises, seen = manipulation_check(study)
+    outcomes = [_outcome(statement, study, memorises, seen) for statement in STATEMENTS]
+    adjusted = holm([o.p for o in outcomes], len(STATEMENTS))
+    by_id = {s.id: o.verdict for s, o in zip(STATEMENTS, outcomes, strict=True)}
     return Verdicts(
         statements=np.array([s.id for s in STATEMENTS]),
         text=np.array([s.text for s in STATEMENTS]),
         endpoint=np.array([s.endpoint for s in STATEMENTS]),
-        verdict=np.array(verdicts),
-        note=np.array(notes),
-        estimate=np.array([i.mean for i in intervals]),
-        low=np.array([i.low for i in intervals]),
-        high=np.array([i.high for i in intervals]),
+        verdict=np.array([o.verdict for o in outcomes]),
+        note=np.array([_note(o, p) for o, p in zip(outcomes, adjusted, strict=True)]),
+        estimate=np.array([o.interval.mean for o in outcomes]),
+        low=np.array([o.interval.low for o in outcomes]),
+        high=np.array([o.interval.high for o in outcomes]),
         smallest_effect=np.array([s.smallest_effect for s in STATEMENTS]),
-        p_value=np.array(p),
+        p_value=np.array([o.p for o in outcomes]),
         p_holm=adjusted,
-        pairs=np.array([i.n for i in intervals]),
-        preliminary=np.array(preliminary),
+        pairs=np.array([o.interval.n for o in outcomes]),
+        preliminary=np.array([o.interval.n < seeds_needed() for o in outcomes]),
+        level=LEVEL,
+        contrast=np.array([o.contrast for o in outcomes]),
+        test=np.array([o.test for o in outcomes]),
+        runs=np.array([o.runs for o in outcomes]),
+        data=study.data,
+        model=study.model,
+        noise=study.noise,
+        family=len(STATEMENTS),
+        check=f"plain SGD at {CONTRAST_RATE:.0%} noise: {seen}{'' if memorises else ' - too little'}",
+        joint=joint_reading(by_id["T3"], by_id["T4"], by_id["T5"]),
+    )
+
+
+def describe(source: CellTable | Curves | Study) -> Secondary:
+    """The secondary endpoints that were measured: estimates and unadjusted intervals, no test, no verdict.
+
+    Raises:
+        ValueError: as :func:`judge`.
+    """
+    study = _single(source)
+    rows: list[tuple[str, str, Interval]] = []
+    for statement in STATEMENTS:
+        named = {**statement.contrasts} if len(statement.contrasts) > 1 else {}
+        for name, effect in {**named, **statement.secondary(study)}.items():
+            interval = t_interval(effect(study), LEVEL)
+            if interval.n:
+                rows.append((statement.id, name, interval))
+    return Secondary(
+        statement=np.array([r[0] for r in rows], dtype=str),
+        quantity=np.array([r[1] for r in rows], dtype=str),
+        estimate=np.array([r[2].mean for r in rows]),
+        low=np.array([r[2].low for r in rows]),
+        high=np.array([r[2].high for r in rows]),
+        pairs=np.array([r[2].n for r in rows], dtype=int),
         level=LEVEL,
     )
 
@@ -147,29 +131,103 @@ def seeds_needed() -> int:
     """Least number of seeds at which the sign-flip test can decide after Holm's correction.
 
     >>> seeds_needed()
-    8
+    9
     """
     return next(n for n in itertools.count(1) if smallest_sign_flip_p(n) * len(STATEMENTS) < 1 - LEVEL)
 
 
-def manipulation_check(curves: Curves) -> tuple[bool, str]:
+def manipulation_check(source: CellTable | Curves | Study) -> tuple[bool, str]:
     """Whether plain SGD memorises at the contrast rate, and what was seen."""
-    fitted = float(np.nanmean(curves.of("memorisation", "sgd", CONTRAST_RATE)))
-    drop = float(np.nanmean(curves.of("drop", "sgd", CONTRAST_RATE)))
+    study = _single(source)
+    fitted = float(nanmean(study.of("memorisation", "sgd", CONTRAST_RATE)))
+    drop = float(nanmean(study.of("drop", "sgd", CONTRAST_RATE)))
+    if math.isnan(fitted) or math.isnan(drop):
+        return False, "it was not measured"
     seen = f"it fits {fitted:.0%} of the wrong labels and drops {100 * drop:.1f} points from its best epoch"
     return fitted >= MEMORISED_SHARE and drop >= MEMORISATION_DROP, seen
 
 
-def _by_rate(curves: Curves, quantity: str, arm: str) -> np.ndarray:
-    """(seeds, rates), complete seeds only."""
-    table = np.stack([curves.of(quantity, arm, rate) for rate in curves.rates], axis=1)
-    return table[~np.isnan(table).any(axis=1)]
+@dataclasses.dataclass(frozen=True)
+class _Outcome:
+    """What came of one statement."""
+
+    verdict: str
+    interval: Interval
+    contrast: str
+    p: float
+    test: str
+    runs: int
+    remarks: tuple[str, ...] = ()
 
 
-def _trend_p(curves: Curves) -> float:
-    table = _by_rate(curves, f"adaptive/{PRIMARY_VIEW}", "sgd")
-    if len(table) < 2 or table.shape[1] < 3:
-        return math.nan
-    up = stats.page_trend_test(table, method="exact").pvalue
-    down = stats.page_trend_test(table[:, ::-1], method="exact").pvalue
-    return float(min(1.0, 2 * min(up, down)))
+def _outcome(statement: Statement, study: Study, memorises: bool, seen: str) -> _Outcome:
+    effects = {name: effect(study) for name, effect in statement.contrasts.items()}
+    intervals = {name: t_interval(values, LEVEL) for name, values in effects.items()}
+    if any(interval.n == 0 for interval in intervals.values()):
+        empty = Interval(math.nan, math.nan, math.nan, 0, LEVEL)
+        return _Outcome(NOT_MEASURED, empty, "", math.nan, "", 0, (_missing(statement, study),))
+    contrast, found = _deciding(intervals, statement.smallest_effect)
+    p, test = _p_value(statement, study, effects[contrast])
+    remarks = [f"decided by {contrast}"] if len(intervals) > 1 else []
+    if statement.needs_memorisation and not memorises:
+        found = "undecided"
+        remarks.append(f"plain SGD did not memorise: {seen}")
+    return _Outcome(found, intervals[contrast], contrast, p, test, _runs(statement, study), tuple(remarks))
+
+
+def _deciding(intervals: dict[str, Interval], m: float) -> tuple[str, str]:
+    """The contrast that decides and its verdict: one that fails, else the one least clear of m."""
+    worst = min(intervals, key=lambda name: intervals[name].high)
+    if intervals[worst].high < m:
+        return worst, verdict(intervals[worst].low, intervals[worst].high, m)
+    least = min(intervals, key=lambda name: intervals[name].low)
+    return least, verdict(intervals[least].low, intervals[least].high, m)
+
+
+def _p_value(statement: Statement, study: Study, effects: np.ndarray) -> tuple[float, str]:
+    if statement.trend is not None:
+        p = page_p(study.over_rates(*statement.trend))
+        if not math.isnan(p):
+            return p, "Page"
+    return sign_flip_p(effects - statement.null), "sign-flip"
+
+
+def _note(outcome: _Outcome, p_holm: float) -> str:
+    remarks = list(outcome.remarks)
+    decided = outcome.verdict in ("supported", "contradicted (opposite)")
+    if decided and p_holm > 1 - LEVEL:
+        remarks.append(f"the interval decides; the exact test, adjusted, does not reach {1 - LEVEL:.2g}")
+    return "; ".join(remarks)
+
+
+def _missing(statement: Statement, study: Study) -> str:
+    for endpoints, arms, rates in statement.needs:
+        for rate in rates(study):
+            for arm in _arms(arms, study):
+                for endpoint in endpoints:
+                    if np.isnan(study.of(endpoint, arm, rate)).all():
+                        return f"needs {endpoint} of {arm} at {rate:.0%} noise"
+    return "needs at least four arms at one rate" if EVERY_ARM in statement.needs[0][1] else "needs seeds in common"
+
+
+def _runs(statement: Statement, study: Study) -> int:
+    count = 0
+    for endpoints, arms, rates in statement.needs:
+        for rate, arm in itertools.product(rates(study), _arms(arms, study)):
+            there = [~np.isnan(study.of(endpoint, arm, rate)) for endpoint in endpoints]
+            count += int(np.logical_and.reduce(there).sum())
+    return count
+
+
+def _arms(arms: tuple[str, ...], study: Study) -> tuple[str, ...]:
+    return study.arms if EVERY_ARM in arms else arms
+
+
+def _single(source: CellTable | Curves | Study) -> Study:
+    found = studies_of(source)
+    if len(found) > 1:
+        kinds = ", ".join(f"{s.data} {s.model} {s.noise}".strip() for s in found)
+        raise ValueError(
+            f"the table holds {len(found)} studies ({kinds}); judge each of ncsam.theory.studies_of by itself"
+        )
+    return found[0]

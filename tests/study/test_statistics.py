@@ -72,7 +72,7 @@ def test_holm_skips_nan() -> None:
         (0.05, 0.4, 0.1, "undecided"),
         (-0.05, 0.05, 0.1, "contradicted (equivalent)"),
         (-0.5, -0.2, 0.1, "contradicted (opposite)"),
-        (-0.5, 0.05, 0.1, "contradicted (no gain)"),
+        (-0.5, 0.05, 0.1, "contradicted (too small)"),
         (-0.5, -0.05, 0.1, "contradicted (opposite)"),
         (-0.05, -0.01, 0.1, "contradicted (equivalent)"),
         (-0.01, 0.3, -0.02, "supported"),

@@ -1,4 +1,4 @@
-"""Each verdict can come out all three ways, and follows from the numbers in the curves."""
+"""Each verdict can come out all three ways, follows from the numbers in the table, and is never guessed."""
 
 from __future__ import annotations
 
@@ -8,95 +8,205 @@ import numpy as np
 import pytest
 
 from ncsam import theory
+from ncsam.joint import joint_reading
 from ncsam.schema import Curves, Verdicts
-from ncsam.statistics import t_interval
+from ncsam.statistics import t_interval, t_intervals
+from ncsam.table import TUNING, table_of
+from tests.study.synthetic import rows, table
 
-RATES = (0.0, 0.2, 0.4, 0.6)
-ARMS = ("sgd", "sam", "ncsam")
-QUANTITIES = ("adaptive/mixed", "test_accuracy", "drop", "memorisation")
+IDS = [statement.id for statement in theory.STATEMENTS]
+CLEAR = [
+    ("T1", {"bound_tau": 1}, "supported"),
+    ("T1", {"bound_tau": -1}, "contradicted (opposite)"),
+    ("T2", {"rotation": 0.8}, "supported"),
+    ("T2", {"rotation": 0.0}, "contradicted (equivalent)"),
+    ("T2", {"rotation": -0.8}, "contradicted (opposite)"),
+    ("T3", {"opposing": 0.3}, "supported"),
+    ("T3", {"opposing": 0.0}, "contradicted (equivalent)"),
+    ("T3", {"opposing": -0.3}, "contradicted (opposite)"),
+    ("T4", {"simulated": 0.3}, "supported"),
+    ("T4", {"simulated": 0.0}, "contradicted (equivalent)"),
+    ("T4", {"simulated": -0.3}, "contradicted (opposite)"),
+    ("T5", {"brought": 0.2}, "supported"),
+    ("T5", {"brought": 0.0}, "contradicted (equivalent)"),
+    ("T5", {"brought": -0.2}, "contradicted (opposite)"),
+    ("T6a", {"slope": 0.5}, "supported"),
+    ("T6a", {"slope": 0.0}, "contradicted (equivalent)"),
+    ("T6a", {"slope": -0.5}, "contradicted (opposite)"),
+    ("T6b", {"flatter": 0.4}, "supported"),
+    ("T6b", {"flatter": 0.0}, "contradicted (equivalent)"),
+    ("T6b", {"flatter": -0.5}, "contradicted (opposite)"),
+    ("T7", {"gain": 0.05}, "supported"),
+    ("T7", {"gain": 0.0}, "contradicted (equivalent)"),
+    ("T7", {"gain": -0.05}, "contradicted (opposite)"),
+    ("T8", {"extra_drop": 0.0}, "supported"),
+    ("T8", {"extra_drop": 0.1}, "contradicted (opposite)"),
+    ("T9", {"gap_tau": 1}, "supported"),
+    ("T9", {"gap_tau": -1}, "contradicted (opposite)"),
+]
+AT_M = {
+    "rotation": 0.25, "opposing": 0.05, "simulated": 0.1, "brought": 0.05, "slope": 0.1, "flatter": 0.1, "gain": 0.01,
+    "extra_drop": 0.02,
+}  # fmt: skip
 
 
-def curves(seeds: int = 10, spread: float = 1e-3, **effects: float) -> Curves:
-    """A study in which each effect has the stated size: slope, flatter, gain, extra_drop; SGD memorises by default."""
-    rng = np.random.default_rng(0)
-    noise = rng.normal(0, spread, (len(QUANTITIES), len(ARMS), len(RATES), seeds))
-    value = np.zeros_like(noise)
-    for r, rate in enumerate(RATES):
-        sharpness = 1.0 + effects.get("slope", 0.0) * (rate - 0.3)
-        value[0, :, r] = sharpness
-        value[0, 2, r] = sharpness * (1 - effects.get("flatter", 0.0))
-        value[1, :, r] = 0.8
-        value[1, 2, r] = 0.8 + effects.get("gain", 0.0)
-        value[2, 0, r] = effects.get("sgd_drop", 0.2)
-        value[2, 2, r] = 0.05 + (effects.get("extra_drop", 0.0) if rate == 0.4 else 0.0)
-        value[3, :, r] = effects.get("memorised", 0.9)
-    value += noise
-    intervals = [t_interval(v) for v in value.reshape(-1, seeds)]
-    mean, low, high = (
-        np.array([getattr(i, e) for i in intervals]).reshape(value.shape[:3]) for e in ("mean", "low", "high")
-    )
-    return Curves(
-        quantities=np.array(QUANTITIES), arms=np.array(ARMS), rates=np.array(RATES), seeds=np.arange(seeds),
-        value=value, mean=mean, low=low, high=high, level=0.95,
-    )  # fmt: skip
+def of(verdicts: Verdicts, statement: str, field: str = "verdict") -> str:
+    return getattr(verdicts, field)[verdicts.statements.tolist().index(statement)]
 
 
-def of(verdicts: Verdicts, statement: str) -> str:
-    return str(verdicts.verdict[verdicts.statements.tolist().index(statement)])
-
-
-@pytest.mark.parametrize(
-    ("statement", "effects", "expected"),
-    [
-        ("T6a", {"slope": 0.5}, "supported"),
-        ("T6a", {"slope": 0.0}, "contradicted (equivalent)"),
-        ("T6a", {"slope": -0.5}, "contradicted (opposite)"),
-        ("T6b", {"flatter": 0.4}, "supported"),
-        ("T6b", {"flatter": 0.0}, "contradicted (equivalent)"),
-        ("T6b", {"flatter": -0.5}, "contradicted (opposite)"),
-        ("T7", {"gain": 0.05}, "supported"),
-        ("T7", {"gain": 0.0}, "contradicted (equivalent)"),
-        ("T7", {"gain": -0.05}, "contradicted (opposite)"),
-        ("T8", {"extra_drop": 0.0}, "supported"),
-        ("T8", {"extra_drop": 0.1}, "contradicted (opposite)"),
-    ],
-)
+@pytest.mark.parametrize(("statement", "effects", "expected"), CLEAR)
 def test_a_clear_effect_decides(statement: str, effects: dict[str, float], expected: str) -> None:
-    assert of(theory.judge(curves(**effects)), statement) == expected
+    assert of(theory.judge(table(**effects)), statement) == expected
 
 
-@pytest.mark.parametrize("statement", ["T6a", "T6b", "T7", "T8"])
+def test_the_clear_effects_are_of_every_statement_and_both_ways() -> None:
+    for statement in IDS:
+        assert {"supported", "contradicted"} <= {expected.split()[0] for s, _, expected in CLEAR if s == statement}
+
+
+@pytest.mark.parametrize("statement", IDS)
 def test_an_effect_drowned_in_noise_is_undecided(statement: str) -> None:
-    at_m = {"slope": 0.1, "flatter": 0.1, "gain": 0.01, "extra_drop": 0.02}
-    assert of(theory.judge(curves(seeds=5, spread=0.05, **at_m)), statement) == "undecided"
+    assert of(theory.judge(table(seeds=5, spread=0.2, **AT_M)), statement) == "undecided"
+
+
+def test_a_statement_about_two_holds_only_of_both_and_says_which_decided() -> None:
+    study = rows(flatter=0.4)
+    for row in study:
+        if row["arm"] == "sam":
+            row["adaptive/mixed"] = 1.0
+    found = theory.judge(table_of(study))
+    assert of(found, "T6b") == "contradicted (equivalent)"
+    assert of(found, "T6b", "contrast") == "SAM"
+    assert of(theory.judge(table(gain=0.05)), "T7", "contrast") in ("NCSAM - SAM", "NCSAM - SGD")
 
 
 @pytest.mark.parametrize("weak", [{"memorised": 0.3}, {"sgd_drop": 0.01}])
 def test_where_sgd_does_not_memorise_t7_and_t8_cannot_be_told(weak: dict[str, float]) -> None:
-    found = theory.judge(curves(gain=0.05, slope=0.5, **weak))
+    found = theory.judge(table(gain=0.05, slope=0.5, **weak))
     assert of(found, "T7") == of(found, "T8") == "undecided"
     assert of(found, "T6a") == "supported"
-    assert "did not memorise" in str(found.note[found.statements.tolist().index("T7")])
+    assert "did not memorise" in of(found, "T7", "note")
+    assert str(found.check).endswith("too little")
+
+
+def test_what_was_not_measured_is_not_judged_and_is_named() -> None:
+    study = [
+        {k: v for k, v in row.items() if not k.startswith("cos_") and (k != "drop" or row["rate"] > 0)}
+        for row in rows(gain=0.05)
+    ]
+    found = theory.judge(table_of(study))
+    assert [s for s in IDS if of(found, s) == "not measured"] == ["T2", "T3", "T4", "T5", "T8"]
+    assert of(found, "T3", "note") == "needs cos_clean_noise of ncsam at 40% noise"
+    assert of(found, "T8", "note") == "needs drop of ncsam at 0% noise"
+    assert np.isnan(of(found, "T3", "estimate"))
+    assert np.isnan(of(found, "T3", "p_holm"))
+    assert of(found, "T7") == "supported"
+    assert "T3, T4, T5 not measured" in str(found.joint)
+
+
+def test_holm_counts_every_declared_endpoint_measured_or_not() -> None:
+    full = theory.judge(table(gain=0.05, slope=0.5))
+    assert full.family == len(IDS) == 10
+    only = [{k: v for k, v in row.items() if k in ("drop", "test_accuracy", "memorisation", "name", "arm", "rate", "seed")}
+            for row in rows(gain=0.05)]  # fmt: skip
+    found = theory.judge(table_of(only))
+    assert of(found, "T7", "p_holm") == pytest.approx(10 * 2 / 2**10)
 
 
 def test_too_few_seeds_are_called_preliminary() -> None:
-    assert theory.judge(curves(seeds=5)).preliminary.all()
-    assert not theory.judge(curves(seeds=10)).preliminary.any()
-    assert not theory.judge(curves(seeds=theory.seeds_needed())).preliminary.any()
+    assert theory.seeds_needed() == 9  # 2/2⁹ · 10 < 0.05 < 2/2⁸ · 10
+    assert theory.judge(table(seeds=8)).preliminary.all()
+    assert not theory.judge(table(seeds=9)).preliminary.any()
+
+
+def test_an_interval_that_decides_where_the_test_cannot_is_remarked_upon() -> None:
+    assert "does not reach 0.05" in of(theory.judge(table(seeds=5, gain=0.05)), "T7", "note")
+    assert "does not reach" not in of(theory.judge(table(seeds=10, gain=0.05)), "T7", "note")
 
 
 def test_the_numbers_behind_a_verdict_are_the_paired_differences() -> None:
-    study = curves(gain=0.03, spread=0.01)
-    found = theory.judge(study)
-    i = found.statements.tolist().index("T7")
-    differences = study.of("test_accuracy", "ncsam", 0.4) - study.of("test_accuracy", "sam", 0.4)
-    assert found.estimate[i] == pytest.approx(differences.mean())
-    assert (found.low[i], found.high[i]) == pytest.approx((t_interval(differences).low, t_interval(differences).high))
-    assert found.pairs[i] == 10
+    study = rows(gain=0.03, spread=0.01)
+    found = theory.judge(table_of(study))
+    accuracy = {(row["arm"], row["seed"]): row["test_accuracy"] for row in study if row["rate"] == 0.4}
+    deciding = of(found, "T7", "contrast").split(" - ")[1].lower()
+    differences = [accuracy["ncsam", s] - accuracy[deciding, s] for s in range(10)]
+    expected = t_interval(differences)
+    assert of(found, "T7", "estimate") == pytest.approx(np.mean(differences))
+    assert (of(found, "T7", "low"), of(found, "T7", "high")) == pytest.approx((expected.low, expected.high))
+    assert of(found, "T7", "pairs") == 10
+    assert of(found, "T7", "runs") == 30
     assert (found.p_holm >= found.p_value).all()
+    assert (of(found, "T6a", "test"), of(found, "T7", "test")) == ("Page", "sign-flip")
 
 
-def test_a_missing_run_is_named() -> None:
-    study = curves()
-    with pytest.raises(KeyError, match="holds no 'adaptive/mixed' of 'sgd'"):
-        theory.judge(dataclasses.replace(study, arms=np.array(["adam", "sam", "ncsam"])))
+def test_a_seed_that_lacks_a_run_leaves_the_pairs_of_the_others() -> None:
+    study = [row for row in rows(gain=0.05) if (row["arm"], row["seed"], row["rate"]) != ("sam", 3, 0.4)]
+    found = theory.judge(table_of(study))
+    assert of(found, "T7", "runs") == 29
+    assert of(found, "T7", "pairs") in (9, 10)  # that of the contrast that decided
+
+
+def test_tuning_runs_are_never_judged() -> None:
+    study = rows(gain=0.05)
+    tuning = [{**row, "seed": 100 + row["seed"], "role": TUNING, "test_accuracy": 0.0} for row in study]
+    np.testing.assert_array_equal(
+        theory.judge(table_of(study + tuning)).estimate, theory.judge(table_of(study)).estimate
+    )
+    with pytest.raises(ValueError, match="no reported run"):
+        theory.judge(table_of(tuning))
+
+
+def test_each_kind_of_noise_is_a_study_of_its_own_with_the_clean_runs_in_common() -> None:
+    symmetric = rows(gain=0.05)
+    instance = [{**row, "name": f"i{row['name']}"} for row in rows(gain=-0.05, noise="instance") if row["rate"] > 0]
+    both = table_of(symmetric + instance)
+    with pytest.raises(ValueError, match="holds 2 studies"):
+        theory.judge(both)
+    first, second = theory.studies_of(both)
+    assert (first.noise, second.noise) == ("symmetric", "instance")
+    assert second.rates == (0.0, 0.2, 0.4, 0.6)
+    assert of(theory.judge(first), "T7") == "supported"
+    assert of(theory.judge(second), "T7") == "contradicted (opposite)"
+    assert of(theory.judge(second), "T8") == "supported"
+
+
+def test_secondary_endpoints_are_described_and_not_judged() -> None:
+    found = theory.describe(table(gain=0.05))
+    names = dict(zip(found.quantity.tolist(), found.estimate.tolist(), strict=True))
+    assert names["NCSAM - matched"] == pytest.approx(0.05, abs=0.01)
+    assert names["cos(g*, g_noise)"] == pytest.approx(0.1, abs=0.01)
+    assert names["share of runs whose bound is vacuous"] == pytest.approx(0.5, abs=0.2)
+    assert set(found.statement) <= set(IDS)
+    assert np.isfinite(found.low).all()
+
+
+def test_curves_of_an_older_study_are_judged_as_their_table() -> None:
+    study = table(gain=0.05, slope=0.5)
+    arms, rates, seeds = (list(dict.fromkeys(column.tolist())) for column in (study.arm, study.rate, study.seed))
+    value = np.full((len(study.endpoints), len(arms), len(rates), len(seeds)), np.nan)
+    for i in range(len(study.names)):
+        value[:, arms.index(study.arm[i]), rates.index(study.rate[i]), seeds.index(study.seed[i])] = study.value[i]
+    mean, low, high = t_intervals(value)
+    curves = Curves(
+        quantities=study.endpoints, arms=np.array(arms), rates=np.array(rates), seeds=np.array(seeds),
+        value=value, mean=mean, low=low, high=high, level=0.95,
+    )  # fmt: skip
+    one, other = theory.judge(study), theory.judge(curves)
+    np.testing.assert_array_equal(one.verdict, other.verdict)
+    np.testing.assert_allclose(one.estimate, other.estimate)
+
+
+@pytest.mark.parametrize("t3", ["supported", "contradicted (equivalent)", "undecided"])
+def test_the_joint_reading_never_calls_a_like_vector_a_compensation(t3: str) -> None:
+    worse = joint_reading(t3, "supported", "contradicted (opposite)")
+    assert "towards the noise" in worse
+    both = joint_reading(t3, "supported", "supported")
+    assert ("at odds" in both) == (t3 == "supported")
+    assert "undecided" in joint_reading(t3, "undecided", "supported")
+    assert "another reason" in joint_reading(t3, "contradicted (equivalent)", "supported")
+
+
+def test_statements_are_frozen_and_have_one_primary_endpoint_each() -> None:
+    assert IDS == ["T1", "T2", "T3", "T4", "T5", "T6a", "T6b", "T7", "T8", "T9"]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        theory.STATEMENTS[0].smallest_effect = 0.0  # type: ignore[misc]
