@@ -21,6 +21,8 @@ from typing import Any
 if sys.platform != "win32":
     import fcntl
 
+PUSH = 8 << 20  # bytes written that are worth setting the disk to work while the next are prepared
+
 RawFile = io.FileIO  # the one way bytes reach the disk; tests put a recording or failing file here
 
 
@@ -53,6 +55,8 @@ class Disk:
         self.path = Path(path)
         self.error: OSError | None = None
         self._raw = RawFile(path, mode)
+        self._waiting = 0  # bytes written since the disk was last set to work
+        self._pushing: threading.Thread | None = None
 
     def fileno(self) -> int:
         return self._raw.fileno()
@@ -89,6 +93,9 @@ class Disk:
                 done += count
         except OSError as error:
             self.error = error
+        self._waiting += len(view)
+        if self._waiting >= PUSH and self.error is None:
+            self._push()
         return len(view)
 
     def truncate(self, size: int | None = None) -> int:
@@ -109,31 +116,33 @@ class Disk:
         Raises:
             OSError: a write since the last call failed, or the medium refused; the file takes no more writes.
         """
+        self._end_push()
+        self._sync()
+        if self.error is not None:
+            raise self.error
+
+    def _sync(self) -> None:
+        self._waiting = 0
         if self.error is None:
             try:
                 fsync(self._raw.fileno())
             except OSError as error:
                 self.error = error
-        if self.error is not None:
-            raise self.error
 
-    @contextlib.contextmanager
-    def syncing(self) -> Iterator[None]:
-        """Push all writes so far to the medium while the block reads them; a failure is raised by the next sync."""
+    def _push(self) -> None:
+        """Have a thread push the writes so far to the medium, unless one is at it; failures are raised by the sync."""
+        if self._pushing is None or not self._pushing.is_alive():
+            self._pushing = threading.Thread(target=self._sync)
+            self._pushing.start()
 
-        def push() -> None:
-            with contextlib.suppress(OSError):  # kept in `error`
-                self.sync()
-
-        thread = threading.Thread(target=push)
-        thread.start()
-        try:
-            yield
-        finally:
-            thread.join()
+    def _end_push(self) -> None:
+        if self._pushing is not None:
+            self._pushing.join()
+            self._pushing = None
 
     def close(self) -> None:
         """Close; an HDF5 handle that outlives the file then writes into the void."""
+        self._end_push()
         self.error = self.error or OSError("the file is closed")
         self._raw.close()
 

@@ -6,7 +6,6 @@ Nothing is ever changed inside a finished file. A crash at any moment leaves the
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from landscape.store.temporary import publish, temporary_file
 
 FORMAT = ("v108", "v110")  # readable by every HDF5 since 1.8, so by what distributions ship; metadata with checksums
 CHECKS: list[Callable[[Path], None]] = []  # run on a file before it gets its name; see verifier.checked_writes
-WORTH_SYNCING_TWICE = 4 << 20  # bytes; for more, the disk is set to work while the seal is being computed
 PATIENCE = 60.0  # seconds `add` waits for another process that is adding to the same file
 
 
@@ -59,9 +57,9 @@ def create(
         raise StoreError(
             f"{path}: attrs name schema {attrs.get('schema')} and kind {attrs.get('kind')}; leave them out"
         )
-    with _replacing(path, overwrite=overwrite) as file:
+    with _replacing(path, overwrite=overwrite) as (file, hashed):
         write_attributes(file, {**attrs, "schema": schema.VERSION, "kind": kind})
-        manifest.write(file, _written(file, contents))
+        manifest.write(file, _written(file, contents, hashed))
 
 
 def add(path: str | Path, name: str, content: Content, *, overwrite: bool = False) -> None:
@@ -89,14 +87,14 @@ def add(path: str | Path, name: str, content: Content, *, overwrite: bool = Fals
             if name in old and not overwrite:
                 raise StoreError(f"{path}: {name!r} exists; choose another name or pass overwrite")
             entries, version = old.manifest(), old.version
-        file = stack.enter_context(_replacing(path, overwrite=True, start_from=path))
+        file, hashed = stack.enter_context(_replacing(path, overwrite=True, start_from=path))
         if version < schema.VERSION:
             schema.migrate(file, version)
             entries = manifest.compute(file, path.stat().st_size)
         if name in file and schema.has_content(file[name]):
             del file[name]
             entries = {key: value for key, value in entries.items() if not f"{key}/".startswith(f"/{name}/")}
-        manifest.write(file, entries | _written(file, {name: content}))
+        manifest.write(file, entries | _written(file, {name: content}, hashed))
 
 
 def save(record: Record, path: str | Path, *, overwrite: bool = False) -> None:
@@ -134,30 +132,40 @@ def _new_group(file: h5py.File, name: str) -> h5py.Group:
     return file.create_group(name)
 
 
-def _written(file: h5py.File, contents: Mapping[str, Content]) -> dict[str, str]:
-    """Write ``contents``; the digests of all that is new, and of the groups above it."""
+def _written(file: h5py.File, contents: Mapping[str, Content], hashed: dict[int, tuple[int, str]]) -> dict[str, str]:
+    """Write ``contents``; the digests of all that is new, and of the groups above it. ``hashed`` as for the seal."""
     with manifest.Digests() as digests:
         for name, content in contents.items():
             write_content(_new_group(file, name), content, digests)
         above = {parent.as_posix() for name in contents for parent in Path(f"/{name}").parents}
         for path in above | {"/"}:
             digests.add(file[path], manifest.UNBOUNDED)
+        hashed |= digests.by_place()
         return digests.by_path()
 
 
 @contextlib.contextmanager
-def _replacing(path: Path, *, overwrite: bool, start_from: Path | None = None) -> Iterator[h5py.File]:
-    """An open HDF5 file, new or a copy, that becomes ``path`` when the block ends well and vanishes when not."""
+def _replacing(
+    path: Path, *, overwrite: bool, start_from: Path | None = None
+) -> Iterator[tuple[h5py.File, dict[int, tuple[int, str]]]]:
+    """An open HDF5 file, new or a copy, that becomes ``path`` when the block ends well and vanishes when not.
+
+    With it a dictionary for the block to tell what bytes it has hashed, as :func:`seal.append` takes it.
+    """
+    hashed: dict[int, tuple[int, str]] = {}
     remedy = "nothing was changed; check free space and permissions"
     with deferred_signals(), one_line(path, "writing", remedy), temporary_file(path) as (disk, _):
-        if start_from is not None:
-            with start_from.open("rb") as source:
-                seal.copy_unsealed(source, start_from.stat().st_size, disk)
-        with h5py.File(disk, "w" if start_from is None else "r+", libver=FORMAT) as file:
-            yield file
-        large = os.fstat(disk.fileno()).st_size > WORTH_SYNCING_TWICE
-        with disk.syncing() if large else contextlib.nullcontext():
-            seal.append(disk)
+        try:
+            if start_from is not None:
+                with start_from.open("rb") as source:
+                    seal.copy_unsealed(source, start_from.stat().st_size, disk)
+            with h5py.File(disk, "w" if start_from is None else "r+", libver=FORMAT) as file:
+                yield file, hashed
+        except Exception as error:
+            if disk.error is not None:  # then HDF5 stumbled over what is missing
+                raise disk.error from error
+            raise
+        seal.append(disk, hashed)
         for check in CHECKS if disk.error is None else ():  # publishing raises the error
             check(disk.path)
         publish(disk, path, overwrite=overwrite)

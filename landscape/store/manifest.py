@@ -1,15 +1,17 @@
 """The manifest: a SHA-256 of every object of a finished file, over its data and attributes.
 
 HDF5's own checksums cover chunks of data only. The digest of an object is taken over what a reader sees, not over
-file bytes, so anyone can recompute it from the file with any HDF5 library; docs/schema.md spells it out.
+file bytes, so anyone can recompute it from the file with any HDF5 library; docs/schema.md spells it out. The content of
+a large array has a digest of its own, which the seal shares, so that a byte is hashed once.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
@@ -17,14 +19,15 @@ from typing import Self
 import h5py
 import numpy as np
 
-from landscape.store.arrays import is_only_a_length, read_raw
+from landscape.store.arrays import LARGE, is_contiguous, is_only_a_length, read_raw
 from landscape.store.attributes import decode, raw_attributes, write_attribute
 from landscape.store.errors import StoreError
 
 NAME = "manifest"
 MAX_DEPTH = 32
 UNBOUNDED = sys.maxsize  # size of a file for objects just written, whose claims need no check
-WORTH_A_THREAD = 1 << 16  # bytes; less is hashed in the time it takes to hand it over
+THREADS = 2  # that hash, and read where reading goes past HDF5
+APART = " "  # between the two digests of an object whose content has its own
 
 
 def objects(
@@ -76,33 +79,35 @@ def member(group: h5py.Group, name: str) -> h5py.Group | h5py.Dataset:
 Piece = bytes | memoryview
 
 
-def pieces(found: h5py.Group | h5py.Dataset, file_size: int, data: np.ndarray | None = None) -> list[Piece]:
-    """What the digest of one object is taken over; ``data`` is the content of a data set where it is known."""
-    taken: list[Piece] = []
+def pieces(
+    found: h5py.Group | h5py.Dataset, file_size: int, data: np.ndarray | None = None
+) -> tuple[list[Piece], Piece]:
+    """What the digest of one object is taken over, and the content of a data set (``data`` where it is known)."""
+    head: list[Piece] = []
 
-    def add(label: str, array: np.ndarray) -> None:
+    def add(label: str, array: np.ndarray) -> memoryview:
         shape = ",".join(str(size) for size in array.shape)
-        taken.append(f"{label}\0{array.dtype.newbyteorder('<').str}\0{shape}\0".encode(errors="surrogateescape"))
-        taken.append(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        head.append(f"{label}\0{array.dtype.newbyteorder('<').str}\0{shape}\0".encode(errors="surrogateescape"))
+        return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
     attributes = raw_attributes(found, file_size)
     for name, value in attributes.items():
         if not (name == NAME and found.name == "/"):
-            add(f"attribute {name}", value)
-    if isinstance(found, h5py.Dataset):
-        if is_only_a_length(attributes):
-            taken.append(f"length\0{found.shape[0]}\0".encode())
-        else:
-            add("data", read_raw(found, file_size) if data is None else data)
-    return taken
+            head.append(add(f"attribute {name}", value))
+    if not isinstance(found, h5py.Dataset):
+        return head, b""
+    if is_only_a_length(attributes):
+        return [*head, f"length\0{found.shape[0]}\0".encode()], b""
+    return head, add("data", read_raw(found, file_size) if data is None else data)
 
 
-def digest(found: h5py.Group | h5py.Dataset, file_size: int, data: np.ndarray | None = None) -> str:
-    """SHA-256 of one object; ``data`` as for :func:`pieces`."""
-    return _sha256(pieces(found, file_size, data))
+def digest(found: h5py.Group | h5py.Dataset, file_size: int, like: str, data: np.ndarray | None = None) -> str:
+    """SHA-256 of one object in the form of the entry ``like``; ``data`` as for :func:`pieces`."""
+    head, content = pieces(found, file_size, data)
+    return f"{_sha256(head)}{APART}{_sha256([content])}" if APART in like else _sha256([*head, content])
 
 
-def _sha256(taken: list[Piece]) -> str:
+def _sha256(taken: Iterable[Piece]) -> str:
     state = hashlib.sha256()
     for piece in taken:
         state.update(piece)
@@ -110,27 +115,52 @@ def _sha256(taken: list[Piece]) -> str:
 
 
 class Digests:
-    """Digests of many objects, by path: large ones are taken in a thread while the caller reads or writes the next.
+    """Digests of many objects, by path: large ones are taken in threads while the caller reads or writes the next.
 
     A context manager. HDF5 is used by the caller alone.
     """
 
     def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1)  # no thread before the first large object
+        self._pool = ThreadPoolExecutor(THREADS)  # no thread before the first large object
         self._results: dict[str, Callable[[], str]] = {}
+        self._apart: list[tuple[h5py.Dataset, int, Callable[[], str]]] = []
 
     def add(self, found: h5py.Group | h5py.Dataset, file_size: int, data: np.ndarray | None = None) -> None:
         """Take the digest of one object, as it is now; ``data`` as for :func:`pieces`, not to be changed meanwhile."""
-        taken = pieces(found, file_size, data)
-        if sum(map(len, taken)) < WORTH_A_THREAD:
-            done = _sha256(taken)
-            self._results[found.name] = lambda: done
+        head, content = pieces(found, file_size, data)
+        if len(content) >= LARGE and is_contiguous(found):
+            of_head, of_content = _sha256(head), self._pool.submit(_sha256, [content]).result
+            self._results[found.name] = lambda: f"{of_head}{APART}{of_content()}"
+            self._apart.append((found, len(content), of_content))
         else:
-            self._results[found.name] = self._pool.submit(_sha256, taken).result
+            self._take([*head, content], len(content), found.name)
+
+    def add_as_read(
+        self, found: h5py.Dataset, file_size: int, like: str, data: np.ndarray, blocks: Iterable[Piece] | None
+    ) -> None:
+        """Take the digest of a data set, in the form of the entry ``like``, as :func:`read_in_blocks` gave it."""
+        head, content = pieces(found, file_size, data)
+        taken = [content] if blocks is None else blocks
+        if APART in like:
+            self._take(taken, len(content), found.name, f"{_sha256(head)}{APART}")
+        else:
+            self._take(itertools.chain(head, taken), len(content), found.name)
+
+    def _take(self, taken: Iterable[Piece], size: int, name: str, before: str = "") -> None:
+        if size < LARGE:
+            done = before + _sha256(taken)
+            self._results[name] = lambda: done
+        else:
+            result = self._pool.submit(_sha256, taken).result
+            self._results[name] = lambda: before + result()
 
     def by_path(self) -> dict[str, str]:
         """All digests, once they are there."""
         return {path: result() for path, result in self._results.items()}
+
+    def by_place(self) -> dict[int, tuple[int, str]]:
+        """Of content that has a digest of its own, and has been written: size and digest by its offset in the file."""
+        return {found.id.get_offset(): (size, result()) for found, size, result in self._apart}
 
     def __enter__(self) -> Self:
         return self
@@ -138,7 +168,7 @@ class Digests:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._pool.shutdown()
+        self._pool.shutdown(cancel_futures=error is not None)
 
 
 def compute(root: h5py.Group, file_size: int) -> dict[str, str]:

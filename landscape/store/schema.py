@@ -14,7 +14,15 @@ import h5py
 import numpy as np
 
 from landscape.records import Record, Status, Variable, record_type
-from landscape.store.arrays import ONLY_A_LENGTH, create_array, decoded, fill, read_raw, storable
+from landscape.store.arrays import (
+    ONLY_A_LENGTH,
+    create_array,
+    decoded,
+    fill,
+    read_in_blocks,
+    read_raw,
+    storable,
+)
 from landscape.store.attributes import RESERVED, decode, read_attributes, write_attribute, write_attributes
 from landscape.store.errors import StoreError
 from landscape.store.manifest import UNBOUNDED, Digests, digest, member, member_names, objects
@@ -117,7 +125,7 @@ def read_array(group: h5py.Group, name: str, file_size: int, manifest: Mapping[s
     """
     dataset = _dataset(group, name)
     raw = read_raw(dataset, file_size)
-    _confirm(dataset.name, digest(dataset, file_size, raw), manifest)
+    _confirm(dataset.name, digest(dataset, file_size, manifest.get(dataset.name, ""), raw), manifest)
     return decoded(raw)
 
 
@@ -143,8 +151,8 @@ def read_arrays(group: h5py.Group, file_size: int, manifest: Mapping[str, str]) 
     with Digests() as digests:
         for name in member_names(group, file_size):
             dataset = _dataset(group, name)
-            arrays[name] = read_raw(dataset, file_size)
-            digests.add(dataset, file_size, arrays[name])
+            arrays[name], blocks = read_in_blocks(dataset, file_size)
+            digests.add_as_read(dataset, file_size, manifest.get(dataset.name, ""), arrays[name], blocks)
         for path, found in digests.by_path().items():
             _confirm(path, found, manifest)
     return {name: decoded(array) for name, array in arrays.items()}
@@ -157,7 +165,7 @@ def read_record(group: h5py.Group, file_size: int, manifest: Mapping[str, str]) 
         StoreError: no imported module defines this kind of record, a declared field is missing, or what is stored
             does not match the manifest.
     """
-    if digest(group, file_size) != manifest.get(group.name):
+    if digest(group, file_size, "") != manifest.get(group.name):
         raise StoreError(f"the attributes of {group.name} do not match their SHA-256 in the manifest")
     attributes = read_attributes(group, file_size)
     kind = attributes.get("content", ARRAYS)

@@ -110,7 +110,7 @@ def _mismatches(file: File) -> Iterator[str]:
                 continue
             wanted = expected.pop(path)
             try:
-                actual = manifest.digest(found, file.size)
+                actual = manifest.digest(found, file.size, wanted)
             except Exception as error:  # as wide as errors.one_line, for the same reason
                 yield f"{path} cannot be read ({error})"
                 continue

@@ -15,6 +15,12 @@ WEIGHTS = {
     "bn.num_batches_tracked": np.int64(12),
 }
 
+LARGE = {
+    **{kind: (np.arange(70_000).reshape(7, -1) % 60_000).astype(kind) for kind in ("?", "u1", "f2", "f4", ">f8", "i8")},
+    "text": np.array(["prüf", "ja"] * 20_000),
+}
+"""Arrays of every sort of type, which are hashed apart and read past HDF5."""
+
 
 def line(points: int = 5, seed: int | None = 3) -> Line:
     rng = np.random.default_rng(seed)

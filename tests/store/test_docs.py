@@ -12,43 +12,116 @@ import h5py
 import numpy as np
 import pytest
 
+from landscape import store
 from landscape.records import Status
-from tests.store.samples import plane, run_file
+from landscape.store.attributes import write_attribute
+from tests.store.samples import LARGE, plane, run_file
 
 
-def sha256_of(found: h5py.Group | h5py.Dataset) -> str:
+def sha256_of(found: h5py.Group | h5py.Dataset, apart: bool = True) -> str:
+    """The entry of the manifest; without ``apart`` as earlier versions wrote it."""
     state = hashlib.sha256()
 
     def add(label: str, value: np.ndarray) -> None:
         shape = ",".join(map(str, value.shape))
-        state.update(f"{label}\0{value.dtype.str}\0{shape}\0".encode() + value.tobytes())
+        state.update(f"{label}\0{value.dtype.str}\0{shape}\0".encode())
 
     for name in sorted(set(found.attrs) - {"DIMENSION_LIST", "REFERENCE_LIST", "manifest"}):
-        add(f"attribute {name}", np.asarray(found.attrs[name]).astype(found.attrs.get_id(name).dtype))
+        value = np.asarray(found.attrs[name]).astype(found.attrs.get_id(name).dtype)
+        add(f"attribute {name}", value)
+        state.update(value.tobytes())
     if isinstance(found, h5py.Dataset):
         if found.attrs.get("NAME", b"").startswith(b"This is a netCDF dimension but not a netCDF variable"):
             state.update(f"length\0{len(found)}\0".encode())
         else:
-            add("data", np.asarray(found[()]).astype(found.dtype))
+            value = np.asarray(found[()]).astype(found.dtype)
+            add("data", value)
+            if apart and found.chunks is None and value.nbytes >= 64 * 1024:
+                return f"{state.hexdigest()} {hashlib.sha256(value.tobytes()).hexdigest()}"
+            state.update(value.tobytes())
     return state.hexdigest()
 
 
+def as_earlier(path: Path) -> Path:
+    """Turn a file into what earlier versions wrote: one digest for each object, and one for all bytes."""
+    with h5py.File(path, "r+") as file:
+        entries = {"/": sha256_of(file)}
+        file.visititems(lambda name, entry: entries.__setitem__(f"/{name}", sha256_of(entry, apart=False)))
+        write_attribute(file, "manifest", json.dumps(entries))
+    whole = path.read_bytes()
+    path.write_bytes(whole + f"\nncsam-landscape sha256 {hashlib.sha256(whole).hexdigest()}\n".encode())
+    return path
+
+
+def by_hand(commands: str, folder: Path) -> list[str]:
+    """What commands print that docs/schema.md gives for run.h5."""
+    page = (Path(__file__).parents[2] / "docs" / "schema.md").read_text(encoding="utf-8")
+    assert "".join(f"    {line}\n" for line in commands.splitlines()) in page
+    done = subprocess.run(["sh", "-c", commands], cwd=folder, capture_output=True, text=True)
+    return done.stdout.splitlines()
+
+
 def test_a_stranger_can_check_the_manifest(tmp_path: Path) -> None:
-    with h5py.File(run_file(tmp_path / "run.h5")) as file:
+    store.add(run_file(tmp_path / "run.h5"), "weights/large", LARGE)
+    with h5py.File(tmp_path / "run.h5") as file:
         manifest = json.loads(file.attrs["manifest"])
         found = {"/": sha256_of(file)}
         file.visititems(lambda name, entry: found.__setitem__(f"/{name}", sha256_of(entry)))
     assert found == manifest
+    assert sum(" " in entry for entry in manifest.values()) == len(LARGE)
+
+
+CHECK = """n=$(tail -n 1 run.h5 | cut -d ' ' -f 2)
+tail -n $((n + 1)) run.h5 | head -n $n > pieces; sha256sum pieces; tail -n 1 run.h5
+while read size digest; do head -c $size <&3 | sha256sum | grep -c $digest; done < pieces 3< run.h5"""
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="sha256sum is not installed")
 def test_a_stranger_can_check_the_seal(tmp_path: Path) -> None:
-    run_file(tmp_path / "run.h5")
-    command = "head -c -89 run.h5 | sha256sum; tail -n 1 run.h5"
-    text = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    ours, sealed = text.splitlines()
+    path = run_file(tmp_path / "run.h5")
+    store.add(path, "weights/large", LARGE)
+    ours, sealed, *pieces = by_hand(CHECK, tmp_path)
+    lines = (tmp_path / "pieces").read_text().splitlines()
+    assert sealed == f"ncsam-landscape {len(lines)} pieces sha256 {ours.split()[0]}"
+    assert pieces == ["1"] * len(lines)
+    assert len(lines) > len(LARGE)
+    covered = sum(int(line.split()[0]) for line in lines)
+    assert covered + 1 + 82 * len(lines) + len(sealed) + 1 == path.stat().st_size
+    flipped = bytearray(path.read_bytes())
+    flipped[covered // 2] ^= 1
+    path.write_bytes(flipped)
+    assert sorted(by_hand(CHECK, tmp_path)[2:]) == ["0"] + ["1"] * (len(lines) - 1)
+
+
+@pytest.mark.skipif(shutil.which("h5dump") is None, reason="h5dump (Debian: hdf5-tools) is not installed")
+def test_a_stranger_can_check_an_array(tmp_path: Path) -> None:
+    store.create(tmp_path / "run.h5", kind="run", attrs={}, contents={"w": LARGE})
+    subprocess.run("h5dump -d /w/f4 -b LE -o bytes run.h5", shell=True, cwd=tmp_path, capture_output=True, check=True)
+    with store.open(tmp_path / "run.h5") as file:
+        assert file.manifest()["/w/f4"].split()[1] == hashlib.sha256((tmp_path / "bytes").read_bytes()).hexdigest()
+
+
+@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="sha256sum is not installed")
+def test_files_of_earlier_versions_are_read_and_checked(tmp_path: Path) -> None:
+    path = tmp_path / "run.h5"
+    store.create(path, kind="run", attrs={}, contents={"w": LARGE, "plane": plane(12, 10)})
+    as_earlier(path)
+    ours, sealed = by_hand("head -c -89 run.h5 | sha256sum; tail -n 1 run.h5", tmp_path)
     assert sealed == f"ncsam-landscape sha256 {ours.split()[0]}"
-    assert command in (Path(__file__).parents[2] / "docs" / "schema.md").read_text(encoding="utf-8")
+    with store.open(path) as file:
+        assert not any(" " in entry for entry in file.manifest().values())
+        for name, array in file.arrays("w").items():
+            np.testing.assert_array_equal(array, LARGE[name])
+        place = file.h5["w/f4"].id.get_offset()
+    assert store.verify(path) == []
+    whole = path.read_bytes()
+    path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
+    assert "/w/f4 does not match its SHA-256 in the manifest" in store.verify(path)
+    with store.open(path) as file, pytest.raises(store.StoreError, match="/w/f4 does not match"):
+        file.arrays("w")
+    path.write_bytes(whole)
+    store.add(path, "more", LARGE)
+    assert store.verify(path) == []
 
 
 def test_a_stranger_can_read_a_record(tmp_path: Path) -> None:
