@@ -19,6 +19,13 @@ class NoiseEstimate(NamedTuple):
     picked: int
 
 
+class Flips(NamedTuple):
+    """Picked samples: ``rows`` of the batch (P,), and a temporary label for each, ``labels`` (P,)."""
+
+    rows: Tensor
+    labels: Tensor
+
+
 class NoiseGradient(ABC):
     """Estimates the noise gradient of a batch from its first pass.
 
@@ -59,13 +66,21 @@ class SimulatedNoise(NoiseGradient):
         check_share("label_smoothing", self.label_smoothing)
 
     def __call__(self, first: FirstPass) -> NoiseEstimate:
+        flips = self.flips(first)
+        return NoiseEstimate(self.gradient(first, flips), len(flips.rows))
+
+    def flips(self, first: FirstPass) -> Flips:
+        """The samples that are picked, and the temporary label of each."""
         logits, labels = logits_and_labels(first)
         count = int(self.flip_ratio * len(labels) + 1e-9)  # 0.29 · 100 is 28.999… in binary
         chances = torch.ones(len(logits), device=logits.device) if self.uniform_picks else pick_chances(logits)
         rows = draw(chances, count, first.generator)
-        wrong = temporary_labels(logits[rows], labels[rows])
+        return Flips(rows, temporary_labels(logits[rows], labels[rows]))
+
+    def gradient(self, first: FirstPass, flips: Flips, *, keep_graph: bool = False) -> Tensor:
+        """g* of these picks, (K,)."""
         loss_fn = smoothed_cross_entropy(self.label_smoothing) if self.label_smoothing else None
-        return NoiseEstimate(first.gradient_of(wrong, rows, loss_fn=loss_fn), count)
+        return first.gradient_of(flips.labels, flips.rows, loss_fn=loss_fn, keep_graph=keep_graph)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -42,12 +42,19 @@ class Problem:
         Raises:
             ValueError: a spelling in the configuration is unknown or impossible.
         """
-        draw = noise.parse(config.noise)
+        noise.parse(config.noise)  # a wrong spelling is told before data are read
         dataset = _first(data.load(config.data, seed=config.seeds["split"], trust=trust), config.train_samples)
-        x = dataset.prepare(dataset.train_x).flatten(1).numpy() if config.noise.startswith("instance") else None
-        labels = draw(dataset.train_y.numpy(), dataset.num_classes, config.seeds["noise"], x)
+        labels = _labels(dataset, config.noise, config.seeds["noise"])
         train, val = data.split_validation(len(dataset.train_y), config.val_fraction, config.seeds["split"])
         return cls(dataset, labels, train, val)
+
+    def relabelled(self, spec: str, seed: int) -> Problem:
+        """The same inputs and split with labels of the noise spelled ``spec``.
+
+        Raises:
+            ValueError: the spelling is unknown or impossible.
+        """
+        return dataclasses.replace(self, labels=_labels(self.dataset, spec, seed))
 
     def inputs(self) -> Tensor:
         """Training inputs, ready for a model, shape (n, …)."""
@@ -61,8 +68,16 @@ class Problem:
         """True labels of the training inputs, (n,) int64."""
         return torch.from_numpy(self.labels.true[self.train])
 
-    def objective(self, model: nn.Module, views: Sequence[str] = VIEWS, batch_size: int | None = None) -> Objective:
-        """Mean cross-entropy of ``model`` on the standard views, whatever loss it was trained with.
+    def objective(
+        self,
+        model: nn.Module,
+        views: Sequence[str] = VIEWS,
+        batch_size: int | None = None,
+        *,
+        loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
+        metrics: Mapping[str, Callable[[Tensor, Tensor], Tensor]] | None = None,
+    ) -> Objective:
+        """Mean cross-entropy (or ``loss_fn``) of ``model`` on the standard views, whatever loss it was trained with.
 
         ``mixed`` (training inputs, observed labels), ``clean_part`` and ``noisy_part`` (those labelled rightly and
         wrongly), ``true_labels`` (all with their true labels), ``val`` (held out, observed labels), ``test``.
@@ -96,17 +111,23 @@ class Problem:
         needed = {known[name].source for name in views}
         return Objective(
             model,
-            nn.CrossEntropyLoss(),
+            loss_fn or nn.CrossEntropyLoss(),
             {name: source for name, source in sources.items() if name in needed},
             batch_size,
             forward=self._forward if self.dataset.train_x.dtype == torch.uint8 else None,
             views=[known[name] for name in views],
+            metrics=metrics,
         )
 
     def _forward(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
         x = self.dataset.prepare(batch[0])
         logits: Tensor = model(x.to(next(model.parameters()).dtype))
         return logits
+
+
+def _labels(dataset: data.Data, spec: str, seed: int) -> NoisyLabels:
+    x = dataset.prepare(dataset.train_x).flatten(1).numpy() if spec.startswith("instance") else None
+    return noise.parse(spec)(dataset.train_y.numpy(), dataset.num_classes, seed, x)
 
 
 def _first(dataset: data.Data, count: int | None) -> data.Data:
