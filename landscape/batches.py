@@ -31,6 +31,10 @@ class Source:
         self.size = size
         self.cached = isinstance(chunks, list)
 
+    def batched(self, batch_size: int) -> Source:
+        """The same samples in micro-batches of up to another size; a loader that is read anew keeps its own."""
+        return Source(self._chunks, self.size, batch_size)
+
     def batches(self, mask: Tensor | None) -> Iterator[tuple[Tensor, Any, Any]]:
         """Yield (positions, batch, labels) of up to ``batch_size`` samples, all or where ``mask`` (N,) is true."""
         start = 0
@@ -128,13 +132,14 @@ def select(tree: Any, rows: Tensor) -> Any:
     return tree_map(lambda t: t[rows.to(t.device)] if isinstance(t, Tensor) and t.ndim else t, tree)
 
 
-def to_model(tree: Any, layout: ParameterLayout) -> Any:
-    """Every tensor on the model's device, floating ones in its dtype."""
+def to_model(tree: Any, layout: ParameterLayout, memory_format: torch.memory_format = torch.contiguous_format) -> Any:
+    """Every tensor on the model's device, floating ones in its dtype; ``channels_last`` applies to four dimensions."""
 
     def move(t: Any) -> Any:
         if not isinstance(t, Tensor):
             return t
-        return t.to(layout.device, layout.dtype if t.is_floating_point() else t.dtype)
+        t = t.to(layout.device, layout.dtype if t.is_floating_point() else t.dtype)
+        return t.contiguous(memory_format=memory_format) if memory_format == torch.channels_last and t.ndim == 4 else t
 
     return tree_map(move, tree)
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from landscape.batches import as_sources, select
+from landscape.evaluation import Evaluation, Prepare, explore
 from landscape.isolation import undisturbed
 from landscape.parameters import ParameterLayout, layers, matching
 from landscape.views import Part, Plan, View, check_view
@@ -53,14 +54,6 @@ class BatchLoss:
     def loss(self, outputs: Any = None) -> Tensor:
         """The mean loss, of the model's outputs or of others of the same form."""
         return self.loss_fn(self.outputs if outputs is None else outputs, self.labels)
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """Mean loss and metrics of each view at one point; NaN where a view is empty."""
-
-    loss: dict[str, float]
-    metrics: dict[str, dict[str, float]]
 
 
 class Objective:
@@ -110,10 +103,12 @@ class Objective:
         self.model = model
         self.loss_fn = loss_fn
         self.batch_size = batch_size
+        self.memory_format = torch.contiguous_format
         self.layout = self._whole = ParameterLayout(model)
         self._constant: dict[str, Tensor] = {}  # what a restriction holds fixed
         self._call = _ForwardModule(model, forward)
         self._metrics = metrics
+        self.own_mean = normalizer is None
         self._normalizer = normalizer or _normalizer_of(loss_fn)
         self._sources = as_sources(data, batch_size)
         self._views = {v.name: v for v in views or [View(name, name) for name in self._sources]}
@@ -156,6 +151,23 @@ class Objective:
                 raise ValueError(f"no view {name!r}; this objective has {', '.join(self._views)}")
         clone = copy.copy(self)
         clone._views = {name: self._views[name] for name in names}
+        return clone
+
+    def batched(self, batch_size: int, memory_format: torch.memory_format | None = None) -> Objective:
+        """The same objective with micro-batches of another size, or images and filters laid out otherwise in memory.
+
+        Neither has an influence on results beyond rounding.
+
+        Raises:
+            ValueError: ``batch_size`` is less than 1.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+        clone = copy.copy(self)
+        clone.batch_size = batch_size
+        clone.memory_format = self.memory_format if memory_format is None else memory_format
+        clone._sources = {name: source.batched(batch_size) for name, source in self._sources.items()}
+        clone._plans = {}
         return clone
 
     def at(self, weights: Any) -> Objective:
@@ -242,33 +254,32 @@ class Objective:
 
     def evaluate(self) -> Evaluation:
         """Loss and metrics of every view, from one forward pass a source."""
-        plan = self._plan()
-        losses = dict.fromkeys(self._views, 0.0)
-        sums: dict[str, dict[str, list[float]]] = {}
-        with undisturbed(self.model), torch.inference_mode():
-            parameters = self._parameters()
-            buffers = self.buffers()
-            for batch, parts in plan:
-                outputs = self._call.outputs(parameters, buffers, batch)
-                for part in parts:
-                    if not part.norm:
-                        continue
-                    out = outputs if part.rows is None else select(outputs, part.rows)
-                    losses[part.view] += self.loss_fn(out, part.labels).item() * part.norm
-                    for name, metric in self._metrics_for(out, part.labels).items():
-                        value = metric(out, part.labels)
-                        entry = sums.setdefault(name, {}).setdefault(part.view, [0.0, 0.0])
-                        count = value.numel() if value.ndim else _length(part.labels)
-                        entry[0] += value.double().sum().item() if value.ndim else value.item() * count
-                        entry[1] += count
-        nan = float("nan")
-        return Evaluation(
-            {v: losses[v] / plan.norms[v] if plan.norms[v] else nan for v in self._views},
-            {
-                name: {v: by_view[v][0] / by_view[v][1] if by_view.get(v, [0, 0])[1] else nan for v in self._views}
-                for name, by_view in sums.items()
-            },
-        )
+        found: list[Evaluation] = []
+        self.explore([], lambda evaluate: found.append(evaluate([])))
+        return found[0]
+
+    def explore(
+        self,
+        directions: Sequence[Tensor],
+        run: Callable[[Callable[[Sequence[float]], Evaluation]], None],
+        prepare: Prepare | None = None,
+    ) -> None:
+        """Call ``run(evaluate)``, where ``evaluate(c)`` gives every view at w + Σ cᵢ·dᵢ, w being the present point.
+
+        For many points this is cheaper than :meth:`at` with :meth:`evaluate`. While ``run`` is active the model is in
+        eval mode and holds other tensors; it comes back as it was, also after an exception.
+
+        Args:
+            directions: (K,) each.
+            run: evaluates as many points as it likes.
+            prepare: called at every point with the forward function (batch -> outputs) before it is evaluated; may
+                change buffers, which are set back for the next point.
+
+        >>> obj = Objective(nn.Linear(1, 1, bias=False), nn.MSELoss(), (torch.ones(2, 1), torch.zeros(2, 1)))
+        >>> obj.at([2.0]).explore([torch.ones(1)], lambda evaluate: print(evaluate([0.0]).loss, evaluate([1.0]).loss))
+        {'data': 4.0} {'data': 9.0}
+        """
+        explore(self, directions, run, prepare)
 
     def gradient(self) -> Tensor:
         """Gradient of the single view's mean loss, shape (K,), summed in float64, in the parameters' dtype."""
@@ -331,7 +342,9 @@ class Objective:
     def _plan(self) -> Plan:
         key = tuple(self._views)
         if key not in self._plans:
-            self._plans[key] = Plan(list(self._views.values()), self._sources, self._whole, self._normalizer)
+            self._plans[key] = Plan(
+                list(self._views.values()), self._sources, self._whole, self._normalizer, self.memory_format
+            )
             self._probe(self._plans[key])
         return self._plans[key]
 

@@ -51,8 +51,11 @@ class Plan:
         sources: Mapping[str, Source],
         layout: ParameterLayout,
         normalizer: Callable[[Any], float],
+        memory_format: torch.memory_format = torch.contiguous_format,
     ) -> None:
         self._views, self._sources, self._layout, self._normalizer = views, sources, layout, normalizer
+        self._format = memory_format
+        self.tables: dict[int, Any] = {}  # what an evaluation keeps of each micro-batch
         self._kept: list[tuple[Any, list[Part]]] | None = None
         self.norms = dict.fromkeys((v.name for v in views), 0.0)
         self.num_batches = 0
@@ -65,6 +68,11 @@ class Plan:
                 batches.append((batch, parts))
         if self._cached:
             self._kept = batches
+
+    @property
+    def kept(self) -> bool:
+        """Whether every pass hands out the same micro-batches, kept in memory."""
+        return self._kept is not None
 
     @property
     def _cached(self) -> bool:
@@ -86,7 +94,7 @@ class Plan:
                 masks.append(mask)
             union = torch.stack(masks).any(0)
             for positions, batch, own_labels in source.batches(None if union.all() else union):
-                batch = to_model(batch, self._layout)
+                batch = to_model(batch, self._layout, self._format)
                 parts = []
                 for view, mask in zip(views, masks, strict=True):
                     inside = mask[positions]
