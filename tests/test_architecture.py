@@ -26,6 +26,7 @@ NUMERICS = (
 NUMERICS += ("krylov", "surface", "traces", "views")
 NUMERICS += ("connectivity", "draws", "filters", "scan", "trajectory")
 NUMERICS += ("ascent", "decomposition", "logits")
+NUMERICS += ("evaluation", "refinement")
 
 
 def imports(path: Path) -> Iterator[str]:
