@@ -121,7 +121,8 @@ def forget(path: Path) -> None:
 def weights(folder: Path) -> dict[str, float]:
     """Medians over the bytes of the weights; ``cold`` reads come from disk, ``warm`` from the page cache.
 
-    MB/s with the slowest and fastest round, and the processor time of all threads in ms.
+    MB/s with the slowest and fastest round, and the processor time of all threads in ms; ``store_of_raw`` are ratios of
+    speeds in the same round, whose two halves meet much the same load of the machine.
     """
     arrays = resnet18_like()
     size = sum(values.nbytes for values in arrays.values())
@@ -161,6 +162,10 @@ def weights(folder: Path) -> dict[str, float]:
         speeds = [size / 1e6 / duration for duration in durations[name][1:]]
         found |= {f"{name}_MB_per_s": statistics.median(speeds), f"{name}_MB_per_s_slowest": min(speeds)}
         found |= {f"{name}_MB_per_s_fastest": max(speeds), f"{name}_cpu_ms": median_ms(cpu[name][1:])}
+    for name in ("write", "read_cold", "read_warm"):
+        pairs = zip(durations[f"{name}_raw"][1:], durations[f"{name}_store"][1:], strict=True)
+        ratios = [raw_s / ours_s for raw_s, ours_s in pairs]
+        found |= {f"{name}_store_of_raw": statistics.median(ratios), f"{name}_store_of_raw_best": max(ratios)}
     return found
 
 
