@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import pairwise
@@ -13,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 Forward = Callable[[nn.Module, Any], Any]
 LossFn = Callable[[Any, Any], Tensor]
-_SMALL = 2**20  # elements below which joining tensors is cheaper than a kernel for each
+_HALF = (torch.float16, torch.bfloat16)
 
 
 class Part(NamedTuple):
@@ -259,6 +260,12 @@ class Buffers:
             torch._foreach_copy_(self.live, self._kept)
 
 
+def buffers_of(module: nn.Module) -> list[Tensor]:
+    """What ``module.buffers()`` yields, without the names, which take most of its time."""
+    own = [b for b in module._buffers.values() if b is not None]
+    return own + [b for child in module._modules.values() if child is not None for b in buffers_of(child)]
+
+
 @contextmanager
 def shifted(params: Sequence[Tensor], epsilon: Tensor) -> Iterator[None]:
     """Move the parameters by ``epsilon`` (K,) in place; however one leaves, they are bitwise what they were.
@@ -281,16 +288,20 @@ def shifted(params: Sequence[Tensor], epsilon: Tensor) -> Iterator[None]:
         torch._foreach_copy_(live, kept)
 
 
-def norm(tensors: Sequence[Tensor]) -> Tensor:
-    """‖·‖₂ over all tensors together, a scalar, in float32 at least (half precision would overflow at 65504)."""
+def norm(tensors: Sequence[Tensor]) -> Tensor | float:
+    """‖·‖₂ over all tensors together, in float32 at least (half precision would overflow at 65504).
+
+    A number where the tensors lie on the CPU, else a scalar on their device, so that nothing waits for it.
+    """
     dense = [t.coalesce().values() if t.is_sparse else t for t in tensors]
     if not dense:
-        return torch.zeros(())
-    device, dtype = dense[0].device, torch.float64 if dense[0].dtype == torch.float64 else torch.float32
-    if sum(t.numel() for t in dense) < _SMALL:
-        return torch.linalg.vector_norm(torch.cat([_cast(t.reshape(-1), device, dtype) for t in dense]))
-    parts = [torch.linalg.vector_norm(t, dtype=dtype) for t in dense]
-    return torch.linalg.vector_norm(torch.stack([_cast(n, device, dtype) for n in parts]))
+        return 0.0
+    dtypes = {t.dtype for t in dense}
+    wide = torch.float64 if torch.float64 in dtypes else torch.float32
+    parts = torch._foreach_norm(dense, 2, None if dtypes.isdisjoint(_HALF) else wide)
+    if parts[0].is_cpu:
+        return math.hypot(*[n.item() for n in parts])
+    return torch.linalg.vector_norm(torch.stack([_cast(n, parts[0].device, wide) for n in parts]))
 
 
 def take(tree: Any, index: Tensor | slice) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ncsam.passes import Buffers, FirstPass, Forward, LossFn, MiniBatch, norm, shifted
+from ncsam.passes import Buffers, FirstPass, Forward, LossFn, MiniBatch, buffers_of, norm, shifted
 from ncsam.perturbations import Perturbation
 from ncsam.step_info import StepInfo
 
@@ -104,7 +104,7 @@ class SharpnessAware(Optimizer):
         scaler = scaler if scaler is not None and scaler.is_enabled() else None
         scale = _loss_scale(scaler, params[0].device) if scaler is not None else 1.0
         batch = MiniBatch(self.model, self._forward, x, y, loss_fn, microbatches, scale, params[0].device)
-        before = Buffers(list(self.model.buffers()))
+        before = Buffers(buffers_of(self.model))
         try:
             if self.perturbation.active(progress):
                 info = self._perturbed_step(batch, params, before.live, progress, true_labels, scaler)
@@ -318,12 +318,12 @@ class SharpnessAware(Optimizer):
 
 def _on_host(*scalars: Tensor | float) -> list[float]:
     """The scalars as numbers, by a single transfer where they lie on an accelerator."""
-    far = [s for s in scalars if isinstance(s, Tensor) and s.device.type != "cpu"]
+    far = [s for s in scalars if isinstance(s, Tensor) and not s.is_cpu]
     if not far:
         return [float(s) for s in scalars]
     wide = torch.float32 if far[0].device.type == "mps" else torch.float64  # MPS has no float64
     near = iter(torch.stack([s.detach().to(far[0].device, wide) for s in far]).tolist())
-    return [next(near) if isinstance(s, Tensor) and s.device.type != "cpu" else float(s) for s in scalars]
+    return [next(near) if isinstance(s, Tensor) and not s.is_cpu else float(s) for s in scalars]
 
 
 def _loss_scale(scaler: torch.amp.GradScaler, device: torch.device) -> float:

@@ -191,21 +191,21 @@ class _Means:
     _NAMES = ("loss", "perturbation_norm", "compensation_norm", "cosine", "projected")
 
     def __init__(self) -> None:
-        self._values: list[tuple[float, ...]] = []
-        self._picked = self._samples = self._skipped = 0
+        self._sums = dict.fromkeys(self._NAMES, 0.0)
+        self._steps = self._picked = self._samples = self._skipped = 0
 
     def add(self, info: StepInfo, samples: int) -> None:
         if info.skipped is not None:
             self._skipped += 1
             return
-        self._values.append(tuple(float(getattr(info, name)) for name in self._NAMES))
+        for name in self._NAMES:
+            self._sums[name] += getattr(info, name)
+        self._steps += 1
         self._picked += info.picked
         self._samples += samples
 
     def row(self, rho: float) -> Row:
-        table = np.array(self._values).reshape(-1, len(self._NAMES))
-        means = table.mean(axis=0) if len(table) else np.full(len(self._NAMES), math.nan)
-        found = dict(zip(self._NAMES, means.tolist(), strict=True))
+        found = {name: total / self._steps if self._steps else math.nan for name, total in self._sums.items()}
         return {
             "running_loss": found.pop("loss"),
             **found,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -147,10 +148,12 @@ def test_every_arm_trains_under_bfloat16_autocast_with_a_scaler(name: str) -> No
 def test_norms_are_float32_for_half_precision_weights() -> None:
     """‖·‖ of 10⁶ numbers of 300 is 3·10⁵, above float16's largest number; each of them is not."""
     big = [torch.full((500, 1000), 300.0, dtype=torch.float16) for _ in range(2)]
-    assert norm(big).dtype == torch.float32
     assert float(norm(big)) == pytest.approx(3e5, rel=1e-3)  # a float32 sum of 10⁶ terms
-    assert float(norm([t.repeat(2, 1) for t in big])) == pytest.approx(3e5 * 2**0.5, rel=1e-3)  # above the joining size
-    assert norm([torch.ones(3, dtype=torch.float64)]).dtype == torch.float64
+    assert float(norm([*big, torch.full((4,), 2e5, dtype=torch.float64)])) == pytest.approx(5e5, rel=1e-3)
+    assert float(norm([torch.full((4,), 1e100, dtype=torch.float64)])) == pytest.approx(2e100, rel=1e-12)
+    assert not math.isfinite(norm([torch.ones(3), torch.tensor([math.nan])]))
+    assert not math.isfinite(norm([torch.ones(3), torch.tensor([math.inf, math.nan])]))
+    assert norm([]) == 0.0
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
