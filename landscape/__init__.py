@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from landscape.eigen import top_eigenpairs
     from landscape.logits import with_normalized_logits
     from landscape.objective import Objective
-    from landscape.operators import GGNOperator, HessianOperator
+    from landscape.operators import EmpiricalFisherOperator, GGNOperator, HessianOperator
     from landscape.records import (
         Alignment,
         CurvatureSplit,
@@ -42,6 +42,7 @@ _HOME = {
     "CurvatureSplit": "records",
     "DensityResult": "records",
     "EigenResult": "records",
+    "EmpiricalFisherOperator": "operators",
     "GGNOperator": "operators",
     "HessianOperator": "operators",
     "KeskarSharpness": "records",
@@ -75,6 +76,7 @@ __all__ = [
     "CurvatureSplit",
     "DensityResult",
     "EigenResult",
+    "EmpiricalFisherOperator",
     "GGNOperator",
     "HessianOperator",
     "KeskarSharpness",

@@ -8,23 +8,19 @@ untouched.
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from landscape.batches import as_sources, select
 from landscape.evaluation import Evaluation, Prepare, explore
 from landscape.isolation import undisturbed
+from landscape.losses import Metric, accuracy, accuracy_ignoring, length, normalizer_of
+from landscape.microbatch import BatchLoss, Forward, ForwardModule, Loss
 from landscape.parameters import ParameterLayout, layers, matching
 from landscape.views import Part, Plan, View, check_view
-
-Forward = Callable[[nn.Module, Any], Any]
-Loss = Callable[[Any, Any], Tensor]
-Metric = Callable[[Any, Any], Tensor]
 
 
 class EmptyViewError(ValueError):
@@ -33,27 +29,6 @@ class EmptyViewError(ValueError):
 
 class NotDeterministicError(RuntimeError):
     """Two evaluations at one point differ, so derivatives of the objective have no meaning."""
-
-
-@dataclasses.dataclass(frozen=True)
-class BatchLoss:
-    """One micro-batch with its graph.
-
-    Attributes:
-        parameters: the leaves it was computed from, by name; not the model's own.
-        outputs: of the model, connected to the leaves.
-        labels: of the samples.
-        loss_fn: mean over the micro-batch.
-    """
-
-    parameters: dict[str, Tensor]
-    outputs: Any
-    labels: Any
-    loss_fn: Loss
-
-    def loss(self, outputs: Any = None) -> Tensor:
-        """The mean loss, of the model's outputs or of others of the same form."""
-        return self.loss_fn(self.outputs if outputs is None else outputs, self.labels)
 
 
 class Objective:
@@ -106,10 +81,10 @@ class Objective:
         self.memory_format = torch.contiguous_format
         self.layout = self._whole = ParameterLayout(model)
         self._constant: dict[str, Tensor] = {}  # what a restriction holds fixed
-        self._call = _ForwardModule(model, forward)
+        self._call = ForwardModule(model, forward)
         self._metrics = metrics
         self.own_mean = normalizer is None
-        self._normalizer = normalizer or _normalizer_of(loss_fn)
+        self._normalizer = normalizer or normalizer_of(loss_fn)
         self._sources = as_sources(data, batch_size)
         self._views = {v.name: v for v in views or [View(name, name) for name in self._sources]}
         for view in self._views.values():
@@ -118,6 +93,7 @@ class Objective:
         self._buffers: dict[str, Tensor] = {}  # that replace the model's own
         self._plans: dict[tuple[str, ...], Plan] = {}
         self._probed: set[str] = set()
+        self.programs: dict[Any, Any] = {}  # traced products, which serve every point and view of this objective
 
     @property
     def num_parameters(self) -> int:
@@ -301,23 +277,25 @@ class Objective:
         plan = self._plan()
         total: Tensor | None = None
         with undisturbed(self.model), torch.enable_grad():
-            buffers = self.buffers()
+            fixed = self._fixed()
             leaves = {n: p.detach().requires_grad_() for n, p in self.layout.unflatten(self.weights).items()}
-            for batch, parts in plan:
-                for part in parts:
-                    if not part.norm:
-                        continue
-                    outputs = self._call.outputs({**self._constant, **leaves}, buffers, batch)
-                    outputs = outputs if part.rows is None else select(outputs, part.rows)
-                    term = derivative(BatchLoss(leaves, outputs, part.labels, self.loss_fn)).detach().double()
-                    term *= part.norm / plan.norms[name]
-                    total = term if total is None else total.add_(term)
+            counted = ((batch, part) for batch, parts in plan for part in parts if part.norm)
+            for index, (batch, part) in enumerate(counted):
+                share = part.norm / plan.norms[name]
+                micro = BatchLoss(
+                    index, share, leaves, fixed, batch, part.labels, self.loss_fn, self._normalizer, self._call
+                )
+                term = derivative(micro).detach().double()
+                term *= share
+                total = term if total is None else total.add_(term)
         if total is None:
             raise EmptyViewError(f"every label of view {name!r} is ignored by the loss, so it has no loss")
         return total
 
-    def _parameters(self) -> dict[str, Tensor]:
-        return {**self._constant, **self.layout.unflatten(self.weights)}
+    def _fixed(self) -> dict[str, Tensor]:
+        """All that the model holds beside this objective's parameters: frozen ones, and copies of its buffers."""
+        frozen = {n: p.detach() for n, p in self.model.named_parameters() if n not in self.layout.names}
+        return {**frozen, **self._constant, **self.buffers()}
 
     def _only_view(self) -> str:
         if len(self._views) != 1:
@@ -337,7 +315,7 @@ class Objective:
             and outputs.ndim == labels.ndim + 1
         )
         ignore = getattr(self.loss_fn, "ignore_index", None)
-        return {"accuracy": _accuracy if ignore is None else _accuracy_ignoring(ignore)} if classes else {}
+        return {"accuracy": accuracy if ignore is None else accuracy_ignoring(ignore)} if classes else {}
 
     def _plan(self) -> Plan:
         key = tuple(self._views)
@@ -356,11 +334,11 @@ class Objective:
                 continue
             self._probed.add(source)
             with undisturbed(self.model), torch.no_grad():
-                parameters = self._parameters()
+                parameters = self.layout.unflatten(self.weights)
                 part = parts[0]
                 losses = []
                 for _ in range(2):
-                    outputs = self._call.outputs(parameters, self.buffers(), batch)
+                    outputs = self._call.outputs({**self._fixed(), **parameters}, batch)
                     out = outputs if part.rows is None else select(outputs, part.rows)
                     losses.append(self.loss_fn(out, part.labels))
                 if losses[0].ndim:
@@ -379,7 +357,7 @@ class Objective:
                 return
 
     def _probe_mean(self, outputs: Any, part: Part, whole: float, tolerance: float) -> None:
-        count = _length(part.labels)
+        count = length(part.labels)
         if count < 2:
             return
         device = self.layout.device
@@ -395,56 +373,6 @@ class Objective:
                 f"loss_fn is not a mean over samples: a batch of {count} has loss {whole:.6g}, its halves average to "
                 f"{total / norm:.6g}; use reduction='mean', or give normalizer= (labels -> weight of the batch)"
             )
-
-
-class _ForwardModule(nn.Module):
-    """Holds model and user forward, so that ``functional_call`` can swap parameters while any forward runs."""
-
-    def __init__(self, model: nn.Module, forward: Forward | None) -> None:
-        super().__init__()
-        self.model = model
-        self._user_forward = forward
-
-    def forward(self, batch: Any) -> Any:
-        if self._user_forward is not None:
-            return self._user_forward(self.model, batch)
-        if isinstance(batch, Mapping):
-            raise ValueError("batches are mappings; say how to call the model: forward=lambda model, batch: …")
-        return self.model(*batch[:-1])
-
-    def outputs(self, parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], batch: Any) -> Any:
-        swapped = {f"model.{name}": value for name, value in (*parameters.items(), *buffers.items())}
-        return functional_call(self, swapped, (batch,))
-
-
-def _normalizer_of(loss_fn: Loss) -> Callable[[Any], float]:
-    """How much a batch counts in the loss's own mean: its samples, or the class weights of those not ignored."""
-    if isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss):
-        weight, ignore = loss_fn.weight, loss_fn.ignore_index
-
-        def of_classes(labels: Any) -> float:
-            if labels.is_floating_point():
-                return float(len(labels))
-            kept = labels[labels != ignore]
-            return float(kept.numel()) if weight is None else weight.to(kept.device)[kept].double().sum().item()
-
-        return of_classes
-    return lambda labels: float(_length(labels))
-
-
-def _accuracy(outputs: Tensor, labels: Tensor) -> Tensor:
-    return (outputs.argmax(1) == labels).float()
-
-
-def _accuracy_ignoring(ignore: int) -> Metric:
-    def accuracy(outputs: Tensor, labels: Tensor) -> Tensor:
-        return _accuracy(outputs, labels)[labels != ignore]
-
-    return accuracy
-
-
-def _length(labels: Any) -> int:
-    return len(labels) if isinstance(labels, Tensor) else len(next(iter(labels.values())))
 
 
 def _close(a: float, b: float, tolerance: float) -> bool:

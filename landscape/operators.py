@@ -1,4 +1,4 @@
-"""Curvature as linear operators over an objective: the Hessian and the generalised Gauss–Newton matrix."""
+"""Curvature as linear operators over an objective: Hessian, generalised Gauss–Newton and empirical Fisher matrix."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from landscape.isolation import undisturbed
-from landscape.objective import BatchLoss, Objective
-from landscape.parameters import ParameterLayout
+from landscape.losses import PerSampleLoss, per_sample_of
+from landscape.objective import Objective
+from landscape.products import FisherForm, Form, GaussNewtonForm, HessianForm
+from landscape.strategies import MEMORY_BUDGET, STRATEGIES, Probe, Products, Strategy
 
 
 class CurvatureOperator(ABC):
@@ -24,27 +24,50 @@ class CurvatureOperator(ABC):
     parameters' dtype, summed over micro-batches in float64 and returned in the vector's dtype.
 
     The operator belongs to the weights that the objective has when it is made; make a new one after the model has
-    changed. Where the view is one micro-batch, the part of the graph that does not depend on the vector is kept from
-    product to product, which about halves their cost.
+    changed. What does not depend on the vector is kept from product to product, for as many micro-batches as the
+    memory budget holds, and released with the operator.
+
+    Args:
+        objective: with a single view; :meth:`landscape.Objective.restricted` gives the block of some parameters.
+        strategy: how products are made. ``"double_backward"`` differentiates the gradient's graph and works for every
+            model. ``"split"`` traces the product once for each shape of micro-batch and cuts it in two, so that only
+            what the vector touches is computed again; several seconds for a deep net, then about half the time.
+            ``"compiled"`` also compiles that part, which takes a minute or more and a C++ compiler. ``"auto"`` takes
+            ``"split"`` where a gradient over the data costs more than 10⁹ floating-point operations, else double
+            backward. A traced product is compared with double backward on the first micro-batch; where tracing
+            fails or they disagree, double backward is used, with a warning in the log and the reason in ``strategy``.
+        memory_budget: bytes to keep at most.
+        autotune: let ``"auto"`` time both ways instead; the choice may differ from run to run.
 
     Raises:
-        ValueError: the objective has several views, or a vector of the wrong length is given.
+        ValueError: the objective has several views, the strategy is unknown, or a vector of the wrong length is given.
     """
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(
+        self,
+        objective: Objective,
+        *,
+        strategy: str = "auto",
+        memory_budget: int = MEMORY_BUDGET,
+        autotune: bool = False,
+    ) -> None:
         if len(objective.views) != 1:
             raise ValueError(
                 f"the objective has several views ({', '.join(objective.views)}); choose one with .view(name)"
             )
+        if strategy not in STRATEGIES:
+            raise ValueError(f"strategy is {strategy!r}, expected one of {', '.join(STRATEGIES)}")
+        if memory_budget < 0:
+            raise ValueError(f"memory_budget is {memory_budget}, expected bytes, at least 0")
         self.objective = objective.at(objective.weights)
         self.shape = (objective.num_parameters, objective.num_parameters)
         self.device = objective.layout.device
         self.dtype = objective.layout.dtype
-        self._kept: _Linearised | None = None
+        self._products = Products(self.objective, self._form(), strategy, memory_budget, autotune=autotune)
 
     @abstractmethod
-    def _linearise(self, batch: BatchLoss) -> _Linearised:
-        """The part of a micro-batch's product that does not depend on the vector."""
+    def _form(self) -> Form:
+        """The kind of curvature."""
 
     def __matmul__(self, other: Any) -> Any:
         if isinstance(other, np.ndarray):
@@ -54,12 +77,22 @@ class CurvatureOperator(ABC):
                 f"operand has shape {tuple(other.shape)}, expected ({self.shape[0]},) or ({self.shape[0]}, k)"
             )
         columns = other.detach().to(self.device, self.dtype).reshape(self.shape[0], -1).T.contiguous()
-        if self._kept is not None:
-            with undisturbed(self.objective.model):  # checkpointed layers run forward again
-                total = self._products(self._kept, columns, keep=True).double()
-        else:
-            total = self._sweep(columns)
-        return total.to(other.dtype).reshape(other.shape)
+        return self._products(columns).to(other.dtype).reshape(other.shape)
+
+    @property
+    def strategy(self) -> Strategy:
+        """How products are made, and what is kept for them; costs a pass over the data before the first product."""
+        if self._products.strategy is None:
+            self @ torch.zeros(self.shape[0], dtype=self.dtype)
+        assert self._products.strategy is not None
+        return self._products.strategy
+
+    @property
+    def probe(self) -> Probe:
+        """Symmetry and repeatability, found once with the first product."""
+        _ = self.strategy
+        assert self._products.probe is not None
+        return self._products.probe
 
     def to_scipy(self) -> LinearOperator:
         """The operator for ``scipy.sparse.linalg``, in float64."""
@@ -68,28 +101,9 @@ class CurvatureOperator(ABC):
             (size, size), matvec=lambda v: matmul(v).reshape(-1), matmat=matmul, rmatvec=matmul, dtype=np.float64
         )
 
-    def _sweep(self, columns: Tensor) -> Tensor:
-        """Products with every row of ``columns`` (k, K) from one pass over the data, (K, k)."""
-        keep = self.objective.num_batches == 1
-        linearised: list[_Linearised] = []
-
-        def products(batch: BatchLoss) -> Tensor:
-            linearised[:] = [self._linearise(batch)]  # never hold two graphs
-            return self._products(linearised[0], columns, keep=keep)
-
-        total = self.objective.accumulate(products)
-        if keep:
-            self._kept = linearised[0]
-        return total
-
-    def _products(self, linearised: _Linearised, columns: Tensor, *, keep: bool) -> Tensor:
-        last = len(columns) - 1
-        rows = [linearised.product(column, keep=keep or i < last) for i, column in enumerate(columns)]
-        return torch.stack(rows, dim=1)
-
 
 class HessianOperator(CurvatureOperator):
-    """The Hessian ∇²L of an objective's single view, by double backward; see :class:`CurvatureOperator`.
+    """The Hessian ∇²L of an objective's single view; see :class:`CurvatureOperator`.
 
     Pearlmutter, *Fast exact multiplication by the Hessian* (1994).
 
@@ -98,10 +112,12 @@ class HessianOperator(CurvatureOperator):
     >>> H = HessianOperator(Objective(model, torch.nn.MSELoss(), (x, y)))
     >>> bool(torch.allclose(H @ torch.eye(3, dtype=torch.float64), 2 * x.T @ x / 10))
     True
+    >>> H.strategy.name, H.probe.asymmetry < 1e-12
+    ('double_backward', True)
     """
 
-    def _linearise(self, batch: BatchLoss) -> _Linearised:
-        return _Gradient(batch, self.objective.layout)
+    def _form(self) -> Form:
+        return HessianForm()
 
 
 class GGNOperator(CurvatureOperator):
@@ -118,84 +134,52 @@ class GGNOperator(CurvatureOperator):
     True
     """
 
-    def _linearise(self, batch: BatchLoss) -> _Linearised:
-        return _GaussNewton(batch, self.objective.layout)
+    def _form(self) -> Form:
+        return GaussNewtonForm()
 
 
-class _Linearised(ABC):
-    """One micro-batch's share of an operator, ready for any number of vectors."""
+class EmpiricalFisherOperator(CurvatureOperator):
+    """The empirical Fisher matrix Σ pᵢ ∇ℓᵢ ∇ℓᵢᵀ of an objective's single view; see :class:`CurvatureOperator`.
 
-    @abstractmethod
-    def product(self, column: Tensor, *, keep: bool) -> Tensor:
-        """The share's product with one vector (K,); ``keep`` the graph for further calls."""
+    ℓᵢ is the loss of sample i alone and pᵢ its weight in the mean loss Σ pᵢ ℓᵢ: 1/n, or its share of the class weights;
+    an ignored sample has none. It is the uncentred covariance of the samples' gradients, not the Fisher information,
+    from which it differs away from a perfect fit (Kunstner, Balles & Hennig 2019, arXiv 1905.12558). No
+    samples-by-parameters matrix is formed.
 
+    Args:
+        objective: with a single view.
+        per_sample_loss: ``(outputs, labels) -> (n,)``; if none, derived from the objective's ``loss_fn``.
+        strategy: see :class:`CurvatureOperator`, as for the rest.
+        memory_budget: bytes to keep at most.
+        autotune: choose by timing.
 
-class _Gradient(_Linearised):
-    """The gradient of a micro-batch's loss with its graph, to be differentiated along a vector."""
+    Raises:
+        ValueError: (with the first product) the losses of single samples cannot be derived, or their mean is not the
+            loss.
 
-    def __init__(self, batch: BatchLoss, layout: ParameterLayout) -> None:
-        self._parameters, self._layout = batch.parameters, layout
-        grads = torch.autograd.grad(
-            batch.loss(), list(batch.parameters.values()), create_graph=True, materialize_grads=True
-        )
-        self._curved = [(name, g) for name, g in zip(batch.parameters, grads, strict=True) if g.requires_grad]
+    >>> x, y = torch.randn(10, 3, dtype=torch.float64), torch.randn(10, 1, dtype=torch.float64)
+    >>> model = torch.nn.Linear(3, 1, bias=False).double()
+    >>> F = EmpiricalFisherOperator(Objective(model, torch.nn.MSELoss(), (x, y)))
+    >>> slopes = 2 * (model(x) - y).detach() * x
+    >>> bool(torch.allclose(F @ torch.eye(3, dtype=torch.float64), slopes.T @ slopes / 10))
+    True
+    """
 
-    def product(self, column: Tensor, *, keep: bool) -> Tensor:
-        if not self._curved:  # a loss linear in the parameters has no second derivative at all
-            return torch.zeros_like(column)
-        direction = self._layout.unflatten(column)
-        parts = torch.autograd.grad(
-            [g for _, g in self._curved],
-            list(self._parameters.values()),
-            [direction[name] for name, _ in self._curved],
-            retain_graph=keep,
-            materialize_grads=True,
-        )
-        return self._layout.flatten(dict(zip(self._parameters, parts, strict=True)))
+    def __init__(
+        self,
+        objective: Objective,
+        *,
+        per_sample_loss: PerSampleLoss | None = None,
+        strategy: str = "auto",
+        memory_budget: int = MEMORY_BUDGET,
+        autotune: bool = False,
+    ) -> None:
+        self._per_sample_loss = per_sample_loss
+        super().__init__(objective, strategy=strategy, memory_budget=memory_budget, autotune=autotune)
 
-
-class _GaussNewton(_Linearised):
-    """Outputs, the loss's gradient in them, and Jᵀu as a function of u: enough for Jᵀ(∇²ℓ)J v by backward passes."""
-
-    def __init__(self, batch: BatchLoss, layout: ParameterLayout) -> None:
-        self._parameters, self._layout = batch.parameters, layout
-        leaves = list(batch.parameters.values())
-        every, spec = tree_flatten(batch.outputs)
-        at = [i for i, z in enumerate(every) if isinstance(z, Tensor) and z.requires_grad]
-        self._outputs = [every[i] for i in at]
-        free = [z.detach().requires_grad_() for z in self._outputs]
-        replaced = list(every)
-        for i, z in zip(at, free, strict=True):
-            replaced[i] = z
-        loss = batch.loss(tree_unflatten(replaced, spec))
-        slopes = torch.autograd.grad(loss, free, create_graph=True, materialize_grads=True)
-        self._free = free
-        self._slopes = [(i, slope) for i, slope in enumerate(slopes) if slope.requires_grad]
-        self._weights = [torch.zeros_like(z, requires_grad=True) for z in self._outputs]
-        self._pulled = torch.autograd.grad(
-            self._outputs, leaves, self._weights, create_graph=True, materialize_grads=True
-        )
-
-    def product(self, column: Tensor, *, keep: bool) -> Tensor:
-        direction = self._layout.unflatten(column)
-        linked = [(p, direction[n]) for n, p in zip(self._parameters, self._pulled, strict=True) if p.requires_grad]
-        if not self._slopes or not linked:
-            return torch.zeros_like(column)
-        # Jᵀu is linear in u, so differentiating ⟨Jᵀu, v⟩ by u gives J v.
-        pushed = torch.autograd.grad(
-            [p for p, _ in linked], self._weights, [v for _, v in linked], retain_graph=True, materialize_grads=True
-        )
-        curved = torch.autograd.grad(
-            [slope for _, slope in self._slopes],
-            self._free,
-            [pushed[i] for i, _ in self._slopes],
-            retain_graph=keep,
-            materialize_grads=True,
-        )
-        parts = torch.autograd.grad(
-            self._outputs, list(self._parameters.values()), curved, retain_graph=keep, materialize_grads=True
-        )
-        return self._layout.flatten(dict(zip(self._parameters, parts, strict=True)))
+    def _form(self) -> Form:
+        given = self._per_sample_loss
+        return FisherForm(per_sample_of(self.objective.loss_fn) if given is None else given, key=given)
 
 
 def as_product(operator: Any) -> tuple[int, torch.device, float, Callable[[Tensor], Tensor]]:
@@ -210,7 +194,7 @@ def as_product(operator: Any) -> tuple[int, torch.device, float, Callable[[Tenso
     if isinstance(operator, Tensor):
         matrix = operator.double()
         return rows, matrix.device, torch.finfo(operator.dtype).eps, lambda v: matrix @ v
-    if isinstance(operator, CurvatureOperator):
+    if isinstance(operator.dtype, torch.dtype):
         return rows, operator.device, torch.finfo(operator.dtype).eps, lambda v: operator @ v
     eps = float(np.finfo(np.result_type(operator.dtype, np.float32)).eps)
     return rows, torch.device("cpu"), eps, lambda v: torch.as_tensor(np.asarray(operator @ v.numpy())).double()

@@ -27,6 +27,7 @@ NUMERICS += ("krylov", "surface", "traces", "views")
 NUMERICS += ("connectivity", "draws", "filters", "scan", "trajectory")
 NUMERICS += ("ascent", "decomposition", "logits")
 NUMERICS += ("evaluation", "refinement")
+NUMERICS += ("folding", "graphs", "losses", "microbatch", "products", "strategies", "tracing")
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -1,0 +1,269 @@
+"""How an operator's products are made: the choice, by a rule that times nothing, its check, and what is kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from landscape.isolation import undisturbed
+from landscape.microbatch import BatchLoss
+from landscape.objective import Objective
+from landscape.parameters import ParameterLayout
+from landscape.products import Form, Product
+from landscape.tracing import KeptProduct, NotTraceableError, Program, shape_key
+
+_log = logging.getLogger(__name__)
+STRATEGIES = ("auto", "double_backward", "split", "compiled")
+MEMORY_BUDGET = 4 * 2**30
+WORTH_TRACING = 1e9  # floating point operations of one gradient over the data; below, tracing costs more than it saves
+_MAX_PROGRAMS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Strategy:
+    """How an operator's products are made.
+
+    Attributes:
+        name: ``double_backward``, ``split`` (traced and cut in two, see :mod:`landscape.tracing`) or ``compiled``
+            (the same, the part that depends on the vector compiled).
+        chosen: why: ``requested``, ``by size`` or ``timed``.
+        fallback: why a strategy that was tried before this one is not used; empty if none was.
+        kept_bytes: memory held from product to product.
+        kept_batches: micro-batches whose vector-independent part is held.
+        num_batches: micro-batches seen.
+    """
+
+    name: str
+    chosen: str
+    fallback: str
+    kept_bytes: int
+    kept_batches: int
+    num_batches: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """What two fixed random vectors say of an operator, on its first micro-batch.
+
+    Attributes:
+        asymmetry: |uᵀHv − vᵀHu| / (‖u‖ ‖Hv‖).
+        deviation: relative difference of two products with one vector: from two forward passes by double backward,
+            or from the strategy in use and double backward.
+    """
+
+    asymmetry: float
+    deviation: float
+
+
+class Products:
+    """Products of one operator over all micro-batches of an objective's single view, with what is kept between them.
+
+    Args:
+        objective: at the point of interest.
+        form: kind of curvature.
+        requested: one of ``STRATEGIES``.
+        memory_budget: bytes to keep at most.
+        autotune: choose by timing one product each way; the choice may differ from run to run.
+    """
+
+    def __init__(
+        self, objective: Objective, form: Form, requested: str, memory_budget: int, *, autotune: bool = False
+    ) -> None:
+        self._objective, self._layout, self._form = objective, objective.layout, form
+        self._requested, self._budget, self._autotune = requested, memory_budget, autotune
+        self._name = self._chosen = self._fallback = ""
+        self._kept: dict[int, tuple[float, Product]] = {}
+        self._kept_bytes = self._graph_bytes = self._num_batches = 0
+        self._complete = False
+        self.probe: Probe | None = None
+
+    @property
+    def strategy(self) -> Strategy | None:
+        """What was chosen; none before the first product."""
+        if not self._name:
+            return None
+        return Strategy(self._name, self._chosen, self._fallback, self._kept_bytes, len(self._kept), self._num_batches)
+
+    def __call__(self, columns: Tensor) -> Tensor:
+        """Products with every row of ``columns`` (k, K) from one pass over the data, (K, k) in float64."""
+        if not self._complete:
+            total = self._objective.accumulate(lambda batch: self._of_batch(batch, columns))
+            self._complete = len(self._kept) == self._num_batches
+            return total
+        total = torch.zeros(columns.shape[1], len(columns), dtype=torch.float64, device=columns.device)
+        # A graph runs checkpointed layers forward again; a traced product does not call the model.
+        graph = self._name == "double_backward"
+        with undisturbed(self._objective.model) if graph else nullcontext():
+            for index in sorted(self._kept):
+                share, product = self._kept[index]
+                total.add_(_apply(product, columns, keep=True).double().mul_(share))
+        return total
+
+    def _of_batch(self, batch: BatchLoss, columns: Tensor) -> Tensor:
+        self._num_batches = max(self._num_batches, batch.index + 1)
+        if batch.index in self._kept:
+            return _apply(self._kept[batch.index][1], columns, keep=True)
+        product = self._prepare(batch) if self._name else self._decide(batch)
+        nbytes = product.nbytes if isinstance(product, KeptProduct) else self._graph_bytes
+        keep = self._kept_bytes + nbytes <= self._budget
+        if keep:
+            self._kept[batch.index] = batch.share, product
+            self._kept_bytes += nbytes
+        return _apply(product, columns, keep=keep)
+
+    def _prepare(self, batch: BatchLoss) -> Product:
+        if self._name != "double_backward":
+            program = self._program(batch)
+            if isinstance(program, Program):
+                return program.product(batch, self._layout, compiled=self._name == "compiled")
+            self._note(program)
+        return self._linearise(batch)
+
+    def _linearise(self, batch: BatchLoss) -> Product:
+        return self._form.linearise(batch, self._layout, self._form.extras(batch))
+
+    def _program(self, batch: BatchLoss) -> Program | str:
+        """The program for this micro-batch's shapes, or why there is none; shared by all points and views."""
+        programs, key = self._objective.programs, shape_key(self._form, batch)
+        if key not in programs:
+            if sum(isinstance(p, Program) for p in programs.values()) >= _MAX_PROGRAMS:
+                return f"more than {_MAX_PROGRAMS} shapes of micro-batches"
+            try:
+                programs[key] = Program(self._form, batch, self._layout)
+            except NotTraceableError as error:
+                programs[key] = str(error)
+        found: Program | str = programs[key]
+        return found
+
+    def _decide(self, batch: BatchLoss) -> Product:
+        """Choose for all micro-batches on the first one, checked against double backward."""
+        with _measured(batch) as cost:
+            reference = self._linearise(batch)
+        self._graph_bytes = cost.nbytes
+        u, v = _probe_vectors(self._layout)
+        expected = reference(v)
+        candidates = self._candidates(cost.flops * self._objective.num_batches)
+        chosen, image = self._first_that_agrees(batch, candidates, v, expected)
+        if self._autotune and chosen is not None and _seconds(reference, v) < _seconds(chosen, v):
+            chosen = None
+        if chosen is None:
+            self._name, chosen = "double_backward", self._linearise(batch)
+            image = chosen(v)
+        self.probe = Probe(_asymmetry(u, v, chosen(u), image), _deviation(image, expected))
+        if self._fallback:
+            _log.warning("products by %s: %s", self._name.replace("_", " "), self._fallback)
+        return chosen
+
+    def _candidates(self, flops: float) -> tuple[str, ...]:
+        if self._requested != "auto":
+            self._chosen = "requested"
+            return {"double_backward": (), "split": ("split",), "compiled": ("compiled", "split")}[self._requested]
+        self._chosen = "timed" if self._autotune else "by size"
+        return ("split",) if self._autotune or flops >= WORTH_TRACING else ()
+
+    def _first_that_agrees(
+        self, batch: BatchLoss, candidates: tuple[str, ...], v: Tensor, expected: Tensor
+    ) -> tuple[Product | None, Tensor]:
+        tolerance = torch.finfo(v.dtype).eps ** 0.5
+        for name in candidates:
+            program = self._program(batch)
+            if not isinstance(program, Program):
+                self._note(program)
+                break
+            try:
+                product = program.product(batch, self._layout, compiled=name == "compiled")
+                image = product(v)
+            except Exception as error:  # whatever a compiler may raise, double backward is left
+                self._note(f"{name} failed with {type(error).__name__}: {error}")
+                continue
+            deviation = _deviation(image, expected)
+            if deviation <= tolerance:
+                self._name = name
+                return product, image
+            self._note(f"{name} differs from double backward by {deviation:.2g}, more than {tolerance:.2g}")
+        return None, expected
+
+    def _note(self, reason: str) -> None:
+        if reason not in self._fallback:
+            self._fallback = f"{self._fallback}; {reason}" if self._fallback else reason
+
+
+@dataclasses.dataclass
+class _Cost:
+    nbytes: int = 0
+    flops: float = 0.0
+
+
+class _CountFlops(TorchDispatchMode):
+    def __init__(self, cost: _Cost) -> None:
+        super().__init__()
+        self._cost = cost
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        formula: Callable[..., float] | None = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self._cost.flops += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+@contextmanager
+def _measured(batch: BatchLoss) -> Iterator[_Cost]:
+    """Count the operations done inside, and the memory that its graph holds beyond parameters and buffers."""
+    cost = _Cost()
+    known = {t.untyped_storage().data_ptr() for t in (*batch.parameters.values(), *batch.fixed.values())}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            known.add(storage.data_ptr())
+            cost.nbytes += storage.nbytes()
+        return tensor.detach()
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _CountFlops(cost):
+        yield cost
+
+
+def _apply(product: Product, columns: Tensor, *, keep: bool) -> Tensor:
+    last = len(columns) - 1
+    return torch.stack([product(column, keep=keep or i < last) for i, column in enumerate(columns)], dim=1)
+
+
+def _probe_vectors(layout: ParameterLayout) -> tuple[Tensor, Tensor]:
+    draws = torch.randn(2, layout.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    u, v = (draws / draws.norm(dim=1, keepdim=True)).to(layout.device, layout.dtype)
+    return u, v
+
+
+def _deviation(image: Tensor, expected: Tensor) -> float:
+    difference, scale = float((image - expected).norm()), float(expected.norm())
+    if difference == 0:
+        return 0.0
+    return difference / scale if scale else math.inf
+
+
+def _asymmetry(u: Tensor, v: Tensor, image_u: Tensor, image_v: Tensor) -> float:
+    difference = abs(float(u.double() @ image_v.double() - v.double() @ image_u.double()))
+    scale = float(u.norm() * image_v.norm())
+    return difference / scale if scale else 0.0
+
+
+def _seconds(product: Product, v: Tensor) -> float:
+    """Of the faster of two products."""
+
+    def once() -> float:
+        start = time.perf_counter()
+        float(product(v).sum())  # waits for an accelerator
+        return time.perf_counter() - start
+
+    return min(once(), once())
