@@ -30,52 +30,44 @@ def command(out: Path, seeds: int, epochs: int, workers: int, overwrite: bool, r
       landscape demo --out demo/
       landscape demo --out quick/ --seeds 2 --epochs 10
     """
-    from ncsam import demo
-    from ncsam.study import run_cells, write_study
+    from ncsam.study import curves_of
+    from ncsam.sweep import Sweep
+    from ncsam.theory import judge, studies_of
 
     from .drawing import draw_study
+    from .sweeping import open_folder, refuse_failures
     from .verdicts import show_comparison, show_verdicts
 
-    if out.exists() and not out.is_dir():
-        raise click.BadParameter(f"{out} is a file, expected a folder", param_hint="--out")
-    if out.exists() and any(out.iterdir()) and not (overwrite or resume):
-        raise click.UsageError(f"{out}: the folder is not empty; choose another, --overwrite, or --resume")
-    runs = out / "runs"
-    cells = demo.cells(seeds=seeds, epochs=epochs)
-    paths = [runs / f"{cell.name}.h5" for cell in cells]
-    if overwrite and not resume:
-        for path in paths:
-            for leftover in runs.glob(f"{path.name}*"):
-                leftover.unlink()
-    runs.mkdir(parents=True, exist_ok=True)
+    folder = open_folder(
+        Sweep.preset("demo", seeds=seeds, train={"epochs": epochs}), out, overwrite=overwrite, resume=resume
+    )
+    cells, paths = folder.cells(), folder.paths()
 
     started = time.monotonic()
     click.echo(f"{len(cells)} runs: digits, {epochs} epochs, {seeds} seeds, {workers} processes", err=True)
     bar = progress.bar("train and measure", quiet, resumable=True, unit="run")
-    failures = run_cells(cells, runs, workers=workers, progress=bar)
-    for failure in failures:
-        click.echo(f"landscape: error: {failure.cell.name}: {failure.reason}", err=True)
-    if failures:
-        raise click.ClickException(f"{len(failures)} of {len(cells)} runs failed; repeat with --resume")
-    study = out / "study.h5"
-    curves, verdicts = write_study(paths, study, command=["landscape", *sys.argv[1:]], overwrite=overwrite or resume)
+    refuse_failures(folder.run(cells, workers=workers, progress=bar), len(cells))
+    table, written = folder.finish(command=["landscape", *sys.argv[1:]])
+    study = studies_of(table)[0]
+    curves = curves_of(study)
     figures = draw_study(paths, curves, out / "figures", bar=progress.bar("figures", quiet, unit="figure"))
 
-    click.echo(show_verdicts(verdicts))
+    click.echo(show_verdicts(judge(study)))
     click.echo()
     click.echo(show_comparison(curves))
     click.echo()
     click.echo("Files")
-    click.echo(f"  {study}  curves and verdicts")
-    for path in figures:
+    for path in [*written, folder.description, *figures]:
         click.echo(f"  {path}")
     for path in paths:
         click.echo(f"  {path}")
     click.echo()
-    sample = runs / next(f"{c.name}.h5" for c in cells if c.arm == "ncsam" and c.line is not None)
+    sample = next(
+        path for cell, path in zip(cells, paths, strict=True) if cell.arm == "ncsam" and "line" in cell.measures
+    )
     click.echo("Next")
     again = progress.program()
-    click.echo(f"  {again} inspect {study}")
+    click.echo(f"  {again} inspect {written[0]}")
     click.echo(f"  {again} surface {sample} --plane --points 41 --span 0.5 --name close")
     click.echo(f"  {again} train --optimizer sam --rho 0.1 --epochs {epochs} --weight-decay 0 --out {out / 'sam.h5'}")
     click.echo(f"done in {time.monotonic() - started:.0f} s", err=True)

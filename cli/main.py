@@ -18,9 +18,12 @@ from . import progress
 COMMANDS = {
     "demo": "The whole main job on embedded real data, in minutes.",
     "train": "Train under label noise and write a run file.",
+    "sweep": "Many runs to be compared: noise, arms, seeds; one table.",
     "hessian": "Top Hessian eigenvalues and trace of a run.",
     "surface": "1D or 2D loss surface of a run.",
     "sharpness": "SAM, adaptive and average sharpness of a run.",
+    "diagnose": "Gradients of clean and wrong labels, g*, and Theorem 1, of a run.",
+    "theory": "Judge the statements T1 to T9 by what a study measured.",
     "figure": "Draw the figures of run or study files.",
     "inspect": "Show what a file holds.",
     "verify": "Check a file against its checksums and its schema.",

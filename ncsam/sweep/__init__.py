@@ -2,6 +2,7 @@
 
 from ncsam.sweep.cells import MEASURES, Cell
 from ncsam.sweep.description import Arm, Sweep, Tuning, presets
+from ncsam.sweep.folder import SweepFolder
 from ncsam.sweep.pool import Failure, run_cells
 
-__all__ = ["MEASURES", "Arm", "Cell", "Failure", "Sweep", "Tuning", "presets", "run_cells"]
+__all__ = ["MEASURES", "Arm", "Cell", "Failure", "Sweep", "SweepFolder", "Tuning", "presets", "run_cells"]

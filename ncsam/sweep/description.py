@@ -93,6 +93,7 @@ class Sweep:
         arms: what is compared.
         measures: settings of each measurement; ``at`` among them restricts it to some noise.
         tuning: none to use the settings as they are.
+        description: the mapping that it was built from.
     """
 
     seeds: tuple[int, ...]
@@ -101,6 +102,7 @@ class Sweep:
     arms: tuple[Arm, ...]
     measures: Mapping[str, Mapping[str, Any]]
     tuning: Tuning | None = None
+    description: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Sweep:
@@ -127,7 +129,8 @@ class Sweep:
                 raise ValueError(f"two arms are called {name!r}; give them a name = … of their own")
         measures = {name: dict(settings) for name, settings in description.get("measure", {}).items()}
         _known(measures, MEASURES, "[measure]")
-        sweep = cls(_seeds(description["seeds"]), noise, train, arms, measures, _tuning(description.get("tune")))
+        tuning = _tuning(description.get("tune"))
+        sweep = cls(_seeds(description["seeds"]), noise, train, arms, measures, tuning, dict(description))
         if sweep.tuning is not None and set(sweep.tuning.seeds) & set(sweep.seeds):
             raise ValueError("tuning and reported runs share seeds; [tune] needs seeds of its own")
         sweep.cells()  # a value out of range is told now
@@ -147,6 +150,22 @@ class Sweep:
             raise ValueError(f"{path}: not a TOML file ({error})") from error
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> Sweep:
+        """A sweep that comes with the package, with changes to its description; those to ``train`` go into it.
+
+        Raises:
+            ValueError: no preset of that name, or as :meth:`from_dict`.
+
+        >>> len(Sweep.preset("demo", seeds=1, train={"epochs": 3}).cells())
+        16
+        """
+        known = presets()
+        _known([name], known, "the list of presets")
+        described = tomllib.loads(known[name])
+        train = {**described.get("train", {}), **changes.pop("train", {})}
+        return cls.from_dict({**described, **changes, "train": train})
 
     def cells(self, chosen: Mapping[tuple[str, str], Mapping[str, Any]] | None = None) -> list[Cell]:
         """The reported cells, seeds outermost, so that a stopped sweep is a smaller one.

@@ -20,8 +20,8 @@ import pytest
 
 from landscape import store
 from landscape_cli.main import run as landscape
-from ncsam import demo as demo_study
 from ncsam.schema import Curves, Verdicts
+from ncsam.sweep import description, presets
 from ncsam.theory import judge
 
 SHRUNKEN = ["--seeds", "2", "--epochs", "8", "--quiet"]
@@ -74,6 +74,8 @@ def test_the_same_command_and_seed_writes_the_same_numbers(run_file: Path, tmp_p
         for name in one.names():
             a, b = one.content(name), other.content(name)
             for field, array in (a if isinstance(a, dict) else vars(a)).items():
+                if field == "seconds":  # what it cost, not what came out
+                    continue
                 np.testing.assert_array_equal(array, b[field] if isinstance(b, dict) else getattr(b, field))
 
 
@@ -107,6 +109,23 @@ def test_a_configuration_file_gives_defaults_that_flags_override(tmp_path: Path)
     assert config["seeds"] == {"split": 0, "noise": 7, "weights": 0, "order": 0, "picks": 0}
 
 
+def test_base_optimizer_and_warm_up_from_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "c.toml").write_text('base_optimizer = "adamw"\nbetas = [0.8, 0.99]\nlr = 1e-3\n')
+    out, again = tmp_path / "run.h5", tmp_path / "again.h5"
+    arguments = ["train", "--config", str(tmp_path / "c.toml"), "--epochs", "4", "--optimizer", "sgd", "--quiet"]
+    arguments += ["--warmup", "0.5", "--warmup-step", "sam", "--warmup-rho", "0.1"]
+    assert landscape([*arguments, "--out", str(out)]) == landscape([*arguments, "--out", str(again)]) == 0
+    with store.open(out) as file, store.open(again) as other:
+        config, origins, training = file.attrs["config"], file.attrs["origins"], file.record("training")
+        for name, array in file.arrays("weights/4").items():
+            np.testing.assert_array_equal(array, other.arrays("weights/4")[name])
+    assert (config["base_optimizer"], config["betas"], config["warmup_step"]) == ("adamw", [0.8, 0.99], "sam")
+    assert (origins["betas"], origins["warmup_rho"], origins["momentum"]) == ("config", "flag", "default")
+    np.testing.assert_allclose(training.perturbation_norm, [0.1, 0.1, 0, 0], rtol=1e-5)
+    assert landscape([*arguments, "--out", str(out), "--resume"]) == 0
+    assert landscape([*arguments, "--betas", "0.9", "0.99", "--out", str(out), "--resume"]) == 2
+
+
 BAD = [
     (["hessian", "missing.h5"], "missing.h5: there is no such file"),
     (["train", "--noise", "symmetric:1.7", "--out", "new.h5"], "1.7"),
@@ -122,6 +141,14 @@ BAD = [
     (["train", "--loss", "gec:0.7", "--out", "new.h5"], "unknown loss 'gec', did you mean"),
     (["train", "--loss", "gce:7", "--out", "new.h5"], "q is 7.0, expected 0 < q ≤ 1"),
     (["train", "--lr-schedule", "stairs", "--out", "new.h5"], "expected cosine, constant or step:FACTOR@SHARE"),
+    (["train", "--base-optimizer", "adm", "--out", "new.h5"], "expected one of sgd, adamw, adam"),
+    (["train", "--warmup-step", "sgd", "--out", "new.h5"], "expected one of base, sam"),
+    (["train", "--betas", "0.9", "0.99", "--out", "new.h5"], "only with --base-optimizer adamw or adam"),
+    (
+        ["train", "--base-optimizer", "adam", "--momentum", "0.5", "--out", "new.h5"],
+        "--momentum has an effect only with --base-optimizer sgd",
+    ),
+    (["train", "--warmup-rho", "0.1", "--out", "new.h5"], "only with --warmup-step sam"),
     (["train", "--precision", "fp16", "--out", "new.h5"], "expected one of fp32, bf16"),
     (["train", "--device", "cudda", "--out", "new.h5"], "device 'cudda' cannot be used"),
     (["train", "--device", "cuda:99", "--out", "new.h5"], "device 'cuda:99' cannot be used"),
@@ -217,17 +244,25 @@ def test_a_stopped_command_says_how_to_go_on_and_does(copy: Path, sent: int, sta
     assert part.exists()
 
 
+def _shrunken(text: str) -> str:
+    for long, short in (
+        ("points = 21", "points = 5"),
+        ("points = 11", "points = 3"),
+        ("trace_matvecs = 8, tol = 1e-2", "trace_matvecs = 2, tol = 0.5"),
+        ("batch_size = 64", "batch_size = 64\ntrain_samples = 300"),
+    ):
+        assert long in text
+        text = text.replace(long, short)
+    return text
+
+
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """The demo with few epochs, seeds and points; everything else as a user gets it."""
     out = tmp_path_factory.mktemp("demo") / "demo"
     printed = io.StringIO()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(demo_study, "LINE_POINTS", 5)
-        patch.setattr(demo_study, "PLANE_POINTS", 3)
-        patch.setattr(demo_study, "TRACE_PROBES", 2)
-        patch.setattr(demo_study, "TOLERANCE", 0.5)
-        patch.setattr(demo_study, "TRAIN_SAMPLES", 300)
+        patch.setattr(description, "presets", lambda: {"demo": _shrunken(presets()["demo"])})
         with contextlib.redirect_stdout(printed):
             assert landscape(["demo", "--out", str(out), *SHRUNKEN]) == 0
         yield out, click.unstyle(printed.getvalue())
@@ -236,7 +271,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]
 def test_demo_names_every_file_it_wrote(demo: tuple[Path, str]) -> None:
     out, text = demo
     written = {p for p in out.rglob("*") if p.is_file()}
-    assert len(written) == 1 + 2 * 16 + 2 * 8
+    assert len(written) == 3 + 2 * 16 + 2 * 8
     assert {
         Path(line.split()[0]) for line in text.split("Files")[1].splitlines() if line.startswith(f"  {out}")
     } == written
@@ -269,7 +304,7 @@ def test_demo_curves_hold_every_run(demo: tuple[Path, str]) -> None:
         for control in ("sam-large", "ncsam-unprojected", "matched", "clean-direction"):
             assert np.isfinite(curves.of(quantity, control, 0.4)).all()
     assert np.isnan(curves.of("adaptive/noisy_part", "sgd", 0.0)).all()  # empty, not a number
-    with store.open(out / "runs" / "ncsam-noise40-seed0.h5") as file:
+    with store.open(out / "runs" / "ncsam-symmetric-0.4-seed0.h5") as file:
         assert {"surface/line", "surface/plane", "hessian/top5", "sharpness/default", "weights/8"} <= set(file.names())
 
 

@@ -1,0 +1,257 @@
+"""``landscape sweep``."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import options, progress, tables
+
+if TYPE_CHECKING:
+    from ncsam.sweep import Cell, Sweep, SweepFolder
+
+_ARM_OPTIONS = ("rho", "kappa", "flip_ratio")
+_TRAIN = ("data", "model", "epochs", "batch_size", "lr", "weight_decay", "train_samples")
+
+
+def _list_presets(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """Callback: ``list`` prints the names of the presets and ends the command."""
+    if value == "list":
+        from ncsam.sweep import presets
+
+        for name, text in presets().items():
+            click.echo(f"{name}: {text.splitlines()[0].removeprefix('# ')}")
+        ctx.exit()
+    return value
+
+
+@click.command("sweep")
+@click.option("--preset", is_eager=True, callback=_list_presets, help="demo, digits, cifar10-small, paper, or `list`.")
+@click.option("--config", type=click.Path(path_type=Path), help="TOML file that describes the sweep.")
+@click.option("--print", "show", is_flag=True, help="Print the sweep as JSON and stop.")
+@click.option("--data", help="Data set of all runs, as for `landscape train`.")
+@click.option("--model", help="Model of all runs.")
+@click.option("--noise", help="Label noise, separated by spaces: 'symmetric:0.0 symmetric:0.4'.")
+@click.option("--optimizer", callback=options.split, help="Arms, comma-separated: sgd,sam,ncsam.")
+@click.option("--rho", callback=options.split, help="Radii to sweep, comma-separated, of arms that have one.")
+@click.option("--kappa", callback=options.split, help="Likewise NCSAM's kappa.")
+@click.option("--flip-ratio", callback=options.split, help="Likewise NCSAM's flip ratio.")
+@click.option("--seeds", help="Number of seeds, or seeds: 10, 0-9 or 3,5,8.")
+@click.option("--epochs", type=int, help="Epochs of all runs.")
+@click.option("--batch-size", type=int, help="Samples a step.")
+@click.option("--lr", type=float, help="Learning rate.")
+@click.option("--weight-decay", type=float, help="Weight decay.")
+@click.option("--train-samples", type=int, help="Take only the first so many training samples.")
+@click.option("--measure", callback=options.split, help="hessian,sharpness,line,plane, … [default: the config's].")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to fill: run files, table, study file.")
+@click.option("--workers", type=click.IntRange(min=1), help="Processes, one thread each [default: the cores].")
+@click.option("--shard", metavar="I/N", help="Run only every N-th cell from the I-th on: one job of an array.")
+@click.option("--dry-run", is_flag=True, help="Print the cells with estimated time and disk, and stop.")
+@click.option("--status", type=click.Path(path_type=Path), metavar="DIR", help="Print how far a sweep is, and stop.")
+@options.OVERWRITE
+@options.RESUME
+@options.JSON
+@options.QUIET
+def command(
+    out: Path | None,
+    workers: int | None,
+    shard: str | None,
+    dry_run: bool,
+    status: Path | None,
+    show: bool,
+    overwrite: bool,
+    resume: bool,
+    as_json: bool,
+    quiet: bool,
+    **choices: Any,
+) -> None:
+    """Noise kinds and rates x optimizers and controls x seeds: every run, its measurements, one table.
+
+    What a preset or a --config describes, flags override. Runs are paired by seed, done in parallel processes, and
+    kept when complete: --resume goes on after any stop, with more seeds too. A failed cell is told, the others go on.
+
+    \b
+    Examples:
+      landscape sweep --preset demo --seeds 2 --epochs 10 --out sweep/
+      landscape sweep --optimizer sgd,sam --rho 0.05,0.2 --noise symmetric:0.4 --seeds 3 --epochs 5 --out small/
+      landscape sweep --preset digits --dry-run
+      landscape sweep --status sweep/
+    """
+    from ncsam.sweep import SweepFolder
+    from ncsam.sweep.folder import shard as every_nth
+
+    from .sweeping import open_folder, refuse_failures, show_table
+
+    if status is not None:
+        _show_status(SweepFolder.open(status), as_json)
+        return
+    sweep = _described(choices)
+    if show:
+        click.echo(json.dumps(sweep.description, indent=1))
+        return
+    workers = workers or os.cpu_count() or 1
+    cells = sweep.cells()
+    part = every_nth(cells, *_shard(shard)) if shard else cells
+    if dry_run:
+        _show_plan(sweep, part, workers, as_json)
+        return
+    if out is None:
+        raise click.UsageError("Missing option '--out'.")
+    folder = open_folder(sweep, out, overwrite=overwrite, resume=resume or shard is not None)
+    if sweep.tuning is not None:
+        bar = progress.bar("tuning", quiet, resumable=True, unit="run")
+        refuse_failures(folder.tune(workers=workers, progress=bar)[0], len(sweep.tuning_cells()))
+        cells = folder.cells()
+        part = every_nth(cells, *_shard(shard)) if shard else cells
+    bar = progress.bar("train and measure", quiet, resumable=True, unit="run")
+    refuse_failures(folder.run(part, workers=workers, progress=bar), len(part))
+    if shard:
+        click.echo(f"{out}: {len(part)} of {len(cells)} cells, shard {shard}; the table is written by --resume")
+        return
+    table, written = folder.finish(command=["landscape", *sys.argv[1:]])
+    if as_json:
+        click.echo(tables.as_json(table))
+        return
+    click.echo(show_table(table))
+    click.echo()
+    for path in written:
+        click.echo(f"  {path}")
+    click.echo(f"  {progress.program()} theory {written[0]}  # the verdicts")
+
+
+def _described(choices: Mapping[str, Any]) -> Sweep:
+    """The sweep of a preset or a file, with the flags put over it."""
+    import tomllib
+
+    from ncsam.sweep import Sweep, presets
+
+    preset, config = choices["preset"], choices["config"]
+    if preset is not None and config is not None:
+        raise click.UsageError("--preset and --config describe two sweeps; give one")
+    if preset is not None:
+        known = presets()
+        if preset not in known:
+            raise click.BadParameter(f"{preset!r}, expected one of {', '.join(known)}", param_hint="--preset")
+        described: dict[str, Any] = tomllib.loads(known[preset])
+    elif config is not None:
+        described = dict(Sweep.from_toml(config).description)
+    else:
+        described = {"seeds": 5, "noise": ["symmetric:0.0", "symmetric:0.4"], "measure": {"sharpness": {}}}
+        described["arms"] = [{"optimizer": name} for name in ("sgd", "sam", "ncsam")]
+    described["train"] = {**described.get("train", {}), **{k: choices[k] for k in _TRAIN if choices[k] is not None}}
+    if str(described["train"].get("data", "")).endswith(":DIR"):
+        kind = described["train"]["data"].removesuffix(":DIR")
+        raise click.UsageError(f"preset {preset} does not know where the data are; add --data {kind}:FOLDER")
+    if choices["noise"]:
+        described["noise"] = choices["noise"].split()
+        described["arms"] = [_at(arm, described["noise"]) for arm in described["arms"]]
+        described["arms"] = [arm for arm in described["arms"] if arm.get("noise") != []]
+    if choices["seeds"]:
+        described["seeds"] = _seeds(choices["seeds"])
+    if choices["measure"]:
+        kept = described.get("measure", {})
+        described["measure"] = {name: kept.get(name, {}) for name in choices["measure"]}
+    described["arms"] = _arms(described["arms"], choices)
+    return Sweep.from_dict(described)
+
+
+def _at(arm: Mapping[str, Any], noise: Sequence[str]) -> dict[str, Any]:
+    """The arm, kept to those of its own noise that are asked for."""
+    return {**arm, **({"noise": [n for n in arm["noise"] if n in noise]} if "noise" in arm else {})}
+
+
+def _arms(arms: Sequence[Mapping[str, Any]], choices: Mapping[str, Any]) -> list[dict[str, Any]]:
+    from ncsam.optimizer import options_of
+
+    if choices["optimizer"]:
+        arms = [{"optimizer": name} for name in choices["optimizer"]]
+    swept = {name: [_number(name, v) for v in choices[name]] for name in _ARM_OPTIONS if choices[name]}
+    for name in swept:
+        if not any(name in options_of(arm["optimizer"]) for arm in arms):
+            raise click.UsageError(f"no arm has an option {name}; arms: {', '.join(a['optimizer'] for a in arms)}")
+    found = []
+    for arm in arms:
+        of_arm = {k: v if len(v) > 1 else v[0] for k, v in swept.items() if k in options_of(arm["optimizer"])}
+        found.append({**arm, **of_arm})
+    return found
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        hint = f"--{name.replace('_', '-')}"
+        raise click.BadParameter(f"{text!r} is not a number", param_hint=hint) from None
+
+
+def _seeds(text: str) -> int | list[int]:
+    """``10``, ``0-9`` or ``3,5,8``."""
+    if re.fullmatch(r"\d+", text):
+        return int(text)
+    if match := re.fullmatch(r"(\d+)-(\d+)", text):
+        return list(range(int(match[1]), int(match[2]) + 1))
+    if re.fullmatch(r"\d+(,\d+)+", text):
+        return [int(seed) for seed in text.split(",")]
+    raise click.BadParameter(
+        f"{text!r}, expected a number such as 10, or seeds such as 0-9 or 3,5,8", param_hint="--seeds"
+    )
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None:
+        raise click.BadParameter(f"{text!r}, expected I/N such as 2/8", param_hint="--shard")
+    return int(match[1]), int(match[2])
+
+
+def _show_plan(sweep: Sweep, cells: Sequence[Cell], workers: int, as_json: bool) -> None:
+    from ncsam.sweep.estimate import estimate
+
+    tuning = [cell for cell, _ in sweep.tuning_cells()]
+    cost = estimate([*tuning, *cells])
+    seconds = cost.seconds / workers
+    if as_json:
+        names = {"cells": [c.name for c in cells], "tuning": [c.name for c in tuning]}
+        click.echo(json.dumps({**names, "workers": workers, "seconds": seconds, "bytes": cost.bytes}))
+        return
+    rows = []
+    for arm in sweep.arms:
+        of_arm = [cell for cell in cells if cell.arm == arm.name]
+        noise = list(dict.fromkeys(cell.config.noise for cell in of_arm))
+        own = {**arm.options, **arm.train}
+        shown = " ".join(
+            f"{k}={own[k]}" for k in ("rho", "kappa", "flip_ratio", "sign", "project", *arm.train) if k in own
+        )
+        rows.append([arm.name, arm.optimizer, shown, " ".join(noise), str(len(of_arm))])
+    click.echo(tables.table(["arm", "optimizer", "settings", "noise", "runs"], rows))
+    tried = f" and {len(tuning)} runs of tuning" if tuning else ""
+    click.echo(f"{len(cells)} runs{tried}; {len(sweep.seeds)} seeds; measured on each: {', '.join(sweep.measures)}")
+    click.echo(
+        f"about {_duration(seconds)} on {workers} processes, {cost.bytes / 2**20:.0f} MiB for labels and weights"
+    )
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _show_status(folder: SweepFolder, as_json: bool) -> None:
+    found = folder.status()
+    if as_json:
+        click.echo(json.dumps({"complete": found.complete, "begun": found.begun, "pending": found.pending}))
+        return
+    total = len(found.complete) + len(found.begun) + len(found.pending)
+    click.echo(f"{folder.root}: {len(found.complete)} of {total} runs complete, {len(found.begun)} begun")
+    for name in found.begun:
+        click.echo(f"  begun    {name}")
+    for name in found.pending:
+        click.echo(f"  pending  {name}")

@@ -1,0 +1,70 @@
+"""What the commands that run many runs share: their folder, their failures, their table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import numpy as np
+
+from . import tables
+
+if TYPE_CHECKING:
+    from ncsam.schema import CellTable
+    from ncsam.sweep import Failure, Sweep, SweepFolder
+
+_COLUMNS = {
+    "test_accuracy": ("test accuracy", "{:.1%}"),
+    "best_accuracy": ("best epoch", "{:.1%}"),
+    "memorisation": ("memorised", "{:.0%}"),
+    "perturbation_norm": ("mean ‖ε‖", "{:.3f}"),
+    "adaptive/mixed": ("adaptive sharpness", "{:.3f}"),
+    "top_eigenvalue/mixed": ("λ1", "{:.1f}"),
+}
+
+
+def open_folder(sweep: Sweep, out: Path, *, overwrite: bool, resume: bool) -> SweepFolder:
+    """The folder to fill; refused if it holds anything, unless it is to go on or to start over."""
+    from ncsam.sweep import SweepFolder
+
+    if out.exists() and not out.is_dir():
+        raise click.BadParameter(f"{out} is a file, expected a folder", param_hint="--out")
+    if out.exists() and any(out.iterdir()) and not (overwrite or resume):
+        raise click.UsageError(f"{out}: the folder is not empty; choose another, --overwrite, or --resume")
+    folder = SweepFolder.create(sweep, out)
+    if overwrite and not resume:
+        folder.clear()
+    return folder
+
+
+def refuse_failures(failures: Sequence[Failure], total: int) -> None:
+    """Say which runs failed and end with status 1, if any did."""
+    for failure in failures:
+        click.echo(f"landscape: error: {failure.cell.name}: {failure.reason}", err=True)
+    if failures:
+        raise click.ClickException(f"{len(failures)} of {total} runs failed; repeat with --resume")
+
+
+def show_table(table: CellTable) -> str:
+    """Arm by noise: mean over the reported seeds and their standard deviation."""
+    shown = [name for name in _COLUMNS if name in table.endpoints.tolist()]
+    spelled = [f"{noise}:{rate:g}" for noise, rate in zip(table.noise, table.rate, strict=True)]
+    rows = []
+    for noise in dict.fromkeys(spelled):
+        for arm in dict.fromkeys(table.arm.tolist()):
+            here = (np.array(spelled) == noise) & (table.arm == arm) & (table.role == "reported")
+            if not here.any():
+                continue
+            cells = [_spread(table.value[here, table.endpoints.tolist().index(n)], _COLUMNS[n][1]) for n in shown]
+            rows.append([noise, arm, str(int(here.sum())), *cells])
+    heads = ["noise", "arm", "runs", *(_COLUMNS[name][0] for name in shown)]
+    return f"Mean ± standard deviation over the seeds\n{tables.table(heads, rows)}"
+
+
+def _spread(values: np.ndarray, form: str) -> str:
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return ""
+    return form.format(values.mean()) + (f" ±{form.format(values.std(ddof=1))}" if len(values) > 1 else "")

@@ -1,0 +1,108 @@
+"""``landscape sweep``: from flags to one table."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from landscape import store
+from landscape_cli.main import run as landscape
+from ncsam.schema import CellTable
+
+SMALL = ["sweep", "--optimizer", "sgd,sam", "--rho", "0.05,0.2", "--noise", "symmetric:0.4", "--seeds", "2"]
+SMALL += ["--epochs", "2", "--train-samples", "200", "--measure", "sharpness", "--workers", "1", "--quiet"]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("sweep") / "out"
+    assert landscape([*SMALL, "--out", str(out), "--shard", "1/2"]) == 0
+    assert landscape([*SMALL, "--out", str(out), "--resume"]) == 0
+    return out
+
+
+def test_the_table_holds_every_run_once(swept: Path) -> None:
+    with store.open(swept / "study.h5") as file:
+        table = file.record("cells")
+    assert isinstance(table, CellTable)
+    expected = {f"{arm}-symmetric-0.4-seed{s}" for arm in ("sgd", "sam-rho0.05", "sam-rho0.2") for s in (0, 1)}
+    assert sorted(table.names.tolist()) == sorted(expected)
+    assert {path.stem for path in (swept / "runs").glob("*.h5")} == expected
+    with (swept / "table.csv").open(newline="", encoding="utf-8") as lines:
+        rows = {row["name"]: row for row in csv.DictReader(lines)}
+    column = table.endpoints.tolist().index("test_accuracy")
+    for name, values in zip(table.names, table.value, strict=True):
+        assert float(rows[str(name)]["test_accuracy"]) == values[column]
+        assert rows[str(name)]["role"] == "reported"
+
+
+def test_status_and_plan_as_json(swept: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert landscape(["sweep", "--status", str(swept), "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert (len(status["complete"]), status["begun"], status["pending"]) == (6, [], [])
+    assert landscape([*SMALL, "--dry-run", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert len(plan["cells"]) == 6
+    assert plan["seconds"] > 0
+    assert plan["bytes"] > 6 * 4 * 26_000  # at least the weights
+
+
+def test_what_was_done_stays_when_seeds_are_added(swept: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (swept / "runs").glob("*.h5")}
+    more = [*SMALL, "--out", str(swept), "--resume"]
+    more[more.index("--seeds") + 1] = "3"
+    assert landscape(more) == 0
+    after = {path: path.stat().st_mtime_ns for path in (swept / "runs").glob("*.h5")}
+    assert len(after) == 9
+    assert {path: after[path] for path in before} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--preset", "demo", "--config", "x.toml", "--dry-run"], "describe two sweeps"),
+        (["--preset", "dmeo", "--dry-run"], "expected one of"),
+        (["--preset", "cifar10-small", "--dry-run"], "add --data cifar10:FOLDER"),
+        (["--optimizer", "sgd", "--rho", "0.1", "--dry-run"], "no arm has an option rho"),
+        (["--rho", "a", "--dry-run"], "'a' is not a number"),
+        (["--seeds", "x", "--dry-run"], "expected a number such as 10"),
+        (["--shard", "3", "--dry-run"], "expected I/N"),
+        (["--shard", "3/2", "--dry-run"], "1 ≤ i ≤ n"),
+        (["--noise", "symetric:0.4", "--dry-run"], "did you mean 'symmetric'"),
+        (["--status", "nowhere"], "holds no sweep"),
+        ([], "Missing option '--out'"),
+    ],
+)
+def test_bad_requests_are_one_line(
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert landscape(["sweep", *arguments]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.startswith("landscape: error: ")
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sweep_with_a_failed_cell_says_which_and_ends_with_1(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    runs = tmp_path / "out" / "runs"
+    runs.mkdir(parents=True)
+    (runs / "sgd-symmetric-0.4-seed0.h5").write_text("not a run file")
+    two = ["sweep", "--optimizer", "sgd", "--noise", "none symmetric:0.4", "--seeds", "1", "--epochs", "1"]
+    two += ["--train-samples", "100", "--workers", "1", "--quiet", "--out", str(tmp_path / "out"), "--resume"]
+    assert landscape(two) == 1
+    err = capsys.readouterr().err
+    assert "landscape: error: sgd-symmetric-0.4-seed0: StoreError" in err
+    assert "1 of 2 runs failed; repeat with --resume" in err
+    assert (runs / "sgd-none-seed0.h5").exists()
+    assert not (tmp_path / "out" / "study.h5").exists()
