@@ -323,8 +323,43 @@ class Alignment(Record):
     chance: float = variable(long_name="share expected of a random direction")
 
 
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Surface(Record):
+    """How a line or plane was measured, and what its cross-check at the centre found; all optional."""
+
+    interpolation_error: np.ndarray | None = variable(
+        "view", long_name="estimated largest error of interpolated losses", units="loss", optional=True
+    )
+    classes: np.ndarray | None = variable("class", long_name="class by label", coordinate=True, optional=True)
+    centre_loss: np.ndarray | None = variable(
+        "view", long_name="loss at the centre, evaluated as the surface is", units="loss", optional=True
+    )
+    plain_loss: np.ndarray | None = variable(
+        "view", long_name="loss at the centre by a plain forward pass, BatchNorm frozen", units="loss", optional=True
+    )
+    curvature: np.ndarray | None = variable(
+        "direction", long_name="d.Hd by a Hessian product in float64", units="loss / direction^2", optional=True
+    )
+    second_difference: np.ndarray | None = variable(
+        "direction", long_name="second difference of the loss in float64", units="loss / direction^2", optional=True
+    )
+    seen_curvature: np.ndarray | None = variable(
+        "direction", long_name="second difference between the grid's points", units="loss / direction^2", optional=True
+    )
+    tolerance: float | None = parameter(
+        "error sought in interpolation, as a share of a view's range of losses; none if every point was evaluated", None
+    )
+    batchnorm: str = parameter("BatchNorm statistics: frozen, or recalibrated at every point", "frozen")
+    batchnorm_samples: int | None = parameter("evenly spaced samples that statistics are recomputed on", None)
+    batch_size: int | None = parameter("samples in a micro-batch", None)
+    memory_format: str | None = parameter("layout of images and filters in memory", None)
+    batch_choice: str = parameter("who chose batch size and memory format: given, rule or measured", "given")
+    auto_range: dict[str, Any] | None = parameter("how the span was found, if it was", None)
+    check: dict[str, Any] | None = parameter("view, samples, steps and outcome of the check of the curvature", None)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class Line(Record):
+class Line(Surface):
     """Loss and accuracy of every view along ``w + alpha d``."""
 
     kind: ClassVar[str] = "line"
@@ -339,10 +374,26 @@ class Line(Record):
     direction_norm: float = variable(long_name="norm of the direction")
     seed: int | None = parameter("seed of the random direction; none for a direction given by the caller")
     accuracy: np.ndarray | None = variable("view", "alpha", long_name="share of correct predictions", optional=True)
+    class_loss: np.ndarray | None = variable(
+        "view", "class", "alpha", long_name="mean loss of a view's samples of one class", units="loss", optional=True
+    )
+    class_accuracy: np.ndarray | None = variable(
+        "view", "class", "alpha", long_name="share of correct predictions in one class", optional=True
+    )
+
+    @property
+    def relative_alphas(self) -> np.ndarray:
+        """The axis in relative distance: alpha ‖d‖ / ‖w‖, signed."""
+        return np.asarray(_ratio(self.alphas * self.direction_norm, self.weight_norm))
+
+    @property
+    def relative_distance(self) -> np.ndarray:
+        """‖Δw‖ / ‖w‖ of every point, (alpha,)."""
+        return np.abs(self.relative_alphas)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Plane(Record):
+class Plane(Surface):
     """Loss and accuracy of every view over ``w + alpha d1 + beta d2``."""
 
     kind: ClassVar[str] = "plane"
@@ -361,6 +412,35 @@ class Plane(Record):
     accuracy: np.ndarray | None = variable(
         "view", "alpha", "beta", long_name="share of correct predictions", optional=True
     )
+    class_loss: np.ndarray | None = variable(
+        "view",
+        "class",
+        "alpha",
+        "beta",
+        long_name="mean loss of a view's samples of one class",
+        units="loss",
+        optional=True,
+    )
+    class_accuracy: np.ndarray | None = variable(
+        "view", "class", "alpha", "beta", long_name="share of correct predictions in one class", optional=True
+    )
+
+    @property
+    def relative_alphas(self) -> np.ndarray:
+        """The first axis in relative distance: alpha ‖d1‖ / ‖w‖, signed."""
+        return np.asarray(_ratio(self.alphas * self.direction_norms[0], self.weight_norm))
+
+    @property
+    def relative_betas(self) -> np.ndarray:
+        """The second axis in relative distance: beta ‖d2‖ / ‖w‖, signed."""
+        return np.asarray(_ratio(self.betas * self.direction_norms[1], self.weight_norm))
+
+    @property
+    def relative_distance(self) -> np.ndarray:
+        """‖Δw‖ / ‖w‖ of every point, (alpha, beta); the angle between the directions is taken into account."""
+        a, b = np.meshgrid(self.relative_alphas, self.relative_betas, indexing="ij")
+        cosine = self.cosine if np.isfinite(self.cosine) else 0.0  # of a direction without length
+        return np.asarray(np.sqrt(np.fmax(a**2 + b**2 + 2 * cosine * a * b, 0)))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -483,3 +563,9 @@ class KeskarSharpness(Sharpness):
     kind: ClassVar[str] = "keskar_sharpness"
 
     value: float = variable(long_name="sharpness: 100 (largest loss - loss) / (1 + loss)", units="percent")
+
+
+def _ratio(length: np.ndarray, norm: float) -> np.ndarray:
+    """Lengths relative to a norm; infinite where that is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(length / np.float64(norm))
