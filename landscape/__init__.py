@@ -12,25 +12,30 @@ from landscape._version import __version__
 
 if TYPE_CHECKING:
     from landscape.decomposition import alignment, split_curvature, subspace_overlap
-    from landscape.density import spectral_density
+    from landscape.density import negative_mass, spectral_density
     from landscape.directions import filter_normalized_direction
     from landscape.eigen import top_eigenpairs
     from landscape.logits import with_normalized_logits
+    from landscape.moments import diagonal, spectral_moments
     from landscape.objective import Objective
     from landscape.operators import EmpiricalFisherOperator, GGNOperator, HessianOperator
     from landscape.records import (
         Alignment,
         CurvatureSplit,
         DensityResult,
+        DiagonalResult,
         EigenResult,
         KeskarSharpness,
         Line,
+        MomentsResult,
+        NegativeMass,
         Plane,
         Sharpness,
         Status,
         SubspaceOverlap,
         TraceResult,
     )
+    from landscape.scaled import ScaledOperator
     from landscape.sharpness import adaptive_sharpness, average_sharpness, keskar_sharpness, sam_sharpness
     from landscape.store import load
     from landscape.surface import line, plane
@@ -41,14 +46,18 @@ _HOME = {
     "Alignment": "records",
     "CurvatureSplit": "records",
     "DensityResult": "records",
+    "DiagonalResult": "records",
     "EigenResult": "records",
     "EmpiricalFisherOperator": "operators",
     "GGNOperator": "operators",
     "HessianOperator": "operators",
     "KeskarSharpness": "records",
     "Line": "records",
+    "MomentsResult": "records",
+    "NegativeMass": "records",
     "Objective": "objective",
     "Plane": "records",
+    "ScaledOperator": "scaled",
     "Sharpness": "records",
     "Status": "records",
     "SubspaceOverlap": "records",
@@ -57,13 +66,16 @@ _HOME = {
     "adaptive_sharpness": "sharpness",
     "alignment": "decomposition",
     "average_sharpness": "sharpness",
+    "diagonal": "moments",
     "filter_normalized_direction": "directions",
     "keskar_sharpness": "sharpness",
     "line": "surface",
     "load": "store",
+    "negative_mass": "density",
     "plane": "surface",
     "sam_sharpness": "sharpness",
     "spectral_density": "density",
+    "spectral_moments": "moments",
     "split_curvature": "decomposition",
     "subspace_overlap": "decomposition",
     "top_eigenpairs": "eigen",
@@ -75,14 +87,18 @@ __all__ = [
     "Alignment",
     "CurvatureSplit",
     "DensityResult",
+    "DiagonalResult",
     "EigenResult",
     "EmpiricalFisherOperator",
     "GGNOperator",
     "HessianOperator",
     "KeskarSharpness",
     "Line",
+    "MomentsResult",
+    "NegativeMass",
     "Objective",
     "Plane",
+    "ScaledOperator",
     "Sharpness",
     "Status",
     "SubspaceOverlap",
@@ -92,13 +108,16 @@ __all__ = [
     "adaptive_sharpness",
     "alignment",
     "average_sharpness",
+    "diagonal",
     "filter_normalized_direction",
     "keskar_sharpness",
     "line",
     "load",
+    "negative_mass",
     "plane",
     "sam_sharpness",
     "spectral_density",
+    "spectral_moments",
     "split_curvature",
     "subspace_overlap",
     "top_eigenpairs",

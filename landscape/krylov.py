@@ -1,99 +1,211 @@
-"""An orthonormal basis grown by products with a symmetric operator: what eigenpairs and densities are read off."""
+"""An orthonormal basis grown by products with a symmetric operator: what spectra are read off."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.operators import as_product
+
 
 class KrylovBasis:
-    """Lanczos vectors in float64 with two passes of Gram–Schmidt against all earlier ones, so no ghost copies appear.
+    """Orthonormal vectors Q with H Q_m = Q T, where H has been applied to the first m of them and the others wait.
 
-    The operator is projected onto the basis from the products themselves, not from the three-term recurrence (Golub &
-    Van Loan, *Matrix Computations*, §10; twice is enough: Giraud et al. 2005).
+    Every product is made orthogonal to all vectors in two passes of Gram–Schmidt (twice is enough: Giraud et al.
+    2005), so no ghost copies of eigenvalues appear, and what remains of it is appended as a waiting vector. One waiting
+    vector gives the Lanczos algorithm, b of them its block form (Golub & Van Loan, *Matrix Computations*, §10). T is
+    filled with the coefficients of that orthogonalisation, so residuals follow from T alone and are those of the
+    products as they were computed. All vectors are float64, (K,) each, on the operator's device.
 
     Args:
-        size: dimension K of the operator.
-        device: of the vectors.
-        eps: machine epsilon of the products.
-        product: ``v -> H v`` for (K,) vectors.
-        generator: of the start vectors.
-        limit: most vectors there will be.
+        operator: symmetric, (K, K); anything :func:`landscape.operators.as_product` takes.
+        generator: of fresh vectors.
+
+    Raises:
+        ValueError: the operator is not square.
     """
 
-    def __init__(
-        self,
-        size: int,
-        device: torch.device,
-        eps: float,
-        product: Callable[[Tensor], Tensor],
-        generator: torch.Generator,
-        limit: int,
-    ) -> None:
-        self._size, self._device, self._eps = size, device, eps
-        self._product, self._generator = product, generator
-        self._vectors = torch.empty(0, size, dtype=torch.float64, device=device)
-        self._images = torch.empty_like(self._vectors)
-        self._projected = np.zeros((limit, limit))
-        self._count = 0
+    def __init__(self, operator: object, generator: torch.Generator) -> None:
+        self.size, self.device, self.eps, self._product = as_product(operator)
+        self._generator = generator
+        self._rows = torch.empty(0, self.size, dtype=torch.float64, device=self.device)
+        self._coefficients = np.zeros((0, 0))
+        self._dropped = np.zeros(0)
+        self._multiplied = self._stored = self._locked = self.products = 0
+        self._largest = 0.0
 
     def __len__(self) -> int:
-        return self._count
+        return self._multiplied
+
+    @property
+    def stored(self) -> int:
+        """Vectors held, those that wait for their product included."""
+        return self._stored
+
+    @property
+    def complete(self) -> bool:
+        """Whether the basis spans the whole space and every product is known."""
+        return self._multiplied == self.size
 
     @property
     def vectors(self) -> Tensor:
-        """The orthonormal basis, (m, K)."""
-        return self._vectors[: self._count]
+        """The vectors whose products are known, (m, K)."""
+        return self._rows[: self._multiplied]
 
     @property
-    def images(self) -> Tensor:
-        """Products of the operator with the basis vectors, (m, K)."""
-        return self._images[: self._count]
+    def waiting(self) -> Tensor:
+        """The vectors whose products are not known yet, (stored − m, K)."""
+        return self._rows[self._multiplied : self._stored]
+
+    @property
+    def coefficients(self) -> np.ndarray:
+        """T, (stored, m): products of the operator with :attr:`vectors`, in terms of all vectors."""
+        return self._coefficients[: self._stored, : self._multiplied]
 
     @property
     def projected(self) -> np.ndarray:
         """The operator in the basis, (m, m), symmetric."""
-        return self._projected[: self._count, : self._count]
+        square = self._coefficients[: self._multiplied, : self._multiplied]
+        return (square + square.T) / 2
 
-    def grow(self, start: Tensor | None = None) -> None:
-        """Add one vector: the last product made orthogonal, ``start``, or a fresh one where that vanishes.
+    @property
+    def dropped(self) -> np.ndarray:
+        """Norm of what each product has outside the stored vectors, (m,): rounding, or the residuals of a lock."""
+        return self._dropped[: self._multiplied]
+
+    @property
+    def truncated(self) -> bool:
+        """Whether part of a product is known by its norm only."""
+        return bool((self.dropped > self.rounding).any())
+
+    @property
+    def rounding(self) -> float:
+        """Size below which a difference of products is rounding: 10 ε ‖H‖, the norm taken from the products so far."""
+        return 10 * self.eps * self._largest
+
+    def lock(self, vectors: Tensor, values: np.ndarray, residuals: np.ndarray) -> None:
+        """Begin with known eigenpairs, ``vectors`` (K, k): all that follows stays orthogonal to them."""
+        count = len(values)
+        self._reserve(count)
+        self._rows[:count] = vectors.T
+        np.fill_diagonal(self._coefficients[:count, :count], values)
+        self._dropped[:count] = residuals
+        self._multiplied = self._stored = self._locked = count
+        self._largest = float(np.abs(values).max(initial=0.0))
+
+    def append(self, vectors: Tensor) -> None:
+        """Let the parts of ``vectors`` (K, b) that are new wait for their products."""
+        for column in vectors.to(self.device, torch.float64).T:
+            self._append(column / column.norm(), threshold=1e-8)
+
+    def fresh(self, count: int = 1) -> Tensor:
+        """Random directions, (K, count), Gaussian."""
+        return torch.randn(self.size, count, generator=self._generator, dtype=torch.float64)
+
+    def advance(self, count: int = 1) -> None:
+        """Apply the operator to ``count`` vectors at once, or to as many as wait; to fresh ones where none does.
 
         Raises:
-            FloatingPointError: the product is not finite.
+            FloatingPointError: a product is not finite.
         """
-        q = self._next() if start is None else start
-        if self._count == len(self._vectors):
-            room = torch.empty(max(16, self._count), self._size, dtype=torch.float64, device=self._device)
-            self._vectors, self._images = torch.cat([self._vectors, room]), torch.cat([self._images, room])
-        image = self._product(q)
-        if not torch.isfinite(image).all():
+        while self._stored == self._multiplied and not self.complete:
+            self.append(self.fresh(min(count, self.size - self._stored)))
+        first, last = self._multiplied, min(self._multiplied + count, self._stored)
+        # A single vector goes as (K,): an operator of the caller's own may know no other shape.
+        block = self._rows[first:last].T
+        images = self._product(block[:, 0]).reshape(-1, 1) if last == first + 1 else self._product(block)
+        if not torch.isfinite(images).all():
             raise FloatingPointError(
                 "an operator-vector product is not finite; the loss has no finite curvature at these weights"
             )
-        j = self._count
-        self._vectors[j], self._images[j] = q, image
-        self._count += 1
-        self._projected[: j + 1, j] = self._projected[j, : j + 1] = (self.vectors @ image).cpu().numpy()
+        self.products += last - first
+        self._largest = max(self._largest, float(_norms(images).max()))
+        for j in range(first, last):
+            self._multiplied = j + 1
+            self._reserve(self._stored + 1)
+            weights, rest = self._append(images[:, j - first].double(), threshold=self.rounding)
+            self._coefficients[: len(weights), j] = weights
+            self._dropped[j] = rest
+            if self._locked:  # what a locked pair's product has along this vector, by symmetry
+                shared = self._coefficients[: self._locked, j]
+                self._coefficients[j, : self._locked] = shared
+                self._dropped[: self._locked] = np.sqrt(np.maximum(self._dropped[: self._locked] ** 2 - shared**2, 0))
 
-    def fresh(self) -> Tensor:
-        """A random unit vector orthogonal to the basis, (K,)."""
-        draw = torch.randn(self._size, generator=self._generator, dtype=torch.float64).to(self._device)
-        draw = self._orthogonal(draw)
-        return draw / draw.norm()
+    def ritz(self) -> tuple[np.ndarray, np.ndarray]:
+        """Ritz values (m,), ascending, and their coefficients in the basis (m, m)."""
+        return eigh(self.projected)
 
-    def _next(self) -> Tensor:
-        if not self._count:
-            return self.fresh()
-        image = self.images[-1]
-        rest = self._orthogonal(image)
-        norm = float(rest.norm())
-        # An invariant subspace: go on in a fresh direction, so that multiple eigenvalues are found too.
-        return rest / norm if norm > 10 * self._eps * float(image.norm()) else self.fresh()
+    def residuals(self, values: np.ndarray, s: np.ndarray) -> np.ndarray:
+        """‖H y − θ y‖ of the pairs with the given Ritz values (k,) and coefficients (m, k), without a product."""
+        images = self.coefficients @ s
+        images[: len(s)] -= s * values
+        return _norms(torch.from_numpy(images)).numpy() + self.dropped @ np.abs(s)
 
-    def _orthogonal(self, vector: Tensor) -> Tensor:
-        for _ in range(2):
-            vector = vector - self.vectors.T @ (self.vectors @ vector)
-        return vector
+    def combine(self, s: np.ndarray) -> Tensor:
+        """The vectors with coefficients ``s`` (m, k), (K, k)."""
+        return self.vectors.T @ torch.from_numpy(np.ascontiguousarray(s)).to(self.device)
+
+    def compress(self, s: np.ndarray) -> None:
+        """Keep of the multiplied vectors only the span of the orthonormal ``s`` (m, p): a thick restart.
+
+        What waits stays, so H Q_p = Q T goes on to hold (Wu & Simon 2000; Stewart 2001).
+        """
+        m, count, waiting = self._multiplied, s.shape[1], self._stored - self._multiplied
+        new = np.zeros((count + waiting, count))
+        new[:count] = s.T @ self._coefficients[:m, :m] @ s
+        new[count:] = self._coefficients[m : self._stored, :m] @ s
+        self._dropped[:count] = self._dropped[:m] @ np.abs(s)
+        self._rows[:count] = self.combine(s).T
+        self._rows[count : count + waiting] = self._rows[m : self._stored].clone()
+        self._coefficients[:] = 0
+        self._coefficients[: count + waiting, :count] = new
+        self._multiplied, self._stored, self._locked = count, count + waiting, 0
+
+    def project(self, vectors: Tensor) -> Tensor:
+        """The part of ``vectors`` (K, b) orthogonal to :attr:`vectors`."""
+        return vectors - self.vectors.T @ (self.vectors @ vectors)
+
+    def _append(self, vector: Tensor, threshold: float) -> tuple[np.ndarray, float]:
+        """Coefficients of ``vector`` in the basis, its rest appended to it; and the norm of a rest too small for that.
+
+        An invariant subspace leaves no rest; the next vector is then a fresh one, so that multiple eigenvalues are
+        found too.
+        """
+        old = self._rows[: self._stored]
+        first = old @ vector
+        rest = vector - old.T @ first
+        second = old @ rest
+        rest = rest - old.T @ second
+        weights = (first + second).cpu().numpy()
+        norm = float(_norms(rest[:, None])[0])
+        if norm <= threshold or self._stored == self.size:
+            return weights, norm
+        self._reserve(self._stored + 1)
+        self._rows[self._stored] = rest / norm
+        self._stored += 1
+        return np.append(weights, norm), 0.0
+
+    def _reserve(self, count: int) -> None:
+        """Room for ``count`` vectors."""
+        if count <= len(self._rows):
+            return
+        room = min(max(count, 16, 2 * len(self._rows)), max(count, self.size))
+        rows = torch.empty(room, self.size, dtype=torch.float64, device=self.device)
+        rows[: self._stored] = self._rows[: self._stored]
+        square, dropped = np.zeros((room, room)), np.zeros(room)
+        old = len(self._dropped)
+        square[:old, :old], dropped[:old] = self._coefficients, self._dropped
+        self._rows, self._coefficients, self._dropped = rows, square, dropped
+
+
+def eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues, ascending, and eigenvectors of a symmetric matrix, on as many threads as torch was told to use."""
+    values, vectors = torch.linalg.eigh(torch.from_numpy(np.ascontiguousarray(matrix)))
+    return values.numpy(), vectors.numpy()
+
+
+def _norms(columns: Tensor) -> Tensor:
+    """Norms of the columns (K, b), also where squares of the entries would underflow or overflow."""
+    largest = columns.abs().amax(0).clamp_min(torch.finfo(torch.float64).tiny)
+    return (columns / largest).norm(dim=0) * largest

@@ -24,6 +24,7 @@ NUMERICS = (
     "sharpness",
 )
 NUMERICS += ("krylov", "surface", "traces", "views")
+NUMERICS += ("certificate", "moments", "probes", "scaled")
 NUMERICS += ("connectivity", "draws", "filters", "scan", "trajectory")
 NUMERICS += ("ascent", "decomposition", "logits")
 NUMERICS += ("evaluation", "refinement")
