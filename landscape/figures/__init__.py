@@ -1,6 +1,18 @@
 """Figures of the analysis, from records only; each function returns a matplotlib ``Figure`` and shows nothing."""
 
-from landscape.figures.style import COLOURS, figure, save
-from landscape.figures.surfaces import contours, lines
+from landscape.figures.lines import bands, connections, lines
+from landscape.figures.planes import contours, difference, surface3d
+from landscape.figures.style import COLOURS, WIDTHS, figure, save
 
-__all__ = ["COLOURS", "contours", "figure", "lines", "save"]
+__all__ = [
+    "COLOURS",
+    "WIDTHS",
+    "bands",
+    "connections",
+    "contours",
+    "difference",
+    "figure",
+    "lines",
+    "save",
+    "surface3d",
+]

@@ -17,7 +17,9 @@ from matplotlib.ticker import LogLocator, NullFormatter
 # Okabe & Ito, without the yellow that vanishes on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-TEXT_WIDTH = 6.75  # inches, two ICML columns
+DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)), "-", (0, (5, 1.5)), (0, (1.5, 1.5)))
+# Inches; the text blocks of the style files of ICML (two columns) and NeurIPS (one).
+WIDTHS = {"icml": 6.75, "icml-column": 3.25, "neurips": 5.5}
 
 STYLE: Any = {  # rcParams; their keys are a closed set of literals to type checkers
     "font.size": 8,
@@ -40,12 +42,33 @@ STYLE: Any = {  # rcParams; their keys are a closed set of literals to type chec
 }
 
 
-def figure(rows: int, columns: int, *, height: float = 2.2, **subplots: Any) -> tuple[Figure, np.ndarray]:
-    """A figure of text width with (rows, columns) axes, outside pyplot, so that the user's figures are not touched."""
+def figure(
+    rows: int, columns: int, *, height: float = 2.2, width: str = "icml", **subplots: Any
+) -> tuple[Figure, np.ndarray]:
+    """A figure with (rows, columns) axes, outside pyplot, so that the user's figures are not touched.
+
+    Args:
+        height: of a row, in inches.
+        width: of the figure, a name in ``WIDTHS``.
+
+    Raises:
+        ValueError: an unknown width.
+    """
     with mpl.rc_context(STYLE):
-        made = Figure(figsize=(TEXT_WIDTH, height * rows))
+        made = Figure(figsize=(inches(width), height * rows))
         FigureCanvasAgg(made)
         return made, made.subplots(rows, columns, squeeze=False, **subplots)
+
+
+def inches(width: str) -> float:
+    """A named width in inches.
+
+    >>> inches("neurips")
+    5.5
+    """
+    if width not in WIDTHS:
+        raise ValueError(f"unknown width {width!r}; known: {', '.join(WIDTHS)}")
+    return WIDTHS[width]
 
 
 def log_scale(ax: Axes, low: float, high: float) -> None:

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-import pytest
 
 from landscape import figures
-from landscape.records import Line, Plane
+from landscape.records import Line
 from ncsam.figures import against_noise, training_curves
 from ncsam.schema import Curves, Training
 from ncsam.statistics import t_interval
@@ -23,14 +22,6 @@ def line(scale: float = 1.0, points: int = 5) -> Line:
     return Line(
         views=np.array(VIEWS), alphas=alphas, loss=loss, status=np.ones(loss.shape, np.uint8),
         weight_norm=1.0, direction_norm=1.0, seed=0,
-    )  # fmt: skip
-
-
-def plane(loss: np.ndarray) -> Plane:
-    grid = np.linspace(-1, 1, loss.shape[-1])
-    return Plane(
-        views=np.array(["mixed"]), alphas=grid, betas=grid, loss=loss[None], status=np.ones((1, *loss.shape), np.uint8),
-        weight_norm=1.0, direction_norms=np.ones(2), cosine=0.0, seed=0,
     )  # fmt: skip
 
 
@@ -54,41 +45,6 @@ def curves() -> Curves:
         quantities=np.array(["test_accuracy", "memorisation"]), arms=np.array(["sgd", "sam", "matched"]),
         rates=np.array([0.0, 0.4]), seeds=np.arange(4), value=value, mean=mean, low=low, high=high, level=0.95,
     )  # fmt: skip
-
-
-def test_lines_show_the_mean_and_the_range_of_each_group() -> None:
-    drawn = figures.lines({"sgd": [line(1.0), line(3.0)], "sam": [line(2.0)]}, VIEWS)
-    mixed, test = drawn.axes
-    assert [ax.get_title() for ax in drawn.axes] == ["mixed", "test"]
-    np.testing.assert_allclose(mixed.lines[0].get_ydata(), 2.0 * (0.1 + np.linspace(-1, 1, 5) ** 2))
-    assert len(mixed.collections) == 1  # one band: the group with two members
-    assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["sgd", "sam"]
-    assert mixed.get_yscale() == test.get_yscale() == "log"  # 0.1 … 6.6 spans more than a factor of 20
-
-
-def test_lines_that_cannot_be_overlaid_are_refused() -> None:
-    with pytest.raises(ValueError, match="'sgd' lie on different grids"):
-        figures.lines({"sgd": [line(points=5), line(points=7)]}, VIEWS)
-    with pytest.raises(ValueError, match="no view 'val' in this surface; it has mixed, test"):
-        figures.lines({"sgd": [line()]}, ["val"])
-
-
-def test_contours_share_their_levels_and_mask_what_is_not_finite() -> None:
-    low, high = np.full((5, 5), 1.0), np.full((5, 5), 100.0)
-    low[0, 0], high[0, 0] = np.nan, np.inf
-    low[2, 2] = 0.5
-    drawn = figures.contours({"a": plane(low), "b": plane(high)}, "mixed", levels=6)
-    filled = [c for ax in drawn.axes[:2] for c in ax.collections if c.get_array() is not None]
-    levels = [c.levels for c in filled if hasattr(c, "levels")]
-    assert len(levels) >= 2
-    np.testing.assert_array_equal(levels[0], levels[-1])
-    assert levels[0][0] == pytest.approx(0.5)
-    assert levels[0][-1] == pytest.approx(100.0)
-
-
-def test_contours_without_a_finite_loss_are_refused() -> None:
-    with pytest.raises(ValueError, match="no plane holds a finite, positive loss"):
-        figures.contours({"a": plane(np.full((3, 3), np.nan))}, "mixed")
 
 
 def test_study_figures_draw_arms_over_rates_and_controls_as_points() -> None:
