@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from landscape._version import __version__
 
 if TYPE_CHECKING:
+    from landscape.blocks import layer_spectra
     from landscape.decomposition import alignment, split_curvature, subspace_overlap
     from landscape.density import negative_mass, spectral_density
     from landscape.directions import filter_normalized_direction
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         DiagonalResult,
         EigenResult,
         KeskarSharpness,
+        LayerSpectra,
         Line,
         MomentsResult,
         NegativeMass,
@@ -52,6 +54,7 @@ _HOME = {
     "GGNOperator": "operators",
     "HessianOperator": "operators",
     "KeskarSharpness": "records",
+    "LayerSpectra": "records",
     "Line": "records",
     "MomentsResult": "records",
     "NegativeMass": "records",
@@ -69,6 +72,7 @@ _HOME = {
     "diagonal": "moments",
     "filter_normalized_direction": "directions",
     "keskar_sharpness": "sharpness",
+    "layer_spectra": "blocks",
     "line": "surface",
     "load": "store",
     "negative_mass": "density",
@@ -93,6 +97,7 @@ __all__ = [
     "GGNOperator",
     "HessianOperator",
     "KeskarSharpness",
+    "LayerSpectra",
     "Line",
     "MomentsResult",
     "NegativeMass",
@@ -111,6 +116,7 @@ __all__ = [
     "diagonal",
     "filter_normalized_direction",
     "keskar_sharpness",
+    "layer_spectra",
     "line",
     "load",
     "negative_mass",

@@ -274,6 +274,28 @@ class NegativeMass(Record):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class LayerSpectra(Record):
+    """Largest eigenvalue, and trace, of the diagonal block of every layer."""
+
+    kind: ClassVar[str] = "layer_spectra"
+
+    layers: np.ndarray = variable("layer", long_name="name of the module", coordinate=True)
+    sizes: np.ndarray = variable("layer", long_name="number of parameters")
+    values: np.ndarray = variable("layer", long_name="largest eigenvalue of the block", units="loss / parameter^2")
+    residuals: np.ndarray = variable("layer", long_name="residual norm |Hv - lambda v|", units="loss / parameter^2")
+    converged: np.ndarray = variable("layer", long_name="residual within tolerance")
+    matvecs: int = variable(long_name="operator-vector products used")
+    tol: float = parameter("relative residual at which a pair counts as converged")
+    seed: int = parameter("seed of start vectors and probes")
+    trace: np.ndarray | None = variable(
+        "layer", long_name="trace of the block", units="loss / parameter^2", optional=True
+    )
+    trace_stderr: np.ndarray | None = variable(
+        "layer", long_name="standard error of the trace", units="loss / parameter^2", optional=True
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class CurvatureSplit(Record):
     """Curvature along given directions, and how much of it each part of a weighted sum of operators contributes."""
 

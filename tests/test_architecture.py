@@ -26,7 +26,7 @@ NUMERICS = (
 NUMERICS += ("krylov", "surface", "traces", "views")
 NUMERICS += ("certificate", "moments", "probes", "scaled")
 NUMERICS += ("connectivity", "draws", "filters", "scan", "trajectory")
-NUMERICS += ("ascent", "decomposition", "logits")
+NUMERICS += ("ascent", "blocks", "decomposition", "logits")
 NUMERICS += ("evaluation", "refinement")
 NUMERICS += ("folding", "graphs", "losses", "microbatch", "products", "strategies", "tracing")
 
