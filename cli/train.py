@@ -14,6 +14,12 @@ from . import options, progress, tables
 
 _COMPENSATION = ("kappa", "flip_ratio", "sign", "project", "label_smoothing", "schedule", "scale")
 _OPTIMIZER_OPTIONS = ("rho", *_COMPENSATION, "eta", "clusters", "features")
+# What these say matters only with some values of another option; elsewhere they are refused rather than ignored.
+_MATTERS_WITH = {
+    "momentum": ("base_optimizer", ("sgd",)),
+    "betas": ("base_optimizer", ("adamw", "adam")),
+    "warmup_rho": ("warmup_step", ("sam",)),
+}
 _SEEDS = ("split", "noise", "weights", "order", "picks")
 
 
@@ -62,11 +68,15 @@ def _presets() -> str:
 @click.option("--loss", default="ce", show_default=True, help="ce, smooth:0.1, gce:0.7 or sce:0.1,1.0.")
 @click.option("--epochs", type=int, default=200, show_default=True, help="Passes over the training set.")
 @click.option("--batch-size", type=int, default=128, show_default=True, help="Samples a step.")
-@click.option("--lr", type=float, default=0.05, show_default=True, help="Learning rate of SGD.")
+@click.option("--lr", type=float, default=0.05, show_default=True, help="Learning rate.")
 @click.option("--momentum", type=float, default=0.9, show_default=True, help="Momentum of SGD.")
-@click.option("--weight-decay", type=float, default=1e-3, show_default=True, help="Weight decay of SGD.")
+@click.option("--weight-decay", type=float, default=1e-3, show_default=True, help="Weight decay.")
+@click.option("--base-optimizer", default="sgd", show_default=True, help="What steps: sgd, adamw or adam.")
+@click.option("--betas", type=float, nargs=2, default=(0.9, 0.999), show_default=True, help="Betas of Adam and AdamW.")
 @click.option("--lr-schedule", default="cosine", show_default=True, help="cosine, constant or step:0.1@0.5,0.75.")
-@click.option("--warmup", type=float, default=0.25, show_default=True, help="Fraction of plain epochs at the start.")
+@click.option("--warmup", type=float, default=0.25, show_default=True, help="Share of epochs that all arms share.")
+@click.option("--warmup-step", default="base", show_default=True, help="Steps of the warm-up: base or sam.")
+@click.option("--warmup-rho", type=float, default=0.05, show_default=True, help="Radius of SAM in the warm-up.")
 @click.option("--augment/--no-augment", default=False, show_default=True, help="Pad, crop and flip training images.")
 @click.option("--train-samples", type=int, help="Take only the first so many training samples [default: all].")
 @click.option("--val-fraction", type=float, default=0.1, show_default=True, help="Share held out of training.")
@@ -166,6 +176,11 @@ def _resolve(choices: dict[str, Any], preset: str | None) -> tuple[dict[str, Any
             raise click.UsageError(f"preset {preset} does not know where the data are; add --data {found.data}:DIR")
         fields |= found.settings
     fields |= {name: setting for name, setting in given.items() if name in fields}
+
+    for name, (other, values) in _MATTERS_WITH.items():
+        if name in given and fields[other].value not in values:
+            flags = [f"--{n.replace('_', '-')}" for n in (name, other)]
+            raise click.UsageError(f"{flags[0]} has an effect only with {flags[1]} {' or '.join(values)}; leave it out")
 
     optimizer = fields["optimizer"].value
     chosen = {name: setting for name, setting in given.items() if name in _OPTIMIZER_OPTIONS}

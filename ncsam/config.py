@@ -12,6 +12,8 @@ from ncsam import learning_rate
 
 SEEDS = ("split", "noise", "weights", "order", "picks")
 PRECISIONS = ("fp32", "bf16")
+BASE_OPTIMIZERS = ("sgd", "adamw", "adam")
+WARMUP_STEPS = ("base", "sam")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,10 +24,15 @@ class TrainConfig:
         data, noise, model, optimizer: in their command-line spellings.
         options: of the optimizer, e.g. ``{"rho": 0.05, "kappa": 0.1}``.
         epochs, batch_size: of training.
-        lr, momentum, weight_decay: of the SGD base optimizer.
+        base_optimizer: that steps with the gradient, whatever the optimizer perturbs: ``sgd``, ``adamw`` or ``adam``.
+        lr, weight_decay: of the base optimizer; ``adamw`` decays the weights directly, the others through the gradient.
+        momentum: of ``sgd``.
+        betas: of ``adamw`` and ``adam``.
         lr_schedule: ``cosine`` (to zero over all epochs), ``constant`` or ``step:0.1@0.5,0.75``, see
             :func:`ncsam.learning_rate.parse`.
-        warmup: fraction of the epochs in which the base optimizer steps alone, whatever the optimizer.
+        warmup: fraction of the epochs, at the start, with the same steps whatever the optimizer.
+        warmup_step: what they are: ``base``, the base optimizer alone, or ``sam``, SAM with radius ``warmup_rho``.
+        warmup_rho: has an effect with ``sam`` only; not the optimizer's, so that arms of any rho share the warm-up.
         loss: that is trained on: ``ce``, ``smooth:0.1``, ``gce:0.7``, ``sce:0.1,1.0``, see :func:`ncsam.losses.parse`.
             What is reported of the views is cross-entropy, whatever the loss.
         augment: pad, crop and flip the training images, anew in each epoch.
@@ -53,8 +60,12 @@ class TrainConfig:
     lr: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 1e-3
+    base_optimizer: str = "sgd"
+    betas: tuple[float, float] = (0.9, 0.999)
     lr_schedule: str = "cosine"
     warmup: float = 0.25
+    warmup_step: str = "base"
+    warmup_rho: float = 0.05
     loss: str = "ce"
     augment: bool = False
     train_samples: int | None = None
@@ -66,11 +77,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "checkpoints", tuple(sorted(set(self.checkpoints))))
+        object.__setattr__(self, "betas", tuple(self.betas))
         for name in ("epochs", "batch_size", "train_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}, expected at least 1")
-        for name in ("lr", "momentum", "weight_decay"):
+        for name in ("lr", "momentum", "weight_decay", "warmup_rho"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"{name} is {value}, expected a finite number ≥ 0")
@@ -78,8 +90,12 @@ class TrainConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a fraction in [0, 1)")
         learning_rate.parse(self.lr_schedule)
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas is {self.betas}, expected two numbers in [0, 1)")
+        choices = {"precision": PRECISIONS, "base_optimizer": BASE_OPTIMIZERS, "warmup_step": WARMUP_STEPS}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(known)}")
         if set(self.seeds) != set(SEEDS):
             raise ValueError(f"seeds are given for {', '.join(self.seeds)}; expected {', '.join(SEEDS)}")
         for epoch in self.checkpoints:
@@ -88,7 +104,7 @@ class TrainConfig:
 
     @property
     def warmup_epochs(self) -> int:
-        """Number of epochs in which the base optimizer steps alone."""
+        """Number of epochs that are the same whatever the optimizer."""
         return int(self.warmup * self.epochs + 1e-9)  # 0.29 · 100 is 28.999… in binary
 
     def with_seed(self, seed: int) -> TrainConfig:
@@ -97,7 +113,7 @@ class TrainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form; :meth:`from_dict` is its inverse."""
-        return {**dataclasses.asdict(self), "checkpoints": list(self.checkpoints)}
+        return {**dataclasses.asdict(self), "checkpoints": list(self.checkpoints), "betas": list(self.betas)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:

@@ -61,7 +61,10 @@ _COMMON = {
     "lr": Setting(0.05, PAPER),
     "momentum": Setting(0.9, PAPER),
     "weight_decay": Setting(1e-3, PAPER),
+    "base_optimizer": Setting("sgd", PAPER),
+    "betas": Setting((0.9, 0.999), OURS),  # without effect: Adam's
     "lr_schedule": Setting("cosine", RELEASED),
+    "warmup_rho": Setting(0.05, OURS),  # without effect while the warm-up takes base steps
     "augment": Setting(True, OURS),
     "val_fraction": Setting(0.1, OURS),
     "precision": Setting("fp32", OURS),
@@ -137,7 +140,8 @@ def _of_noise(kind: str, rate: int) -> dict[str, Setting]:
 
 def _warmup(arm: str) -> dict[str, Setting]:
     # 50 of 200 epochs, which the paper gives NCSAM; that every arm shares it is ours.
-    return {"warmup": Setting(0.25, PAPER if arm in ("ncsam", "released") else OURS)}
+    source = PAPER if arm in ("ncsam", "released") else OURS
+    return {"warmup": Setting(0.25, source), "warmup_step": Setting("base", source)}
 
 
 def _options(data: str, kind: str, rate: int, arm: str) -> dict[str, Setting]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from ncsam import execution, learning_rate, losses, models, optimizer
 from ncsam.config import TrainConfig
@@ -59,7 +60,7 @@ class Trainer:
         self.model = models.build(
             config.model, dataset.input_shape, dataset.num_classes, seed=config.seeds["weights"], trust=trust
         ).to(place)
-        self._optimizer, self._plain = self._arms(place)
+        self._optimizer, self._warmup = self._arms(place)
         self._samples = Samples(
             self.problem,
             batch_size=config.batch_size,
@@ -75,11 +76,9 @@ class Trainer:
         self.seconds = {"training": 0.0, "evaluation": 0.0}
 
     def _arms(self, device: torch.device) -> tuple[optimizer.SharpnessAware, optimizer.SharpnessAware]:
-        """The optimizer, and the base optimizer alone for the warm-up; both step the same weights and momentum."""
+        """The optimizer, and that of the warm-up; both step the same weights by the same base optimizer."""
         config = self.config
-        base = torch.optim.SGD(
-            self.model.parameters(), lr=config.lr, momentum=config.momentum, weight_decay=config.weight_decay
-        )
+        base = _base_optimizer(config, self.model)
         options = dict(config.options)
         if "seed" in optimizer.options_of(config.optimizer):
             options["seed"] = config.seeds["picks"]
@@ -89,6 +88,8 @@ class Trainer:
         chosen = optimizer.build(config.optimizer, self.model, base, **options, forward=forward)
         if forward is not None and chosen.perturbation.features_of is not None:
             raise ValueError(f"{config.optimizer} looks inside the model, which compile does not allow; leave it out")
+        if config.warmup_step == "sam":
+            return chosen, optimizer.SAM(self.model, base, config.warmup_rho, forward=forward)
         return chosen, optimizer.Plain(self.model, base, forward=forward)
 
     def epochs(self) -> Iterator[Row]:
@@ -146,7 +147,7 @@ class Trainer:
     def _train(self, epoch: int) -> Row:
         """One pass over the training samples, and the means over its steps."""
         # The warm-up is part of the comparison, not of one optimizer: every arm shares it.
-        opt = self._plain if epoch <= self.config.warmup_epochs else self._optimizer
+        opt = self._warmup if epoch <= self.config.warmup_epochs else self._optimizer
         for group in opt.param_groups:
             group["lr"] = self._lr(epoch)
         self.model.train()
@@ -183,6 +184,14 @@ class Trainer:
 
     def _weights(self) -> dict[str, np.ndarray]:
         return {name: tensor.detach().cpu().numpy().copy() for name, tensor in self.model.state_dict().items()}
+
+
+def _base_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    weights, lr, decay = model.parameters(), config.lr, config.weight_decay
+    if config.base_optimizer == "sgd":
+        return torch.optim.SGD(weights, lr=lr, momentum=config.momentum, weight_decay=decay)
+    make = torch.optim.AdamW if config.base_optimizer == "adamw" else torch.optim.Adam
+    return make(weights, lr=lr, betas=config.betas, weight_decay=decay)
 
 
 class _Means:

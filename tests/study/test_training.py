@@ -129,6 +129,35 @@ def test_wrong_labels_are_memorised_corrected_or_neither(noise: str) -> None:
     assert (record.corrected + record.memorisation <= 1).all()
 
 
+@pytest.mark.parametrize("base", ["adamw", "adam"])
+def test_adam_as_base_equals_a_bare_loop_bitwise(base: str) -> None:
+    settings = {"lr": 1e-3, "betas": (0.8, 0.99), "weight_decay": 0.01}
+    trainer = trained(optimizer="sgd", base_optimizer=base, lr_schedule="constant", epochs=2, **settings)
+    problem = trainer.problem
+    x, y = problem.inputs(), problem.observed()
+    model = models.build("mlp", (1, 8, 8), 10, seed=0)
+    optimizer = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[base](model.parameters(), **settings)
+    for epoch in (1, 2):
+        order = torch.from_numpy(np.random.default_rng([0, epoch]).permutation(len(y)))
+        for rows in order.split(SHORT.batch_size):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x[rows]), y[rows]).backward()
+            optimizer.step()
+    bare = np.concatenate([t.detach().numpy().reshape(-1) for t in model.state_dict().values()])
+    assert np.array_equal(weights(trainer), bare)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "ncsam"])
+def test_a_warm_up_of_sam_is_sam_with_a_radius_that_all_arms_share(optimizer: str) -> None:
+    warm = trained(optimizer=optimizer, warmup=0.5, warmup_step="sam", warmup_rho=0.2)
+    sam = trained(optimizer="sam", options={"rho": 0.2}, warmup=0.0)
+    for name in ("running_loss", "perturbation_norm", "cosine", "loss", "accuracy"):
+        np.testing.assert_array_equal(getattr(warm.record(), name)[:2], getattr(sam.record(), name)[:2])
+    np.testing.assert_allclose(warm.record().perturbation_norm[:2], 0.2, rtol=1e-5)
+    assert not np.isclose(warm.record().perturbation_norm[2:], 0.2).any()
+    assert (warm.record().compensation_norm[:2] == 0).all()
+
+
 def test_columns_of_the_compensation() -> None:
     options = {"rho": 0.1, "kappa": 0.2, "flip_ratio": 0.25, "project": False}
     record = trained(optimizer="ncsam", options=options, epochs=4, batch_size=100).record()
@@ -301,6 +330,10 @@ def test_without_a_validation_part_the_view_is_absent() -> None:
     [
         ({"epochs": 0}, "epochs is 0, expected at least 1"),
         ({"lr": -1.0}, "lr is -1.0"),
+        ({"base_optimizer": "adamax"}, "base_optimizer is 'adamax', expected one of sgd, adamw, adam"),
+        ({"betas": (0.9, 1.0)}, r"betas is \(0.9, 1.0\), expected two numbers in \[0, 1\)"),
+        ({"warmup_step": "ncsam"}, "warmup_step is 'ncsam', expected one of base, sam"),
+        ({"warmup_rho": -1.0}, "warmup_rho is -1.0"),
         ({"warmup": 1.0}, r"warmup is 1.0, expected a fraction in \[0, 1\)"),
         ({"lr_schedule": "stairs"}, "expected cosine, constant or step:FACTOR@SHARE"),
         ({"lr_schedule": "step:0.1"}, "such as step:0.1@0.5,0.75"),
@@ -340,7 +373,8 @@ def test_a_device_that_cannot_be_used_is_refused_in_one_line(device: str) -> Non
 def test_configuration_round_trips_and_names_unknown_keys() -> None:
     config = dataclasses.replace(SHORT, checkpoints=(1, 2), options={"rho": 0.1})
     assert TrainConfig.from_dict(config.to_dict()) == config
-    old = {key: value for key, value in config.to_dict().items() if key not in ("loss", "augment", "train_samples")}
+    newer = ("loss", "augment", "train_samples", "base_optimizer", "betas", "warmup_step", "warmup_rho")
+    old = {key: value for key, value in config.to_dict().items() if key not in newer}
     assert TrainConfig.from_dict(old) == config  # a file written before these were there
     with pytest.raises(ValueError, match="unknown configuration key 'epoch'; did you mean 'epochs'"):
         TrainConfig.from_dict({"epoch": 3})
