@@ -19,7 +19,7 @@ from ncsam import models
 from ncsam.config import TrainConfig
 from ncsam.problem import VIEWS, Problem
 from ncsam.schema import Labels, Training
-from ncsam.state import load_state, save_state, state_path
+from ncsam.state import load_state, save_state, sole_training, state_path
 from ncsam.training import Trainer
 from ncsam.training_log import TrainingLog, is_log
 
@@ -159,70 +159,87 @@ def train_run(
 
     Raises:
         ValueError: the configuration is impossible.
-        StoreError: the output exists, the state belongs to another configuration, or the disk refused.
+        StoreError: the output exists, the state belongs to another configuration, another process trains into the
+            same file, or the disk refused.
     """
     path, state = Path(path), state_path(Path(path))
     if path.exists() and not overwrite:
         if resume and (run := Run(path, trust=trust)).config == config:
             return run
         raise StoreError(f"{path}: the file exists; choose another name, --overwrite, or --resume of the same run")
-    if state.exists() and not (resume or overwrite):
-        raise StoreError(f"{state}: unfinished training exists; continue with --resume or start over with --overwrite")
     _check_outputs(path, None if log is None else Path(log), overwrite=overwrite, resume=resume)
-    trainer = Trainer(config, device=device, trust=trust)
-    identity = {
-        **config.to_dict(),
-        "data_hash": trainer.problem.dataset.hash,
-        "torch": torch.__version__,
-        "device": torch.device(device).type,
-    }
-    if resume and state.exists():
-        trainer.load_state_dict(load_state(state, identity, device))
+    with sole_training(path):
+        if state.exists() and not (resume or overwrite):
+            raise StoreError(
+                f"{state}: unfinished training exists; continue with --resume or start over with --overwrite"
+            )
+        trainer = Trainer(config, device=device, trust=trust)
+        identity = {
+            **config.to_dict(),
+            "data_hash": trainer.problem.dataset.hash,
+            "torch": torch.__version__,
+            "device": torch.device(device).type,
+        }
+        if resume and state.exists():
+            trainer.load_state_dict(load_state(state, identity, device))
+        _train(trainer, state, identity, None if log is None else Path(log), progress)
+        stamp = store.stamp(
+            config=config.to_dict(),
+            seeds=config.seeds,
+            data_hash=trainer.problem.dataset.hash,
+            command=command,
+            device=device,
+        )
+        spent = {f"{what}_seconds": seconds for what, seconds in trainer.seconds.items()}
+        contents: dict[str, Record | dict[str, np.ndarray]] = {
+            "labels": _labels(trainer.problem),
+            "training": trainer.record(),
+            **{f"weights/{epoch}": arrays for epoch, arrays in trainer.checkpoints.items()},
+        }
+        store.create(
+            path, kind="run", attrs={**stamp, **(attrs or {}), **spent}, contents=contents, overwrite=overwrite
+        )
+        state.unlink(missing_ok=True)
+    return Run(path, trust=trust)
+
+
+def _train(
+    trainer: Trainer,
+    state: Path,
+    identity: dict[str, Any],
+    log: Path | None,
+    progress: Callable[[Iterable[Any], int], Iterable[Any]] | None,
+) -> None:
+    """All epochs that are left, with a line of the log for each and the state saved now and then."""
     saved = time.monotonic()
     with contextlib.ExitStack() as stack:
-        lines = stack.enter_context(TrainingLog(Path(log), trainer.views, trainer.rows)) if log is not None else None
+        lines = stack.enter_context(TrainingLog(log, trainer.views, trainer.rows)) if log is not None else None
         epochs = trainer.epochs()
-        for row in epochs if progress is None else progress(epochs, config.epochs - len(trainer.rows)):
+        for row in epochs if progress is None else progress(epochs, trainer.config.epochs - len(trainer.rows)):
             if lines is not None:
                 lines.write(row)
             # Only here, between epochs, is the state one to resume from; an interrupt inside an epoch leaves the last.
             if time.monotonic() - saved >= SAVE_EVERY:
                 save_state(state, identity, trainer.state_dict())
                 saved = time.monotonic()
-    labels = trainer.problem.labels
-    stamp = store.stamp(
-        config=config.to_dict(),
-        seeds=config.seeds,
-        data_hash=trainer.problem.dataset.hash,
-        command=command,
-        device=device,
-    )
+
+
+def _labels(problem: Problem) -> Labels:
+    labels = problem.labels
     held_out = np.zeros(len(labels.true), bool)
-    held_out[trainer.problem.val] = True
-    store.create(
-        path,
-        kind="run",
-        attrs={**stamp, **(attrs or {}), **{f"{what}_seconds": spent for what, spent in trainer.seconds.items()}},
-        contents={
-            "labels": Labels(
-                observed=labels.observed,
-                true=labels.true,
-                flipped=labels.flipped,
-                held_out=held_out,
-                transition=labels.transition,
-                realized_rate=labels.realized_rate,
-                noise=labels.kind,
-                rate=labels.rate,
-                seed=labels.seed,
-                options=dict(labels.options),
-            ),
-            "training": trainer.record(),
-            **{f"weights/{epoch}": arrays for epoch, arrays in trainer.checkpoints.items()},
-        },
-        overwrite=overwrite,
+    held_out[problem.val] = True
+    return Labels(
+        observed=labels.observed,
+        true=labels.true,
+        flipped=labels.flipped,
+        held_out=held_out,
+        transition=labels.transition,
+        realized_rate=labels.realized_rate,
+        noise=labels.kind,
+        rate=labels.rate,
+        seed=labels.seed,
+        options=dict(labels.options),
     )
-    state.unlink(missing_ok=True)
-    return Run(path, trust=trust)
 
 
 def _check_outputs(path: Path, log: Path | None, *, overwrite: bool, resume: bool) -> None:

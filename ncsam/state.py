@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,39 @@ import torch
 
 from landscape.store import StoreError
 from landscape.store.disk import deferred_signals, fsync, fsync_folder
+from landscape.store.lock import try_lock
+from ncsam.config import TrainConfig
 
 
 def state_path(path: Path) -> Path:
     """Where the training state of the run file ``path`` lies while it is being trained."""
     return path.with_name(f"{path.name}.training.state")
+
+
+@contextlib.contextmanager
+def sole_training(path: Path) -> Iterator[None]:
+    """Be the only process that trains into the run file ``path``; a file beside it holds the lock meanwhile.
+
+    The lock dies with its holder, so what a kill leaves of the file does no harm.
+
+    Raises:
+        StoreError: another process trains into it, or the folder cannot be written.
+    """
+    lock = path.with_name(f"{path.name}.training.lock")
+    try:
+        lock.touch()
+        descriptor = try_lock(lock)
+    except FileNotFoundError:  # its holder has ended between the two
+        descriptor = None
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+    if descriptor is None:
+        raise StoreError(f"{path}: another process is training into it; wait until it is done or choose another name")
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)  # before it is given free, so that nobody locks a file that is going away
+        os.close(descriptor)
 
 
 def save_state(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:
@@ -49,7 +79,8 @@ def load_state(path: Path, identity: dict[str, Any], device: str) -> dict[str, A
     """
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-        found, state = json.loads(content["identity"]), content["state"]
+        # A state from before a choice existed was trained with what is now its default.
+        found, state = {**TrainConfig().to_dict(), **json.loads(content["identity"])}, content["state"]
     except Exception as error:
         raise StoreError(
             f"{path}: not a readable training state ({type(error).__name__}); remove it to start over"
