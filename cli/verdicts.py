@@ -9,7 +9,9 @@ from typing import Any
 import click
 import numpy as np
 
+from ncsam.effects import nanmean
 from ncsam.schema import Curves, Secondary, Verdicts
+from ncsam.table import Study
 from ncsam.theory import CONTRAST_RATE, NOT_MEASURED, STATEMENTS, seeds_needed
 
 from .tables import table
@@ -77,6 +79,20 @@ def show_secondary(secondary: Secondary) -> str:
     ]  # fmt: skip
     title = "Secondary endpoints: descriptive, intervals not adjusted, no verdict follows from them"
     return f"{title}\n{table(['', 'quantity', 'mean', f'{secondary.level:.0%} interval', 'seeds'], rows)}"
+
+
+def show_bound(study: Study) -> str:
+    """Theorem 1's terms (0-1 error) against the noise rate, means over arms and seeds; nothing where not measured."""
+    if not study.measured("bound/error/total"):
+        return ""
+    names = ("alpha", "neighbourhood", "sampling", "complexity", "total", "risk")
+    rows = []
+    for rate in study.rates:
+        means = [nanmean(study.over_arms(f"bound/error/{name}", rate).ravel()) for name in names]
+        rows.append([f"{rate:.0%}", *(f"{float(mean):.4g}" for mean in means)])
+    heads = ["noise", "α", "neighbourhood", "sampling", "complexity", "bound", "test risk"]
+    title = "Theorem 1, 0-1 error, means over arms and seeds; 1 or more is vacuous, the maximum is a lower estimate"
+    return f"{title}\n{table(heads, rows)}"
 
 
 def as_markdown(verdicts: Verdicts) -> str:

@@ -5,6 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
+
+_INDEPENDENT = ("none", "symmetric", "pair", "beta", "asymmetric", "matrix")  # of the input, given its class
+
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
@@ -97,3 +101,28 @@ def theorem1_bound(
         sampling=1 / ((1 - alpha) * math.sqrt(clean)),
         complexity=math.sqrt(x / (clean - 1)),
     )
+
+
+def assumption_violated(noise: str, transition: np.ndarray) -> str:
+    """Why the rightly labelled samples are no sample of the clean distribution; empty where they are.
+
+    They are one if a label's chance of being right depends neither on the input nor on the class.
+
+    Args:
+        noise: its kind, as spelled before the colon.
+        transition: T[true, observed], (C, C).
+
+    >>> assumption_violated("symmetric", np.array([[0.6, 0.4], [0.4, 0.6]]))
+    ''
+    >>> assumption_violated("asymmetric", np.array([[1.0, 0.0], [0.4, 0.6]]))
+    'classes keep their label with different probability (60 % to 100 %), so the clean part has other class shares'
+    """
+    if noise not in _INDEPENDENT:
+        return f"{noise} noise depends on the input, so the clean part has more of the inputs that keep their label"
+    kept = np.diag(transition)
+    if np.ptp(kept) > 1e-6:
+        return (
+            f"classes keep their label with different probability ({kept.min():.0%} to {kept.max():.0%}), "
+            "so the clean part has other class shares"
+        ).replace("%", " %")
+    return ""

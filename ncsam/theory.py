@@ -97,7 +97,7 @@ def judge(source: CellTable | Curves | Study) -> Verdicts:
         model=study.model,
         noise=study.noise,
         family=len(STATEMENTS),
-        check=f"plain SGD at {CONTRAST_RATE:.0%} noise: {seen}{'' if memorises else ' - too little'}",
+        check=f"plain SGD at {CONTRAST_RATE:.0%} noise: {seen}",
         joint=joint_reading(by_id["T3"], by_id["T4"], by_id["T5"]),
     )
 
@@ -143,8 +143,9 @@ def manipulation_check(source: CellTable | Curves | Study) -> tuple[bool, str]:
     drop = float(nanmean(study.of("drop", "sgd", CONTRAST_RATE)))
     if math.isnan(fitted) or math.isnan(drop):
         return False, "it was not measured"
+    enough = fitted >= MEMORISED_SHARE and drop >= MEMORISATION_DROP
     seen = f"it fits {fitted:.0%} of the wrong labels and drops {100 * drop:.1f} points from its best epoch"
-    return fitted >= MEMORISED_SHARE and drop >= MEMORISATION_DROP, seen
+    return enough, seen if enough else f"{seen} - too little"
 
 
 @dataclasses.dataclass(frozen=True)

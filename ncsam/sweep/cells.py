@@ -9,7 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from ncsam.analyses import measure_line, measure_plane, measure_sharpness, measure_spectrum
+from ncsam.analyses import (
+    measure_bound,
+    measure_diagnostics,
+    measure_line,
+    measure_plane,
+    measure_sharpness,
+    measure_spectrum,
+)
 from ncsam.config import TrainConfig
 from ncsam.run import Run, train_run
 
@@ -78,6 +85,8 @@ def _plane(run: Run, *, points: int = 11, span: float = 1.0, **settings: Any) ->
 MEASURES: Mapping[str, tuple[str, Callable[..., Any]]] = {
     "hessian": ("hessian/top5", measure_spectrum),
     "sharpness": ("sharpness/default", measure_sharpness),
+    "diagnostics": ("diagnostics/default", measure_diagnostics),
+    "bound": ("diagnostics/bound", measure_bound),
     "line": ("surface/line", _line),
     "plane": ("surface/plane", _plane),
 }

@@ -74,6 +74,10 @@ def _estimate(cells: Sequence[Cell]) -> Cost:
                 seconds += sum(once.values()) * product * (PRODUCTS + settings.get("trace_matvecs", 100))
             elif name == "sharpness":
                 seconds += sum(once.values()) * product * 2
+            elif name == "diagnostics":
+                seconds += train * product * 4 * len(settings.get("epochs", ("last",)))
+            elif name == "bound":
+                seconds += train * product * 2 * settings.get("restarts", 3) * settings.get("steps", 20)
             else:
                 points = settings.get("points", 21) ** (2 if name == "plane" else 1)
                 seconds += points * (train + test) * forward

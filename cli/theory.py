@@ -1,0 +1,102 @@
+"""``landscape theory``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from . import options, progress
+
+if TYPE_CHECKING:
+    from ncsam.schema import CellTable
+    from ncsam.table import Study
+
+
+@click.command("theory")
+@click.argument("files", metavar="STUDY...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--markdown", is_flag=True, help="Print a Markdown table.")
+@click.option("--latex", is_flag=True, help="Print a LaTeX tabular.")
+@click.option("--secondary", is_flag=True, help="Also the secondary endpoints.")
+@options.JSON
+@options.QUIET
+def command(files: tuple[Path, ...], markdown: bool, latex: bool, secondary: bool, as_json: bool, quiet: bool) -> None:
+    """Judge the statements T1 to T9 by what a study measured: a study file, a sweep's folder, or run files.
+
+    Each statement has one primary endpoint and one smallest relevant effect, declared in ncsam/statements.py. Every
+    kind of label noise, data set and model is a study of its own.
+
+    \b
+    Examples:
+      landscape theory demo/study.h5
+      landscape theory sweep/ --secondary
+      landscape theory runs/*.h5 --latex
+    """
+    from ncsam.theory import describe, judge, studies_of
+
+    from . import verdicts as shown
+
+    if markdown + latex + as_json > 1:
+        raise click.UsageError("--markdown, --latex and --json exclude each other")
+    found = [(study, judge(study), describe(study)) for study in studies_of(_table(files, quiet))]
+    if as_json:
+        click.echo(json.dumps({"kind": "theory", "studies": [shown.as_object(v, s) for _, v, s in found]}))
+        return
+    for i, (study, verdicts, described) in enumerate(found):
+        if i:
+            click.echo()
+        if markdown or latex:
+            click.echo(f"{'% ' if latex else '**'}{_title(study)}{'' if latex else '**'}{'' if latex else chr(10)}")
+            click.echo(shown.as_latex(verdicts) if latex else shown.as_markdown(verdicts))
+            continue
+        click.echo(click.style(_title(study), bold=True))
+        click.echo(shown.show_verdicts(verdicts))
+        if terms := shown.show_bound(study):
+            click.echo(f"\n{terms}")
+        if secondary:
+            click.echo(f"\n{shown.show_secondary(described)}")
+
+
+def _title(study: Study) -> str:
+    what = ", ".join(filter(None, (study.data, study.model, f"{study.noise} noise" if study.noise else "")))
+    return f"{what or 'study'}: {len(study.arms)} arms, {len(study.rates)} noise rates, {len(study.seeds)} seeds"
+
+
+def _table(files: Sequence[Path], quiet: bool) -> CellTable:
+    """The table of a study file, or of the runs that are named or lie in the folders that are named."""
+    from landscape import store
+    from ncsam.schema import CellTable, Curves
+    from ncsam.table import rows_of, table_of, table_of_curves
+
+    paths = [path for file in files for path in _files(file)]
+    rows, runs = [], []
+    for path in paths:
+        with store.open(path) as file:
+            if file.kind != "study":
+                runs.append(path)
+                continue
+            record = file.record("cells" if "cells" in file else "curves")
+        if isinstance(record, Curves):
+            record = table_of_curves(record)
+        assert isinstance(record, CellTable)
+        rows += rows_of(record)
+    if runs:
+        from ncsam.endpoints import row_of
+        from ncsam.run import Run
+
+        rows += [row_of(Run(path)) for path in progress.bar("read", quiet, unit="run")(runs, len(runs))]
+    return table_of(rows)
+
+
+def _files(path: Path) -> list[Path]:
+    """A file itself; of a folder its runs."""
+    if not path.is_dir():
+        return [path]
+    folder = path / "runs" if (path / "runs").is_dir() else path
+    found = sorted(folder.glob("*.h5"))
+    if not found:
+        raise click.UsageError(f"{folder}: holds no run files (*.h5)")
+    return found

@@ -1,0 +1,173 @@
+"""``landscape diagnose`` and ``landscape theory``: what they print, in which form, and what they refuse."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from landscape import store
+from landscape_cli.main import run as landscape
+from ncsam.run import Run
+from ncsam.study import collect, write_study
+from ncsam.theory import judge
+from tests.study.synthetic import table
+
+KEYS = {
+    "id", "text", "endpoint", "verdict", "note", "contrast", "test", "estimate", "low", "high", "smallest_effect",
+    "p_value", "p_holm", "seeds", "runs", "preliminary",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("diagnosed") / "run.h5"
+    train = ["train", "--epochs", "3", "--optimizer", "sam", "--weight-decay", "0", "--quiet", "--out", str(path)]
+    assert landscape(train) == 0
+    return path
+
+
+@pytest.fixture
+def study_file(run_file: Path, tmp_path: Path) -> Path:
+    write_study(table(gain=0.05, opposing=0.3), tmp_path / "study.h5", Run(run_file))
+    return tmp_path / "study.h5"
+
+
+def test_diagnose_prints_and_stores_gradients_and_bound(
+    run_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copy(run_file, tmp_path / "run.h5"))
+    assert landscape(["diagnose", str(copy), "--batches", "2", "--quiet"]) == 0
+    printed = capsys.readouterr().out
+    assert "over 2 batches of 128 at fixed weights" in printed
+    assert "cos_star_noise" in printed
+    assert landscape(["diagnose", str(copy), "--bound", "--steps", "2", "--restarts", "1", "--quiet"]) == 0
+    printed = capsys.readouterr().out
+    assert "vacuous by a factor of" in printed
+    assert "by its complexity term" in printed
+    assert "lower estimate" in printed
+    assert "assumption violated" not in printed
+    assert {"diagnostics/default", "diagnostics/bound"} <= set(Run(copy).names)
+    assert landscape(["verify", str(copy)]) == 0
+
+
+def test_diagnose_as_json_and_with_other_labels(
+    run_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copy(run_file, tmp_path / "run.h5"))
+    arguments = [
+        "diagnose",
+        str(copy),
+        "--noise",
+        "pair:0.3",
+        "--name",
+        "pair",
+        "--no-full",
+        "--batches",
+        "1",
+        "--json",
+    ]
+    assert landscape(arguments) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["kind"], found["noise"], found["relabelled"]) == ("diagnostics", "pair:0.3", True)
+    assert found["low"][0][0] is None  # one batch has no interval
+
+
+def test_theory_judges_a_study_file_as_the_library_does(study_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert landscape(["theory", str(study_file), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["kind"] == "theory"
+    (study,) = found["studies"]
+    assert set(study) == {
+        "data", "model", "noise", "level", "family", "check", "joint", "seeds_needed", "statements", "secondary"
+    }  # fmt: skip
+    assert all(set(statement) == KEYS for statement in study["statements"])
+    assert all(set(row) == {"statement", "quantity", "estimate", "low", "high", "seeds"} for row in study["secondary"])
+    expected = judge(table(gain=0.05, opposing=0.3))
+    assert [s["verdict"] for s in study["statements"]] == expected.verdict.tolist()
+    np.testing.assert_allclose([s["estimate"] for s in study["statements"]], expected.estimate)
+    assert landscape(["verify", str(study_file)]) == 0
+
+
+def test_theory_prints_every_statement_its_endpoint_and_the_joint_reading(
+    study_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert landscape(["theory", str(study_file), "--secondary"]) == 0
+    printed = capsys.readouterr().out
+    for name in ("T1", "T2", "T3", "T4", "T5", "T6a", "T6b", "T7", "T8", "T9"):
+        assert f"\n{name} " in printed
+        assert f"\n{name}: " in printed
+    assert "T3-T5 together" in printed
+    assert "NCSAM - matched" in printed
+    assert "Theorem 1, 0-1 error" in printed
+
+
+def test_theory_as_markdown_and_latex(study_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert landscape(["theory", str(study_file), "--markdown"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) == 12
+    assert len({line.count("|") for line in rows}) == 1
+    assert landscape(["theory", str(study_file), "--latex"]) == 0
+    latex = capsys.readouterr().out
+    body = latex.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
+    assert len(body) == 10
+    assert all(line.endswith(r"\\") and line.count(" & ") == 9 for line in body)
+    assert not [c for c in "\n".join(body) if ord(c) > 127]
+
+
+def test_theory_reads_run_files_and_folders_of_them(
+    run_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "sweep" / "runs").mkdir(parents=True)
+    shutil.copy(run_file, tmp_path / "sweep" / "runs" / "sam.h5")
+    assert landscape(["theory", str(tmp_path / "sweep"), "--json", "--quiet"]) == 0
+    (study,) = json.loads(capsys.readouterr().out)["studies"]
+    assert (study["data"], study["model"], study["noise"]) == ("digits", "mlp", "symmetric")
+    assert {s["verdict"] for s in study["statements"]} == {"not measured"}
+    assert study["statements"][6]["p_value"] is None
+
+
+def test_a_study_file_is_written_from_runs(run_file: Path, tmp_path: Path) -> None:
+    write_study(collect([run_file]), tmp_path / "study.h5", Run(run_file))
+    with store.open(tmp_path / "study.h5") as file:
+        assert {"cells", "curves", "verdicts"} <= set(file.names())
+        cells = file.record("cells")
+    assert cells.arm.tolist() == ["sam"]
+    assert (cells.noise.tolist(), cells.rate.tolist(), cells.role.tolist()) == (["symmetric"], [0.4], ["reported"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["theory", "missing.h5"], "missing.h5: there is no such file"),
+        (["theory", "empty"], "holds no run files"),
+        (["theory", "study.h5", "--json", "--latex"], "exclude each other"),
+        (["theory", "study.h5", "study.h5"], "a second run of arm"),
+        (["theory"], "Missing argument 'STUDY...'"),
+        (["diagnose", "study.h5"], "is a study file, expected a run"),
+        (["diagnose", "run.h5", "--noise", "symetric:0.2"], "did you mean 'symmetric'"),
+        (["diagnose", "run.h5", "--epochs", "99"], "no weights of epoch 99"),
+        (["diagnose", "run.h5", "--batches", "0"], "0 is not in the range"),
+        (["diagnose", "run.h5", "--bound", "--rho", "0"], "rho is 0"),
+        (["diagnose", "run.h5", "--bound", "--clip", "-1"], "clip is -1"),
+        (["diagnose", "run.h5", "--bound", "--noise", "pair:0.2"], "leave --noise out"),
+    ],
+    ids=lambda v: " ".join(v)[:50] if isinstance(v, list) else "",
+)
+def test_bad_input_is_refused_in_one_line(
+    arguments: list[str], message: str, run_file: Path, study_file: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(run_file, tmp_path / "run.h5")
+    (tmp_path / "empty").mkdir()
+    before = {p.name for p in tmp_path.iterdir()}
+    assert landscape([*arguments, *(["--quiet"] if len(arguments) > 1 else [])]) == 2
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert message in lines[0]
+    assert {p.name for p in tmp_path.iterdir()} == before
