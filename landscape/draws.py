@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from landscape.directions import cosine, direction_hash, filter_normalized_direction
+from landscape.evaluation import Evaluation
 from landscape.objective import Objective
 from landscape.records import LineDraws, PlaneDraws
 from landscape.rows import MemoryRows, Rows
-from landscape.scan import Progress, as_grid, row_fields, scan, status_of
+from landscape.scan import Progress, as_grid, put, row_fields, status_of, tables
 
 
 def drawn_directions(
@@ -121,19 +122,23 @@ def _scan_draws(
     seeds = np.arange(seed, seed + draws)
     directions = [drawn_directions(objective, int(s), points.shape[1], layers, policy) for s in seeds]
     rows = MemoryRows(draws * len(points), row_fields(objective)) if rows is None else rows
-    centre = objective.weights
+    todo = iter(progress(rows.pending()))
+    row = next(todo, None)
+    while row is not None:  # rows come draw by draw
+        draw = row // len(points)
 
-    def at(row: int) -> Objective:
-        displaced = centre
-        draw, point = divmod(row, len(points))
-        for coordinate, direction in zip(points[point], directions[draw], strict=True):
-            displaced = displaced + float(coordinate) * direction
-        return objective.at(displaced)
+        def run(evaluate: Callable[[Sequence[float]], Evaluation], draw: int = draw) -> None:
+            nonlocal row
+            while row is not None and row // len(points) == draw:
+                put(rows, row, evaluate(points[row % len(points)].tolist()), objective.views)
+                row = next(todo, None)
+
+        objective.explore(directions[draw], run)
 
     def by_draw(table: np.ndarray) -> np.ndarray:
         return table.reshape(draws, len(points), -1).transpose(0, 2, 1)
 
-    loss, accuracy = scan(at, objective.views, rows, progress)
+    loss, accuracy = tables(rows)
     return seeds, directions, by_draw(loss), None if accuracy is None else by_draw(accuracy)
 
 

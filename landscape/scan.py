@@ -1,4 +1,4 @@
-"""Evaluate objectives one after another into rows, so that a stopped scan can go on."""
+"""What all scans over points share: grids, the rows that points are kept in, and the status of each value."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from landscape.evaluation import Evaluation
 from landscape.objective import Objective
 from landscape.records import Status
 from landscape.rows import Rows
@@ -19,22 +20,19 @@ def row_fields(objective: Objective) -> dict[str, tuple[int, ...]]:
     return {"loss": (count,), "accuracy": (count,)}
 
 
-def scan(
-    at: Callable[[int], Objective], views: Sequence[str], rows: Rows, progress: Progress = iter
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Loss and accuracy of every view of ``at(row)`` for every row that is pending; (rows, views) each.
+def put(rows: Rows, row: int, found: Evaluation, views: Sequence[str]) -> None:
+    """Write one evaluated point."""
+    correct = found.metrics.get("accuracy", {})
+    rows.write(
+        row,
+        status=Status.OK,
+        loss=[found.loss[v] for v in views],
+        accuracy=[correct.get(v, np.nan) for v in views],
+    )
 
-    Accuracy is None where the objective has none.
-    """
-    for row in progress(rows.pending()):
-        found = at(row).evaluate()
-        correct = found.metrics.get("accuracy", {})
-        rows.write(
-            row,
-            status=Status.OK,
-            loss=[found.loss[v] for v in views],
-            accuracy=[correct.get(v, np.nan) for v in views],
-        )
+
+def tables(rows: Rows) -> tuple[np.ndarray, np.ndarray | None]:
+    """Loss and accuracy, (rows, views) each; accuracy is None where there is none."""
     arrays = rows.read()
     accuracy = arrays["accuracy"]
     return arrays["loss"], None if np.isnan(accuracy).all() else accuracy
