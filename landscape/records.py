@@ -378,6 +378,8 @@ class Surface(Record):
     batch_choice: str = parameter("who chose batch size and memory format: given, rule or measured", "given")
     auto_range: dict[str, Any] | None = parameter("how the span was found, if it was", None)
     check: dict[str, Any] | None = parameter("view, samples, steps and outcome of the check of the curvature", None)
+    along: list[str] | None = parameter("what each direction is", None)
+    hashes: list[str] | None = parameter("SHA-256 of each direction as float64", None)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
