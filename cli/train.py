@@ -81,6 +81,8 @@ def _presets() -> str:
 @click.option("--train-samples", type=int, help="Take only the first so many training samples [default: all].")
 @click.option("--val-fraction", type=float, default=0.1, show_default=True, help="Share held out of training.")
 @click.option("--checkpoints", callback=options.split, help="Epochs to keep besides the last, comma-separated.")
+@click.option("--diagnose", type=int, default=0, show_default=True, help="Batches to look at gradients on; 0: none.")
+@click.option("--diagnose-every", type=int, default=1, show_default=True, help="Epochs from one such look to the next.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all that is drawn.")
 @click.option("--seed-split", type=click.IntRange(min=0), help="Seed of the split [default: --seed].")
 @click.option("--seed-noise", type=click.IntRange(min=0), help="Seed of the label noise [default: --seed].")

@@ -41,6 +41,9 @@ class TrainConfig:
         precision: ``fp32``, or ``bf16`` for forward passes of the steps in bfloat16 (weights and views stay float32).
         compile: run the model of the steps through ``torch.compile``.
         checkpoints: epochs whose weights are kept besides the last.
+        diagnose: batches on which the gradients are looked at along training, see :mod:`ncsam.diagnostics`; 0 for none.
+            It changes nothing in the training.
+        diagnose_every: epochs from one look to the next; the last epoch is always looked at.
         seeds: one for each of split, noise, weights, order (of batches, and augmentation) and picks (of NCSAM).
 
     Raises:
@@ -73,12 +76,16 @@ class TrainConfig:
     precision: str = "fp32"
     compile: bool = False
     checkpoints: tuple[int, ...] = ()
+    diagnose: int = 0
+    diagnose_every: int = 1
     seeds: Mapping[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(SEEDS, 0))
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "checkpoints", tuple(sorted(set(self.checkpoints))))
         object.__setattr__(self, "betas", tuple(self.betas))
-        for name in ("epochs", "batch_size", "train_samples"):
+        if self.diagnose < 0:
+            raise ValueError(f"diagnose is {self.diagnose}, expected a number of batches, or 0")
+        for name in ("epochs", "batch_size", "train_samples", "diagnose_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}, expected at least 1")

@@ -24,7 +24,7 @@ from ncsam.optimizer import options_of
 from ncsam.passes import Buffers, FirstPass, Forward, LossFn, MiniBatch
 from ncsam.perturbations import Compensated
 from ncsam.problem import Problem
-from ncsam.samples import Samples
+from ncsam.samples import Batch, Samples
 from ncsam.schema import Diagnostics
 from ncsam.statistics import t_intervals
 
@@ -153,6 +153,7 @@ class Diagnosis:
     Args:
         config, problem: of the run; the problem may have other labels than it was trained on.
         device, dtype: of the model.
+        samples: those of the run, where they are at hand already.
         seed: of picks and halves, besides epoch and batch.
     """
 
@@ -163,13 +164,14 @@ class Diagnosis:
         *,
         device: torch.device | None = None,
         dtype: torch.dtype = torch.float32,
+        samples: Samples | None = None,
         seed: int = 0,
     ) -> None:
         self.config, self.problem, self.seed = config, problem, seed
         self.probe, self.settings = probe_of(config.optimizer, config.options)
         self._device, self._dtype = device or torch.device("cpu"), dtype
         self._loss = losses.parse(config.loss)
-        self._samples = Samples(
+        self._samples = samples or Samples(
             problem,
             batch_size=config.batch_size,
             seed=config.seeds["order"],
@@ -183,7 +185,14 @@ class Diagnosis:
 
     def batch(self, model: nn.Module, epoch: int, index: int) -> np.ndarray:
         """At the weights after ``epoch``, on a batch of the next epoch, in train mode; shape (quantities,)."""
-        batch = next(islice(self._samples.batches(epoch + 1), index, None))
+        return self._look(model, next(islice(self._samples.batches(epoch + 1), index, None)), epoch, index)
+
+    def batches(self, model: nn.Module, epoch: int, count: int) -> np.ndarray:
+        """The same on the first ``count`` batches, (quantities, batches)."""
+        found = islice(self._samples.batches(epoch + 1), count)
+        return np.stack([self._look(model, batch, epoch, i) for i, batch in enumerate(found)], axis=1)
+
+    def _look(self, model: nn.Module, batch: Batch, epoch: int, index: int) -> np.ndarray:
         with undisturbed(model):
             model.train()
             return diagnose_batch(

@@ -196,6 +196,8 @@ def train_run(
             "training": trainer.record(),
             **{f"weights/{epoch}": arrays for epoch, arrays in trainer.checkpoints.items()},
         }
+        if (diagnostics := trainer.diagnostics()) is not None:
+            contents["diagnostics/training"] = diagnostics
         store.create(
             path, kind="run", attrs={**stamp, **(attrs or {}), **spent}, contents=contents, overwrite=overwrite
         )

@@ -13,9 +13,10 @@ from torch import nn
 
 from ncsam import execution, learning_rate, losses, models, optimizer
 from ncsam.config import TrainConfig
+from ncsam.diagnostics import Diagnosis
 from ncsam.problem import VIEWS, Problem
 from ncsam.samples import Samples
-from ncsam.schema import Training
+from ncsam.schema import Diagnostics, Training
 from ncsam.step_info import StepInfo
 
 Row = dict[str, Any]
@@ -34,7 +35,8 @@ class Trainer:
         model: in training.
         rows: one an epoch, see :class:`ncsam.schema.Training` for what they hold.
         checkpoints: weights and buffers by epoch.
-        seconds: spent so far on ``training`` and on ``evaluation`` of the views, by the wall clock.
+        diagnosed: by epoch, what was seen of the gradients, (quantities, batches), see :mod:`ncsam.diagnostics`.
+        seconds: spent so far on ``training``, on ``evaluation`` of the views and on ``diagnostics``, by the wall clock.
 
     Raises:
         ValueError: something in the configuration is unknown, impossible or not to be had here; before any work is
@@ -73,7 +75,13 @@ class Trainer:
         self._objective = self.problem.objective(self.model, self.views, None if place.type == "cpu" else 1024)
         self.rows: list[Row] = []
         self.checkpoints: dict[int, dict[str, np.ndarray]] = {}
+        self.diagnosed: dict[int, np.ndarray] = {}
+        self._diagnosis = (
+            Diagnosis(config, self.problem, device=place, samples=self._samples) if config.diagnose else None
+        )
         self.seconds = {"training": 0.0, "evaluation": 0.0}
+        if config.diagnose:
+            self.seconds["diagnostics"] = 0.0
 
     def _arms(self, device: torch.device) -> tuple[optimizer.SharpnessAware, optimizer.SharpnessAware]:
         """The optimizer, and that of the warm-up; both step the same weights by the same base optimizer."""
@@ -101,6 +109,7 @@ class Trainer:
             row = {"epoch": epoch, "lr": self._lr(epoch), **steps, **self._evaluate()}
             self.seconds["training"] += trained - started
             self.seconds["evaluation"] += time.perf_counter() - trained
+            self._diagnose(epoch)
             self.rows.append(row)
             if epoch in self.config.checkpoints or epoch == self.config.epochs:
                 self.checkpoints[epoch] = self._weights()
@@ -118,6 +127,12 @@ class Trainer:
             },
         )
 
+    def diagnostics(self) -> Diagnostics | None:
+        """What was seen of the gradients so far; none if nothing was to be looked at."""
+        if self._diagnosis is None or not self.diagnosed:
+            return None
+        return self._diagnosis.record(list(self.diagnosed), np.stack(list(self.diagnosed.values())), None)
+
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on bitwise, in forms that ``torch.load(weights_only=True)`` reads."""
         return {
@@ -129,6 +144,7 @@ class Trainer:
             "checkpoints": {
                 epoch: {n: torch.from_numpy(a) for n, a in arrays.items()} for epoch, arrays in self.checkpoints.items()
             },
+            "diagnosed": {epoch: torch.from_numpy(values) for epoch, values in self.diagnosed.items()},
             "seconds": dict(self.seconds),
         }
 
@@ -142,7 +158,17 @@ class Trainer:
         self.checkpoints = {
             epoch: {n: t.cpu().numpy() for n, t in arrays.items()} for epoch, arrays in state["checkpoints"].items()
         }
+        self.diagnosed = {epoch: values.cpu().numpy() for epoch, values in state["diagnosed"].items()}
         self.seconds = dict(state["seconds"])
+
+    def _diagnose(self, epoch: int) -> None:
+        """Look at the gradients after an epoch, on the batches that come next."""
+        config = self.config
+        if self._diagnosis is None or (epoch % config.diagnose_every and epoch != config.epochs):
+            return
+        started = time.perf_counter()
+        self.diagnosed[epoch] = self._diagnosis.batches(self.model, epoch, config.diagnose)
+        self.seconds["diagnostics"] += time.perf_counter() - started
 
     def _train(self, epoch: int) -> Row:
         """One pass over the training samples, and the means over its steps."""

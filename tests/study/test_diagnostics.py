@@ -11,9 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-import ncsam
 from landscape import store
-from ncsam import Run
+from ncsam import NCSAM, Run, Trainer
 from ncsam.analyses.diagnostics import measure_diagnostics
 from ncsam.diagnostics import QUANTITIES, diagnose_batch, probe_of
 from ncsam.endpoints import endpoints_of
@@ -84,7 +83,7 @@ def test_every_quantity_against_plain_autograd() -> None:
 def test_the_perturbation_is_the_one_that_ncsam_takes() -> None:
     model, x, observed, true = problem()
     found = look(model, x, observed, true)
-    info = ncsam.NCSAM(model, torch.optim.SGD(model.parameters(), lr=0.1), **ALL).step(x, observed, CE, progress=0.4)
+    info = NCSAM(model, torch.optim.SGD(model.parameters(), lr=0.1), **ALL).step(x, observed, CE, progress=0.4)
     assert found["norm_ncsam"] == pytest.approx(info.perturbation_norm, rel=1e-9)
     assert found["cos_ncsam_sam"] == pytest.approx(info.cosine, rel=1e-9)
     assert found["relative_compensation"] == pytest.approx(info.relative_compensation, rel=1e-9)
@@ -183,3 +182,38 @@ def test_other_labels_on_the_checkpoints_of_a_clean_run(tmp_path: Path) -> None:
     assert "cos_sam_true" not in endpoints
     with pytest.raises(ValueError, match="batches is 0"):
         measure_diagnostics(clean, batches=0)
+
+
+LOOKING = dataclasses.replace(CONFIG, optimizer="ncsam", options={"rho": 0.05}, diagnose=2, diagnose_every=4, epochs=6)
+
+
+@pytest.mark.filterwarnings("ignore:projection keeps")
+def test_along_training_it_sees_what_the_checkpoints_show_and_disturbs_nothing(tmp_path: Path) -> None:
+    config = dataclasses.replace(LOOKING, checkpoints=(4,))
+    plain = train_run(dataclasses.replace(config, diagnose=0), tmp_path / "plain.h5")
+    looked = train_run(config, tmp_path / "looked.h5")
+    np.testing.assert_array_equal(plain.training.loss, looked.training.loss)
+    before, after = plain.model().state_dict(), looked.model().state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    along = looked.result("diagnostics/training")
+    at = measure_diagnostics(looked, epochs=(4, 6), batches=2, full=False)
+    assert along.epochs.tolist() == [4, 6]
+    np.testing.assert_array_equal(along.value, at.value)
+    assert "diagnostics/training" not in plain.names
+    assert looked.attrs["diagnostics_seconds"] > 0
+
+
+@pytest.mark.filterwarnings("ignore:projection keeps")
+def test_a_resumed_training_has_seen_the_same(tmp_path: Path) -> None:
+    whole, parts = Trainer(LOOKING), Trainer(LOOKING)
+    list(whole.epochs())
+    epochs = parts.epochs()
+    for _ in range(5):
+        next(epochs)
+    again = Trainer(LOOKING)
+    again.load_state_dict(parts.state_dict())
+    list(again.epochs())
+    one, other = whole.diagnostics(), again.diagnostics()
+    assert one is not None
+    assert other is not None
+    np.testing.assert_array_equal(one.value, other.value)
