@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypedDict, TypeVar
@@ -14,6 +17,7 @@ import landscape
 from landscape import store
 from landscape.records import Record, Status
 from landscape.store import PartFile, StoreError
+from ncsam.analyses.warm import Handover
 from ncsam.execution import usable_device
 from ncsam.run import Run
 
@@ -41,42 +45,122 @@ class Where(TypedDict, total=False):
     progress: Callable[[Iterable[int]], Iterable[int]]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Place:
+    """One row of a table: a view at an epoch.
+
+    Attributes:
+        index: position of the epoch among those asked for.
+        epoch: of the weights.
+        view: what is measured.
+        objective: with every view that the measurement needs, on the parameters that it is restricted to.
+    """
+
+    index: int
+    epoch: int
+    view: str
+    objective: landscape.Objective
+
+    @property
+    def here(self) -> landscape.Objective:
+        """The objective's view that is measured."""
+        return self.objective.view(self.view)
+
+
+class Measurement(ABC):
+    """What is measured on one view at one epoch; the same object serves all rows of a table, in their order.
+
+    Attributes:
+        needs: further views that the objective must have.
+        params: patterns of the parameters that the objective is restricted to; all if none.
+    """
+
+    needs: tuple[str, ...] = ()
+    params: tuple[str, ...] = ()
+
+    @abstractmethod
+    def fields(self, objective: landscape.Objective) -> dict[str, Any]:
+        """Names and shapes (or shape and dtype) of what a row holds."""
+
+    @abstractmethod
+    def measure(self, place: Place) -> tuple[Status, dict[str, Any]]:
+        """The row of a place; what it leaves out is NaN."""
+
+    def labels(self, objective: landscape.Objective) -> dict[str, Any]:
+        """What all rows have in common: labels of axes, settings that follow from the model."""
+        return {}
+
+    def handover(
+        self, part: PartFile, objective_at: Callable[[int], landscape.Objective], identity: dict[str, Any]
+    ) -> Handover | None:
+        """What one epoch hands to the next, if anything; called once, before the first row.
+
+        ``objective_at`` gives the objective of an epoch by its position.
+        """
+        return None
+
+
 def by_epoch_and_view(
     kind: type[R],
     run: Run,
     name: str,
     epochs: Sequence[int | str],
     views: Sequence[str],
-    fields: Mapping[str, tuple[int, ...]],
+    measurement: Measurement,
     settings: Mapping[str, Any],
-    measure: Callable[[landscape.Objective], tuple[Status, dict[str, Any]]],
     where: Where,
 ) -> R:
-    """One row for each (epoch, view), epochs outermost; ``kind`` takes the fields, the settings and what is common."""
+    """One row for each (epoch, view), epochs outermost; ``kind`` takes the fields, the settings and what is common.
+
+    Every row has the norm of the weights, and the CPU seconds it took.
+    """
     if not epochs or not views:
         raise ValueError("expected at least one epoch and one view")
     at = [run.epoch(e) for e in epochs]
-    objectives = {at[0]: objective_of(run, at[0], views, where)}
-    fields = {**fields, "weight_norm": ()}
+    if len(set(at)) < len(at) or len(set(views)) < len(views):
+        raise ValueError(f"an epoch or view is named twice: epochs {at}, views {list(views)}")
+    needed = [*views, *(v for v in measurement.needs if v not in views)]
+
+    def objective_at(index: int) -> landscape.Objective:
+        objective = objective_of(run, at[index], needed, where)
+        return objective.restricted(*measurement.params) if measurement.params else objective
+
+    objectives = {0: objective_at(0)}
+    labels = measurement.labels(objectives[0])
+    fields = {**measurement.fields(objectives[0]), "weight_norm": (), "seconds": ()}
     identity = {**settings, "epochs": at, "views": list(views)}
     with result_of(run, name, identity, len(at) * len(views), fields, where) as (part, finish):
+        handover = measurement.handover(part, objective_at, identity)
         for row in where.get("progress", iter)(part.pending()):
-            epoch, view = at[row // len(views)], views[row % len(views)]
-            if epoch not in objectives:
-                objectives = {epoch: objective_of(run, epoch, views, where)}
-            objective = objectives[epoch]
+            index, view = row // len(views), views[row % len(views)]
+            if index not in objectives:
+                objectives = {index: objective_at(index)}
+            place = Place(index, at[index], view, objectives[index])
+            started = time.process_time()
             status: Status = Status.EMPTY
             values: dict[str, Any] = {}
-            if objective.num_samples(view):
-                status, values = measure(objective.view(view))
-            values["weight_norm"] = float(objective.weights.double().norm())
-            missing = {n: np.full(shape, np.nan) for n, shape in fields.items() if n not in values}
+            if place.objective.num_samples(view):
+                status, values = measurement.measure(place)
+            values["weight_norm"] = float(place.objective.weights.double().norm())
+            values["seconds"] = time.process_time() - started
+            missing = {n: np.full(_shape(spec), np.nan) for n, spec in fields.items() if n not in values}
             part.write(row, status=status, **values, **missing)
+            if handover is not None and status != Status.EMPTY:
+                part.commit()  # what is handed on must not be ahead of the rows
+                handover.save(view)
         table: dict[str, Any] = {n: a.reshape(len(at), len(views), *a.shape[1:]) for n, a in part.read().items()}
         norms = table.pop("weight_norm")[:, 0]
         common: dict[str, Any] = {"epochs": np.array(at), "views": np.array(views), "weight_norm": norms}
         common |= {"status": part.status.reshape(len(at), len(views)), "dtype": where.get("dtype", "float32")}
-        return finish(kind(**common, **table, **settings))
+        found = finish(kind(**common, **labels, **table, **settings))
+        if handover is not None:
+            handover.discard()
+        return found
+
+
+def _shape(spec: Any) -> tuple[int, ...]:
+    """Of a field that is declared by its shape, or by shape and dtype."""
+    return spec[0] if len(spec) == 2 and isinstance(spec[0], tuple) else spec
 
 
 def objective_of(run: Run, epoch: int | str, views: Sequence[str], where: Where) -> landscape.Objective:
@@ -91,7 +175,7 @@ def result_of(
     name: str,
     settings: Mapping[str, Any],
     rows: int,
-    fields: Mapping[str, tuple[int, ...]],
+    fields: Mapping[str, Any],
     where: Where,
 ) -> Iterator[tuple[PartFile, Callable[[Any], Any]]]:
     """A part file for ``name`` and the function that turns its rows, once complete, into a result of the run file."""

@@ -1,0 +1,85 @@
+"""Eigenvectors handed from one checkpoint to the next, so that a stopped measurement goes on as if undisturbed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Handover:
+    """The latest eigenvectors of each view, in memory and in a small file beside the part file.
+
+    An undisturbed run starts every checkpoint from the vectors of the one before it. The files spare a resumed run the
+    work of finding those again, and nothing else: what they lack is computed again, from the first checkpoint if need
+    be, to the same vectors. So losing one, or a kill at any moment, costs time and changes no number.
+
+    Args:
+        part: the part file.
+        identity: of the measurement; vectors of another are not used.
+        find: ``(index of the checkpoint, view, start) -> vectors`` (K, k).
+    """
+
+    def __init__(
+        self, part: Path, identity: Mapping[str, Any], find: Callable[[int, str, Tensor | None], Tensor]
+    ) -> None:
+        self._part, self._find = part, find
+        self._identity = _digest(json.dumps(identity, sort_keys=True).encode())
+        self._latest: dict[str, tuple[int, Tensor]] = {}
+
+    def start(self, index: int, view: str) -> Tensor | None:
+        """The vectors of the checkpoint before ``index``; none for the first."""
+        if not index:
+            return None
+        known, vectors = self._latest.get(view) or self._load(view)
+        if known >= index:
+            known, vectors = -1, None
+        for missing in range(known + 1, index):
+            vectors = self._find(missing, view, vectors)
+        return vectors
+
+    def keep(self, index: int, view: str, vectors: Tensor) -> None:
+        """Vectors of a checkpoint, for the next one."""
+        self._latest[view] = (index, vectors)
+
+    def save(self, view: str) -> None:
+        """Write the latest vectors of a view beside the part file, in one step."""
+        index, vectors = self._latest[view]
+        array = vectors.numpy()
+        content = array.tobytes()
+        head = {"identity": self._identity, "index": index, "shape": array.shape, "dtype": array.dtype.str}
+        path = self._path(view)
+        temporary = path.with_name(f"{path.name}.tmp")
+        temporary.write_bytes(json.dumps({**head, "sha256": _digest(content)}).encode() + b"\n" + content)
+        os.replace(temporary, path)  # not flushed: what a power cut leaves does not match its digest
+
+    def discard(self) -> None:
+        """Remove the files."""
+        for path in self._part.parent.glob(f"{self._part.name}.*.vectors*"):
+            path.unlink()
+
+    def _path(self, view: str) -> Path:
+        return self._part.with_name(f"{self._part.name}.{view}.vectors")
+
+    def _load(self, view: str) -> tuple[int, Tensor | None]:
+        """What :meth:`save` wrote; index −1 where there is nothing, or nothing sound, or it is of other work."""
+        try:
+            first, _, content = self._path(view).read_bytes().partition(b"\n")
+            head = json.loads(first)
+            if (head["identity"], head["sha256"]) != (self._identity, _digest(content)):
+                return -1, None
+            array = np.frombuffer(content, head["dtype"]).reshape(head["shape"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return -1, None
+        return int(head["index"]), torch.from_numpy(array.copy())
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
