@@ -29,6 +29,10 @@ class ForwardModule(nn.Module):
             raise ValueError("batches are mappings; say how to call the model: forward=lambda model, batch: …")
         return self.model(*batch[:-1])
 
+    def of(self, model: nn.Module) -> ForwardModule:
+        """The same forward with another model."""
+        return ForwardModule(model, self._user_forward)
+
     def outputs(self, tensors: Mapping[str, Tensor], batch: Any) -> Any:
         """The model's outputs with ``tensors`` in place of its parameters and buffers of those names."""
         return functional_call(self, {f"model.{name}": value for name, value in tensors.items()}, (batch,))

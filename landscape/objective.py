@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from landscape.batches import as_sources, select
+from landscape.batches import Source, as_sources, select
 from landscape.evaluation import Evaluation, Prepare, explore
 from landscape.isolation import undisturbed
 from landscape.losses import Metric, accuracy, accuracy_ignoring, length, normalizer_of
@@ -127,6 +127,46 @@ class Objective:
                 raise ValueError(f"no view {name!r}; this objective has {', '.join(self._views)}")
         clone = copy.copy(self)
         clone._views = {name: self._views[name] for name in names}
+        return clone
+
+    def view_of(self, name: str) -> View:
+        """What a view of this name selects."""
+        return self._views[name]
+
+    def source_of(self, view: str) -> Source:
+        """Where a view's inputs come from."""
+        return self._sources[self._views[view].source]
+
+    def with_views(self, views: Sequence[View]) -> Objective:
+        """The same model and data with other views.
+
+        Raises:
+            ValueError: a view's indices or labels do not fit its source.
+        """
+        for view in views:
+            check_view(view, self._sources)
+        clone = copy.copy(self)
+        clone._views = {view.name: view for view in views}
+        clone._plans = {}
+        return clone
+
+    def forward(self, batch: Any) -> Any:
+        """Outputs of the model as it is on a micro-batch."""
+        return self._call.forward(batch)
+
+    def astype(self, dtype: torch.dtype) -> Objective:
+        """The same objective at the same point in another precision, on a copy of the model and of the loss."""
+        clone = copy.copy(self)
+        clone.model = copy.deepcopy(self.model).to(dtype)
+        tensors = {**self._constant, **self.layout.unflatten(self.weights), **self.buffers()}
+        clone.model.load_state_dict({n: t for n, t in tensors.items() if n in clone.model.state_dict()}, strict=False)
+        for name, parameter in clone.model.named_parameters():
+            parameter.requires_grad_(name in self.layout.names)
+        clone.layout = clone._whole = ParameterLayout(clone.model)
+        clone.loss_fn = copy.deepcopy(self.loss_fn).to(dtype) if isinstance(self.loss_fn, nn.Module) else self.loss_fn
+        clone._call = self._call.of(clone.model)
+        clone._weights, clone._constant, clone._buffers = None, {}, {}
+        clone._plans, clone._probed, clone.programs = {}, set(), {}
         return clone
 
     def batched(self, batch_size: int, memory_format: torch.memory_format | None = None) -> Objective:

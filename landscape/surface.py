@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.batchnorm import SAMPLES, Recalibration
+from landscape.centre_check import CentreCheck, check_centre, seen_curvature
+from landscape.classes import by_class
+from landscape.directions import cosine
+from landscape.evaluation import Evaluation
 from landscape.objective import Objective
 from landscape.records import Line, Plane, Status
+from landscape.refinement import Refinement, coarse_to_fine
 from landscape.rows import MemoryRows, Rows
+from landscape.scan import Progress, as_grid, row_fields, status_of
 
-Progress = Callable[[Iterable[int]], Iterable[int]]
+__all__ = ["line", "plane", "row_fields", "surface_fields"]
 
 
-def row_fields(objective: Objective) -> dict[str, tuple[int, ...]]:
-    """Fields and shapes of one surface point, to allocate :class:`~landscape.rows.Rows` with."""
-    count = len(objective.views)
-    return {"loss": (count,), "accuracy": (count,)}
+def surface_fields(objective: Objective, *, by_class: bool = False) -> dict[str, tuple[int, ...]]:
+    """Fields and shapes of one surface point, to allocate :class:`~landscape.rows.Rows` with.
+
+    Raises:
+        ValueError: ``by_class`` is asked for, and a view's labels are no class indices.
+    """
+    fields = row_fields(objective)
+    if by_class:
+        classes = _by_class(objective)[1]
+        fields |= {f"class_{name}": (*shape, len(classes)) for name, shape in row_fields(objective).items()}
+    return fields
 
 
 def line(
@@ -28,21 +43,40 @@ def line(
     alphas: Any,
     *,
     seed: int | None = None,
+    tolerance: float | None = None,
+    by_class: bool = False,
+    batchnorm: str = "frozen",
+    batchnorm_samples: int = SAMPLES,
+    check: bool = True,
     rows: Rows | None = None,
     progress: Progress = iter,
 ) -> Line:
     """Loss (and accuracy) of every view at w + α·d.
+
+    Points are evaluated coarse to fine, so that what a stopped measurement leaves is a usable picture. A value that is
+    not finite is kept and marked in ``status``.
 
     Args:
         objective: with one or several views; those of one source share a forward pass.
         direction: (K,) tensor or array.
         alphas: (n,) finite displacements, in units of the direction.
         seed: of the direction, to be recorded.
-        rows: where points are kept (n rows, see :func:`row_fields`), memory if none; points already there stay.
+        tolerance: evaluate only as many points as it takes to interpolate the loss of every view to about this share
+            of its range, 0.01 for one per cent; the others are marked as interpolated, and the estimated error is
+            recorded. Accuracies, which jump, are interpolated along without a promise. See
+            :class:`~landscape.refinement.Refinement`. All points are evaluated if none.
+        by_class: loss and accuracy of every class of every view too, from the same forward pass.
+        batchnorm: ``"frozen"`` statistics, those of the model, or ``"recalibrated"`` at every point.
+        batchnorm_samples: that they are recomputed on, see :class:`~landscape.batchnorm.Recalibration`.
+        check: cross-check the centre, see :func:`~landscape.centre_check.check_centre`.
+        rows: where points are kept (n rows, see :func:`surface_fields`), memory if none; points already there stay.
         progress: wraps the iteration over points, e.g. ``tqdm.tqdm``.
 
     Raises:
-        ValueError: a shape does not fit, or an alpha is not finite.
+        ValueError: a shape does not fit, an alpha is not finite, or an argument is impossible for this model.
+
+    Warns:
+        SurfaceCheckWarning: the cross-check found a disagreement.
 
     >>> model = torch.nn.Linear(1, 1, bias=False)
     >>> obj = Objective(model, torch.nn.MSELoss(), (torch.ones(2, 1), torch.zeros(2, 1)))
@@ -51,18 +85,10 @@ def line(
     True
     """
     d = objective.layout.as_vector(direction)
-    a = _grid(alphas, "alphas")
-    loss, accuracy = _scan(objective, [d], a[:, None], rows, progress)
-    return Line(
-        views=np.array(objective.views),
-        alphas=a,
-        loss=loss,
-        status=_status(objective, loss),
-        weight_norm=_norm(objective.weights),
-        direction_norm=_norm(d),
-        seed=seed,
-        accuracy=accuracy,
-    )
+    a = as_grid(alphas, "alphas")
+    how = _How(tolerance, by_class, batchnorm, batchnorm_samples, check)
+    measured = _measure(objective, [d], [a], how, rows, progress)
+    return Line(alphas=a, direction_norm=_norm(d), seed=seed, **measured)
 
 
 def plane(
@@ -73,6 +99,11 @@ def plane(
     betas: Any,
     *,
     seed: int | None = None,
+    tolerance: float | None = None,
+    by_class: bool = False,
+    batchnorm: str = "frozen",
+    batchnorm_samples: int = SAMPLES,
+    check: bool = True,
     rows: Rows | None = None,
     progress: Progress = iter,
 ) -> Plane:
@@ -82,63 +113,148 @@ def plane(
     Arguments and errors as in :func:`line`, with ``len(alphas) * len(betas)`` rows.
     """
     d1, d2 = objective.layout.as_vector(direction1), objective.layout.as_vector(direction2)
-    a, b = _grid(alphas, "alphas"), _grid(betas, "betas")
-    points = np.stack(np.meshgrid(a, b, indexing="ij"), axis=-1).reshape(-1, 2)
-    loss, accuracy = _scan(objective, [d1, d2], points, rows, progress)
-    shape = (len(objective.views), len(a), len(b))
+    a, b = as_grid(alphas, "alphas"), as_grid(betas, "betas")
+    how = _How(tolerance, by_class, batchnorm, batchnorm_samples, check)
+    measured = _measure(objective, [d1, d2], [a, b], how, rows, progress)
     norms = np.array([_norm(d1), _norm(d2)])
-    return Plane(
-        views=np.array(objective.views),
-        alphas=a,
-        betas=b,
-        loss=loss.reshape(shape),
-        status=_status(objective, loss).reshape(shape),
-        weight_norm=_norm(objective.weights),
-        direction_norms=norms,
-        cosine=float(d1.double() @ d2.double()) / norms.prod() if norms.all() else float("nan"),
-        seed=seed,
-        accuracy=None if accuracy is None else accuracy.reshape(shape),
-    )
+    return Plane(alphas=a, betas=b, direction_norms=norms, cosine=cosine(d1, d2), seed=seed, **measured)
 
 
-def _scan(
-    objective: Objective, directions: list[Tensor], points: np.ndarray, rows: Rows | None, progress: Progress
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """(views, points) losses and accuracies."""
-    rows = MemoryRows(len(points), row_fields(objective)) if rows is None else rows
-    centre = objective.weights
-    for i in progress(rows.pending()):
-        displaced = centre
-        for coordinate, direction in zip(points[i], directions, strict=True):
-            displaced = displaced + float(coordinate) * direction
-        found = objective.at(displaced).evaluate()
-        correct = found.metrics.get("accuracy", {})
-        rows.write(
-            i,
-            status=Status.OK,
-            loss=[found.loss[v] for v in objective.views],
-            accuracy=[correct.get(v, np.nan) for v in objective.views],
-        )
-    arrays = rows.read()
-    accuracy = arrays["accuracy"].T
-    return arrays["loss"].T, None if np.isnan(accuracy).all() else accuracy
+@dataclasses.dataclass(frozen=True)
+class _How:
+    """The arguments of a measurement; see :func:`line`."""
+
+    tolerance: float | None
+    by_class: bool
+    batchnorm: str
+    batchnorm_samples: int
+    check: bool
 
 
-def _status(objective: Objective, loss: np.ndarray) -> np.ndarray:
-    status = np.where(np.isfinite(loss), Status.OK, Status.NONFINITE).astype(np.uint8)
-    empty = [objective.num_samples(v) == 0 for v in objective.views]
-    status[empty] = Status.EMPTY
-    return status
+_by_class = by_class  # the function, where an argument bears its name
 
 
-def _grid(values: Any, name: str) -> np.ndarray:
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or not len(array):
-        raise ValueError(f"{name} has shape {array.shape}, expected (n,); pass a 1-D grid")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name} holds values that are not finite")
-    return array
+def _measure(
+    objective: Objective,
+    directions: Sequence[Tensor],
+    axes: Sequence[np.ndarray],
+    how: _How,
+    rows: Rows | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """The fields that a line and a plane have in common, (views, …, *grid) where they are arrays."""
+    if how.batchnorm not in ("frozen", "recalibrated"):
+        raise ValueError(f"batchnorm is {how.batchnorm!r}, expected 'frozen' or 'recalibrated'")
+    views, shape = objective.views, tuple(len(axis) for axis in axes)
+    recalibration = Recalibration(objective, how.batchnorm_samples) if how.batchnorm == "recalibrated" else None
+    split, classes = by_class(objective) if how.by_class else (objective, [])
+    fields = surface_fields(objective, by_class=how.by_class)
+    rows = MemoryRows(int(np.prod(shape)), fields) if rows is None else rows
+    table = _Table(rows, fields)
+    refinement = None
+    if how.tolerance is not None:
+        refinement = Refinement(axes, table.values, table.known, table.governing("loss"), how.tolerance)
+    places = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
+    centre: dict[str, float] = {}
+
+    def run(evaluate: Callable[[Sequence[float]], Evaluation]) -> None:
+        todo: Iterable[int] = refinement.points() if refinement else table.pending(coarse_to_fine(shape))
+        for i in progress(todo):
+            table.write(i, _row(evaluate(places[i].tolist()), views, len(classes)))
+        if how.check:
+            centre.update(evaluate([0.0] * len(axes)).loss)
+
+    split.explore(directions, run, recalibration)
+    if refinement is not None:
+        refinement.fill()
+    arrays = {name: np.moveaxis(values, 0, -1).reshape(*values.shape[1:], *shape) for name, values in table.split()}
+    status = status_of(objective, arrays["loss"], 0)
+    status[(status == Status.OK) & ~table.known.reshape(shape)] = Status.INTERPOLATED
+    measured: dict[str, Any] = {
+        "views": np.array(views),
+        "status": status,
+        "weight_norm": _norm(objective.weights),
+        "classes": np.array(classes) if classes else None,
+        "tolerance": how.tolerance,
+        "interpolation_error": None if refinement is None else refinement.error[: len(views)],
+        "batchnorm": how.batchnorm,
+        "batchnorm_samples": recalibration.samples if recalibration else None,
+        "batch_size": objective.batch_size,
+        "memory_format": "channels_last" if objective.memory_format == torch.channels_last else "contiguous",
+        **{name: None if np.isnan(values).all() and "accuracy" in name else values for name, values in arrays.items()},
+    }
+    if how.check:
+        found = check_centre(objective, directions, centre, frozen=recalibration is None)
+        measured |= {f.name: getattr(found, f.name) for f in dataclasses.fields(CentreCheck)}
+        measured["seen_curvature"] = _seen(arrays["loss"][_checked(found, views)], table.known.reshape(shape), axes)
+    return measured
+
+
+class _Table:
+    """Rows as one matrix, (points, columns), so that they can be interpolated together."""
+
+    def __init__(self, rows: Rows, fields: dict[str, tuple[int, ...]]) -> None:
+        self._rows, self._fields = rows, fields
+        stored = rows.read()
+        count = len(stored["loss"])
+        self.values = np.concatenate([stored[name].reshape(count, -1) for name in fields], axis=1)
+        self.known = np.ones(count, bool)
+        self.known[list(rows.pending())] = False
+
+    def pending(self, order: Iterable[int]) -> list[int]:
+        return [i for i in order if not self.known[i]]
+
+    def governing(self, name: str) -> np.ndarray:
+        """(columns,) which of them belong to a field."""
+        sizes = {n: int(np.prod(shape)) for n, shape in self._fields.items()}
+        return np.concatenate([np.full(size, n == name) for n, size in sizes.items()])
+
+    def write(self, row: int, values: dict[str, np.ndarray]) -> None:
+        self._rows.write(row, status=Status.OK, **values)
+        self.values[row] = np.concatenate([values[name].ravel() for name in self._fields])
+        self.known[row] = True
+
+    def split(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Each field, (points, *shape); interpolated shares of samples kept between 0 and 1."""
+        start = 0
+        for name, shape in self._fields.items():
+            size = int(np.prod(shape))
+            values = self.values[:, start : start + size].reshape(-1, *shape)
+            yield name, np.clip(values, 0, 1) if name.endswith("accuracy") else values
+            start += size
+
+
+def _checked(found: CentreCheck, views: Sequence[str]) -> int:
+    """Which view the curvature was checked on."""
+    return views.index(found.check.get("view", views[0]))
+
+
+def _row(found: Evaluation, views: Sequence[str], num_classes: int) -> dict[str, np.ndarray]:
+    """One point's values; those by class follow those of the views."""
+    nan = float("nan")
+    correct = found.metrics.get("accuracy", {})
+    values = {
+        "loss": np.array(list(found.loss.values())),
+        "accuracy": np.array([correct.get(name, nan) for name in found.loss]),
+    }
+    row = {name: array[: len(views)] for name, array in values.items()}
+    if num_classes:
+        row |= {f"class_{name}": array[len(views) :].reshape(-1, num_classes) for name, array in values.items()}
+    return row
+
+
+def _seen(loss: np.ndarray, known: np.ndarray, axes: Sequence[np.ndarray]) -> np.ndarray | None:
+    """Second difference of the surface's own evaluated points at its centre along each axis; none where it has none."""
+    if not all((axis == 0).any() for axis in axes):
+        return None
+    middle = tuple(int(np.flatnonzero(axis == 0)[0]) for axis in axes)
+    found = []
+    for k, axis in enumerate(axes):
+        through: tuple[Any, ...] = (*middle[:k], slice(None), *middle[k + 1 :])
+        at = known[through]
+        found.append(seen_curvature(loss[through][at], axis[at]))
+    return np.array(found) if np.isfinite(found).all() else None
 
 
 def _norm(vector: Tensor) -> float:
-    return float(vector.double().norm()) if vector.numel() else float(torch.zeros(()))
+    return float(vector.double().norm())

@@ -27,7 +27,7 @@ NUMERICS += ("krylov", "surface", "traces", "views")
 NUMERICS += ("certificate", "moments", "probes", "scaled")
 NUMERICS += ("connectivity", "draws", "filters", "scan", "trajectory")
 NUMERICS += ("ascent", "blocks", "decomposition", "logits")
-NUMERICS += ("evaluation", "refinement")
+NUMERICS += ("autorange", "batch_choice", "batchnorm", "centre_check", "classes", "evaluation", "refinement")
 NUMERICS += ("folding", "graphs", "losses", "microbatch", "products", "strategies", "tracing")
 
 
