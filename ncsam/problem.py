@@ -15,6 +15,7 @@ from ncsam.config import TrainConfig
 from ncsam.noise import NoisyLabels
 
 VIEWS = ("mixed", "clean_part", "noisy_part", "true_labels", "val", "test")
+LABELS = "labels:"  # and a noise as it is spelled: the training inputs with labels drawn so
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,12 +26,14 @@ class Problem:
         dataset: what was read.
         labels: observed and true labels of the whole training set.
         train, val: positions in the training set that are trained on and held out.
+        noise_seed: of the labels, and of any further ones, so that the flips of different rates are nested.
     """
 
     dataset: data.Data
     labels: NoisyLabels
     train: np.ndarray
     val: np.ndarray
+    noise_seed: int = 0
 
     @classmethod
     def of(cls, config: TrainConfig, *, trust: bool = False) -> Problem:
@@ -46,7 +49,7 @@ class Problem:
         dataset = _first(data.load(config.data, seed=config.seeds["split"], trust=trust), config.train_samples)
         labels = _labels(dataset, config.noise, config.seeds["noise"])
         train, val = data.split_validation(len(dataset.train_y), config.val_fraction, config.seeds["split"])
-        return cls(dataset, labels, train, val)
+        return cls(dataset, labels, train, val, config.seeds["noise"])
 
     def relabelled(self, spec: str, seed: int) -> Problem:
         """The same inputs and split with labels of the noise spelled ``spec``.
@@ -80,7 +83,8 @@ class Problem:
         """Mean cross-entropy (or ``loss_fn``) of ``model`` on the standard views, whatever loss it was trained with.
 
         ``mixed`` (training inputs, observed labels), ``clean_part`` and ``noisy_part`` (those labelled rightly and
-        wrongly), ``true_labels`` (all with their true labels), ``val`` (held out, observed labels), ``test``.
+        wrongly), ``true_labels`` (all with their true labels), ``val`` (held out, observed labels), ``test``; and
+        ``labels:NOISE``, e.g. ``labels:symmetric:0.6``, the training inputs with labels of another noise.
         ``batch_size`` follows from the size of an input if none: 4096 for digits, 170 for CIFAR. Pixels (uint8) are
         kept as they are, a quarter of the size, and normalised batch by batch.
 
@@ -88,8 +92,8 @@ class Problem:
             ValueError: an unknown view.
         """
         for name in views:
-            if name not in VIEWS:
-                raise ValueError(f"unknown view {name!r}; a run has {', '.join(VIEWS)}")
+            if name not in VIEWS and not name.startswith(LABELS):
+                raise ValueError(f"unknown view {name!r}; a run has {', '.join(VIEWS)} and {LABELS}NOISE")
         if batch_size is None:
             batch_size = min(4096, max(64, 2**19 // self.dataset.train_x[0].numel()))
         flipped = torch.from_numpy(self.labels.flipped[self.train])
@@ -101,6 +105,10 @@ class Problem:
             "val": View("val", "val"),
             "test": View("test", "test"),
         }
+        for name in views:
+            if name.startswith(LABELS):
+                relabelled = self.relabelled(name.removeprefix(LABELS), self.noise_seed)
+                known[name] = View(name, "train", labels=relabelled.observed())
         sources = {"train": (self.dataset.train_x[self.train], self.observed())}
         if "val" in views:
             if not len(self.val):
