@@ -9,11 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.batchnorm import Recalibration
 from landscape.directions import cosine
+from landscape.evaluation import Evaluation, Prepare
 from landscape.objective import Objective
 from landscape.records import Connection
 from landscape.rows import MemoryRows, Rows
-from landscape.scan import Progress, as_grid, row_fields, scan, status_of
+from landscape.scan import Progress, as_grid, put, row_fields, status_of, tables
+
+_BUFFERS = ("interpolated", "start", "recalibrated")
 
 
 def connect(
@@ -39,7 +43,9 @@ def connect(
         alphas: ascending grid that holds 0 and 1, and may go beyond; 21 points from 0 to 1 if none.
         buffers: BatchNorm statistics on the way. ``"interpolated"``: linearly, like the weights; both ends are then
             exactly the two models. ``"start"``: those of ``start`` everywhere, so that the loss at 1 is not the end's.
-            Models without buffers, or with equal ones, are recorded as ``none``.
+            ``"recalibrated"``: recomputed at every point, ends included, as :class:`landscape.batchnorm.Recalibration`
+            does; averaged statistics alone can raise a barrier (Jordan et al. 2023, arXiv 2211.08403). Models without
+            buffers, or with equal ones, are recorded as ``none`` unless recalibrated.
         names: of the two ends, to be recorded.
         rows: where points are kept (a row each, see :func:`landscape.scan.row_fields`), memory if none.
         progress: wraps the iteration over points.
@@ -52,8 +58,8 @@ def connect(
     >>> found.loss[0].tolist(), found.barrier.tolist()  # convex: nothing to climb
     ([1.0, 0.0, 1.0], [0.0])
     """
-    if buffers not in ("interpolated", "start"):
-        raise ValueError(f"buffers is {buffers!r}, expected 'interpolated' or 'start'")
+    if buffers not in _BUFFERS:
+        raise ValueError(f"buffers is {buffers!r}, expected {', '.join(_BUFFERS)}")
     if (start.layout.names, start.layout.shapes) != (end.layout.names, end.layout.shapes):
         raise ValueError("the two models have different parameters; only models of one architecture can be connected")
     grid = as_grid(np.linspace(0, 1, 21) if alphas is None else alphas, "alphas")
@@ -65,16 +71,20 @@ def connect(
         raise ValueError("the two models have different buffers; only models of one architecture can be connected")
     moving = {n: (b, b1[n].to(b)) for n, b in b0.items() if not torch.equal(b, b1[n].to(b))}
 
-    def at(row: int) -> Objective:
-        alpha = float(grid[row])
-        # lerp gives the ends exactly, which (1 − α)·a + α·b does too but a + α·(b − a) does not.
-        here = start.at(torch.lerp(w0, w1, alpha))
-        if not moving or buffers == "start":
-            return here
-        return here.with_buffers({n: torch.lerp(a, b, alpha) for n, (a, b) in moving.items()})
+    recalibration = Recalibration(start) if buffers == "recalibrated" else None
+
+    def evaluate(alpha: float) -> Evaluation:
+        here = start.at(torch.lerp(w0, w1, alpha))  # gives both ends exactly
+        if recalibration is not None:
+            return _prepared(here, recalibration)
+        if buffers == "interpolated":
+            here = here.with_buffers({n: torch.lerp(a, b, alpha) for n, (a, b) in moving.items()})
+        return here.evaluate()
 
     rows = MemoryRows(len(grid), row_fields(start)) if rows is None else rows
-    loss, accuracy = scan(at, start.views, rows, progress)
+    for row in progress(rows.pending()):
+        put(rows, row, evaluate(float(grid[row])), start.views)
+    loss, accuracy = tables(rows)
     barriers, peaks = zip(*(barrier(grid, values) for values in loss.T), strict=True)
     return Connection(
         views=np.array(start.views),
@@ -85,7 +95,7 @@ def connect(
         peak=np.array(peaks),
         distance=float((w1.double() - w0.double()).norm()),
         cosine=cosine(w0, w1),
-        buffers=buffers if moving else "none",
+        buffers=buffers if moving or recalibration is not None else "none",
         start=names[0],
         end=names[1],
         accuracy=None if accuracy is None else accuracy.T,
@@ -106,6 +116,13 @@ def barrier(alphas: np.ndarray, loss: np.ndarray) -> tuple[float, float]:
         return float("nan"), float("nan")
     highest = int(rise.argmax())
     return float(rise[highest]), float(a[highest])
+
+
+def _prepared(objective: Objective, prepare: Prepare) -> Evaluation:
+    found: list[Evaluation] = []
+    nowhere = torch.zeros_like(objective.weights)
+    objective.explore([nowhere], lambda evaluate: found.append(evaluate([0.0])), prepare)
+    return found[0]
 
 
 def _float_buffers(objective: Objective) -> Mapping[str, Tensor]:

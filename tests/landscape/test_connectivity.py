@@ -83,6 +83,21 @@ def test_with_interpolated_buffers_both_ends_are_the_models_themselves() -> None
         assert all(torch.equal(t, state[n]) for n, t in model.state_dict().items())
 
 
+def test_recalibrated_statistics_are_those_of_the_point() -> None:
+    first, second, x, y = trained_cnns()
+    a, b = (landscape.Objective(m, nn.CrossEntropyLoss(), (x, y), batch_size=20) for m in (first, second))
+    found = connect(a, b, [0.0, 0.5, 1.0], buffers="recalibrated")
+    middle = TinyCNN().double()
+    pairs = zip(first.state_dict().items(), second.state_dict().values(), strict=True)
+    middle.load_state_dict({n: (t + u) / 2 if t.is_floating_point() else t for (n, t), u in pairs})
+    middle[1].reset_running_stats()
+    middle[1].momentum = None
+    middle(x)  # one batch in training mode: its own statistics
+    assert found.loss[0, 1] == pytest.approx(nn.CrossEntropyLoss()(middle.eval()(x), y).item(), rel=1e-10)
+    assert found.buffers == "recalibrated"
+    assert found.loss[0, 0] != a.loss()  # the ends are recalibrated too
+
+
 def test_connection_is_stored_and_read_back(tmp_path: Path) -> None:
     obj = double_well()
     found = connect(obj.at([-1.0, 0.0]), obj.at([1.0, 0.0]))
