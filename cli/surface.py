@@ -9,7 +9,7 @@ from typing import Any
 import click
 import numpy as np
 
-from . import options, progress, tables
+from . import directions, options, progress, tables
 
 
 @click.command("surface")
@@ -18,52 +18,63 @@ from . import options, progress, tables
 @click.option("--plane", is_flag=True, help="Two directions instead of one.")
 @click.option("--points", type=click.IntRange(min=2), help="Points a direction [default: 51 in 1D, 25 in 2D].")
 @click.option(
-    "--span", type=float, default=1.0, show_default=True, help="Displacements from -span to span, in filter norms."
+    "--span",
+    type=float,
+    help="Displacements from -span to span, in units of the directions  [default: 1, and from 0 to 1 between runs].",
 )
+@directions.DIRECTIONS
 def command(
     run: Path,
     name: str,
     epoch: str,
     plane: bool,
     points: int | None,
-    span: float,
-    trust: bool,
+    span: float | None,
     as_json: bool,
     quiet: bool,
     **choices: Any,
 ) -> None:
-    """Loss and accuracy of every view along filter-normalised random directions.
+    """Loss and accuracy of every view along random or chosen directions, or on the way to another run.
 
     \b
     Examples:
       landscape surface run.h5
       landscape surface run.h5 --plane --points 11 --span 0.5 --name close
+      landscape surface run.h5 --draws 10 --name bands
+      landscape surface run.h5 --plane --directions trajectory --name path
+      landscape surface sgd.h5 --directions between:sam.h5
     """
-    from ncsam.analyses import measure_line, measure_plane
+    from landscape.records import Connection
+    from ncsam.directions import usual_span
     from ncsam.run import Run
 
-    if not (math.isfinite(span) and span > 0):
+    if span is not None and not (math.isfinite(span) and span > 0):
         raise click.BadParameter(f"is {span}, expected a finite number > 0", param_hint="--span")
-    name = {"[line or plane]": "plane" if plane else "line"}.get(name, name)
-    grid = np.linspace(-span, span, points or (25 if plane else 51)).tolist()
-    common = {**choices, "epoch": epoch, "progress": progress.bar("surface", quiet, resumable=True, unit="point")}
-    opened = Run(run, trust=trust)
-    found = (
-        measure_plane(opened, name, alphas=grid, betas=grid, **common)
-        if plane
-        else measure_line(opened, name, alphas=grid, **common)
-    )
+    spec = choices["directions"]
+    way = spec.startswith("between:") and not plane
+    name = {"[line or plane]": "plane" if plane else "connection" if way else "line"}.get(name, name)
+    low, high = usual_span(spec, 1 + plane) if span is None else (-span, span)
+    if way and span is not None:
+        raise click.UsageError("--span does not go with the way to another run, which goes from 0 to 1")
+    grid = np.linspace(low, high, points or (25 if plane else 51)).tolist()
+    bar = progress.bar("surface", quiet, resumable=True, unit="point")
+    opened = Run(run, trust=choices["trust"])
+    found = directions.measure(opened, name, plane=plane, grid=grid, epoch=epoch, progress=bar, **choices)
     if as_json:
         click.echo(tables.as_json(found))
         return
     objective = opened.objective(epoch, found.views.tolist(), dtype=getattr(__import__("torch"), choices["dtype"]))
     here = objective.evaluate().loss
     rows = []
-    for view, loss in zip(found.views, found.loss, strict=True):
+    by_view = np.moveaxis(found.loss, found.variables()["loss"].dims.index("view"), 0)
+    for view, loss in zip(found.views, by_view, strict=True):
         finite = loss[np.isfinite(loss)]
         cells = (
             [f"{here[view]:.4g}", f"{finite.min():.4g}", f"{finite.max():.4g}"] if finite.size else ["empty", "", ""]
         )
         rows.append([str(view), *cells, str(int((~np.isfinite(loss)).sum()))])
-    click.echo(f"{run}: surface/{name}, {found.loss[0].size} points")
-    click.echo(tables.table(["view", "loss at the weights", "lowest", "highest", "not finite"], rows))
+        if isinstance(found, Connection):
+            rows[-1].append(f"{found.barrier[len(rows) - 1]:.4g}")
+    click.echo(f"{run}: surface/{name}, {by_view[0].size} points")
+    head = ["view", "loss at the weights", "lowest", "highest", "not finite"]
+    click.echo(tables.table([*head, "barrier"] if isinstance(found, Connection) else head, rows))

@@ -34,7 +34,6 @@ class Directions:
         vectors: (K,) each, in the layout of the objective they were made for.
         names: what each is, e.g. ``random`` or ``eigen:mixed #1``.
         hashes: SHA-256 of each as float64.
-        span: from where to where a picture usually goes along them.
         seed: of what was drawn.
         settings: JSON-able, with which the same directions come out again.
         ratios: shares along the principal components of the trajectory.
@@ -43,7 +42,6 @@ class Directions:
     vectors: tuple[Tensor, ...]
     names: tuple[str, ...]
     hashes: tuple[str, ...]
-    span: tuple[float, float]
     seed: int | None
     settings: dict[str, Any]
     ratios: np.ndarray | None = None
@@ -83,6 +81,17 @@ def parse_directions(spec: str, count: int) -> list[tuple[str, str]]:
             + ("; name two, e.g. between:A.h5,between:B.h5" if count == 2 else "; ask for a plane, or name one")
         )
     return chosen
+
+
+def usual_span(spec: str, count: int) -> tuple[float, float]:
+    """From where to where a picture usually goes along directions of that spelling.
+
+    >>> usual_span("between:b.h5,between:c.h5", 2), usual_span("trajectory", 2)
+    ((-0.25, 1.25), (-1.0, 1.0))
+    """
+    if all(kind == "between" for kind, _ in parse_directions(spec, count)):
+        return (0.0, 1.0) if count == 1 else (-0.25, 1.25)
+    return -1.0, 1.0
 
 
 def directions_for(
@@ -127,12 +136,10 @@ def directions_for(
         vector, name = makers.make(kind, argument, axis, chosen[:axis].count((kind, argument)))
         vectors.append(objective.layout.as_vector(vector.to(objective.layout.device)))
         names.append(name)
-    between = all(kind == "between" for kind in kinds)
     return Directions(
         vectors=tuple(vectors),
         names=tuple(names),
         hashes=tuple(direction_hash(v) for v in vectors),
-        span=((0.0, 1.0) if count == 1 else (-0.25, 1.25)) if between else (-1.0, 1.0),
         seed=seed if {"random", "noise-gradient", "eigen"} & set(kinds) else None,
         settings={
             "directions": spec, "epoch": run.epoch(epoch), "seed": seed, "layers": list(layers),

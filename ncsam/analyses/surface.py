@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from typing import Unpack
+from collections.abc import Mapping, Sequence
+from typing import Any, Unpack
 
-import landscape
-from landscape.records import Line, Plane, Record
-from landscape.surface import row_fields
-from ncsam.analyses.common import ANALYSIS_VIEWS, Where, objective_of, result_of
+from landscape import store
+from landscape.records import Line, Plane
+from ncsam.analyses.common import ANALYSIS_VIEWS, objective_of
+from ncsam.analyses.evaluating import SurfaceWhere, evaluate_surface
+from ncsam.directions import directions_for, trajectory_on
 from ncsam.run import Run
+
+PATH = "_path"  # appended to a plane's name: the run's checkpoints in its coordinates
 
 
 def measure_line(
@@ -21,10 +23,21 @@ def measure_line(
     epoch: int | str = "last",
     alphas: Sequence[float],
     seed: int = 0,
-    **where: Unpack[Where],
+    directions: str = "random",
+    layers: Sequence[str] = (),
+    policy: Mapping[str, str] | None = None,
+    norm: float | None = None,
+    trust: bool = False,
+    **where: Unpack[SurfaceWhere],
 ) -> Line:
-    """All views along a filter-normalised random direction; stored as ``surface/<name>``, see :class:`Where`."""
-    record = _surface(run, name, views, epoch, seed, [list(map(float, alphas))], where)
+    """All views along a direction; stored as ``surface/<name>``, see
+    :class:`~ncsam.analyses.evaluating.SurfaceWhere`.
+
+    Args:
+        directions, layers, policy, norm, trust: see :func:`ncsam.directions.directions_for`.
+    """
+    along = {"directions": directions, "layers": layers, "policy": policy, "norm": norm, "trust": trust}
+    record = _surface(run, name, views, epoch, seed, [list(map(float, alphas))], along, where)
     assert isinstance(record, Line)
     return record
 
@@ -38,26 +51,43 @@ def measure_plane(
     alphas: Sequence[float],
     betas: Sequence[float],
     seed: int = 0,
-    **where: Unpack[Where],
+    directions: str = "random",
+    layers: Sequence[str] = (),
+    policy: Mapping[str, str] | None = None,
+    norm: float | None = None,
+    trust: bool = False,
+    **where: Unpack[SurfaceWhere],
 ) -> Plane:
-    """All views over two filter-normalised random directions; stored as ``surface/<name>``, see :class:`Where`.
+    """All views over two directions; stored as ``surface/<name>``, see
+    :class:`~ncsam.analyses.evaluating.SurfaceWhere`.
 
-    The first direction of a seed is the one that :func:`measure_line` takes.
+    The first random direction of a seed is the one that :func:`measure_line` takes. Of a run that kept several
+    checkpoints, these are stored in the plane's coordinates as ``surface/<name>_path``, with their distances from it.
+    Other arguments as for :func:`measure_line`.
     """
-    record = _surface(run, name, views, epoch, seed, [list(map(float, alphas)), list(map(float, betas))], where)
+    along = {"directions": directions, "layers": layers, "policy": policy, "norm": norm, "trust": trust}
+    grids = [list(map(float, alphas)), list(map(float, betas))]
+    record = _surface(run, name, views, epoch, seed, grids, along, where)
     assert isinstance(record, Plane)
     return record
 
 
 def _surface(
-    run: Run, name: str, views: Sequence[str], epoch: int | str, seed: int, grids: list[list[float]], where: Where
-) -> Record:
+    run: Run,
+    name: str,
+    views: Sequence[str],
+    epoch: int | str,
+    seed: int,
+    grids: list[list[float]],
+    along: Mapping[str, Any],
+    where: SurfaceWhere,
+) -> Line | Plane:
     objective = objective_of(run, epoch, views, where)
-    directions = [
-        landscape.filter_normalized_direction(objective.model, seed=2 * seed + axis) for axis in range(len(grids))
-    ]
-    settings = {"epoch": run.epoch(epoch), "views": list(views), "seed": seed, "grids": grids}
-    count = math.prod(len(grid) for grid in grids)
-    draw: Callable[..., Record] = landscape.line if len(grids) == 1 else landscape.plane
-    with result_of(run, f"surface/{name}", settings, count, row_fields(objective), where) as (part, finish):
-        return finish(draw(objective, *directions, *grids, seed=seed, rows=part, progress=where.get("progress", iter)))
+    spec = dict(along)
+    chosen = directions_for(run, spec.pop("directions"), objective, count=len(grids), epoch=epoch, seed=seed, **spec)
+    settings = {**chosen.settings, "views": list(views), "vectors": list(chosen.hashes)}
+    described = {"seed": chosen.seed, "along": list(chosen.names), "vectors": list(chosen.hashes)}
+    record = evaluate_surface(run, name, objective, chosen.vectors, grids, settings, where, described)
+    if len(grids) == 2 and len(run.epochs) > 1:
+        store.add(run.path, f"surface/{name}{PATH}", trajectory_on(run, objective, chosen), overwrite=True)
+    return record
