@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from landscape.certificate import Unseen, certified_errors, explore
-from landscape.krylov import KrylovBasis
+from landscape.krylov import BASIS_BYTES, KrylovBasis
 from landscape.records import EigenResult
 
 _log = logging.getLogger(__name__)
-_BASIS_BYTES = 2 << 30
 _START_NOISE = 0.1
 
 
@@ -88,7 +87,7 @@ def top_eigenpairs(
         raise ValueError(f"block is {block}, expected 1…{basis.size} (the number of parameters)")
     smallest = wanted + 2 * block + 1
     if max_basis is None:
-        max_basis = max(2 * wanted + 2 * block + 8, _BASIS_BYTES // (8 * basis.size))
+        max_basis = max(2 * wanted + 2 * block + 8, BASIS_BYTES // (8 * basis.size))
     elif max_basis < smallest:
         raise ValueError(f"max_basis is {max_basis}, expected at least {smallest} for {wanted} pairs and block {block}")
 

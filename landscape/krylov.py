@@ -8,6 +8,9 @@ from torch import Tensor
 
 from landscape.operators import as_product
 
+BASIS_BYTES = 2 << 30
+"""What the vectors of one basis may take, unless the caller says otherwise."""
+
 
 class KrylovBasis:
     """Orthonormal vectors Q with H Q_m = Q T, where H has been applied to the first m of them and the others wait.
@@ -93,6 +96,15 @@ class KrylovBasis:
         self._dropped[:count] = residuals
         self._multiplied = self._stored = self._locked = count
         self._largest = float(np.abs(values).max(initial=0.0))
+
+    def adopt(self, other: KrylovBasis) -> None:
+        """Begin with what ``other`` knows of the same operator, which stays as it is."""
+        self._reserve(other._stored)
+        self._rows[: other._stored] = other._rows[: other._stored]
+        self._coefficients[: other._stored, : other._multiplied] = other.coefficients
+        self._dropped[: other._multiplied] = other.dropped
+        self._multiplied, self._stored, self._locked = other._multiplied, other._stored, other._locked
+        self._largest = other._largest
 
     def append(self, vectors: Tensor) -> None:
         """Let the parts of ``vectors`` (K, b) that are new wait for their products."""

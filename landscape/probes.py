@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.krylov import KrylovBasis
+from landscape.krylov import BASIS_BYTES, KrylovBasis
 from landscape.operators import as_product
 from landscape.records import EigenResult
 
 _BLOCK_BYTES = 256 << 20
 _MOST_AT_ONCE = 16
-_SHARE = 3
 
 
 class DeflatedProbes:
@@ -28,7 +27,8 @@ class DeflatedProbes:
         operator: symmetric, (K, K).
         num_matvecs: products to spend.
         deflate: what is known: an :class:`EigenResult` (its whole ``basis`` where it was kept, else its vectors), or
-            vectors (K, m), which cost m of the products; ``None`` spends a third of them on a Krylov basis.
+            vectors (K, m), which cost m of the products. The basis is grown until as many dimensions are known as
+            products are left for probes, within 2 GiB.
         seed: of probes and start vectors.
         coupled: whether C is needed; known vectors without their products then cost these products.
 
@@ -44,12 +44,17 @@ class DeflatedProbes:
         size, _, _, self._product = as_product(operator)
         if num_matvecs < 2:
             raise ValueError(f"num_matvecs is {num_matvecs}, expected at least 2 to give a standard error")
+        self.basis = basis = self._known(operator, num_matvecs, deflate, coupled)
         if num_matvecs >= size:
-            self.basis, spent = self._krylov(operator, size), size
-        else:
-            self.basis, spent = self._known(operator, num_matvecs, deflate, coupled)
-        self.count = 0 if self.basis.complete else num_matvecs - spent
-        self.matvecs = spent + self.count
+            while not basis.complete:
+                basis.advance()
+        # Half: as good as the best share or nearly so on spectra with outliers, and enough probes to tell the error.
+        room = BASIS_BYTES // (8 * size) - 1
+        goal = min(room, (len(basis) + num_matvecs - basis.products) // 2)
+        while len(basis) < goal and basis.products < num_matvecs - 2 and not basis.complete:
+            basis.advance()
+        self.count = 0 if self.basis.complete else num_matvecs - self.basis.products
+        self.matvecs = self.basis.products + self.count
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Random signs z and B z, (K, b) each, in blocks, with B = (I − QQᵀ) H (I − QQᵀ)."""
@@ -86,35 +91,32 @@ class DeflatedProbes:
         outside = (self.basis.waiting.T @ coupling).T * self.basis.vectors
         return (inside + 2 * outside).sum(0)
 
-    def _krylov(self, operator: Any, steps: int) -> KrylovBasis:
+    def _known(self, operator: Any, num_matvecs: int, deflate: Any, coupled: bool) -> KrylovBasis:
+        """A basis of what is known."""
         basis = KrylovBasis(operator, self._generator)
-        basis.append(basis.fresh())
-        for _ in range(steps):
-            basis.advance()
-        return basis
-
-    def _known(self, operator: Any, num_matvecs: int, deflate: Any, coupled: bool) -> tuple[KrylovBasis, int]:
-        """The basis to deflate by, and how many products it cost."""
         if deflate is None:
-            return self._krylov(operator, num_matvecs // _SHARE), num_matvecs // _SHARE
+            return basis
         given = deflate.vectors if isinstance(deflate, EigenResult) else deflate
         if given is None:
             raise ValueError("the eigenpairs to deflate by hold no vectors; compute them anew")
-        basis, vectors = KrylovBasis(operator, self._generator), torch.as_tensor(given)
+        vectors = torch.as_tensor(given)
         if vectors.ndim != 2 or len(vectors) != basis.size:
             raise ValueError(f"deflate has vectors of shape {tuple(vectors.shape)}, expected ({basis.size}, m)")
+        if num_matvecs >= basis.size:
+            return basis
         if isinstance(deflate, EigenResult):
             kept = deflate.basis
             if isinstance(kept, KrylovBasis) and not (coupled and kept.truncated):
-                return kept, 0
-        if isinstance(deflate, EigenResult) and not coupled:
-            basis.lock(vectors.to(basis.device), deflate.values, deflate.residuals)
-            return basis, 0
+                basis.adopt(kept)
+                return basis
+            if not coupled:
+                basis.lock(vectors.to(basis.device), deflate.values, deflate.residuals)
+                return basis
         basis.append(vectors)
         if basis.stored > num_matvecs - 2:
             raise ValueError(
-                f"num_matvecs is {num_matvecs}, expected at least {basis.stored + 2}: {basis.stored} for the vectors to "
-                "deflate by, two for a standard error"
+                f"num_matvecs is {num_matvecs}, expected at least {basis.stored + 2}: {basis.stored} for the vectors "
+                "to deflate by, two for a standard error"
             )
         basis.advance(basis.stored)
-        return basis, basis.products
+        return basis

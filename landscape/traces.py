@@ -24,7 +24,8 @@ def trace(H: Any, num_matvecs: int = 100, *, deflate: Any = None, seed: int = 0)
         num_matvecs: products to spend; from K on the trace is exact and its error 0.
         deflate: the :class:`landscape.EigenResult` of this operator: its Krylov basis if it was made with
             ``keep_basis=True``, else its eigenvectors, both without further products; or vectors (K, m), which take m
-            of the products. ``None`` spends a third of them on a Krylov basis.
+            of the products. What is known is then grown as a Krylov space, until as many dimensions are known as
+            products are left for probes; with ``None`` that is half of them.
         seed: of the probes.
 
     Raises:

@@ -31,25 +31,31 @@ def covered(z: np.ndarray, degrees: int, level: float = 0.9) -> bool:
 @pytest.mark.parametrize("deflation", ["own", "basis", "pairs", "vectors"])
 def test_errors_of_the_trace_cover_it_whatever_it_is_deflated_by(deflation: str) -> None:
     A = symmetric_with(OUTLIERS)
+    degrees: set[int] = set()
 
     def estimate(seed: int) -> tuple[float, float]:
         # The same seed for both: probes that shared the start's random stream would be biased.
         r = landscape.top_eigenpairs(A, k=3, seed=seed, keep_basis=deflation == "basis") if deflation != "own" else None
         given: dict[str, Any] = {"own": None, "basis": r, "pairs": r, "vectors": r and r.vectors}
         t = landscape.trace(A, 21, deflate=given[deflation], seed=seed)
-        assert len(t.samples) == {"own": 14, "basis": 21, "pairs": 21, "vectors": 18}[deflation]
+        degrees.add(len(t.samples) - 1)
         assert t.matvecs == 21
+        known = 0 if r is None else len(r.basis) if deflation == "basis" else 3
+        cost = 3 if deflation == "vectors" else 0
+        assert t.deflated == (known + 21 - cost) // 2
+        assert len(t.samples) == 21 - cost - (t.deflated - known)
         return t.value, t.stderr
 
     z = z_scores(estimate, sum(OUTLIERS), 80)
-    assert covered(z, {"own": 13, "basis": 20, "pairs": 20, "vectors": 17}[deflation])
+    assert max(degrees) - min(degrees) <= 2
+    assert covered(z, min(degrees))
     assert abs(z.mean()) < 4 * z.std() / np.sqrt(len(z))
 
 
 def test_few_probes_need_students_t() -> None:
     A = symmetric_with(list(np.linspace(-1, 5, 40)))
     z = z_scores(lambda s: ((t := landscape.trace(A, 5, seed=s)).value, t.stderr), 80.0, 200)
-    assert covered(z, 3)
+    assert covered(z, 2)
 
 
 def test_deflation_by_what_the_eigenpairs_paid_for_beats_plain_probes() -> None:
@@ -103,7 +109,7 @@ def test_moments_and_their_errors(deflate: bool) -> None:
     truth["effective_rank"] = truth["trace"] ** 2 / truth["frobenius"] ** 2
     for name, value in truth.items():
         z = np.array([(getattr(m, name) - value) / getattr(m, f"{name}_stderr") for m in found])
-        assert covered(z, 29 if deflate else 19), name
+        assert covered(z, 20 if deflate else 14), name
         assert getattr(found[0], name) == pytest.approx(value, rel=0.2)
 
 
@@ -115,7 +121,7 @@ def test_every_entry_of_the_diagonal_lies_within_its_error(known: str) -> None:
         (d.values - A.diagonal().numpy()) / d.stderr
         for d in (landscape.diagonal(A, 40, deflate=r, seed=s) for s in range(20))
     ]
-    share = np.mean(np.abs(z) < student.ppf(0.95, 26))
+    share = np.mean(np.abs(z) < student.ppf(0.95, 20))
     assert 0.87 < share < 0.93
     assert np.abs(np.mean(z)) < 0.1
 
