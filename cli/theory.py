@@ -54,8 +54,9 @@ def command(files: tuple[Path, ...], markdown: bool, latex: bool, secondary: boo
             continue
         click.echo(click.style(_title(study), bold=True))
         click.echo(shown.show_verdicts(verdicts))
-        if terms := shown.show_bound(study):
-            click.echo(f"\n{terms}")
+        for further in (shown.show_radius(study), shown.show_bound(study)):
+            if further:
+                click.echo(f"\n{further}")
         if secondary:
             click.echo(f"\n{shown.show_secondary(described)}")
 

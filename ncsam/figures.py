@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from landscape.figures.style import COLOURS, MARKERS, STYLE, figure, log_scale
-from ncsam.schema import Curves, Training
+from ncsam.schema import Curves, RadiusControl, Training
 
 QUANTITIES = {
     "test_accuracy": "test accuracy (last five epochs)",
@@ -90,6 +90,48 @@ def against_noise(curves: Curves, quantities: Sequence[str] = tuple(QUANTITIES))
                 ax.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
         for ax in axes[-1]:
             ax.set_xlabel("wrong labels (%)")
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        made.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
+    return made
+
+
+def radius_figure(control: RadiusControl) -> Figure:
+    """Clean test accuracy and memorisation against the realised ‖ε‖: SAM over ρ as a line, all else as points.
+
+    SGD, which has no ‖ε‖, is a dashed level. Bars are t-intervals over the seeds, in both directions.
+    """
+    made, axes = figure(1, 2, height=3.2)
+    panels = (("accuracy", "clean test accuracy"), ("memorisation", "wrong labels memorised"))
+    families = list(dict.fromkeys(control.family.tolist()))
+    with mpl.rc_context(STYLE):
+        for ax, (quantity, title) in zip(axes[0], panels, strict=True):
+            for i, family in enumerate(families):
+                colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+                here = np.flatnonzero(control.family == family)
+                here = here[np.argsort(control.radius[here])]
+                x, y = control.radius[here], getattr(control, quantity)[here]
+                if family == "SGD":
+                    ax.axhline(y.mean(), color=colour, linestyle="--", linewidth=1, label=family)
+                    continue
+                bars = {
+                    axis: np.stack(
+                        [
+                            centre - getattr(control, f"{name}_low")[here],
+                            getattr(control, f"{name}_high")[here] - centre,
+                        ]
+                    )
+                    for axis, name, centre in (("xerr", "radius", x), ("yerr", quantity, y))
+                }
+                ax.errorbar(
+                    x, y, **bars, color=colour, marker=marker, linestyle="-" if family == "SAM" else "", label=family,
+                    capsize=2, elinewidth=0.8, markerfacecolor=colour if i < len(COLOURS) else "white",
+                )  # fmt: skip
+            ax.set_xscale("log")
+            ax.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=[1, 2, 5]))
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+            ax.set(title=title, xlabel="realised mean ‖ε‖")
+            ax.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
         handles, labels = axes[0, 0].get_legend_handles_labels()
         made.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
     return made

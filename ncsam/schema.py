@@ -97,6 +97,9 @@ class Spectrum(Record):
         "epoch", "view", long_name="operator-vector products of the whole row", optional=True
     )
     seconds: np.ndarray | None = variable("epoch", "view", long_name="CPU time of the row", units="s", optional=True)
+    strategies: np.ndarray | None = variable(
+        "epoch", "view", long_name="how the products were made; empty where there were none", optional=True
+    )
     previous_cosines: np.ndarray | None = variable(
         "epoch", "view", "angle", long_name="cosines of the principal angles to the eigenspace at the epoch before",
         optional=True,
@@ -164,6 +167,7 @@ class Spectrum(Record):
     density_probes: int = parameter("probes of the density", 0)
     density_broadening: float = parameter("deviation of its kernel, as a fraction of the width of the spectrum", 0.01)
     density_deflated: bool = parameter("whether the converged eigenvalues were put into it as found", False)
+    strategy: str | None = parameter("how products were asked to be made", None)
     num_parameters: int | None = parameter("number of parameters that the Hessian is taken by", None)
     warm_start: bool = parameter("whether each epoch started from the eigenvectors of the one before it", False)
 
@@ -372,6 +376,32 @@ class CellTable(Record):
     seed: np.ndarray = variable("cell", long_name="seed, which pairs the runs")
     role: np.ndarray = variable("cell", long_name="reported, or tuning: never judged")
     value: np.ndarray = variable("cell", "endpoint", long_name="number of one run; NaN where not measured")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RadiusControl(Record):
+    """Accuracy and memorisation of every arm beside the perturbation that it really took."""
+
+    kind: ClassVar[str] = "radius_control"
+
+    arms: np.ndarray = variable("arm", long_name="name under which runs are compared", coordinate=True)
+    family: np.ndarray = variable("arm", long_name="what the arm is compared as")
+    seeds: np.ndarray = variable("arm", long_name="number of seeds")
+    radius: np.ndarray = variable("arm", long_name="realised mean norm of the perturbation", units="parameter")
+    radius_low: np.ndarray = variable("arm", long_name="lower end of its t-interval", units="parameter")
+    radius_high: np.ndarray = variable("arm", long_name="upper end of its t-interval", units="parameter")
+    accuracy: np.ndarray = variable("arm", long_name="clean test accuracy, mean of the last five epochs")
+    accuracy_low: np.ndarray = variable("arm", long_name="lower end of its t-interval")
+    accuracy_high: np.ndarray = variable("arm", long_name="upper end of its t-interval")
+    memorisation: np.ndarray = variable("arm", long_name="share of wrong labels that are predicted")
+    memorisation_low: np.ndarray = variable("arm", long_name="lower end of its t-interval")
+    memorisation_high: np.ndarray = variable("arm", long_name="upper end of its t-interval")
+    excess: np.ndarray = variable("arm", long_name="accuracy minus SAM's at the same realised norm, paired by seed")
+    excess_low: np.ndarray = variable("arm", long_name="lower end of its t-interval")
+    excess_high: np.ndarray = variable("arm", long_name="upper end of its t-interval")
+    noise: str = parameter("kind of label noise")
+    rate: float = parameter("noise rate")
+    level: float = parameter("confidence level of the intervals")
 
 
 declare_layout(

@@ -82,6 +82,7 @@ class Study:
     Attributes:
         data, model, noise: what the runs share.
         arms: in the order of the table.
+        optimizers: optimizer and options of each arm.
         rates: ascending.
         seeds: ascending.
     """
@@ -90,6 +91,7 @@ class Study:
     model: str
     noise: str
     arms: tuple[str, ...]
+    optimizers: Mapping[str, tuple[str, Mapping[str, Any]]]
     rates: tuple[float, ...]
     seeds: tuple[int, ...]
     _values: Mapping[tuple[str, float, int], Mapping[str, float]] = dataclasses.field(repr=False)
@@ -159,6 +161,7 @@ def _study(data: str, model: str, noise: str, rows: Sequence[Mapping[str, Any]])
         model=model,
         noise=noise,
         arms=tuple(dict.fromkeys(row["arm"] for row in rows)),
+        optimizers={row["arm"]: (row["optimizer"] or row["arm"], row["options"]) for row in rows},
         rates=tuple(sorted({rate for _, rate, _ in values})),
         seeds=tuple(sorted({seed for _, _, seed in values})),
         _values=values,
