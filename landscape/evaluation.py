@@ -149,12 +149,12 @@ class LabelTable:
     """Everything about a micro-batch's views that does not depend on the outputs.
 
     Attributes:
-        labels: (B, L) distinct label vectors; 0 where no view needs one.
-        weights: (B, L) what each counts in the loss, or none for 1.
+        labels: (L, B) distinct label vectors; 0 where no view needs one.
+        weights: (L, B) what each counts in the loss, or none for 1.
         columns: (V,) which of them each view takes, or none for one each.
-        mask: (B, V) which samples a view has, or none for all.
+        mask: (V, B) which samples a view has, or none for all.
         views: (V,) places of the views in the objective.
-        counts: (V,) samples of each view.
+        counts: samples of each view.
     """
 
     labels: Tensor
@@ -162,53 +162,51 @@ class LabelTable:
     columns: Tensor | None
     mask: Tensor | None
     views: Tensor
-    counts: Tensor
+    counts: dict[str, int]
 
     @classmethod
     def of(cls, parts: Sequence[Part], names: Sequence[str], loss_fn: nn.CrossEntropyLoss, size: int) -> LabelTable:
         """The table of a micro-batch of ``size`` samples."""
         device = parts[0].labels.device
         columns: list[int] = []
-        labels: list[tuple[Tensor, Tensor]] = []  # with where they are set
+        known: list[tuple[Tensor, Tensor]] = []  # label vectors, with where they are set
         masks = []
         for part in parts:
             rows = torch.arange(size, device=device) if part.rows is None else part.rows
-            mask, column = torch.zeros(size, dtype=torch.bool, device=device), torch.zeros_like(rows.new_empty(size))
+            mask = torch.zeros(size, dtype=torch.bool, device=device)
             mask[rows] = part.labels != loss_fn.ignore_index
-            column[rows] = torch.where(mask[rows], part.labels, 0)
+            labels = torch.zeros(size, dtype=torch.int64, device=device)
+            labels[rows] = torch.where(mask[rows], part.labels, 0)
             masks.append(mask)
-            for i, (known, known_mask) in enumerate(labels):
-                if not (mask & ~known_mask).any() and torch.equal(known[mask], column[mask]):
-                    columns.append(i)
-                    break
-            else:
-                columns.append(len(labels))
-                labels.append((column, mask))
-        table, mask = torch.stack([column for column, _ in labels], 1), torch.stack(masks, 1)
+            same = (
+                i
+                for i, (old, at) in enumerate(known)
+                if not (mask & ~at).any() and torch.equal(old[mask], labels[mask])
+            )
+            columns.append(next(same, len(known)))
+            if columns[-1] == len(known):
+                known.append((labels, mask))
+        table, mask = torch.stack([labels for labels, _ in known]), torch.stack(masks)
         return cls(
             labels=table,
             weights=None if loss_fn.weight is None else loss_fn.weight.to(device)[table],
-            columns=None if columns == list(range(len(labels))) else torch.tensor(columns, device=device),
+            columns=None if columns == list(range(len(known))) else torch.tensor(columns, device=device),
             mask=None if mask.all() else mask,
             views=torch.tensor([names.index(part.view) for part in parts], device=device),
-            counts=mask.sum(0, dtype=torch.float64),
+            counts={part.view: int(mask.sum()) for part, mask in zip(parts, masks, strict=True)},
         )
 
-    def add(self, outputs: Tensor, loss: Tensor, correct: Tensor, counts: Tensor) -> None:
-        """Add sums over the samples to ``loss``, ``correct`` and ``counts``, (all views,) in float64."""
-        likelihood = torch.log_softmax(outputs, 1).gather(1, self.labels)
+    def add(self, outputs: Tensor, sums: Tensor) -> None:
+        """Add log-likelihood and number of correct predictions to ``sums``, (2, all views) in float64."""
+        likelihood = torch.log_softmax(outputs, 1).t().gather(0, self.labels)
         if self.weights is not None:
             likelihood = likelihood * self.weights
-        loss.index_add_(0, self.views, self._sum(likelihood), alpha=-1)
-        correct.index_add_(0, self.views, self._sum(outputs.argmax(1, keepdim=True) == self.labels))
-        counts.index_add_(0, self.views, self.counts)
-
-    def _sum(self, values: Tensor) -> Tensor:
+        values = torch.stack([likelihood, (outputs.argmax(1) == self.labels).to(likelihood.dtype)])
         if self.columns is not None:
-            values = values[:, self.columns]
+            values = values.index_select(1, self.columns)
         if self.mask is not None:
             values = torch.where(self.mask, values, 0)
-        return values.sum(0, dtype=torch.float64)
+        sums.index_add_(1, self.views, values.sum(2, dtype=torch.float64))
 
 
 class _Scorer:
@@ -227,7 +225,8 @@ class _Scorer:
         self.reset()
 
     def reset(self) -> None:
-        self._sums = torch.zeros(3, len(self._names), dtype=torch.float64, device=self._device)
+        self._counts = dict.fromkeys(self._names, 0)
+        self._sums = torch.zeros(2, len(self._names), dtype=torch.float64, device=self._device)
         self._losses = dict.fromkeys(self._names, 0.0)
         self._metrics: dict[str, dict[str, list[float]]] = {}
 
@@ -235,22 +234,25 @@ class _Scorer:
         parts = [part for part in parts if part.norm]
         if self._together and isinstance(outputs, Tensor) and outputs.ndim == 2 and all(map(_of_classes, parts)):
             if parts:
-                self._table(position, parts, len(outputs)).add(outputs, *self._sums)
+                table = self._table(position, parts, len(outputs))
+                table.add(outputs, self._sums)
+                for view, count in table.counts.items():
+                    self._counts[view] += count
             return
         for part in parts:
             self._one_by_one(outputs if part.rows is None else select(outputs, part.rows), part)
 
     def result(self) -> Evaluation:
         norms, nan = self._plan.norms, float("nan")
-        losses, correct, counts = (dict(zip(self._names, row, strict=True)) for row in self._sums.tolist())
+        likelihood, correct = (dict(zip(self._names, row, strict=True)) for row in self._sums.tolist())
         metrics = dict(self._metrics)
-        if any(counts.values()):
-            accuracy = {v: [correct[v], counts[v]] for v in self._names}
+        if any(self._counts.values()):
+            accuracy = {v: [correct[v], float(self._counts[v])] for v in self._names}
             for view, (value, count) in metrics.get("accuracy", {}).items():
                 accuracy[view] = [accuracy[view][0] + value, accuracy[view][1] + count]
             metrics["accuracy"] = accuracy
         return Evaluation(
-            {v: (losses[v] + self._losses[v]) / norms[v] if norms[v] else nan for v in self._names},
+            {v: (self._losses[v] - likelihood[v]) / norms[v] if norms[v] else nan for v in self._names},
             {
                 name: {v: by_view[v][0] / by_view[v][1] if by_view.get(v, [0, 0])[1] else nan for v in self._names}
                 for name, by_view in metrics.items()
