@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from ncsam.statistics import holm, sign_flip_p, smallest_sign_flip_p, t_interval, verdict
+from ncsam.statistics import (
+    holm,
+    kendall_tau,
+    page_p,
+    sign_flip_p,
+    smallest_sign_flip_p,
+    t_interval,
+    t_intervals,
+    verdict,
+)
 
 
 @given(st.lists(st.integers(-100, 100), min_size=1, max_size=8))
@@ -32,15 +41,81 @@ def test_sign_flip_test_holds_its_level() -> None:
     assert abs(share - 12 / 256) < 4 * np.sqrt(0.047 * 0.953 / 2000)
 
 
+@pytest.mark.parametrize("level", [0.9, 0.95])
 @pytest.mark.parametrize("n", [3, 5, 10])
-def test_the_interval_covers_what_it_promises(n: int) -> None:
-    rng = np.random.default_rng(n)
-    samples = rng.normal(1.0, 2.0, size=(20_000, n))
-    half = stats.t.ppf(0.975, n - 1) * samples.std(1, ddof=1) / np.sqrt(n)
-    ours = [t_interval(row) for row in samples[:50]]
-    np.testing.assert_allclose([i.high - i.mean for i in ours], half[:50])
-    covered = (np.abs(samples.mean(1) - 1.0) <= half).mean()
-    assert abs(covered - 0.95) < 0.01
+def test_the_interval_covers_what_it_promises(n: int, level: float) -> None:
+    draws = 40_000  # so that one point is nearly seven standard errors
+    samples = np.random.default_rng(n).normal(1.0, 2.0, size=(draws, n))
+    _, low, high = t_intervals(samples, level)
+    assert abs(((low <= 1.0) & (high >= 1.0)).mean() - level) < 0.01
+
+
+@pytest.mark.parametrize("n", [3, 5, 10])
+def test_the_interval_of_paired_differences_covers_though_arms_share_their_seeds(n: int) -> None:
+    rng = np.random.default_rng(100 + n)
+    shared = rng.normal(0.0, 5.0, size=(40_000, n))  # how hard a seed's split is, the same for both arms
+    sam, ncsam = (shared + mean + rng.normal(0.0, 0.5, size=shared.shape) for mean in (0.8, 0.9))
+    _, low, high = t_intervals(ncsam - sam)
+    assert abs(((low <= 0.1) & (high >= 0.1)).mean() - 0.95) < 0.01
+
+
+@pytest.mark.parametrize("n", [3, 10])
+def test_a_statement_whose_effect_is_just_m_is_supported_in_one_of_forty_studies(n: int) -> None:
+    samples = np.random.default_rng(n).normal(0.1, 1.0, size=(40_000, n))
+    _, low, high = t_intervals(samples)
+    assert abs((low > 0.1).mean() - 0.025) < 0.005
+    assert abs((high < 0.1).mean() - 0.025) < 0.005
+
+
+@given(st.lists(st.one_of(st.floats(-1e6, 1e6), st.just(float("nan"))), min_size=1, max_size=12))
+def test_intervals_against_scipy(values: list[float]) -> None:
+    there = np.array([v for v in values if v == v])
+    mean, low, high = t_intervals(values)
+    if len(there) < 2:
+        assert np.isnan(low)
+        assert np.isnan(mean) == (len(there) == 0)
+        return
+    half = stats.sem(there) * stats.t.ppf(0.975, len(there) - 1)
+    tolerance = 1e-9 * max(1.0, np.abs(there).max())
+    np.testing.assert_allclose([mean, low, high], there.mean() + np.array([0, -half, half]), rtol=1e-6, atol=tolerance)
+
+
+@given(st.integers(3, 5), st.integers(0, 2**31))
+def test_pages_p_is_the_share_of_all_orders_of_the_rows(rates: int, seed: int) -> None:
+    table = np.random.default_rng(seed).normal(size=(2, rates))
+    ranks = table.argsort(axis=1).argsort(axis=1) + 1
+    weights = np.arange(1, rates + 1)
+    orders = [np.dot(p, weights) for p in itertools.permutations(weights)]
+    every = np.add.outer(orders, orders).ravel()
+    statistic = (ranks @ weights).sum()
+    expected = min(1.0, 2 * min((every >= statistic).mean(), (every <= statistic).mean()))
+    assert page_p(table) == pytest.approx(expected)
+
+
+def test_pages_test_needs_two_complete_rows_and_three_columns() -> None:
+    rising = np.arange(12.0).reshape(3, 4)
+    assert page_p(rising) == pytest.approx(2 / 24**3)
+    assert page_p([*rising, [np.nan, 0, 0, 0]]) == page_p(rising)
+    assert np.isnan(page_p(rising[:1]))
+    assert np.isnan(page_p(rising[:, :2]))
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=4, max_size=9))
+def test_kendalls_tau_counts_pairs(points: list[tuple[int, int]]) -> None:
+    signs = [
+        (np.sign(a[0] - b[0]), np.sign(a[1] - b[1])) for a, b in itertools.combinations(points, 2)
+    ]  # fmt: skip
+    x, y = (sum(s[i] ** 2 for s in signs) for i in (0, 1))
+    found = kendall_tau(*zip(*points, strict=True))
+    if x == 0 or y == 0:
+        assert np.isnan(found)
+    else:
+        assert found == pytest.approx(sum(s[0] * s[1] for s in signs) / np.sqrt(x * y))
+
+
+def test_kendalls_tau_leaves_nan_out_and_needs_four_points() -> None:
+    assert kendall_tau([1, 2, 3, 4, np.nan], [1, 2, 3, 4, 0]) == pytest.approx(1.0)
+    assert np.isnan(kendall_tau([1, 2, 3, np.nan], [1, 2, 3, 4]))
 
 
 def test_interval_leaves_nan_out_and_says_what_it_cannot() -> None:
@@ -59,6 +134,12 @@ def test_holm_against_its_definition(p_values: list[float]) -> None:
     for rank, i in enumerate(order):
         running = max(running, (len(p_values) - rank) * p_values[i])
         assert adjusted[i] == pytest.approx(min(1.0, running))
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=9), st.integers(0, 5))
+def test_holm_over_a_family_counts_what_was_not_measured_as_largest(p_values: list[float], further: int) -> None:
+    padded = holm([*p_values, *([1.0] * further)])[: len(p_values)]
+    np.testing.assert_allclose(holm(p_values, len(p_values) + further), padded)
 
 
 def test_holm_skips_nan() -> None:
