@@ -9,6 +9,8 @@ product then costs the rest, twice a gradient by operation count instead of thre
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -130,6 +132,7 @@ def _first_traced(form: Form, batch: BatchLoss, layout: ParameterLayout) -> torc
     if convolutions:
         ways.insert(0, (_forward_over_reverse, True))
     errors = []
+    _load_compiler()
     for direction, channels_last in ways:
         try:
             graph = _trace(form, batch, layout, direction, channels_last=channels_last)
@@ -194,6 +197,14 @@ def _compiled(module: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..
     with _quiet():
         code: Callable[..., Sequence[Tensor]] = torch._inductor.compile(module, list[Any](inputs))
         return code
+
+
+def _load_compiler() -> None:
+    """Import what make_fx imports on its first use, in a thread: the import leaves a cycle that holds its callers."""
+    with _quiet():
+        thread = threading.Thread(target=importlib.import_module, args=("torch._dynamo",))
+        thread.start()
+        thread.join()
 
 
 def _first_line(error: Exception) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 def flat(tensors: Any) -> Tensor:
@@ -34,7 +35,8 @@ def dense_loss(model: nn.Module, loss_fn: Callable[..., Tensor], x: Any, y: Tens
 
 def dense_hessian(model: nn.Module, loss_fn: Callable[..., Tensor], x: Any, y: Tensor) -> Tensor:
     w = flat([p.detach() for p in model.parameters() if p.requires_grad])
-    return torch.autograd.functional.hessian(dense_loss(model, loss_fn, x, y), w)
+    with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+        return torch.autograd.functional.hessian(dense_loss(model, loss_fn, x, y), w)
 
 
 def symmetric_with(eigenvalues: list[float], seed: int = 0) -> Tensor:
@@ -119,4 +121,76 @@ CASES = [
         lambda: torch.randn(N, 4),
         lambda: torch.arange(N) % 3,
     ),
+]
+
+
+class ResidualBlock(nn.Module):
+    """In-place ReLU and addition, BatchNorm after convolutions, a projected shortcut, mean pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.norm1 = nn.Conv2d(1, 3, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(3)
+        self.conv2, self.norm2 = nn.Conv2d(3, 3, 3, padding=1, bias=True), nn.BatchNorm2d(3)
+        self.shortcut = nn.Conv2d(1, 3, 1, stride=2)
+        self.head = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = nn.functional.relu(self.norm1(self.conv1(x)), inplace=True)
+        out = self.norm2(self.conv2(out))
+        out += self.shortcut(x)
+        return self.head(torch.tanh(out).mean((2, 3)))
+
+
+class AttentionBlock(nn.Module):
+    """Pre-norm self-attention over three tokens of four numbers, then their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4)
+        self.qkv, self.out, self.head = nn.Linear(4, 12), nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(self.norm(x)).reshape(len(x), 3, 3, 2, 2).permute(2, 0, 3, 1, 4)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(mixed.transpose(1, 2).reshape(x.shape))
+        return self.head(x.mean(1))
+
+
+class DictOutputs(nn.Module):
+    """Named outputs, only one of them in the loss, and a trainable parameter that nothing uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head, self.spare = nn.Linear(4, 5), nn.Linear(5, 3), nn.Linear(2, 1)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        hidden = nn.functional.gelu(self.body(x))
+        return {"logits": self.head(hidden), "hidden": hidden}
+
+
+def _of_logits(outputs: dict[str, Tensor], labels: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(outputs["logits"], labels)
+
+
+# More kinds of layers, for tests of products; CASES is what every analysis is tried on.
+ARCHITECTURES = [
+    *CASES,
+    Case(
+        "groupnorm",
+        lambda: nn.Sequential(
+            nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4, 3)
+        ),
+        nn.CrossEntropyLoss(label_smoothing=0.1),
+        lambda: torch.randn(N, 1, 5, 5),
+        lambda: torch.arange(N) % 3,
+    ),
+    Case(
+        "resnet-block",
+        ResidualBlock,
+        nn.CrossEntropyLoss(),
+        lambda: torch.randn(N, 1, 5, 5),
+        lambda: torch.arange(N) % 3,
+    ),
+    Case("attention", AttentionBlock, nn.CrossEntropyLoss(), lambda: torch.randn(N, 3, 4), lambda: torch.arange(N) % 3),
+    Case("dict-unused", DictOutputs, _of_logits, lambda: torch.randn(N, 4), lambda: torch.arange(N) % 3),
 ]
