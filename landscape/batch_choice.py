@@ -46,9 +46,9 @@ def choose(objective: Objective) -> BatchChoice:
 
     So many samples, as a power of two from 16 to 1024 (8192), are cheapest where a forward pass is bound by memory:
     on one core the best batch of a ResNet-20 on CIFAR is 64, that of an MLP on digits 1024. Where up to 8 micro-batches
-    hold all samples they are made equally large, since a small last one costs as many calls as a large one. Images and
+    hold all samples, these are made equally large, as a small last one costs as many calls as a large one. Images and
     filters lie channels last where the model has 2-D convolutions, which made it 1.1 to 2.5 times faster in our
-    measurements. The rule sees the model and the sizes of the data only, so it chooses the same on any device of a kind.
+    measurements. The rule sees the model and the sizes of the data only: on a device of the same kind it chooses alike.
 
     >>> obj = Objective(nn.Linear(3, 2), nn.MSELoss(), (torch.zeros(9, 3), torch.zeros(9, 2)))
     >>> choose(obj)
