@@ -15,7 +15,7 @@ from landscape.krylov import BASIS_BYTES, KrylovBasis
 from landscape.records import EigenResult
 
 _log = logging.getLogger(__name__)
-_START_NOISE = 0.1
+_START_NOISE = 10.0  # times the unit hint; see _warm
 
 
 def top_eigenpairs(
@@ -56,8 +56,8 @@ def top_eigenpairs(
             as many with a search.
         seed: of the random start vectors.
         search_missed: look for pairs that the first run missed.
-        start: vectors (K, j) to start from, such as the ``vectors`` of an earlier checkpoint; a tenth of random is
-            mixed in, so that what is new since then is seen too.
+        start: vectors (K, j) to start from, such as the ``vectors`` of an earlier checkpoint. They are only a hint,
+            mixed into a random vector ten times as long: it saves a few products, and what is new since then is seen.
         block: vectors multiplied at once. More find multiple eigenvalues and share passes over the data, but take more
             products for the same accuracy.
         max_basis: vectors (8 K bytes each) held at once; by default what fits 2 GiB, at least ``2 k + 2 block + 8``.
@@ -147,10 +147,12 @@ def _wanted(which: str, k: int, size: int) -> int:
 
 
 def _warm(start: Any, block: int, basis: KrylovBasis) -> Tensor:
-    """Start vectors (K, block): sums of the given ones, with a tenth of random.
+    """Start vectors (K, block): sums of the given ones, and random vectors ten times as long.
 
     The sum of j nearly right eigenvectors spans, with its products, what they span; against starting with all of them
-    this took fewer products wherever they were not exact already.
+    this took fewer products wherever they were not exact already. With less randomness the run is over before an
+    eigenvalue that is new is seen (of 50 000 parameters a tenth missed it in 19 of 32 runs, one in 5, three in 2, ten
+    in none), and saves only one or two products more.
     """
     vectors = torch.as_tensor(start).detach().cpu().double()
     vectors = vectors.reshape(len(vectors), -1) if vectors.ndim else vectors.reshape(1, 1)
