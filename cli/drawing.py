@@ -10,12 +10,15 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from landscape import figures
-from landscape.records import Line, Plane
+from landscape.figures.interactive import save_html
 from ncsam.figures import against_noise, training_curves
 from ncsam.run import Run
 from ncsam.schema import Curves, Training
 
-LINE_VIEWS = ("mixed", "clean_part", "noisy_part", "test")
+from . import drawing_surfaces
+from .drawing_surfaces import Look
+
+LOOK = Look()
 
 
 def draw_study(
@@ -31,9 +34,11 @@ def draw_study(
     return _save({**plans, **_of_runs([Run(path) for path in paths])}, out, formats, bar)
 
 
-def draw_runs(paths: Sequence[Path], out: Path, *, formats: Sequence[str], bar: Callable[..., Any]) -> list[Path]:
+def draw_runs(
+    paths: Sequence[Path], out: Path, *, formats: Sequence[str], bar: Callable[..., Any], look: Look = LOOK
+) -> list[Path]:
     """Every figure that the run files allow together, written to ``out``; returns the files."""
-    return _save(_of_runs([Run(path) for path in paths]), out, formats, bar)
+    return _save(_of_runs([Run(path) for path in paths], look), out, formats, bar)
 
 
 def draw_curves(curves: Curves, out: Path, *, formats: Sequence[str], bar: Callable[..., Any]) -> list[Path]:
@@ -42,28 +47,27 @@ def draw_curves(curves: Curves, out: Path, *, formats: Sequence[str], bar: Calla
 
 
 def _save(
-    plans: dict[str, Callable[[], Figure]], out: Path, formats: Sequence[str], bar: Callable[..., Iterable[Any]]
+    plans: dict[str, Callable[[], Any]], out: Path, formats: Sequence[str], bar: Callable[..., Iterable[Any]]
 ) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     for name, draw in bar(list(plans.items()), len(plans)):
-        written += figures.save(draw(), out / name, formats)
+        drawn = draw()
+        if isinstance(drawn, Figure):
+            written += figures.save(drawn, out / name, formats)
+        else:
+            written.append(save_html(drawn, out / f"{name}.html"))
     return written
 
 
-def _of_runs(runs: Sequence[Run]) -> dict[str, Callable[[], Figure]]:
+def _of_runs(runs: Sequence[Run], look: Look = LOOK) -> dict[str, Callable[[], Any]]:
     """Runs of one noise rate are drawn together: training curves, line overlays, contours."""
-    plans: dict[str, Callable[[], Figure]] = {}
+    plans: dict[str, Callable[[], Any]] = {}
     for noise in dict.fromkeys(run.config.noise for run in runs):
         here = [run for run in runs if run.config.noise == noise]
         suffix = "" if len(runs) == 1 else f"_{noise.replace(':', '')}"
         plans[f"training{suffix}"] = partial(training_curves, _grouped(here, "training", Training))
-        if lines := _grouped(here, "surface/line", Line):
-            plans[f"line{suffix}"] = partial(figures.lines, lines, _common(lines, LINE_VIEWS))
-        planes = {label: members[0] for label, members in _grouped(here, "surface/plane", Plane).items()}
-        if planes:
-            for view in _common({k: [v] for k, v in planes.items()}, ("mixed", "test")):
-                plans[f"contours{suffix}_{view}"] = partial(figures.contours, planes, view)
+        plans |= drawing_surfaces.plans(here, suffix, look)
     return plans
 
 
@@ -75,10 +79,3 @@ def _grouped(runs: Sequence[Run], name: str, kind: type) -> dict[str, list[Any]]
             if isinstance(record, kind):
                 groups.setdefault(str(run.attrs.get("arm", run.config.optimizer)), []).append(record)
     return groups
-
-
-def _common(groups: dict[str, list[Any]], wanted: Sequence[str]) -> list[str]:
-    """Views that every surface holds, the wanted ones if there are any of them."""
-    held = [set(member.views.tolist()) for members in groups.values() for member in members]
-    shared = set.intersection(*held)
-    return [view for view in wanted if view in shared] or sorted(shared)[:4]

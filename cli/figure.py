@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import click
@@ -13,21 +14,51 @@ from . import options, progress
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the figures.")
 @click.option("--formats", callback=options.split, default="pdf,png", show_default=True, help="pdf, png or svg.")
+@click.option(
+    "--width",
+    type=click.Choice(["icml", "icml-column", "neurips"]),
+    default="icml",
+    show_default=True,
+    help="Width of surfaces: of the text (6.75 in), of a column (3.25 in), of NeurIPS's text (5.5 in).",
+)
+@click.option(
+    "--scale",
+    type=click.Choice(["auto", "log", "linear"]),
+    default="auto",
+    show_default=True,
+    help="Levels of planes; auto: log where losses span more than a factor of 20.",
+)
+@click.option("--interactive", is_flag=True, help="Planes as HTML too, to turn in a browser (needs plotly).")
 @options.OVERWRITE
 @options.QUIET
-def command(files: tuple[Path, ...], out: Path, formats: tuple[str, ...], overwrite: bool, quiet: bool) -> None:
+def command(
+    files: tuple[Path, ...],
+    out: Path,
+    formats: tuple[str, ...],
+    width: str,
+    scale: str,
+    interactive: bool,
+    overwrite: bool,
+    quiet: bool,
+) -> None:
     """Draw every figure that a study file, or one or more run files together, allow.
 
     \b
     Examples:
       landscape figure run.h5 --out figures/
-      landscape figure sgd.h5 sam.h5 ncsam.h5 --out comparison/ --formats pdf
+      landscape figure sgd.h5 sam.h5 ncsam.h5 --out comparison/ --formats pdf --width neurips
+      landscape figure run.h5 --out turnable/ --interactive
     """
     from landscape import store
     from ncsam.schema import Curves
 
     from .drawing import draw_curves, draw_runs
+    from .drawing_surfaces import Look
 
+    if interactive and importlib.util.find_spec("plotly") is None:
+        raise click.UsageError(
+            "--interactive needs plotly; install it with: pip install 'ncsam-landscape[interactive]'"
+        )
     for extension in formats:
         if extension not in ("pdf", "png", "svg"):
             raise click.BadParameter(f"{extension!r}, expected pdf, png or svg", param_hint="--formats")
@@ -42,6 +73,6 @@ def command(files: tuple[Path, ...], out: Path, formats: tuple[str, ...], overwr
     if isinstance(curves, Curves):
         written = draw_curves(curves, out, formats=formats, bar=bar)
     else:
-        written = draw_runs(files, out, formats=formats, bar=bar)
+        written = draw_runs(files, out, formats=formats, bar=bar, look=Look(width, scale, interactive))
     for path in written:
         click.echo(path)

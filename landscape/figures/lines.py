@@ -44,7 +44,10 @@ def lines(
                 if len(members) > 1:
                     ax.fill_between(x, losses.min(0), losses.max(0), color=colour, alpha=0.15, linewidth=0)
                 _mark(ax, members[0], view, x, losses.mean(0), colour)
-        _finish(made, axes, views, _LABELS[against])
+        first = next(iter(groups.values()))[0]
+        what = (first.along or ["random"])[0]
+        named = against == "alpha" and not what.startswith("random")
+        _finish(made, axes, views, f"α ({what})" if named else _LABELS[against])
     return made
 
 
