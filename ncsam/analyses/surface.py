@@ -86,7 +86,7 @@ def _surface(
     spec = dict(along)
     chosen = directions_for(run, spec.pop("directions"), objective, count=len(grids), epoch=epoch, seed=seed, **spec)
     settings = {**chosen.settings, "views": list(views), "vectors": list(chosen.hashes)}
-    described = {"seed": chosen.seed, "along": list(chosen.names), "vectors": list(chosen.hashes)}
+    described = {"seed": chosen.seed, "along": list(chosen.names), "hashes": list(chosen.hashes)}
     record = evaluate_surface(run, name, objective, chosen.vectors, grids, settings, where, described)
     if len(grids) == 2 and len(run.epochs) > 1:
         store.add(run.path, f"surface/{name}{PATH}", trajectory_on(run, objective, chosen), overwrite=True)
