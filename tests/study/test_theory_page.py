@@ -1,0 +1,59 @@
+"""The page on the theory says what the code declares, and its code runs."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from landscape_cli.main import LazyCommands
+from ncsam.diagnostics import QUANTITIES
+from ncsam.effects import CONTRAST_RATE
+from ncsam.endpoints import ENDPOINTS
+from ncsam.table import SETTINGS
+from ncsam.theory import MEMORISATION_DROP, MEMORISED_SHARE, STATEMENTS, seeds_needed
+
+PAGE = (Path(__file__).parents[2] / "docs" / "theory.md").read_text(encoding="utf-8")
+ROWS = [
+    [cell.strip() for cell in line.strip("|").split("|")] for line in PAGE.splitlines() if re.match(r"\| T\d", line)
+]
+
+
+def test_the_statements_and_their_smallest_effects_are_those_of_the_code() -> None:
+    assert [row[0] for row in ROWS] == [s.id for s in STATEMENTS]
+    assert [float(row[-1].replace("−", "-")) for row in ROWS] == [s.smallest_effect for s in STATEMENTS]
+
+
+def test_the_constants_it_states_are_those_of_the_code() -> None:
+    assert CONTRAST_RATE == 0.4
+    assert (MEMORISED_SHARE, MEMORISATION_DROP) == (0.5, 0.02)
+    assert seeds_needed() == 9
+    assert len(STATEMENTS) == 10
+
+
+def test_its_code_runs() -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(block, "docs/theory.md", "exec", dont_inherit=True), {"__name__": "page"})
+    assert printed.getvalue().strip() == "supported"
+
+
+@pytest.mark.parametrize("line", re.findall(r"^landscape .*$", PAGE, flags=re.MULTILINE))
+def test_its_commands_are_understood(line: str) -> None:
+    words = shlex.split(line, comments=True)
+    command = LazyCommands().get_command(click.Context(click.Command("landscape")), words[1])
+    assert command is not None
+    command.make_context(words[1], words[2:])
+
+
+def test_the_names_it_uses_exist() -> None:
+    assert {"cos_mirrored_true", "flips_to_true", "pick_lift"} <= set(QUANTITIES)
+    assert "noise_ceiling" in ENDPOINTS
+    listed = PAGE.split("## The table")[1]
+    assert [name for name in SETTINGS if f"`{name}`" not in listed] == []
