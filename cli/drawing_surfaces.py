@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+
 from landscape import figures
 from landscape.records import Connection, Line, LineDraws, Plane, Record, Trajectory
 from ncsam.run import Run

@@ -18,6 +18,7 @@ from landscape.records import Plane, Status, Trajectory
 
 _COLOURMAPS = {"loss": "viridis", "accuracy": "cividis"}
 _NAMES = ("α (filter norms)", "β (filter norms)")
+_LARGEST = 2.8  # inches, of one panel: a lone plane does not fill a page
 _MISSING = "0.85"  # grey of what was not measured or is not finite
 
 
@@ -45,7 +46,7 @@ def contours(
         trajectories: checkpoints in the coordinates of the plane of the same label, drawn on it.
         columns: at most so many beside each other.
         names: of the two axes.
-        width: of the figure, see ``figures.style.WIDTHS``.
+        width: of the figure, see ``figures.style.WIDTHS``; few planes take less.
 
     Raises:
         ValueError: a plane lacks the view or quantity, or none holds a finite value.
@@ -55,9 +56,11 @@ def contours(
     tables = {label: table_of(plane, view, quantity) for label, plane in planes.items()}
     steps, norm, _ = _shared(tables, view, quantity, levels, scale)
     aspect = _aspect(next(iter(planes.values())))
-    panel = (inches(width) - 1.5 - 0.25 * (columns - 1)) / columns
+    beside = 1.5 + 0.25 * (columns - 1)  # labels, gaps and colour bar
+    panel = min((inches(width) - beside) / columns, _LARGEST)
     height = panel * aspect + 0.32 + 0.36 / rows
     made, axes = figure(rows, columns, height=height, width=width, sharex=True, sharey=True)
+    made.set_figwidth(min(inches(width), panel * columns + beside))
     with mpl.rc_context({**STYLE, "axes.grid": False}):
         for ax in axes.flat[len(planes) :]:
             ax.set_visible(False)
@@ -91,8 +94,9 @@ def surface3d(
     rows = -(-len(planes) // columns)
     tables = {label: table_of(plane, view, quantity) for label, plane in planes.items()}
     steps, norm, log = _shared(tables, view, quantity, 6, scale)
-    panel = inches(width) / columns
+    panel = min(inches(width) / columns, 1.3 * _LARGEST)
     made, axes = figure(rows, columns, height=0.9 * panel + 0.1, width=width, subplot_kw={"projection": "3d"})
+    made.set_figwidth(panel * columns)
     with mpl.rc_context({"figure.autolayout": False, "figure.constrained_layout.use": False}):
         made.set_layout_engine(None)  # it does not know what 3D axes need
     made.subplots_adjust(left=0.0, right=0.97, bottom=0.12 / rows, top=1.0, wspace=0.06, hspace=0.0)
@@ -117,7 +121,7 @@ def surface3d(
             ax.view_init(elev=28, azim=-55)
             ax.set_box_aspect((1, 1, 0.8), zoom=0.98)
         scaled = " (logarithmic)" if log else ""
-        gap = "\n" if inches(width) < 4 else ";  "
+        gap = "\n" if panel * columns < 4 else ";  "
         caption = f"height: {_title(view, quantity)}{scaled}{gap}{', '.join(names)}"
         made.text(0.5, 0.015, caption, ha="center", fontsize=STYLE["legend.fontsize"])
     return made

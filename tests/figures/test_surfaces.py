@@ -252,12 +252,15 @@ def test_surfaces_in_space_share_their_height() -> None:
 
 @pytest.mark.parametrize("width", sorted(figures.WIDTHS))
 def test_widths_are_those_of_the_venues(width: str) -> None:
+    planes = {label: plane(bowl()) for label in "abc"}
     for drawn in (
-        figures.contours({"a": plane(bowl())}, "mixed", width=width),
+        figures.contours(planes, "mixed", width=width),
         figures.lines({"sgd": [line()]}, ["mixed"], width=width),
-        figures.surface3d({"a": plane(bowl())}, "mixed", width=width),
+        figures.surface3d(planes, "mixed", width=width),
+        figures.difference(("a", planes["a"]), ("b", planes["b"]), "mixed", width=width),
     ):
         assert drawn.get_figwidth() == inches(width)
+    assert figures.contours({"a": plane(bowl())}, "mixed").get_figwidth() < 5  # a lone plane does not fill a page
     with pytest.raises(ValueError, match="unknown width 'a4'; known: icml"):
         figures.figure(1, 1, width="a4")
 
