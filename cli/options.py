@@ -69,7 +69,7 @@ VIEWS = click.option(
     callback=split,
     default="mixed,clean_part,noisy_part,true_labels,test",
     show_default=True,
-    help="Views of the data, comma-separated; also: val.",
+    help="Views of the data, comma-separated; also: val, labels:NOISE.",
 )
 SEED = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of what is drawn.")
 EPOCHS = click.option(

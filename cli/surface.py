@@ -9,7 +9,7 @@ from typing import Any
 import click
 import numpy as np
 
-from . import directions, options, progress, tables
+from . import directions, evaluating, options, progress, tables
 
 
 @click.command("surface")
@@ -23,6 +23,7 @@ from . import directions, options, progress, tables
     help="Displacements from -span to span, in units of the directions  [default: 1, and from 0 to 1 between runs].",
 )
 @directions.DIRECTIONS
+@evaluating.EVALUATION
 def command(
     run: Path,
     name: str,
@@ -40,11 +41,13 @@ def command(
     Examples:
       landscape surface run.h5
       landscape surface run.h5 --plane --points 11 --span 0.5 --name close
+      landscape surface run.h5 --plane --points 51 --tolerance 0.01 --auto-range 2 --name fine
+      landscape surface run.h5 --views mixed,labels:symmetric:0.6 --name relabelled
       landscape surface run.h5 --draws 10 --name bands
       landscape surface run.h5 --plane --directions trajectory --name path
       landscape surface sgd.h5 --directions between:sam.h5
     """
-    from landscape.records import Connection
+    from landscape.records import Connection, Line, Plane
     from ncsam.directions import usual_span
     from ncsam.run import Run
 
@@ -53,6 +56,10 @@ def command(
     spec = choices["directions"]
     way = spec.startswith("between:") and not plane
     name = {"[line or plane]": "plane" if plane else "connection" if way else "line"}.get(name, name)
+    if way or choices["draws"] > 1:
+        choices = evaluating.only_for_one_surface(choices, "between:" if way else "--draws")
+    if span is not None and choices.get("rise"):
+        raise click.UsageError("--span and --auto-range both choose the span; leave one out")
     low, high = usual_span(spec, 1 + plane) if span is None else (-span, span)
     if way and span is not None:
         raise click.UsageError("--span does not go with the way to another run, which goes from 0 to 1")
@@ -78,3 +85,5 @@ def command(
     click.echo(f"{run}: surface/{name}, {by_view[0].size} points")
     head = ["view", "loss at the weights", "lowest", "highest", "not finite"]
     click.echo(tables.table([*head, "barrier"] if isinstance(found, Connection) else head, rows))
+    if isinstance(found, Line | Plane):
+        click.echo(evaluating.summary(found))
