@@ -58,7 +58,9 @@ def test_each_command_serves_alone_on_a_run_file(
     assert landscape(["figure", str(copy), "--out", str(tmp_path / "figures"), "--quiet"]) == 0
     drawn = capsys.readouterr().out.split()
     assert {Path(p).name for p in drawn} == {
-        f"{stem}.{ext}" for stem in ("training", "line", "contours_mixed") for ext in ("pdf", "png")
+        f"{stem}.{ext}"
+        for stem in ("training", "line", "contours_mixed", "accuracy_mixed", "surface3d_mixed")
+        for ext in ("pdf", "png")
     }
     assert all(Path(p).stat().st_size > 1000 for p in drawn)
 
