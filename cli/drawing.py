@@ -13,9 +13,9 @@ from landscape import figures
 from landscape.figures.interactive import save_html
 from ncsam.figures import against_noise, training_curves
 from ncsam.run import Run
-from ncsam.schema import Curves, Training
+from ncsam.schema import Curves, Spectrum, Training
 
-from . import drawing_surfaces
+from . import drawing_spectra, drawing_surfaces
 from .drawing_surfaces import Look
 
 LOOK = Look()
@@ -61,13 +61,17 @@ def _save(
 
 
 def _of_runs(runs: Sequence[Run], look: Look = LOOK) -> dict[str, Callable[[], Any]]:
-    """Runs of one noise rate are drawn together: training curves, line overlays, contours."""
+    """Runs of one noise rate are drawn together: training curves, line overlays, contours, spectra."""
     plans: dict[str, Callable[[], Any]] = {}
     for noise in dict.fromkeys(run.config.noise for run in runs):
         here = [run for run in runs if run.config.noise == noise]
         suffix = "" if len(runs) == 1 else f"_{noise.replace(':', '')}"
         plans[f"training{suffix}"] = partial(training_curves, _grouped(here, "training", Training))
         plans |= drawing_surfaces.plans(here, suffix, look)
+        for name in sorted({name for run in here for name in run.names if name.startswith("hessian/")}):
+            if spectra := {label: members[0] for label, members in _grouped(here, name, Spectrum).items()}:
+                own = "" if name == "hessian/top5" else f"_{name.partition('/')[2].replace('/', '-')}"
+                plans |= drawing_spectra.plans(spectra, f"{suffix}{own}")
     return plans
 
 

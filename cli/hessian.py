@@ -2,24 +2,55 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import options, progress, tables
 
+if TYPE_CHECKING:
+    from ncsam.schema import Spectrum
+
+DENSITY_STEPS = 50
+
 
 @click.command("hessian")
 @options.measuring("top5")
 @options.EPOCHS
+@options.PARAMS
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Number of eigenvalues.")
 @click.option(
-    "--which", type=click.Choice(["LA", "SA", "LM"]), default="LA", show_default=True, help="End of spectrum."
+    "--which",
+    type=click.Choice(["LA", "SA", "LM", "both"]),
+    default="LA",
+    show_default=True,
+    help="Largest, smallest, largest by magnitude, or as many from both ends.",
 )
 @click.option("--tol", type=click.FloatRange(min=0, min_open=True), default=1e-3, show_default=True, help="Residual.")
 @click.option(
-    "--trace", type=click.IntRange(min=0), default=100, show_default=True, help="Probes for the trace; 0: none."
+    "--trace", type=click.IntRange(min=0), default=100, show_default=True, help="Products for the trace; 0: none."
+)
+@click.option(
+    "--density",
+    type=click.IntRange(min=0),
+    is_flag=False,
+    flag_value=DENSITY_STEPS,
+    default=0,
+    help=f"Also the spectral density, from probes of so many products ({DENSITY_STEPS} if no number is given).",
+)
+@click.option("--probes", type=click.IntRange(min=1), default=2, show_default=True, help="Probes of --density.")
+@click.option("--per-layer", is_flag=True, help="Also each layer's largest eigenvalue and trace.")
+@click.option("--split", is_flag=True, help="Also what right and wrong labels add to each eigenvalue; cosines with g.")
+@click.option("--vectors", is_flag=True, help="Store the eigenvectors.")
+@click.option("--cold", is_flag=True, help="Do not start an epoch from the eigenvectors of the one before it.")
+@click.option(
+    "--strategy",
+    type=click.Choice(["auto", "double_backward", "split", "compiled"]),
+    default="auto",
+    show_default=True,
+    help="How products are made.",
 )
 def command(
     run: Path,
@@ -28,6 +59,9 @@ def command(
     epochs: tuple[str, ...],
     top: int,
     trace: int,
+    density: int,
+    probes: int,
+    cold: bool,
     trust: bool,
     as_json: bool,
     quiet: bool,
@@ -39,6 +73,8 @@ def command(
     Examples:
       landscape hessian run.h5
       landscape hessian run.h5 --top 2 --views mixed,test --name quick
+      landscape hessian run.h5 --epochs all --split --name along
+      landscape hessian run.h5 --which both --density --per-layer --params 'layers.*' --name inner
     """
     from ncsam.analyses import measure_spectrum
     from ncsam.run import Run
@@ -51,20 +87,92 @@ def command(
         epochs=opened.epochs if epochs == ("all",) else epochs,
         k=top,
         trace_matvecs=trace,
+        density_steps=density,
+        density_probes=probes,
+        warm_start=not cold,
         progress=progress.bar("hessian", quiet, resumable=True, unit="view"),
         **choices,
     )
     if as_json:
-        click.echo(tables.as_json(found))
+        click.echo(tables.as_json(found, leave_out=("vectors",)))
         return
-    rows = []
+    click.echo(tables.table(["epoch", "view", "eigenvalues ± residual", "trace ± s.e."], list(_eigenvalues(found))))
+    if not (found.converged[found.status != 4] == 1).all():
+        click.echo("* residual above --tol: not converged")
+    for heads, rows in (_splits(found), _layers(found), _negative(found)):
+        if rows:
+            click.echo("\n" + tables.table(heads, rows))
+    if found.products is not None and found.seconds is not None:
+        spent = [float(array[found.status != 4].sum()) for array in (found.products, found.seconds)]
+        click.echo(f"\n{spent[0]:.0f} products in {spent[1]:.3g} s of CPU time, ‖w‖ = {_norms(found)}")
+
+
+def _rows(found: Spectrum) -> Iterator[tuple[tuple[int, int], list[str], str]]:
+    """Index, labels and, where there are no numbers, the status of every row."""
     for i, epoch in enumerate(found.epochs):
         for j, view in enumerate(found.views):
-            values = "  ".join(
-                f"{v:.4g} ±{r:.1g}" for v, r in zip(found.values[i, j], found.residuals[i, j], strict=True)
-            )
-            shown = tables.status(found.status[i, j]) or values
-            rows.append([str(epoch), str(view), shown])
-            if found.trace is not None and found.trace_stderr is not None:
-                rows[-1].append(tables.with_error(found.trace[i, j], found.trace_stderr[i, j]))
-    click.echo(tables.table(["epoch", "view", "eigenvalues ± residual", "trace ± s.e."], rows))
+            yield (i, j), [str(epoch), str(view)], tables.status(found.status[i, j])
+
+
+def _eigenvalues(found: Spectrum) -> Iterator[list[str]]:
+    for at, labels, missing in _rows(found):
+        triples = zip(found.values[at], found.residuals[at], found.converged[at], strict=True)
+        values = "  ".join(f"{v:.4g} ±{r:.1g}{'' if ok else '*'}" for v, r, ok in triples)
+        row = [*labels, missing or values]
+        if found.trace is not None and found.trace_stderr is not None:
+            row.append(tables.with_error(found.trace[at], found.trace_stderr[at]))
+        yield row
+
+
+def _splits(found: Spectrum) -> tuple[list[str], list[list[str]]]:
+    """For every eigenvector its curvature on each part, what that adds to the whole, and its cosines with gradients."""
+    if found.parts is None or found.split is None or found.shares is None or found.directions is None:
+        return [], []
+    heads = ["epoch", "view", "pair", "eigenvalue", *(f"on {part}" for part in found.parts)]
+    heads += [f"adds {part}" for part in found.parts] + [f"|cos {d}|" for d in found.directions]
+    rows = []
+    for at, labels, missing in _rows(found):
+        for pair in range(0 if missing else found.values.shape[-1]):
+            own = found.split[at][pair]
+            cells = [str(pair + 1), f"{found.values[at][pair]:.4g}", *(_number(v, ".4g") for v in own)]
+            cells += [_number(v, ".4g") for v in found.shares * own]
+            cells += [_number(c, ".3f") for c in found.cosines[at][pair]] if found.cosines is not None else []
+            rows.append([*labels, *cells])
+    return heads, rows
+
+
+def _layers(found: Spectrum) -> tuple[list[str], list[list[str]]]:
+    if found.layers is None or found.layer_values is None or found.layer_residuals is None:
+        return [], []
+    rows = []
+    for at, labels, missing in _rows(found):
+        for n, layer in enumerate(() if missing else found.layers):
+            row = [*labels, str(layer), f"{found.layer_values[at][n]:.4g} ±{found.layer_residuals[at][n]:.1g}"]
+            if found.layer_trace is not None and found.layer_trace_stderr is not None:
+                row.append(tables.with_error(found.layer_trace[at][n], found.layer_trace_stderr[at][n]))
+            rows.append(row)
+    return ["epoch", "view", "layer", "largest eigenvalue", "trace ± s.e."], rows
+
+
+def _negative(found: Spectrum) -> tuple[list[str], list[list[str]]]:
+    """How much of each density is negative."""
+    if found.density is None:
+        return [], []
+    from landscape import negative_mass
+    from ncsam.spectra import density_at
+
+    rows = []
+    for _, labels, missing in _rows(found):
+        density = density_at(found, int(labels[0]), labels[1])
+        if density is not None and not missing:
+            mass = negative_mass(density)
+            rows.append([*labels, tables.with_error(mass.magnitude, mass.magnitude_stderr)])
+    return ["epoch", "view", "negative share of Σ|eigenvalue| ± s.e."], rows
+
+
+def _number(value: float, form: str) -> str:
+    return "" if value != value else format(value, form)
+
+
+def _norms(found: Spectrum) -> str:
+    return ", ".join(f"{norm:.4g}" for norm in found.weight_norm)

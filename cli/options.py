@@ -72,6 +72,12 @@ VIEWS = click.option(
     help="Views of the data, comma-separated; also: val, labels:NOISE.",
 )
 SEED = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of what is drawn.")
+PARAMS = click.option(
+    "--params",
+    callback=split,
+    default="",
+    help="Only these parameters: patterns of parameter or module names, comma-separated, such as 'layers.*'.",
+)
 EPOCHS = click.option(
     "--epochs", callback=split, default="last", show_default=True, help="Checkpoints, comma-separated, or `all`."
 )

@@ -13,11 +13,18 @@ from . import options, progress, tables
 @click.command("sharpness")
 @options.measuring("default")
 @options.EPOCHS
+@options.PARAMS
 @click.option("--rho", type=float, default=0.05, show_default=True, help="Radius of the SAM ball.")
 @click.option("--adaptive-rho", type=float, default=0.5, show_default=True, help="Radius of the adaptive ball, in |w|.")
 @click.option("--sigma", type=float, help="Also average sharpness, with this deviation.")
+@click.option("--adaptive-sigma", type=float, help="Also adaptive average sharpness, with this deviation in |w|.")
+@click.option("--keskar", type=float, help="Also Keskar's sharpness, with this ε.")
 @click.option("--steps", type=click.IntRange(min=1), default=1, show_default=True, help="Ascent steps.")
-@click.option("--samples", type=click.IntRange(min=2), default=20, show_default=True, help="Pairs for --sigma.")
+@click.option(
+    "--restarts", type=click.IntRange(min=0), default=0, show_default=True, help="Ascents from random points as well."
+)
+@click.option("--samples", type=click.IntRange(min=2), default=20, show_default=True, help="Pairs for the averages.")
+@click.option("--normalize-logits", is_flag=True, help="Measure the loss of normalised logits.")
 def command(
     run: Path,
     name: str,
@@ -28,12 +35,15 @@ def command(
     quiet: bool,
     **choices: Any,
 ) -> None:
-    """SAM and adaptive (and average) sharpness on every view.
+    """SAM and adaptive (and average, and Keskar's) sharpness on every view.
+
+    Worst-case values are lower bounds: the largest rise in loss that the ascents met.
 
     \b
     Examples:
       landscape sharpness run.h5
-      landscape sharpness run.h5 --rho 0.1 --steps 10 --sigma 0.01 --name wide
+      landscape sharpness run.h5 --rho 0.1 --steps 10 --restarts 2 --sigma 0.01 --name wide
+      landscape sharpness run.h5 --normalize-logits --adaptive-sigma 0.1 --keskar 1e-3 --name scale-free
     """
     from ncsam.analyses import measure_sharpness
     from ncsam.run import Run
@@ -50,14 +60,21 @@ def command(
     if as_json:
         click.echo(tables.as_json(found))
         return
+    heads = ["epoch", "view", "loss", f"SAM (rho {found.rho:g})", f"adaptive (rho {found.adaptive_rho:g})"]
+    averages = [("average", found.sigma, ""), ("adaptive_average", found.adaptive_sigma, " |w|")]
+    averages = [(name, sigma, unit) for name, sigma, unit in averages if sigma is not None]
+    heads += [f"{name.replace('_', ' ')} (sigma {sigma:g}{unit})" for name, sigma, unit in averages]
+    heads += [] if found.keskar_epsilon is None else [f"Keskar (epsilon {found.keskar_epsilon:g})"]
     rows = []
     for i, epoch in enumerate(found.epochs):
         for j, view in enumerate(found.views):
-            empty = tables.status(found.status[i, j])
-            cells = [empty] if empty else [f"{getattr(found, n)[i, j]:.4g}" for n in ("loss", "sam", "adaptive")]
-            if not empty and found.average is not None and found.average_stderr is not None:
-                cells.append(tables.with_error(found.average[i, j], found.average_stderr[i, j]))
+            at = (i, j)
+            empty = tables.status(found.status[at])
+            cells = [empty] if empty else [f"{getattr(found, n)[at]:.4g}" for n in ("loss", "sam", "adaptive")]
+            if not empty:
+                values = [(getattr(found, name)[at], getattr(found, f"{name}_stderr")[at]) for name, _, _ in averages]
+                cells += [tables.with_error(*pair) for pair in values]
+                cells += [] if found.keskar is None else [f"{found.keskar[at]:.4g} %"]
             rows.append([str(epoch), str(view), *cells])
-    heads = ["epoch", "view", "loss", f"SAM (rho {found.rho:g})", f"adaptive (rho {found.adaptive_rho:g})"]
-    click.echo(tables.table(heads + ([] if found.average is None else [f"average (sigma {found.sigma:g})"]), rows))
+    click.echo(tables.table(heads, rows))
     click.echo(f"‖w‖ = {', '.join(f'{n:.4g}' for n in found.weight_norm)}")

@@ -34,9 +34,9 @@ def status(code: int) -> str:
     return found.name.lower().replace("_", " ") if found in (Status.EMPTY, Status.FAILED, Status.PENDING) else ""
 
 
-def as_json(record: Record) -> str:
+def as_json(record: Record, *, leave_out: Sequence[str] = ()) -> str:
     """A record as one JSON object; numbers that are not finite become null."""
-    values = {f.name: getattr(record, f.name) for f in dataclasses.fields(record)}
+    values = {f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name not in leave_out}
     return json.dumps({"kind": record.kind, **{name: _plain(value) for name, value in values.items()}})
 
 

@@ -2,6 +2,7 @@
 
 from landscape.figures.lines import bands, connections, lines
 from landscape.figures.planes import contours, difference, surface3d
+from landscape.figures.spectra import densities, eigenvalues, layers, splits
 from landscape.figures.style import COLOURS, WIDTHS, figure, save
 
 __all__ = [
@@ -10,9 +11,13 @@ __all__ = [
     "bands",
     "connections",
     "contours",
+    "densities",
     "difference",
+    "eigenvalues",
     "figure",
+    "layers",
     "lines",
     "save",
+    "splits",
     "surface3d",
 ]

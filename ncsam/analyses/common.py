@@ -90,6 +90,10 @@ class Measurement(ABC):
         """What all rows have in common: labels of axes, settings that follow from the model."""
         return {}
 
+    def complete(self, table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The fields of all rows, (epoch, view, …), as the record has them."""
+        return table
+
     def handover(
         self, part: PartFile, objective_at: Callable[[int], landscape.Objective], identity: dict[str, Any]
     ) -> Handover | None:
@@ -152,7 +156,7 @@ def by_epoch_and_view(
         norms = table.pop("weight_norm")[:, 0]
         common: dict[str, Any] = {"epochs": np.array(at), "views": np.array(views), "weight_norm": norms}
         common |= {"status": part.status.reshape(len(at), len(views)), "dtype": where.get("dtype", "float32")}
-        found = finish(kind(**common, **labels, **table, **settings))
+        found = finish(kind(**common, **labels, **measurement.complete(table), **settings))
         if handover is not None:
             handover.discard()
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from landscape.records import EigenResult
 from ncsam.analyses.common import Place
 from ncsam.analyses.gradients import GRADIENTS, gradients
 from ncsam.run import Run
+
+Operator = Callable[[Objective], HessianOperator]
 
 PARTS = ("clean_part", "noisy_part")
 BROADENING = 0.01
@@ -92,8 +95,8 @@ class Density(Extra):
 class Layers(Extra):
     """The largest eigenvalue and the trace of each layer's diagonal block."""
 
-    def __init__(self, tol: float, trace_matvecs: int, seed: int) -> None:
-        self._tol, self._trace_matvecs, self._seed = tol, trace_matvecs, seed
+    def __init__(self, tol: float, trace_matvecs: int, seed: int, operator: Operator) -> None:
+        self._tol, self._trace_matvecs, self._seed, self._operator = tol, trace_matvecs, seed, operator
 
     def fields(self, objective: Objective, pairs: int) -> dict[str, Any]:
         names = ["layer_values", "layer_residuals", "layer_converged"]
@@ -107,7 +110,9 @@ class Layers(Extra):
         return {"layers": np.array(list(blocks)), "layer_sizes": sizes}
 
     def measure(self, place: Place, H: HessianOperator, pairs: EigenResult) -> tuple[dict[str, Any], int]:
-        found = layer_spectra(place.here, tol=self._tol, num_matvecs=self._trace_matvecs, seed=self._seed)
+        found = layer_spectra(
+            place.here, tol=self._tol, num_matvecs=self._trace_matvecs, seed=self._seed, operator=self._operator
+        )
         values: dict[str, Any] = {
             "layer_values": found.values,
             "layer_residuals": found.residuals,
@@ -123,8 +128,8 @@ class Sources(Extra):
 
     needs = ("mixed", *PARTS)
 
-    def __init__(self, run: Run, seed: int) -> None:
-        self._run, self._seed = run, seed
+    def __init__(self, run: Run, seed: int, operator: Operator) -> None:
+        self._run, self._seed, self._operator = run, seed, operator
         self._compared: tuple[int, dict[str, Any]] = (-1, {})
 
     def fields(self, objective: Objective, pairs: int) -> dict[str, Any]:
@@ -142,7 +147,7 @@ class Sources(Extra):
 
     def measure(self, place: Place, H: HessianOperator, pairs: EigenResult) -> tuple[dict[str, Any], int]:
         shares = self._shares(place.objective)
-        operators = {part: HessianOperator(place.objective.view(part)) for part in shares}
+        operators = {part: self._operator(place.objective.view(part)) for part in shares}
         # On the mixed view the parts must add up to the eigenvalue; on another they add up to the curvature there.
         whole = pairs.values if place.view == "mixed" else None
         found = landscape.split_curvature(pairs.vectors, operators, shares, whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, Unpack
 
@@ -51,6 +52,13 @@ def measure_sharpness(
     Raises:
         ValueError, StoreError: something asked for is impossible, exists already, or cannot be written.
     """
+    radii: dict[str, float | None] = {"rho": rho, "adaptive_rho": adaptive_rho}
+    radii |= {"sigma": sigma, "adaptive_sigma": adaptive_sigma, "keskar": keskar}
+    for label, radius in radii.items():
+        if radius is not None and not (math.isfinite(radius) and radius >= 0):
+            raise ValueError(f"{label} is {radius}, expected a finite number ≥ 0")
+    if steps < 1 or restarts < 0 or samples < 2:
+        raise ValueError(f"{steps} steps, {restarts} restarts and {samples} samples; expected at least 1, 0 and 2")
     settings: dict[str, Any] = {
         "rho": rho,
         "adaptive_rho": adaptive_rho,

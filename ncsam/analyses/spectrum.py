@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Unpack
 
 import numpy as np
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor
 
 import landscape
-from landscape import Objective
+from landscape import HessianOperator, Objective
 from landscape.records import EigenResult, Status
 from landscape.store import PartFile
+from landscape.strategies import STRATEGIES
 from ncsam.analyses.common import ANALYSIS_VIEWS, DTYPES, Measurement, Place, Where, by_epoch_and_view
-from ncsam.analyses.extras import Density, Extra, Layers, Sources, Trace
+from ncsam.analyses.extras import Density, Extra, Layers, Operator, Sources, Trace
 from ncsam.analyses.warm import Handover
 from ncsam.run import Run
 from ncsam.schema import Spectrum
@@ -39,6 +41,7 @@ def measure_spectrum(
     split: bool = False,
     vectors: bool = False,
     warm_start: bool = True,
+    strategy: str = "auto",
     seed: int = 0,
     **where: Unpack[Where],
 ) -> Spectrum:
@@ -56,6 +59,8 @@ def measure_spectrum(
             cosines with g_clean, g_noise and g*, see :func:`ncsam.analyses.gradients.gradients`.
         vectors: store the eigenvectors (in the precision of the products).
         warm_start: start each epoch from the eigenvectors of the one before it in ``epochs``, on the same view.
+        strategy: how products are made, see :class:`landscape.operators.CurvatureOperator`; the result records what
+            each row used.
         where: see :class:`Where`.
 
     Raises:
@@ -65,6 +70,8 @@ def measure_spectrum(
         raise ValueError(f"trace_matvecs is {trace_matvecs}, expected 0 for no trace, or at least 2 to give its error")
     if density_steps < 0 or density_probes < 1:
         raise ValueError(f"density of {density_steps} steps and {density_probes} probes; expected >= 0 and >= 1")
+    if strategy not in STRATEGIES:
+        raise ValueError(f"strategy is {strategy!r}, expected one of {', '.join(STRATEGIES)}")
     settings: dict[str, Any] = {
         "which": which,
         "tol": tol,
@@ -73,19 +80,21 @@ def measure_spectrum(
         "density_probes": density_probes,
         "params": list(params),
         "warm_start": warm_start and len(epochs) > 1,
+        "strategy": strategy,
         "seed": seed,
     }
+    operator = partial(HessianOperator, strategy=strategy)
     extras: list[Extra] = []
     if trace_matvecs:
         extras.append(Trace(trace_matvecs, seed))
     if density_steps:
         extras.append(Density(density_steps, density_probes, seed))
     if per_layer:
-        extras.append(Layers(tol, trace_matvecs, seed))
+        extras.append(Layers(tol, trace_matvecs, seed, operator))
     if split:
-        extras.append(Sources(run, seed))
+        extras.append(Sources(run, seed, operator))
     dtype = DTYPES[where.get("dtype", "float32")]
-    measurement = _Spectra(settings, k, dtype, vectors, extras)
+    measurement = _Spectra(settings, k, dtype, vectors, extras, operator)
     return by_epoch_and_view(Spectrum, run, f"hessian/{name}", epochs, views, measurement, settings, where)
 
 
@@ -93,10 +102,16 @@ class _Spectra(Measurement):
     """Eigenpairs of a row, handed on to the next epoch, and the further quantities asked for."""
 
     def __init__(
-        self, settings: dict[str, Any], k: int, dtype: torch.dtype, vectors: bool, extras: Sequence[Extra]
+        self,
+        settings: dict[str, Any],
+        k: int,
+        dtype: torch.dtype,
+        vectors: bool,
+        extras: Sequence[Extra],
+        operator: Operator,
     ) -> None:
         self._settings, self._k, self._dtype = settings, k, dtype
-        self._vectors, self._extras = vectors, extras
+        self._vectors, self._extras, self._operator = vectors, extras, operator
         self.needs = tuple(view for extra in extras for view in extra.needs)
         self.params = tuple(settings["params"])
         self._handover: Handover | None = None
@@ -110,7 +125,7 @@ class _Spectra(Measurement):
         if not 1 <= pairs <= objective.num_parameters:
             raise ValueError(f"{pairs} eigenpairs asked for, expected 1…{objective.num_parameters}")
         found: dict[str, Any] = dict.fromkeys(PAIRWISE, (pairs,))
-        found |= {"matvecs": (), "products": ()}
+        found |= {"matvecs": (), "products": (), "strategies": ()}
         if self._settings["warm_start"]:
             found["previous_cosines"] = (pairs,)
         if self._vectors:
@@ -132,7 +147,7 @@ class _Spectra(Measurement):
             return None
 
         def find(index: int, view: str, start: Tensor | None) -> Tensor:
-            return self._rounded(self._pairs(landscape.HessianOperator(objective_at(index).view(view)), start))
+            return self._rounded(self._pairs(self._operator(objective_at(index).view(view)), start))
 
         self._handover = Handover(part.path, identity, find)
         if not part.status.any():
@@ -140,7 +155,7 @@ class _Spectra(Measurement):
         return self._handover
 
     def measure(self, place: Place) -> tuple[Status, dict[str, Any]]:
-        H = landscape.HessianOperator(place.here)
+        H = self._operator(place.here)
         start = self._handover.start(place.index, place.view) if self._handover is not None else None
         pairs = self._pairs(H, start)
         row: dict[str, Any] = {name: getattr(pairs, name) for name in PAIRWISE}
@@ -151,17 +166,23 @@ class _Spectra(Measurement):
             row["previous_cosines"] = np.cos(landscape.subspace_overlap(start, pairs.vectors).angles)
         if self._vectors:
             row["vectors"] = self._rounded(pairs).numpy()
+        row["strategies"] = STRATEGIES.index(H.strategy.name)
         for extra in self._extras:
             values, products = extra.measure(place, H, pairs)
             row |= values
             row["products"] += products
         return Status.OK if pairs.converged.all() else Status.NOT_CONVERGED, row
 
+    def complete(self, table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        names = np.array([*STRATEGIES, ""])  # a view without samples used none
+        used = np.nan_to_num(table["strategies"], nan=-1).astype(int)
+        return {**table, "strategies": names[used]}
+
     @property
     def _wide(self) -> bool:
         return self._dtype == torch.float64
 
-    def _pairs(self, H: landscape.HessianOperator, start: Tensor | None) -> EigenResult:
+    def _pairs(self, H: HessianOperator, start: Tensor | None) -> EigenResult:
         which, tol, seed = (self._settings[name] for name in ("which", "tol", "seed"))
         return landscape.top_eigenpairs(H, self._k, which=which, tol=tol, seed=seed, start=start, keep_basis=True)
 

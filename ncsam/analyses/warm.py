@@ -66,7 +66,8 @@ class Handover:
             path.unlink()
 
     def _path(self, view: str) -> Path:
-        return self._part.with_name(f"{self._part.name}.{view}.vectors")
+        name = _digest(view.encode())[:12]  # a view's name may hold what a file's may not
+        return self._part.with_name(f"{self._part.name}.{name}.vectors")
 
     def _load(self, view: str) -> tuple[int, Tensor | None]:
         """What :meth:`save` wrote; index −1 where there is nothing, or nothing sound, or it is of other work."""
