@@ -49,11 +49,18 @@ DIRECTIONS: Callable[[F], F] = options.several(
         type=click.FloatRange(min=0, min_open=True),
         help="Length of eigenvectors and gradients  [default: that of the weights].",
     ),
+    click.option(
+        "--buffers",
+        type=click.Choice(["interpolated", "start", "recalibrated"]),
+        default="interpolated",
+        show_default=True,
+        help="BatchNorm statistics on the way to another run.",
+    ),
 )
 """Options that :func:`measure` understands."""
 
 
-def measure(run: Run, name: str, *, plane: bool, grid: list[float], draws: int, **choices: Any) -> Any:
+def measure(run: Run, name: str, *, plane: bool, grid: list[float], draws: int, buffers: str, **choices: Any) -> Any:
     """The surface that the options ask for: a line, a plane, several draws of either, or the way to another run.
 
     Raises:
@@ -75,9 +82,8 @@ def measure(run: Run, name: str, *, plane: bool, grid: list[float], draws: int, 
             raise click.UsageError("--layers does not go with between: the other run is a whole point")
         other = Run(spec.partition(":")[2], trust=choices["trust"])
         unused = {"directions", "layers", "policy", "norm", "trust", "seed"}
-        return measure_connection(
-            run, other, name, alphas=grid, **{k: v for k, v in choices.items() if k not in unused}
-        )
+        common = {k: v for k, v in choices.items() if k not in unused}
+        return measure_connection(run, other, name, alphas=grid, buffers=buffers, **common)
     if plane:
         return measure_plane(run, name, alphas=grid, betas=grid, **choices)
     return measure_line(run, name, alphas=grid, **choices)
