@@ -77,44 +77,23 @@ def top_eigenpairs(
     """
     generator = torch.Generator().manual_seed(seed)
     basis = KrylovBasis(H, generator)
-    wanted = _wanted(which, k, basis.size)
-    limit = max_matvecs or min(basis.size, 20 * wanted + 100) * (4 if search_missed else 1)
-    if limit < wanted:
-        raise ValueError(f"max_matvecs is {max_matvecs}, expected at least k = {wanted}")
-    if not (np.isfinite(tol) and tol >= 0):
-        raise ValueError(f"tol is {tol}, expected a finite number >= 0")
-    if not 1 <= block <= basis.size:
-        raise ValueError(f"block is {block}, expected 1…{basis.size} (the number of parameters)")
-    smallest = wanted + 2 * block + 1
-    if max_basis is None:
-        max_basis = max(2 * wanted + 2 * block + 8, BASIS_BYTES // (8 * basis.size))
-    elif max_basis < smallest:
-        raise ValueError(f"max_basis is {max_basis}, expected at least {smallest} for {wanted} pairs and block {block}")
-
-    run = _Run(which, wanted, tol, block, max_basis)
+    run = _Run.of(basis.size, k, which, tol, block, max_basis)
+    limit = min(basis.size, 20 * run.wanted + 100) * (4 if search_missed else 1) if max_matvecs is None else max_matvecs
+    if limit < run.wanted:
+        raise ValueError(f"max_matvecs is {max_matvecs}, expected at least k = {run.wanted}")
     basis.append(basis.fresh(block) if start is None else _warm(start, block, basis))
-    found, spent, unseen = run.converge(basis, limit), basis.products, Unseen()
-    effort, search_products = max(spent, 20), 0
-    while search_missed and not basis.complete and spent < limit:
-        again = KrylovBasis(H, generator)
-        again.lock(basis.combine(found.coefficients), found.values, found.residuals)
-        again.append(again.fresh(block))
-        room = min(effort, limit - spent, max_basis - wanted - block - 1)
-        unseen = explore(again, found.values, found.residuals, room, block)
-        more = run.converge(again, limit - spent)
-        spent, search_products = spent + again.products, search_products + again.products
-        news = run.differ(more, found, again.rounding)
-        basis, found = again, more
-        if not news:
-            break
-    else:
-        unseen = Unseen()  # the last search found something, so nothing is known of what it missed
+    found = run.converge(basis, limit)
+    first, unseen = basis.products, Unseen()
+    spent = first
+    if search_missed:
+        basis, found, unseen, searched = _search(H, run, basis, found, limit - first)
+        spent += searched
     if basis.complete:
         unseen = Unseen.of_complete(basis, found.order)
     if not found.converged.all():
         _log.warning(
             "%d of %d eigenpairs did not converge in %d products (largest residual %.2g); raise max_matvecs or tol",
-            int((~found.converged).sum()), wanted, spent, found.residuals.max(),
+            int((~found.converged).sum()), run.wanted, spent, found.residuals.max(),
         )  # fmt: skip
     errors, sharp = certified_errors(found.values, found.residuals, unseen, basis.rounding)
     return EigenResult(
@@ -130,20 +109,30 @@ def top_eigenpairs(
         sharp=sharp,
         unseen_lower=unseen.lower if unseen.any else None,
         unseen_upper=unseen.upper if unseen.any else None,
-        search_matvecs=search_products,
+        search_matvecs=spent - first,
         block=block,
         basis=basis if keep_basis else None,
     )
 
 
-def _wanted(which: str, k: int, size: int) -> int:
-    """Number of pairs."""
-    if which not in ("LA", "SA", "LM", "both"):
-        raise ValueError(f"which is {which!r}, expected 'LA', 'SA', 'LM' or 'both'")
-    half, most = ("half ", size // 2) if which == "both" else ("", size)
-    if not 1 <= k <= most:
-        raise ValueError(f"k is {k}, expected 1…{most} ({half}the number of parameters)")
-    return 2 * k if which == "both" else k
+def _search(
+    H: Any, run: _Run, basis: KrylovBasis, found: _Found, budget: int
+) -> tuple[KrylovBasis, _Found, Unseen, int]:
+    """Look for missed pairs in the complement of those found, until one search finds nothing new; products spent."""
+    effort, spent = max(basis.products, 20), 0
+    while not basis.complete and spent < budget:
+        again = KrylovBasis(H, basis.generator)
+        again.lock(basis.combine(found.coefficients), found.values, found.residuals)
+        again.append(again.fresh(run.block))
+        room = min(effort, budget - spent, run.max_basis - run.wanted - run.block - 1)
+        unseen = explore(again, found.values, found.residuals, room, run.block)
+        more = run.converge(again, budget - spent)
+        spent += again.products
+        news = run.differ(more, found, again.rounding)
+        basis, found = again, more
+        if not news:
+            return basis, found, unseen, spent
+    return basis, found, Unseen(), spent  # what the last search found may not be all
 
 
 def _warm(start: Any, block: int, basis: KrylovBasis) -> Tensor:
@@ -190,6 +179,28 @@ class _Run:
     tol: float
     block: int
     max_basis: int
+
+    @classmethod
+    def of(cls, size: int, k: int, which: str, tol: float, block: int, max_basis: int | None) -> _Run:
+        """What was asked for, if it can be done."""
+        if which not in ("LA", "SA", "LM", "both"):
+            raise ValueError(f"which is {which!r}, expected 'LA', 'SA', 'LM' or 'both'")
+        half, most = ("half ", size // 2) if which == "both" else ("", size)
+        if not 1 <= k <= most:
+            raise ValueError(f"k is {k}, expected 1…{most} ({half}the number of parameters)")
+        if not (np.isfinite(tol) and tol >= 0):
+            raise ValueError(f"tol is {tol}, expected a finite number >= 0")
+        if not 1 <= block <= size:
+            raise ValueError(f"block is {block}, expected 1…{size} (the number of parameters)")
+        wanted = 2 * k if which == "both" else k
+        smallest = wanted + 2 * block + 1
+        if max_basis is None:
+            max_basis = max(2 * wanted + 2 * block + 8, BASIS_BYTES // (8 * size))
+        elif max_basis < smallest:
+            raise ValueError(
+                f"max_basis is {max_basis}, expected at least {smallest} for {wanted} pairs and block {block}"
+            )
+        return cls(which, wanted, tol, block, max_basis)
 
     def converge(self, basis: KrylovBasis, budget: int) -> _Found:
         """The wanted pairs, when they have converged or ``budget`` products are spent."""

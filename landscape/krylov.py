@@ -31,7 +31,7 @@ class KrylovBasis:
 
     def __init__(self, operator: object, generator: torch.Generator) -> None:
         self.size, self.device, self.eps, self._product = as_product(operator)
-        self._generator = generator
+        self.generator = generator
         self._rows = torch.empty(0, self.size, dtype=torch.float64, device=self.device)
         self._coefficients = np.zeros((0, 0))
         self._dropped = np.zeros(0)
@@ -113,7 +113,7 @@ class KrylovBasis:
 
     def fresh(self, count: int = 1) -> Tensor:
         """Random directions, (K, count), Gaussian."""
-        return torch.randn(self.size, count, generator=self._generator, dtype=torch.float64)
+        return torch.randn(self.size, count, generator=self.generator, dtype=torch.float64)
 
     def advance(self, count: int = 1) -> None:
         """Apply the operator to ``count`` vectors at once, or to as many as wait; to fresh ones where none does.

@@ -123,6 +123,10 @@ def test_scipy_takes_the_operator_and_we_take_scipys() -> None:
         ({"k": 5}, "k is 5, expected 1…4"),
         ({"which": "XX"}, "which is 'XX'"),
         ({"k": 3, "max_matvecs": 2}, "at least k = 3"),
+        ({"k": 1, "max_matvecs": 0}, "max_matvecs is 0"),
+        ({"k": 1, "tol": -1.0}, "tol is -1"),
+        ({"k": 1, "tol": float("nan")}, "tol is nan"),
+        ({"k": 1, "block": 0}, "block is 0, expected 1…4"),
     ],
 )
 def test_bad_requests(arguments: dict[str, object], message: str) -> None:
