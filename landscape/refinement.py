@@ -49,7 +49,8 @@ class Refinement:
     The grid is cut into cells by a lattice of nine nodes an axis. A cell is tested where it is farthest from its
     corners, at its centre and, on the border of the grid, in the middle of the outer face: what the interpolant says
     there *before* the point is evaluated is compared with the value. If the largest difference exceeds the tolerance
-    divided by :data:`SAFETY`, or anything in the cell is not finite, the cell is bisected along each axis. So every
+    divided by :data:`SAFETY`, or anything in the cell is not finite, the cell and those that touch it are bisected along
+    each axis. So every
     estimate of the error is a prediction that was put to the test, and the points that tested it improve the
     interpolant afterwards. All decisions follow from the values, so that the same values give the same points.
 
@@ -108,7 +109,9 @@ class Refinement:
             predicted = self._predict(np.array(fresh, int))
             yield from fresh
             found = dict(zip(fresh, np.abs(predicted - self._values[fresh]), strict=True))
-            split = [cell for cell in cells if self._exceeds(cell, [found[i] for i in tests[cell]])]
+            exceeding = {cell for cell in cells if self._exceeds(cell, [found[i] for i in tests[cell]])}
+            # A ridge found in one cell may cross the corner of the next, out of its test points' sight.
+            split = [cell for cell in cells if cell in exceeding or any(_touch(cell, other) for other in exceeding)]
             yield from self._unknown(
                 point for cell in split for point in product(*(sorted({a, (a + b) // 2, b}) for a, b in cell))
             )
@@ -185,6 +188,11 @@ def _intervals(axis: list[int]) -> list[tuple[int, int]]:
 
 def _halves(a: int, b: int) -> list[tuple[int, int]]:
     return [(a, (a + b) // 2), ((a + b) // 2, b)] if b - a > 1 else [(a, b)]
+
+
+def _touch(cell: Cell, other: Cell) -> bool:
+    """Whether two cells share a face or a part of one, an edge or a corner."""
+    return all(a <= d and c <= b for (a, b), (c, d) in zip(cell, other, strict=True))
 
 
 def _divisible(cell: Cell) -> bool:
