@@ -84,14 +84,14 @@ def test_negative_mass_and_its_error(deflate: bool) -> None:
     A = symmetric_with(list(eigenvalues))
     known = landscape.top_eigenpairs(A, k=2, tol=1e-8) if deflate else None
     found = [
-        landscape.negative_mass(landscape.spectral_density(A, num_steps=30, num_probes=4, deflate=known, seed=s))
-        for s in range(30)
+        landscape.negative_mass(landscape.spectral_density(A, num_steps=24, num_probes=4, deflate=known, seed=s))
+        for s in range(20)
     ]
     truth = {"count": 0.24, "magnitude": -eigenvalues[eigenvalues < 0].sum() / np.abs(eigenvalues).sum()}
     for name, value in truth.items():
         z = np.array([(getattr(m, name) - value) / getattr(m, f"{name}_stderr") for m in found])
         share = np.mean(np.abs(z) < student.ppf(0.95, 3))
-        assert abs(share - 0.9) < 4 * np.sqrt(0.09 / 30), name
+        assert abs(share - 0.9) < 4 * np.sqrt(0.09 / 20), name
     assert np.isnan(landscape.negative_mass(landscape.spectral_density(A, num_probes=1)).count_stderr)
 
 

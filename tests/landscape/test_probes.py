@@ -46,7 +46,7 @@ def test_errors_of_the_trace_cover_it_whatever_it_is_deflated_by(deflation: str)
         assert len(t.samples) == 21 - cost - (t.deflated - known)
         return t.value, t.stderr
 
-    z = z_scores(estimate, sum(OUTLIERS), 80)
+    z = z_scores(estimate, sum(OUTLIERS), 50)
     assert max(degrees) - min(degrees) <= 2
     assert covered(z, min(degrees))
     assert abs(z.mean()) < 4 * z.std() / np.sqrt(len(z))
