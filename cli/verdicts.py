@@ -90,7 +90,7 @@ def show_bound(study: Study) -> str:
     rows = []
     for rate in study.rates:
         means = [nanmean(study.over_arms(f"bound/error/{name}", rate).ravel()) for name in names]
-        rows.append([f"{rate:.0%}", *(f"{float(mean):.4g}" for mean in means)])
+        rows.append([f"{rate:.0%}", *("" if np.isnan(mean) else f"{float(mean):.4g}" for mean in means)])
     heads = ["noise", "α", "neighbourhood", "sampling", "complexity", "bound", "test risk"]
     title = "Theorem 1, 0-1 error, means over arms and seeds; 1 or more is vacuous, the maximum is a lower estimate"
     return f"{title}\n{table(heads, rows)}"

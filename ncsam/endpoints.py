@@ -10,8 +10,10 @@ import numpy as np
 from landscape.records import Record
 from ncsam.run import Run
 from ncsam.schema import BoundTable, Diagnostics, SharpnessTable, Spectrum
+from ncsam.table import spell
 
 LAST_EPOCHS = 5  # the primary accuracy is the mean over these
+_WITH_RATE = ("symmetric", "pair", "asymmetric", "instance")
 
 ENDPOINTS: Mapping[str, str] = {
     "test_accuracy": "accuracy on the clean test data, mean of the last five epochs",
@@ -44,7 +46,6 @@ def row_of(run: Run) -> dict[str, Any]:
 
     Arm, seed and role are those the run file records (``attrs``), else its optimizer, its split's seed, ``reported``.
     """
-    kind = run.config.noise.partition(":")[0]
     labels = run.labels
     return {
         "name": run.path.stem,
@@ -53,12 +54,24 @@ def row_of(run: Run) -> dict[str, Any]:
         "options": dict(run.config.options),
         "data": run.config.data,
         "model": run.config.model,
-        "noise": kind,
+        "noise": kind_of(run.config.noise),
         "rate": float(labels.rate),
         "seed": int(run.attrs.get("seed", run.config.seeds["split"])),
         "role": str(run.attrs.get("role", "reported")),
         **endpoints_of(run),
     }
+
+
+def kind_of(spec: str) -> str:
+    """Label noise without its rate, as a table has it: rates of one kind are compared with each other.
+
+    >>> kind_of("symmetric:0.4,inclusive"), kind_of("human:file.pt,worse_label")
+    ('symmetric,inclusive', 'human')
+    """
+    kind, _, arguments = spec.partition(":")
+    if kind not in _WITH_RATE:
+        return kind
+    return ",".join([kind, *arguments.split(",")[1:]])
 
 
 def endpoints_of(run: Run) -> dict[str, float]:
@@ -68,6 +81,12 @@ def endpoints_of(run: Run) -> dict[str, float]:
         if name.split("/")[0] in ("hessian", "sharpness", "diagnostics"):
             found |= dict(_of_result(name, run.result(name), run.config.warmup_epochs))
     return found
+
+
+def _canonical(spec: str) -> str:
+    """One spelling for each noise: ``symmetric:0.40`` is ``symmetric:0.4``."""
+    kind, _, arguments = spec.partition(":")
+    return spell(kind_of(spec), float(arguments.split(",")[0])) if kind in _WITH_RATE else spec
 
 
 def _of_training(run: Run) -> dict[str, float]:
@@ -121,7 +140,7 @@ def _of_sharpness(record: SharpnessTable, default: bool) -> Iterator[tuple[str, 
 
 
 def _of_diagnostics(record: Diagnostics, warmup: int) -> Iterator[tuple[str, float]]:
-    prefix = f"relabelled/{record.noise}/" if record.relabelled else ""
+    prefix = f"relabelled/{_canonical(record.noise)}/" if record.relabelled else ""
     after = record.epochs > warmup
     if not after.any():
         return

@@ -24,7 +24,7 @@ from ncsam.effects import (
     slope,
     value,
 )
-from ncsam.table import Study
+from ncsam.table import Study, spell
 
 PRIMARY_VIEW = "mixed"
 SHARPNESS = f"adaptive/{PRIMARY_VIEW}"
@@ -106,7 +106,7 @@ def _t2(study: Study) -> Mapping[str, Effect]:
     }
     found["the same of sam, full training set"] = value("full/cos_sam_true", "sam")
     for rate in noisy(study):
-        name = f"relabelled/{study.noise}:{rate:g}/cos_sam_true"
+        name = f"relabelled/{spell(study.noise, rate)}/cos_sam_true"
         found[f"the same on clean sam runs, labels of {rate:.0%} noise"] = value(name, "sam", 0.0)
     return found
 

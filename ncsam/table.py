@@ -18,7 +18,7 @@ from ncsam.schema import CellTable, Curves
 
 REPORTED, TUNING = "reported", "tuning"
 SETTINGS = ("name", "arm", "optimizer", "options", "data", "model", "noise", "rate", "seed", "role")
-"""``options`` is a mapping, ``noise`` the kind alone, ``rate`` a share, ``role`` ``reported`` or ``tuning``."""
+"""``options`` is a mapping, ``noise`` the kind without its rate, ``rate`` a share, ``role`` reported or tuning."""
 _DEFAULTS: Mapping[str, Any] = {"optimizer": "", "options": {}, "data": "", "model": "", "noise": "", "role": REPORTED}
 
 
@@ -112,6 +112,16 @@ class Study:
     def measured(self, prefix: str = "") -> list[str]:
         """Endpoints that some run has whose name begins so, in the order of their first appearance."""
         return list(dict.fromkeys(n for values in self._values.values() for n in values if n.startswith(prefix)))
+
+
+def spell(noise: str, rate: float) -> str:
+    """The command line's spelling of a table's kind of noise at a rate.
+
+    >>> spell("symmetric,inclusive", 0.4)
+    'symmetric:0.4,inclusive'
+    """
+    kind, comma, options = noise.partition(",")
+    return f"{kind}:{rate:g}{comma}{options}"
 
 
 def studies(table: CellTable) -> list[Study]:

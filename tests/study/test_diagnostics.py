@@ -174,8 +174,8 @@ def test_the_full_set_is_the_views_of_the_objective(run: Run) -> None:
 
 def test_other_labels_on_the_checkpoints_of_a_clean_run(tmp_path: Path) -> None:
     clean = train_run(dataclasses.replace(CONFIG, noise="none", epochs=2, checkpoints=()), tmp_path / "clean.h5")
-    found = measure_diagnostics(clean, "relabelled-40", batches=2, noise="symmetric:0.4")
-    assert found.noise == "symmetric:0.4"
+    found = measure_diagnostics(clean, "relabelled-40", batches=2, noise="symmetric:0.40")
+    assert found.noise == "symmetric:0.40"
     assert found.full[0, 0] == pytest.approx(0.4, abs=0.05)
     endpoints = endpoints_of(Run(clean.path))
     assert -1 < endpoints["relabelled/symmetric:0.4/cos_sam_true"] < 1
