@@ -12,9 +12,11 @@ from landscape._version import __version__
 
 if TYPE_CHECKING:
     from landscape.blocks import layer_spectra
+    from landscape.connectivity import connect
     from landscape.decomposition import alignment, split_curvature, subspace_overlap
     from landscape.density import negative_mass, spectral_density
-    from landscape.directions import filter_normalized_direction
+    from landscape.directions import eigen_direction, filter_normalized_direction, gradient_direction
+    from landscape.draws import line_draws, plane_draws
     from landscape.eigen import top_eigenpairs
     from landscape.logits import with_normalized_logits
     from landscape.moments import diagonal, spectral_moments
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from landscape.operators import EmpiricalFisherOperator, GGNOperator, HessianOperator
     from landscape.records import (
         Alignment,
+        Connection,
         CurvatureSplit,
         DensityResult,
         DiagonalResult,
@@ -29,23 +32,28 @@ if TYPE_CHECKING:
         KeskarSharpness,
         LayerSpectra,
         Line,
+        LineDraws,
         MomentsResult,
         NegativeMass,
         Plane,
+        PlaneDraws,
         Sharpness,
         Status,
         SubspaceOverlap,
         TraceResult,
+        Trajectory,
     )
     from landscape.scaled import ScaledOperator
     from landscape.sharpness import adaptive_sharpness, average_sharpness, keskar_sharpness, sam_sharpness
     from landscape.store import load
     from landscape.surface import line, plane
     from landscape.traces import trace
+    from landscape.trajectory import principal_directions, project_path
     from landscape.views import View
 
 _HOME = {
     "Alignment": "records",
+    "Connection": "records",
     "CurvatureSplit": "records",
     "DensityResult": "records",
     "DiagonalResult": "records",
@@ -56,27 +64,37 @@ _HOME = {
     "KeskarSharpness": "records",
     "LayerSpectra": "records",
     "Line": "records",
+    "LineDraws": "records",
     "MomentsResult": "records",
     "NegativeMass": "records",
     "Objective": "objective",
     "Plane": "records",
+    "PlaneDraws": "records",
     "ScaledOperator": "scaled",
     "Sharpness": "records",
     "Status": "records",
     "SubspaceOverlap": "records",
     "TraceResult": "records",
+    "Trajectory": "records",
     "View": "views",
     "adaptive_sharpness": "sharpness",
     "alignment": "decomposition",
     "average_sharpness": "sharpness",
+    "connect": "connectivity",
     "diagonal": "moments",
+    "eigen_direction": "directions",
     "filter_normalized_direction": "directions",
+    "gradient_direction": "directions",
     "keskar_sharpness": "sharpness",
     "layer_spectra": "blocks",
     "line": "surface",
+    "line_draws": "draws",
     "load": "store",
     "negative_mass": "density",
     "plane": "surface",
+    "plane_draws": "draws",
+    "principal_directions": "trajectory",
+    "project_path": "trajectory",
     "sam_sharpness": "sharpness",
     "spectral_density": "density",
     "spectral_moments": "moments",
@@ -89,6 +107,7 @@ _HOME = {
 
 __all__ = [
     "Alignment",
+    "Connection",
     "CurvatureSplit",
     "DensityResult",
     "DiagonalResult",
@@ -99,28 +118,38 @@ __all__ = [
     "KeskarSharpness",
     "LayerSpectra",
     "Line",
+    "LineDraws",
     "MomentsResult",
     "NegativeMass",
     "Objective",
     "Plane",
+    "PlaneDraws",
     "ScaledOperator",
     "Sharpness",
     "Status",
     "SubspaceOverlap",
     "TraceResult",
+    "Trajectory",
     "View",
     "__version__",
     "adaptive_sharpness",
     "alignment",
     "average_sharpness",
+    "connect",
     "diagonal",
+    "eigen_direction",
     "filter_normalized_direction",
+    "gradient_direction",
     "keskar_sharpness",
     "layer_spectra",
     "line",
+    "line_draws",
     "load",
     "negative_mass",
     "plane",
+    "plane_draws",
+    "principal_directions",
+    "project_path",
     "sam_sharpness",
     "spectral_density",
     "spectral_moments",

@@ -52,7 +52,7 @@ def principal_directions(
     return [signed(direction) for direction in right[:count]], squares / squares.sum()
 
 
-def trajectory(
+def project_path(
     checkpoints: Sequence[Tensor],
     epochs: Sequence[int],
     centre: Tensor,
@@ -70,7 +70,7 @@ def trajectory(
     Raises:
         ValueError: the directions are linearly dependent.
 
-    >>> found = trajectory([torch.tensor([2.0, 1.0])], [1], torch.zeros(2), [torch.tensor([0.5, 0.0])])
+    >>> found = project_path([torch.tensor([2.0, 1.0])], [1], torch.zeros(2), [torch.tensor([0.5, 0.0])])
     >>> found.coordinates.tolist(), found.distance.tolist(), round(float(found.explained), 3)
     ([[4.0]], [1.0], 0.8)
     """

@@ -15,7 +15,7 @@ import landscape
 from landscape.directions import direction_hash, eigen_direction, gradient_direction, signed, with_norm
 from landscape.objective import Objective
 from landscape.records import Trajectory
-from landscape.trajectory import principal_directions, trajectory
+from landscape.trajectory import principal_directions, project_path
 from ncsam.noise_gradient import SimulatedNoise
 from ncsam.passes import FirstPass, MiniBatch
 from ncsam.run import Run
@@ -158,7 +158,7 @@ def checkpoints_of(run: Run, objective: Objective) -> list[Tensor]:
 def trajectory_on(run: Run, objective: Objective, directions: Directions) -> Trajectory:
     """Every kept checkpoint of the run in the coordinates of these directions, and its distance from their plane."""
     points = checkpoints_of(run, objective)
-    return trajectory(points, run.epochs, objective.weights, directions.vectors, directions.ratios)
+    return project_path(points, run.epochs, objective.weights, directions.vectors, directions.ratios)
 
 
 def simulated_noise_gradient(run: Run, model: nn.Module, seed: int = 0) -> Tensor:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import landscape
-from landscape.trajectory import principal_directions, trajectory
+from landscape.trajectory import principal_directions, project_path
 
 
 def walk(count: int, size: int, seed: int) -> list[torch.Tensor]:
@@ -36,7 +36,7 @@ def test_principal_directions_are_numpys(centred: bool) -> None:
 def test_explained_share_and_distances_of_the_principal_plane(tmp_path: Path) -> None:
     points = walk(7, 40, seed=2)
     directions, ratios = principal_directions(points, points[-1])
-    found = trajectory(points, range(7), points[-1], directions, ratios)
+    found = project_path(points, range(7), points[-1], directions, ratios)
     assert found.explained == pytest.approx(ratios[:2].sum())
     np.testing.assert_allclose(found.coordinates[-1], 0, atol=1e-12)
     np.testing.assert_allclose(found.distance**2 + (found.coordinates**2).sum(1), found.length**2, atol=1e-10)
@@ -53,7 +53,7 @@ def test_coordinates_are_the_least_squares_solution_for_skew_directions(seed: in
     points = walk(6, 12, seed)
     basis = walk(2, 12, seed + 1)
     basis = [basis[0], scale * (basis[0] + basis[1])]
-    found = trajectory(points, range(6), points[3], basis)
+    found = project_path(points, range(6), points[3], basis)
     A = torch.stack(basis, 1).numpy()
     steps = (torch.stack(points) - points[3]).numpy()
     expected, *_ = np.linalg.lstsq(A, steps.T, rcond=None)
@@ -65,7 +65,7 @@ def test_a_path_inside_a_plane_has_no_distance_from_it() -> None:
     corner, e1, e2 = (torch.randn(30).double() for _ in range(3))
     points = [corner + a * e1 + b * e2 for a, b in ((0, 0), (1, 0), (1, 2), (-3, 1))]
     directions, ratios = principal_directions(points, corner)
-    found = trajectory(points, range(4), corner, directions, ratios)
+    found = project_path(points, range(4), corner, directions, ratios)
     assert found.distance.max() < 1e-12 * found.length.max() * 100
     assert found.explained == pytest.approx(1)
 
@@ -75,6 +75,6 @@ def test_what_spans_no_plane_is_refused() -> None:
     with pytest.raises(ValueError, match="2 checkpoints span 1 directions, expected at least 2; keep more checkpoints"):
         principal_directions(points, points[-1])
     with pytest.raises(ValueError, match="linearly dependent"):
-        trajectory(points, [1, 2], points[0], [points[0], 2 * points[0]])
+        project_path(points, [1, 2], points[0], [points[0], 2 * points[0]])
     with pytest.raises(ValueError, match="not finite"):
         principal_directions([torch.full((3,), torch.nan), torch.zeros(3)], torch.zeros(3))
