@@ -286,11 +286,16 @@ def _colour_bar(made: Figure, filled: Any, axes: np.ndarray, view: str, quantity
 
 
 def _plain_bar(bar: Any, steps: np.ndarray, *, percent: bool) -> None:
-    every = 1 if len(steps) <= 9 else 2
-    # Every other label where there are many; on a diverging bar counted from the middle, so that zero has one.
-    bar.set_ticks(steps[len(steps) // 2 % every :: every])
+    every, middle = 1 if len(steps) <= 9 else 2, len(steps) // 2
+    # Every other label where there are many: zero on a diverging bar, the shorter numbers elsewhere (1, 2, 5, 10).
+    begin = middle % every if steps[middle] == 0 else min(range(every), key=lambda i: _letters(steps[i::every]))
+    bar.set_ticks(steps[begin::every])
     bar.minorticks_off()
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0) if percent else FuncFormatter(_plain))
+
+
+def _letters(steps: np.ndarray) -> float:
+    return float(np.mean([len(f"{step:g}") for step in steps]))
 
 
 def _plain(value: float, _position: int) -> str:
