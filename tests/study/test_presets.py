@@ -13,7 +13,8 @@ from ncsam import TrainConfig
 from ncsam.optimizer import resolve_options
 from ncsam.presets import OURS, PAPER, PRESETS, RELEASED, get
 
-PER_RUN = {"data", "options", "checkpoints", "seeds", "train_samples"}  # of the user, not of the comparison
+# Of the user, not of the comparison.
+PER_RUN = {"data", "options", "checkpoints", "seeds", "train_samples", "diagnose", "diagnose_every"}
 
 
 @pytest.mark.parametrize("name", PRESETS)
