@@ -119,7 +119,7 @@ def _compare(objective: Objective, direction: Tensor) -> tuple[float, float, str
     if not np.isfinite([curvature, second]).all():
         return curvature, second, "not finite"
     eps = float(torch.finfo(torch.float64).eps)
-    rounding = 100 * eps * max(abs(left), abs(right), 1.0) / h**2
+    rounding = 20 * eps * max(abs(left), abs(right), 0.05) / h**2
     if abs(second - curvature) <= _RELATIVE * abs(curvature) + rounding:
         return curvature, second, "agrees"
     h = FINE_STEP * unit

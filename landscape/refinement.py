@@ -49,10 +49,9 @@ class Refinement:
     The grid is cut into cells by a lattice of nine nodes an axis. A cell is tested where it is farthest from its
     corners, at its centre and, on the border of the grid, in the middle of the outer face: what the interpolant says
     there *before* the point is evaluated is compared with the value. If the largest difference exceeds the tolerance
-    divided by :data:`SAFETY`, or anything in the cell is not finite, the cell and those that touch it are bisected along
-    each axis. So every
-    estimate of the error is a prediction that was put to the test, and the points that tested it improve the
-    interpolant afterwards. All decisions follow from the values, so that the same values give the same points.
+    divided by :data:`SAFETY`, or anything in the cell is not finite, the cell and those that touch it are bisected
+    along each axis. So every estimate of the error is a prediction that was put to the test, and the points that
+    tested it improve the interpolant afterwards. All decisions follow from the values, so that the same values give the same points.
 
     The interpolant is a quintic polyharmonic spline through all points so far (Wahba 1990, §2.4), which needs no
     lattice; each axis is scaled so that its mean spacing is 1.
@@ -132,8 +131,10 @@ class Refinement:
         if not errors or not np.isfinite(self._values[corners][:, live]).all():
             return True
         worst = SAFETY * np.max(errors, axis=0)
+        seen = self._values[self._known][:, live]
+        span = _span(seen)
         with np.errstate(invalid="ignore"):
-            small = worst[live] <= self._tolerance * np.ptp(self._values[self._known][:, live], axis=0)
+            small = worst[live] <= self._tolerance * span
         if not small.all():  # also where an error is NaN
             return True
         self.error = np.fmax(self.error, worst)
@@ -175,6 +176,13 @@ class Refinement:
 
     def _flat(self, point: Point) -> int:
         return int(np.ravel_multi_index(point, self._shape))
+
+
+def _span(values: np.ndarray) -> np.ndarray:
+    """Range of the finite values of each column."""
+    finite = np.isfinite(values)
+    high, low = np.where(finite, values, -np.inf).max(0), np.where(finite, values, np.inf).min(0)
+    return np.asarray(np.subtract(high, low, out=np.zeros(values.shape[1]), where=finite.any(0)))
 
 
 def _scaled(axis: np.ndarray) -> np.ndarray:

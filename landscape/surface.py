@@ -153,12 +153,13 @@ def _measure(
     table = _Table(rows, fields)
     refinement = None
     if how.tolerance is not None:
+        table.known[:] = False  # decided anew from what is stored, so that a resumed refinement takes the same points
         refinement = Refinement(axes, table.values, table.known, table.governing("loss"), how.tolerance)
     places = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
     centre: dict[str, float] = {}
 
     def run(evaluate: Callable[[Sequence[float]], Evaluation]) -> None:
-        todo: Iterable[int] = refinement.points() if refinement else table.pending(coarse_to_fine(shape))
+        todo = table.pending(coarse_to_fine(shape)) if refinement is None else table.replayed(refinement.points())
         for i in progress(todo):
             table.write(i, _row(evaluate(places[i].tolist()), views, len(classes)))
         if how.check:
@@ -198,11 +199,21 @@ class _Table:
         stored = rows.read()
         count = len(stored["loss"])
         self.values = np.concatenate([stored[name].reshape(count, -1) for name in fields], axis=1)
-        self.known = np.ones(count, bool)
-        self.known[list(rows.pending())] = False
+        self._stored = np.ones(count, bool)
+        self._stored[list(rows.pending())] = False
+        self.known = self._stored.copy()
 
     def pending(self, order: Iterable[int]) -> list[int]:
+        """Those that are not stored."""
         return [i for i in order if not self.known[i]]
+
+    def replayed(self, order: Iterable[int]) -> Iterator[int]:
+        """Those that are not stored; the others become known when their turn comes."""
+        for i in order:
+            if self._stored[i]:
+                self.known[i] = True
+            else:
+                yield i
 
     def governing(self, name: str) -> np.ndarray:
         """(columns,) which of them belong to a field."""

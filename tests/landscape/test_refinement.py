@@ -78,7 +78,7 @@ def test_a_finer_tolerance_evaluates_a_superset() -> None:
 
 
 def test_what_is_not_finite_is_never_interpolated_over() -> None:
-    axes = [np.linspace(-1, 1, 33)] * 2
+    axes = [np.linspace(-1, 1, 65)] * 2
 
     def blown_up(x: np.ndarray, y: np.ndarray) -> list[np.ndarray]:
         return [np.where(x + y > 1.2, np.inf, x**2 + y**2), np.where(x < -0.9, np.nan, y)]
