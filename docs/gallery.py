@@ -57,7 +57,7 @@ def main(out: Path, epochs: int, points: int) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         made = figures.contours(planes(Path(folder), epochs, points), "mixed", columns=len(ARMS), levels=30)
-    figures.save(made, out.with_suffix(""), ["png"])
+    figures.save(made, out.with_suffix(""), ["png"], dpi=150)
     sys.stdout.write(f"{out}\n")
 
 

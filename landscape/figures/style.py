@@ -82,7 +82,9 @@ def log_scale(ax: Axes, low: float, high: float) -> None:
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
-def save(made: Figure, stem: str | Path, formats: Sequence[str] = ("pdf", "png")) -> list[Path]:
+def save(
+    made: Figure, stem: str | Path, formats: Sequence[str] = ("pdf", "png"), dpi: int = STYLE["savefig.dpi"]
+) -> list[Path]:
     """Write ``stem.pdf`` and ``stem.png``, each in one step; the same figure gives the same bytes.
 
     Raises:
@@ -98,7 +100,7 @@ def save(made: Figure, stem: str | Path, formats: Sequence[str] = ("pdf", "png")
         temporary = path.with_name(f".{path.name}.tmp")
         metadata = {"CreationDate": None} if extension == "pdf" else {"Software": None} if extension == "png" else None
         with mpl.rc_context(STYLE):
-            made.savefig(temporary, format=extension, metadata=metadata)
+            made.savefig(temporary, format=extension, metadata=metadata, dpi=dpi)
         os.replace(temporary, path)
         written.append(path)
     made.set_layout_engine(layout)
