@@ -51,7 +51,8 @@ class Refinement:
     there *before* the point is evaluated is compared with the value. If the largest difference exceeds the tolerance
     divided by :data:`SAFETY`, or anything in the cell is not finite, the cell and those that touch it are bisected
     along each axis. So every estimate of the error is a prediction that was put to the test, and the points that
-    tested it improve the interpolant afterwards. All decisions follow from the values, so that the same values give the same points.
+    tested it improve the interpolant afterwards. All decisions follow from the values, so that the same values
+    give the same points.
 
     The interpolant is a quintic polyharmonic spline through all points so far (Wahba 1990, §2.4), which needs no
     lattice; each axis is scaled so that its mean spacing is 1.

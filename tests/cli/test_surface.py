@@ -1,0 +1,93 @@
+"""``landscape surface``: how points are evaluated, and what it prints."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from landscape import store
+from landscape.records import Line, Plane, Status
+from landscape_cli.main import run as landscape
+
+
+@pytest.fixture(scope="module")
+def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "run.h5"
+    arguments = ["train", "--epochs", "2", "--optimizer", "sgd", "--noise", "symmetric:0.4", "--quiet"]
+    assert landscape([*arguments, "--out", str(path)]) == 0
+    return path
+
+
+@pytest.fixture
+def copy(run_file: Path, tmp_path: Path) -> str:
+    return str(shutil.copy(run_file, tmp_path / "run.h5"))
+
+
+def test_a_plane_to_a_tolerance_over_a_span_that_it_finds(copy: str, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["surface", copy, "--plane", "--points", "31", "--tolerance", "0.02", "--auto-range", "1.5", "--quiet"]
+    assert landscape([*arguments, "--views", "mixed,labels:symmetric:0.6"]) == 0
+    out = capsys.readouterr().out
+    for text in (
+        "of 961 points, the others interpolated",
+        "has risen by 1.5",
+        "chosen by rule",
+        "d·Hd",
+        "plain evaluation",
+    ):
+        assert text in out
+    assert "WARNING" not in out
+    with store.open(copy) as file:
+        plane = file.record("surface/plane")
+    assert isinstance(plane, Plane)
+    assert plane.views.tolist() == ["mixed", "labels:symmetric:0.6"]
+    assert (plane.status == Status.INTERPOLATED).mean() > 0.5
+    assert plane.auto_range is not None
+    assert plane.alphas[-1] == plane.auto_range["span"]
+    assert plane.loss[0].max() > plane.centre_loss[0] + 1.5 * 0.98
+
+
+def test_labels_of_another_rate_are_nested_in_the_runs_own(copy: str) -> None:
+    from ncsam.run import Run
+
+    run = Run(copy)
+    objective = run.objective(views=("mixed", "labels:symmetric:0.4", "labels:symmetric:0.6", "true_labels"))
+    drawn = [objective.view_of(name).labels for name in objective.views]
+    true = drawn[3]
+    own = run.problem.observed()
+    assert (drawn[1] == own).all()  # the same seed, the same noise
+    flipped = own != true
+    assert (drawn[2][flipped] == own[flipped]).all()
+    assert (drawn[2] != true).sum() > flipped.sum()
+
+
+def test_classes_and_a_measured_choice_are_recorded(copy: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert landscape(["surface", copy, "--points", "3", "--by-class", "--autotune", "--views", "mixed", "--quiet"]) == 0
+    assert "fastest as measured" in capsys.readouterr().out
+    with store.open(copy) as file:
+        line = file.record("surface/line")
+    assert isinstance(line, Line)
+    assert line.batch_choice == "measured"
+    assert line.class_loss is not None
+    assert line.class_loss.shape == (1, 10, 3)
+    assert np.isfinite(line.class_loss).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tolerance", "0"], "tolerance"),
+        (["--draws", "2", "--tolerance", "0.1"], "--tolerance goes with a single line or plane"),
+        (["--draws", "2", "--auto-range", "1"], "--auto-range goes with a single line or plane"),
+        (["--span", "1", "--auto-range", "1"], "leave one out"),
+        (["--batchnorm", "recalibrated"], "no BatchNorm layer"),
+        (["--views", "labels:symetric:0.2"], "did you mean 'symmetric'"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    copy: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert landscape(["surface", copy, "--points", "3", *arguments]) == 2
+    assert message in capsys.readouterr().err
