@@ -191,6 +191,7 @@ def show_comparison(curves: Curves) -> str:
         "adaptive sharpness": ("adaptive/mixed", "{:.3f}"),
         "λ1": ("top_eigenvalue/mixed", "{:.1f}"),
     }
+    columns = {head: column for head, column in columns.items() if column[0] in quantities}
     rows = []
     for a, arm in enumerate(curves.arms):
         cells = [str(arm)]

@@ -55,8 +55,9 @@ def against_noise(curves: Curves, quantities: Sequence[str] = tuple(QUANTITIES))
 
     Args:
         curves: of a study.
-        quantities: one panel each, three a row.
+        quantities: one panel each, three a row; those that were not measured are left out.
     """
+    quantities = [quantity for quantity in quantities if quantity in curves.quantities]
     columns = min(3, len(quantities))
     rows = -(-len(quantities) // columns)
     made, axes = figure(rows, columns, height=2.1, sharex=True)

@@ -11,6 +11,7 @@ import pytest
 
 from landscape import store
 from landscape_cli.main import run as landscape
+from landscape_cli.verdicts import show_comparison
 from ncsam.run import Run
 from ncsam.study import collect, write_study
 from ncsam.theory import judge
@@ -171,3 +172,14 @@ def test_bad_input_is_refused_in_one_line(
     assert len(lines) == 1, lines
     assert message in lines[0]
     assert {p.name for p in tmp_path.iterdir()} == before
+
+
+def test_a_study_without_curvature_is_drawn_and_compared_by_what_it_has(study_file: Path, tmp_path: Path) -> None:
+    assert (
+        landscape(["figure", str(study_file), "--out", str(tmp_path / "figures"), "--formats", "png", "--quiet"]) == 0
+    )
+    assert (tmp_path / "figures" / "against_noise.png").stat().st_size > 1000
+    with store.open(study_file) as file:
+        compared = show_comparison(file.record("curves"))
+    assert "matched" in compared
+    assert "λ1" not in compared
