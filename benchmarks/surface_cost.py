@@ -1,11 +1,12 @@
 """Cost of a loss surface beside the forward passes it needs, a loop written the obvious way, and published tools.
 
 Run ``python benchmarks/surface_cost.py``, best on an idle machine; it takes a few minutes, needs the extra ``bench``
-and writes ``results/surface_cost.json``. A peer that is not installed is noted as such. The measure is process CPU time
-on one thread. In every round each contestant evaluates the same small plane, in turns forwards and backwards, and
-ratios are taken within a round. Then a plane of 51 × 51 points and five views is drawn to a tolerance of one per cent
-and compared with the plane of all points; what the others would take for it is their time a point times 2601 times
-five runs, since they evaluate one set of labels.
+and writes ``results/surface_cost.json``. A peer that does not import is noted as such (``landscaper`` is not part of the
+extra: it needs a compiler and topology packages). The measure is process CPU time on one thread. In every round each
+contestant evaluates the same small plane, in turns forwards and backwards, and ratios are taken within a round. Then a
+plane of 51 × 51 points and five views is drawn to a tolerance of one per cent and compared with the plane of all
+points; what the others would take for it is their time a point times 2601 times five runs, since they evaluate one set
+of labels.
 """
 
 from __future__ import annotations
