@@ -1,7 +1,7 @@
 """Cost of a loss surface beside the forward passes it needs, a loop written the obvious way, and published tools.
 
 Run ``python benchmarks/surface_cost.py``, best on an idle machine; it takes a few minutes, needs the extra ``bench``
-and writes ``results/surface_cost.json``. A peer that does not import is noted as such (``landscaper`` is not part of the
+and writes ``results/surface_cost.json``. A peer that does not import is noted as such (``landscaper`` is not in the
 extra: it needs a compiler and topology packages). The measure is process CPU time on one thread. In every round each
 contestant evaluates the same small plane, in turns forwards and backwards, and ratios are taken within a round. Then a
 plane of 51 × 51 points and five views is drawn to a tolerance of one per cent and compared with the plane of all
