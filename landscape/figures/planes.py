@@ -103,7 +103,7 @@ def surface3d(
     height: Any = np.log10 if log else np.asarray
     with mpl.rc_context({**STYLE, "grid.alpha": 0.6}):
         for ax in axes.flat[len(planes) :]:
-            ax.set_visible(False)
+            ax.remove()
         for ax, (label, plane) in zip(axes.flat, planes.items(), strict=False):
             table = np.clip(tables[label], steps[0], steps[-1])
             a, b = np.meshgrid(plane.alphas, plane.betas, indexing="ij")

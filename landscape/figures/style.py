@@ -99,9 +99,11 @@ def save(
         path = Path(stem).with_name(f"{Path(stem).name}.{extension}")
         temporary = path.with_name(f".{path.name}.tmp")
         metadata = {"CreationDate": None} if extension == "pdf" else {"Software": None} if extension == "png" else None
-        with mpl.rc_context(STYLE):
+        # Saving sets the engine back by itself, and takes none for the settings' own.
+        with mpl.rc_context({**STYLE, "figure.constrained_layout.use": False, "figure.autolayout": False}):
             made.savefig(temporary, format=extension, metadata=metadata, dpi=dpi)
         os.replace(temporary, path)
         written.append(path)
-    made.set_layout_engine(layout)
+    if layout is not None:  # None would mean the default of the settings
+        made.set_layout_engine(layout)
     return written

@@ -250,6 +250,13 @@ def test_surfaces_in_space_share_their_height() -> None:
     assert "height: loss, view mixed (logarithmic)" in texts(drawn)
 
 
+def test_saving_leaves_the_layout_of_3d_panels_alone(tmp_path: Path) -> None:
+    planes = {label: plane(bowl(h)) for label, h in zip("abcd", (1.0, 2.0, 3.0, 4.0), strict=True)}  # two panels unused
+    figures.save(figures.surface3d(planes, "mixed"), tmp_path / "alone", ["png"])
+    figures.save(figures.surface3d(planes, "mixed"), tmp_path / "after", ["pdf", "png"])
+    assert (tmp_path / "alone.png").read_bytes() == (tmp_path / "after.png").read_bytes()
+
+
 @pytest.mark.parametrize("width", sorted(figures.WIDTHS))
 def test_widths_are_those_of_the_venues(width: str) -> None:
     planes = {label: plane(bowl()) for label in "abc"}
