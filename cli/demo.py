@@ -50,7 +50,7 @@ def command(out: Path, seeds: int, epochs: int, workers: int, overwrite: bool, r
     table, written = folder.finish(command=["landscape", *sys.argv[1:]])
     study = studies_of(table)[0]
     curves = curves_of(study)
-    figures = draw_study(paths, curves, out / "figures", bar=progress.bar("figures", quiet, unit="figure"))
+    figures = draw_study(table, paths, out / "figures", bar=progress.bar("figures", quiet, unit="figure"))
 
     click.echo(show_verdicts(judge(study)))
     click.echo()

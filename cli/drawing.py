@@ -11,9 +11,13 @@ from matplotlib.figure import Figure
 
 from landscape import figures
 from landscape.figures.interactive import save_html
-from ncsam.figures import against_noise, training_curves
+from ncsam.effects import CONTRAST_RATE
+from ncsam.figures import against_noise, radius_figure, training_curves
+from ncsam.radius import radius_control
 from ncsam.run import Run
-from ncsam.schema import Curves, Spectrum, Training
+from ncsam.schema import CellTable, Spectrum, Training
+from ncsam.study import curves_of
+from ncsam.table import studies
 
 from . import drawing_spectra, drawing_surfaces
 from .drawing_surfaces import Look
@@ -22,15 +26,21 @@ LOOK = Look()
 
 
 def draw_study(
+    table: CellTable,
     paths: Sequence[Path],
-    curves: Curves,
     out: Path,
     *,
     formats: Sequence[str] = ("pdf", "png"),
     bar: Callable[..., Any],
 ) -> list[Path]:
-    """Every figure of a study and its runs, written to ``out``; returns the files."""
-    plans: dict[str, Callable[[], Figure]] = {"against_noise": partial(against_noise, curves)}
+    """Every figure of a study and, where ``paths`` are given, of its runs, written to ``out``; returns the files."""
+    plans: dict[str, Callable[[], Figure]] = {}
+    found = studies(table)
+    for study in found:
+        suffix = "" if len(found) == 1 else f"_{study.noise}"
+        plans[f"against_noise{suffix}"] = partial(against_noise, curves_of(study))
+        if CONTRAST_RATE in study.rates:
+            plans[f"radius{suffix}"] = partial(radius_figure, radius_control(study))
     return _save({**plans, **_of_runs([Run(path) for path in paths])}, out, formats, bar)
 
 
@@ -39,11 +49,6 @@ def draw_runs(
 ) -> list[Path]:
     """Every figure that the run files allow together, written to ``out``; returns the files."""
     return _save(_of_runs([Run(path) for path in paths], look), out, formats, bar)
-
-
-def draw_curves(curves: Curves, out: Path, *, formats: Sequence[str], bar: Callable[..., Any]) -> list[Path]:
-    """The figures of a study file alone."""
-    return _save({"against_noise": partial(against_noise, curves)}, out, formats, bar)
 
 
 def _save(

@@ -50,9 +50,10 @@ def command(
       landscape figure run.h5 --out turnable/ --interactive
     """
     from landscape import store
-    from ncsam.schema import Curves
+    from ncsam.schema import CellTable, Curves
+    from ncsam.table import table_of_curves
 
-    from .drawing import draw_curves, draw_runs
+    from .drawing import draw_runs, draw_study
     from .drawing_surfaces import Look
 
     if interactive and importlib.util.find_spec("plotly") is None:
@@ -66,12 +67,14 @@ def command(
         raise click.UsageError(f"{out}: exists and is not an empty folder; choose another, or --overwrite")
     with store.open(files[0]) as first:
         study = first.kind == "study"
-        curves = first.record("curves") if study else None
+        stored = first.record("cells" if "cells" in first else "curves") if study else None
     if study and len(files) > 1:
         raise click.UsageError("a study file is drawn alone; give one file")
     bar = progress.bar("figures", quiet, unit="figure")
-    if isinstance(curves, Curves):
-        written = draw_curves(curves, out, formats=formats, bar=bar)
+    if stored is not None:
+        assert isinstance(stored, CellTable | Curves)
+        table = table_of_curves(stored) if isinstance(stored, Curves) else stored
+        written = draw_study(table, [], out, formats=formats, bar=bar)
     else:
         written = draw_runs(files, out, formats=formats, bar=bar, look=Look(width, scale, interactive))
     for path in written:
