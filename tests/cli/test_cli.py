@@ -35,11 +35,6 @@ def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def copy(run_file: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy(run_file, tmp_path / "run.h5"))
-
-
 def files(folder: Path) -> set[str]:
     return {str(p.relative_to(folder)) for p in folder.rglob("*")}
 

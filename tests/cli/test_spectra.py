@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +20,6 @@ def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run") / "run.h5"
     assert landscape([*TRAIN, "--out", str(path)]) == 0
     return path
-
-
-@pytest.fixture
-def copy(run_file: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy(run_file, tmp_path / "run.h5"))
 
 
 def test_the_spectrum_along_training_from_the_command_to_the_pictures(

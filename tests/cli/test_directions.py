@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -23,11 +22,6 @@ def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run") / "run.h5"
     assert landscape([*TRAIN, "--out", str(path)]) == 0
     return path
-
-
-@pytest.fixture
-def copy(run_file: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copy(run_file, tmp_path / "run.h5"))
 
 
 def test_from_directions_to_pictures(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
