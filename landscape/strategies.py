@@ -38,6 +38,7 @@ class Strategy:
         name: ``double_backward``, ``split`` (traced and cut in two, see :mod:`landscape.tracing`) or ``compiled``
             (the same, the part that depends on the vector compiled).
         chosen: why: ``requested``, ``by size`` or ``timed``.
+        traced: how a traced product was made, see :class:`landscape.tracing.Program`; empty for double backward.
         fallback: why a strategy that was tried before this one is not used; empty if none was.
         kept_bytes: memory held from product to product.
         kept_batches: micro-batches whose vector-independent part is held.
@@ -46,6 +47,7 @@ class Strategy:
 
     name: str
     chosen: str
+    traced: str
     fallback: str
     kept_bytes: int
     kept_batches: int
@@ -82,7 +84,7 @@ class Products:
     ) -> None:
         self._objective, self._layout, self._form = objective, objective.layout, form
         self._requested, self._budget, self._autotune = requested, memory_budget, autotune
-        self._name = self._chosen = self._fallback = ""
+        self._name = self._chosen = self._traced = self._fallback = ""
         self._kept: dict[int, tuple[float, Product]] = {}
         self._kept_bytes = self._graph_bytes = self._num_batches = 0
         self._complete = False
@@ -93,7 +95,10 @@ class Products:
         """What was chosen; none before the first product."""
         if not self._name:
             return None
-        return Strategy(self._name, self._chosen, self._fallback, self._kept_bytes, len(self._kept), self._num_batches)
+        traced = self._traced if self._name != "double_backward" else ""
+        return Strategy(
+            self._name, self._chosen, traced, self._fallback, self._kept_bytes, len(self._kept), self._num_batches
+        )
 
     def __call__(self, columns: Tensor) -> Tensor:
         """Products with every row of ``columns`` (k, K) from one pass over the data, (K, k) in float64."""
@@ -183,6 +188,7 @@ class Products:
             if not isinstance(program, Program):
                 self._note(program)
                 break
+            self._traced = program.traced
             try:
                 product = program.product(batch, self._layout, compiled=name == "compiled")
                 image = product(v)

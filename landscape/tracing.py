@@ -44,13 +44,17 @@ class Program:
         batch: an example.
         layout: of the parameters.
 
+    Attributes:
+        traced: how: forward over reverse, with convolutions channels last or not, or reverse over reverse, which is
+            slower; and why not in a better way.
+
     Raises:
         NotTraceableError: no way of tracing it works for this model.
     """
 
     def __init__(self, form: Form, batch: BatchLoss, layout: ParameterLayout) -> None:
         self._form = form
-        traced = _first_traced(form, batch, layout)
+        traced, self.traced = _first_traced(form, batch, layout)
         self._first, self._second = cut(traced, len(batch.parameters))
         self._compiled: Callable[..., Sequence[Tensor]] | None = None
 
@@ -125,23 +129,26 @@ class _Packed:
         return replaced, extras
 
 
-def _first_traced(form: Form, batch: BatchLoss, layout: ParameterLayout) -> torch.fx.GraphModule:
-    """The product's graph by the cheapest way that the model allows."""
+def _first_traced(form: Form, batch: BatchLoss, layout: ParameterLayout) -> tuple[torch.fx.GraphModule, str]:
+    """The product's graph by the cheapest way that the model allows, and which that is."""
     convolutions = any(isinstance(module, nn.Conv2d) for module in batch.model.modules())
-    ways: list[tuple[Direction, bool]] = [(_forward_over_reverse, False), (_reverse_over_reverse, False)]
+    ways: list[tuple[str, Direction, bool]] = [
+        ("forward over reverse", _forward_over_reverse, False),
+        ("reverse over reverse", _reverse_over_reverse, False),
+    ]
     if convolutions:
-        ways.insert(0, (_forward_over_reverse, True))
-    errors = []
+        ways.insert(0, ("forward over reverse, channels last", _forward_over_reverse, True))
+    errors: list[Exception] = []
     _load_compiler()
-    for direction, channels_last in ways:
+    for name, direction, channels_last in ways:
         try:
             graph = _trace(form, batch, layout, direction, channels_last=channels_last)
             simplify(graph.graph)
         except Exception as error:  # whatever it is, double backward is left
             errors.append(error)
         else:
-            return graph
-    raise NotTraceableError(" | ".join(f"{type(e).__name__}: {_first_line(e)}" for e in errors)) from errors[-1]
+            return graph, f"{name} ({_told(errors)})" if errors else name
+    raise NotTraceableError(_told(errors)) from errors[-1]
 
 
 def _trace(
@@ -162,7 +169,9 @@ def _trace(
     vector = [torch.zeros_like(p, memory_format=torch.contiguous_format) for p in packed.tensors[: packed.sizes[0]]]
     # Fake tensors compute nothing, and refuse code whose course depends on values instead of fixing that course.
     tracer = make_fx(product, tracing_mode="fake", _allow_non_fake_inputs=True)
-    with _quiet(), sdpa_kernel(SDPBackend.MATH):
+    # From its second trace in a process on, torch 2.13 takes views of dual numbers out of this cache wrongly and fails.
+    uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
+    with _quiet(), sdpa_kernel(SDPBackend.MATH), uncached:
         return tracer(*packed.tensors, *vector)
 
 
@@ -205,6 +214,10 @@ def _load_compiler() -> None:
         thread = threading.Thread(target=importlib.import_module, args=("torch._dynamo",))
         thread.start()
         thread.join()
+
+
+def _told(errors: Sequence[Exception]) -> str:
+    return " | ".join(f"{type(e).__name__}: {_first_line(e)}" for e in errors)
 
 
 def _first_line(error: Exception) -> str:

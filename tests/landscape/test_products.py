@@ -276,6 +276,18 @@ def test_same_operator_same_bits(strategy: str) -> None:
     assert torch.equal(H @ V[:, 1], first[:, 1])
 
 
+@pytest.mark.parametrize("name", [case.name for case in ARCHITECTURES])
+def test_a_model_is_traced_in_the_same_way_again_and_again(name: str) -> None:
+    model, loss_fn, x, y = BY_NAME[name].make(torch.float64)
+    names = next(iter(landscape.Objective(model, loss_fn, (x, y)).layers().values()))
+    for patterns in (("*",), names):
+        found = set()
+        for _ in range(2):  # an objective of its own each time, so that nothing is shared
+            objective = landscape.Objective(model, loss_fn, (x, y)).restricted(*patterns)
+            found.add(landscape.HessianOperator(objective, strategy="split").strategy.traced)
+        assert len(found) == 1
+
+
 # Faults of peers, each by name.
 
 
