@@ -52,6 +52,7 @@ DENSITY_STEPS = 50
     show_default=True,
     help="How products are made.",
 )
+@click.option("--autotune", is_flag=True, help="Time how products are made instead of following a rule.")
 def command(
     run: Path,
     name: str,

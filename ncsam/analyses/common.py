@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -171,6 +172,16 @@ def objective_of(run: Run, epoch: int | str, views: Sequence[str], where: Where)
     dtype = DTYPES[where.get("dtype", "float32")]
     device = usable_device(where.get("device", "cpu"))
     return run.objective(epoch, views, device=str(device), dtype=dtype)
+
+
+def recorded_identity(run: Run, name: str, where: Where) -> dict[str, Any] | None:
+    """The settings that a stopped measurement of ``name`` recorded, where it is to be resumed; else none."""
+    path = store.part_path(run.path, name)
+    if not (where.get("resume", False) and path.exists()):
+        return None
+    with store.open(path) as file:
+        identity: dict[str, Any] = json.loads(file.attrs["work"])["identity"]
+    return identity
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,13 +10,12 @@ from typing import Any
 from torch import Tensor
 
 import landscape
-from landscape import store
 from landscape.autorange import find_span
 from landscape.batch_choice import BatchChoice, choose, measure
 from landscape.batchnorm import SAMPLES
 from landscape.records import Line, Plane
 from landscape.surface import surface_fields
-from ncsam.analyses.common import Where, result_of
+from ncsam.analyses.common import Where, recorded_identity, result_of
 from ncsam.run import Run
 
 
@@ -95,9 +93,5 @@ def evaluate_surface(
 
 def _recorded(run: Run, name: str, where: SurfaceWhere) -> BatchChoice | None:
     """The choice that a stopped measurement recorded, to be resumed with."""
-    path = store.part_path(run.path, name)
-    if not (where.get("resume", False) and path.exists()):
-        return None
-    with store.open(path) as file:
-        found = json.loads(file.attrs["work"])["identity"].get("batching")
+    found = (recorded_identity(run, name, where) or {}).get("batching")
     return BatchChoice(**found) if found else None

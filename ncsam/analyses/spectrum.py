@@ -15,7 +15,16 @@ from landscape import HessianOperator, Objective
 from landscape.records import EigenResult, Status
 from landscape.store import PartFile
 from landscape.strategies import STRATEGIES
-from ncsam.analyses.common import ANALYSIS_VIEWS, DTYPES, Measurement, Place, Where, by_epoch_and_view
+from ncsam.analyses.common import (
+    ANALYSIS_VIEWS,
+    DTYPES,
+    Measurement,
+    Place,
+    Where,
+    by_epoch_and_view,
+    objective_of,
+    recorded_identity,
+)
 from ncsam.analyses.extras import Density, Extra, Layers, Operator, Sources, Trace
 from ncsam.analyses.warm import Handover
 from ncsam.run import Run
@@ -42,6 +51,7 @@ def measure_spectrum(
     vectors: bool = False,
     warm_start: bool = True,
     strategy: str = "auto",
+    autotune: bool = False,
     seed: int = 0,
     **where: Unpack[Where],
 ) -> Spectrum:
@@ -61,6 +71,8 @@ def measure_spectrum(
         warm_start: start each epoch from the eigenvectors of the one before it in ``epochs``, on the same view.
         strategy: how products are made, see :class:`landscape.operators.CurvatureOperator`; the result records what
             each row used.
+        autotune: time one product each way on the first row and take the faster one throughout, instead of following
+            the rule of ``strategy="auto"``. A resumed measurement takes what the stopped one took.
         where: see :class:`Where`.
 
     Raises:
@@ -72,6 +84,10 @@ def measure_spectrum(
         raise ValueError(f"density of {density_steps} steps and {density_probes} probes; expected >= 0 and >= 1")
     if strategy not in STRATEGIES:
         raise ValueError(f"strategy is {strategy!r}, expected one of {', '.join(STRATEGIES)}")
+    if autotune and strategy != "auto":
+        raise ValueError(f"autotune chooses the strategy, but strategy is {strategy!r}; give one of the two")
+    if autotune:
+        strategy = _timed_strategy(run, f"hessian/{name}", epochs, views, params, where)
     settings: dict[str, Any] = {
         "which": which,
         "tol": tol,
@@ -96,6 +112,20 @@ def measure_spectrum(
     dtype = DTYPES[where.get("dtype", "float32")]
     measurement = _Spectra(settings, k, dtype, vectors, extras, operator)
     return by_epoch_and_view(Spectrum, run, f"hessian/{name}", epochs, views, measurement, settings, where)
+
+
+def _timed_strategy(
+    run: Run, name: str, epochs: Sequence[int | str], views: Sequence[str], params: Sequence[str], where: Where
+) -> str:
+    """The faster way to make products; the recorded one where a stopped measurement is resumed."""
+    recorded = recorded_identity(run, name, where)
+    if recorded is not None:
+        return str(recorded["strategy"])
+    objective = objective_of(run, next(iter(epochs), "last"), views, where)
+    if params:
+        objective = objective.restricted(*params)
+    measured = [view for view in objective.views if objective.num_samples(view)]
+    return HessianOperator(objective.view(measured[0]), autotune=True).strategy.name if measured else "auto"
 
 
 class _Spectra(Measurement):

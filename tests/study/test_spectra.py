@@ -93,6 +93,23 @@ def test_a_warm_start_finds_the_same_eigenvalues_as_a_cold_one(run: Run) -> None
     assert not cold.warm_start
 
 
+def test_a_timed_choice_is_kept_when_resumed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {**SMALL, "views": ["mixed", "noisy_part"]}
+    whole = measure_spectrum(run, "whole", **asked, strategy="split")
+    # A choice the clock might not make again: resuming must not ask it.
+    monkeypatch.setattr(
+        "landscape.strategies._seconds", lambda product, v: float(product.__class__.__name__ != "KeptProduct")
+    )
+    with pytest.raises(Stop):
+        measure_spectrum(run, "parts", **asked, autotune=True, progress=stop_after(1))
+    monkeypatch.setattr("landscape.strategies._seconds", None)
+    resumed = measure_spectrum(run, "parts", **asked, autotune=True, resume=True)
+    assert resumed.strategies.tolist() == [["split", "split"]]
+    same(whole, resumed)
+    with pytest.raises(ValueError, match="autotune chooses the strategy"):
+        measure_spectrum(run, "both", **asked, autotune=True, strategy="split")
+
+
 def test_vectors_of_other_work_or_of_a_later_checkpoint_are_not_used(tmp_path: Path) -> None:
     found: list[tuple[int, bool]] = []
 

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from ncsam.sweep import pool
-from ncsam.sweep.cells import Cell
 from ncsam.config import TrainConfig
 from ncsam.run import Run
-from ncsam.sweep import Sweep, presets
+from ncsam.sweep import Sweep, pool, presets
+from ncsam.sweep.cells import Cell
 
 SMALL = {"seeds": [3], "noise": ["symmetric:0.4"], "arms": [{"optimizer": "sgd"}], "train": {"epochs": 1}}
 
