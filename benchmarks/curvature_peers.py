@@ -1,9 +1,9 @@
 """Whole jobs beside PyHessian, curvlinops with eigsh, and hessian-eigenthings: time, products, true error, memory.
 
 Run ``python benchmarks/curvature_peers.py``, best on an idle machine; it takes about half an hour, nearly all of it in
-the peers, and writes ``results/curvature_peers.json``. Each arm runs in a process of its own, on one thread, first on a
-tiny case, so that imports are done; process CPU time is then taken from model and data in memory to the eigenvalues,
-tracing and every check included. Jobs:
+the peers, and writes ``results/curvature_peers.json`` case by case, so that ``--cases`` and ``--jobs`` renew a part.
+Each arm runs in a process of its own, on one thread, first on a tiny case, so that imports are done; process CPU time
+is then taken from model and data in memory to the eigenvalues, tracing and every check included. Jobs:
 
 ``top five``: the five largest eigenvalues to 1e-3 on one view of the data. Every peer is asked for just that.
 hessian-eigenthings takes a fixed number of steps and stops by itself at none: it is given the least of 10, 15, 20, 30,
@@ -12,7 +12,8 @@ hessian-eigenthings takes a fixed number of steps and stops by itself at none: i
 ``study``: the same on four training views (mixed, clean_part, noisy_part, true_labels) at three checkpoints. Ours is
 one objective with four views, warm starts from checkpoint to checkpoint; PyHessian is run twelve times.
 
-Errors are the largest relative one of the five, against our solver at a tolerance of 1e-5 in float64.
+Errors are the largest relative one of the five, against our solver from another start at a tolerance of 1e-4, whose own
+error is about that squared; all is float32, so below about 1e-6 there is only rounding.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from torch.nn import functional
 import landscape
 
 _log = logging.getLogger("curvature_peers")
-K, TOLERANCE, BATCH = 5, 1e-3, 128
+K, TOLERANCE, BATCH = 5, 1e-3, 64
 VIEWS = ("mixed", "clean_part", "noisy_part", "true_labels")
 States = list[dict[str, Tensor]]
 Images = tuple[Tensor, Tensor, Tensor]
@@ -57,7 +58,7 @@ def small() -> nn.Module:
 # name: model, side of the images, images of "top five", images of "study", epochs between checkpoints
 CASES: dict[str, tuple[Callable[[], nn.Module], int, int, int, int]] = {
     "mlp-3k": (small, 8, 512, 512, 10),
-    "resnet20": (ResNet20, 32, 512, 128, 4),
+    "resnet20": (ResNet20, 32, 128, 64, 10),
 }
 
 
@@ -125,7 +126,7 @@ def ours(case: str, images: Images, states: States, views: tuple[str, ...]) -> t
     return found, products
 
 
-def our_objective(case: str, images: Images, state: dict[str, Tensor], dtype: torch.dtype = torch.float32) -> Any:
+def our_objective(case: str, images: Images, state: dict[str, Tensor]) -> Any:
     x, y, true = images
     wrong = y != true
     views = [
@@ -134,8 +135,8 @@ def our_objective(case: str, images: Images, state: dict[str, Tensor], dtype: to
         landscape.View("noisy_part", indices=wrong.nonzero().squeeze(1)),
         landscape.View("true_labels", labels=true),
     ]
-    model = model_at(case, state).to(dtype)
-    return landscape.Objective(model, nn.CrossEntropyLoss(), (x.to(dtype), y), batch_size=BATCH, views=views)
+    model = model_at(case, state)
+    return landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), batch_size=BATCH, views=views)
 
 
 def pyhessian(model: nn.Module, view: tuple[Tensor, Tensor]) -> tuple[list[float], int]:
@@ -220,10 +221,10 @@ def reference(job: str, case: str, count: int, states: States) -> list[list[floa
     torch.set_num_threads(1)
     found = []
     for state in states if job == "study" else states[-1:]:
-        objective = our_objective(case, data(CASES[case][1], count), state, torch.float64)
+        objective = our_objective(case, data(CASES[case][1], count), state)
         for view in VIEWS if job == "study" else ("mixed",):
             H = landscape.HessianOperator(objective.view(view))
-            found.append(landscape.top_eigenpairs(H, K, tol=1e-5, seed=1).values.tolist())
+            found.append(landscape.top_eigenpairs(H, K, tol=1e-4, seed=1).values.tolist())
     return found
 
 
@@ -278,7 +279,7 @@ def main() -> None:
         "threads": 1,
         "measure": "process CPU time of the whole job, a process an arm; over_ours: ratio within a round",
     }
-    jobs: dict[str, Any] = {}
+    jobs: dict[str, Any] = json.loads(args.out.read_text())["jobs"] if args.out.exists() else {}
     for job in args.jobs:
         arms = (
             ["ours", "PyHessian"]
@@ -287,9 +288,10 @@ def main() -> None:
         )
         for case in args.cases:
             jobs.setdefault(job, {})[case] = measure(job, case, arms, args.rounds)
-    environment["load_average_5min"] = round(os.getloadavg()[1], 2) if hasattr(os, "getloadavg") else None
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"environment": environment, "jobs": jobs}, indent=1) + "\n")
+            args.out.parent.mkdir(parents=True, exist_ok=True)
+            load = round(os.getloadavg()[1], 2) if hasattr(os, "getloadavg") else None
+            jobs[job][case]["load_average_5min"] = load
+            args.out.write_text(json.dumps({"environment": environment, "jobs": jobs}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
