@@ -107,7 +107,8 @@ def test_what_was_not_measured_is_not_judged_and_is_named() -> None:
 def test_holm_counts_every_declared_endpoint_measured_or_not() -> None:
     full = theory.judge(table(gain=0.05, slope=0.5))
     assert full.family == len(IDS) == 10
-    only = [{k: v for k, v in row.items() if k in ("drop", "test_accuracy", "memorisation", "name", "arm", "rate", "seed")}
+    kept = ("drop", "test_accuracy", "memorisation", "name", "arm", "rate", "seed")
+    only = [{k: v for k, v in row.items() if k in kept}
             for row in rows(gain=0.05)]  # fmt: skip
     found = theory.judge(table_of(only))
     assert of(found, "T7", "p_holm") == pytest.approx(10 * 2 / 2**10)
