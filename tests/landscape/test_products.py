@@ -276,7 +276,9 @@ def test_same_operator_same_bits(strategy: str) -> None:
     assert torch.equal(H @ V[:, 1], first[:, 1])
 
 
-@pytest.mark.parametrize("name", [case.name for case in ARCHITECTURES])
+@pytest.mark.parametrize(
+    "name", [pytest.param(c.name, marks=[] if c.name == "mlp-ce" else pytest.mark.slow) for c in ARCHITECTURES]
+)
 def test_a_model_is_traced_in_the_same_way_again_and_again(name: str) -> None:
     model, loss_fn, x, y = BY_NAME[name].make(torch.float64)
     names = next(iter(landscape.Objective(model, loss_fn, (x, y)).layers().values()))
