@@ -80,12 +80,12 @@ def trained(model: str, epochs: int) -> Case:
 
 
 def synthetic() -> Case:
-    """ResNet-20 at its initial weights on 256 random images: for cost, the numbers do not matter."""
+    """ResNet-20 at its initial weights on 512 random images: for cost, the numbers do not matter."""
     torch.manual_seed(0)
-    model, x, y = resnet20(), torch.randn(256, 3, 32, 32), torch.randint(10, (256,))
+    model, x, y = resnet20(), torch.randn(512, 3, 32, 32), torch.randint(10, (512,))
     model(x)
-    views = [landscape.View("mixed"), landscape.View("clean_part", indices=torch.arange(150))]
-    views += [landscape.View(f"labels{i}", labels=torch.randint(10, (256,))) for i in range(3)]
+    views = [landscape.View("mixed"), landscape.View("clean_part", indices=torch.arange(300))]
+    views += [landscape.View(f"labels{i}", labels=torch.randint(10, (512,))) for i in range(3)]
     return model.eval(), landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), views=views), x, y
 
 
