@@ -121,7 +121,7 @@ def ours(case: str, images: Images, states: States, views: tuple[str, ...]) -> t
             H = landscape.HessianOperator(here.view(view))
             pairs = landscape.top_eigenpairs(H, K, tol=TOLERANCE, start=previous.get(view))
             assert pairs.converged.all()
-            previous[view], products = pairs.vectors, products + pairs.matvecs
+            previous[view], products = pairs.vectors, products + int(pairs.matvecs)
             found.append(pairs.values.tolist())
     return found, products
 
