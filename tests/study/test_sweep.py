@@ -124,6 +124,7 @@ class _Failing(Cell):
         raise ValueError("impossible\nfor two reasons")
 
 
+@pytest.mark.slow
 def test_a_killed_worker_and_a_failing_cell_cost_nothing_but_themselves(tmp_path: Path) -> None:
     config = TrainConfig(optimizer="sgd", epochs=1)
     good = [Cell(f"good{i}", "sgd", config.with_seed(i)) for i in range(3)]
