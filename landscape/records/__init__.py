@@ -1,0 +1,46 @@
+"""Result records: frozen, labelled, numpy only; what a record is in :mod:`landscape.records.base`."""
+
+from landscape.records.base import Parameter, Record, Status, Variable, parameter, record_type, variable
+from landscape.records.curvature import (
+    Alignment,
+    CurvatureSplit,
+    DensityResult,
+    DiagonalResult,
+    EigenResult,
+    LayerSpectra,
+    MomentsResult,
+    NegativeMass,
+    SubspaceOverlap,
+    TraceResult,
+)
+from landscape.records.sharpness import KeskarSharpness, Sharpness
+from landscape.records.surfaces import Connection, Line, LineDraws, Plane, PlaneDraws, Surface, Trajectory
+
+__all__ = [
+    "Alignment",
+    "Connection",
+    "CurvatureSplit",
+    "DensityResult",
+    "DiagonalResult",
+    "EigenResult",
+    "KeskarSharpness",
+    "LayerSpectra",
+    "Line",
+    "LineDraws",
+    "MomentsResult",
+    "NegativeMass",
+    "Parameter",
+    "Plane",
+    "PlaneDraws",
+    "Record",
+    "Sharpness",
+    "Status",
+    "SubspaceOverlap",
+    "Surface",
+    "TraceResult",
+    "Trajectory",
+    "Variable",
+    "parameter",
+    "record_type",
+    "variable",
+]

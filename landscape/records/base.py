@@ -1,0 +1,161 @@
+"""Result records: frozen, labelled, numpy only.
+
+A record is a frozen dataclass whose fields say, once, what they hold: an array with named dimensions, units and
+a long name, or a parameter of the measurement. Everything downstream (HDF5, xarray, CSV, figures) reads that
+declaration, so a new kind of result needs no code of its own to be stored.
+
+Nothing here imports the rest of the package; ``save`` and ``to_xarray`` do, when called.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import xarray
+
+
+class Status(enum.IntEnum):
+    """What became of one measured value; stored as ``uint8`` beside it."""
+
+    PENDING = 0
+    OK = 1
+    NONFINITE = 2
+    NOT_CONVERGED = 3
+    EMPTY = 4
+    INTERPOLATED = 5
+    FAILED = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Variable:
+    """Declaration of an array field: ``dims`` names each axis; ``coordinate`` marks the labels of that one axis."""
+
+    dims: tuple[str, ...]
+    units: str
+    long_name: str
+    coordinate: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """Declaration of a setting of the measurement: text, number, ``None``, or a JSON-able dict or list."""
+
+    long_name: str
+
+
+def variable(*dims: str, long_name: str, units: str = "1", coordinate: bool = False, optional: bool = False) -> Any:
+    """Declare an array field of a record; without ``dims`` it is a single number."""
+    if coordinate and len(dims) != 1:
+        raise ValueError(f"a coordinate labels one dimension, got dims {dims}")
+    metadata = {"declares": Variable(dims, units, long_name, coordinate)}
+    if optional:
+        return dataclasses.field(default=None, metadata=metadata)
+    return dataclasses.field(metadata=metadata)
+
+
+def parameter(long_name: str, default: Any = dataclasses.MISSING) -> Any:
+    """Declare a setting of the measurement as a field of a record."""
+    metadata = {"declares": Parameter(long_name)}
+    if default is dataclasses.MISSING:
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+_KINDS: dict[str, type[Record]] = {}
+R = TypeVar("R", bound="Record")
+
+
+def record_type(kind: str) -> type[Record]:
+    """The record class stored under ``kind``.
+
+    Raises:
+        KeyError: no imported module defines that kind.
+    """
+    if kind not in _KINDS:
+        raise KeyError(f"unknown kind of record {kind!r}; known: {', '.join(sorted(_KINDS))}")
+    return _KINDS[kind]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Record:
+    """Base of all result records.
+
+    Subclasses are frozen dataclasses with a class attribute ``kind`` and fields made by :func:`variable` and
+    :func:`parameter`. Array fields are converted with :func:`numpy.asarray`, and dimensions that share a name must
+    share a length.
+
+    Raises:
+        ValueError: a field's shape contradicts its declared dimensions.
+    """
+
+    kind: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.kind:
+            _KINDS[cls.kind] = cls
+
+    @classmethod
+    def variables(cls) -> dict[str, Variable]:
+        """Array fields by name, in the order they are declared."""
+        return {
+            f.name: f.metadata["declares"]
+            for f in dataclasses.fields(cls)
+            if isinstance(f.metadata.get("declares"), Variable)
+        }
+
+    @classmethod
+    def parameters(cls) -> dict[str, Parameter]:
+        """Settings of the measurement by field name."""
+        return {
+            f.name: f.metadata["declares"]
+            for f in dataclasses.fields(cls)
+            if isinstance(f.metadata.get("declares"), Parameter)
+        }
+
+    def __post_init__(self) -> None:
+        sizes: dict[str, int] = {}
+        for name, declared in self.variables().items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            array = np.asarray(value)
+            if array.ndim != len(declared.dims):
+                raise ValueError(
+                    f"{type(self).__name__}.{name} has shape {array.shape}, expected the dimensions "
+                    f"({', '.join(declared.dims)})"
+                )
+            for dim, size in zip(declared.dims, array.shape, strict=True):
+                if sizes.setdefault(dim, size) != size:
+                    raise ValueError(
+                        f"{type(self).__name__}.{name} has {size} entries along {dim!r}, other fields {sizes[dim]}"
+                    )
+            object.__setattr__(self, name, array if declared.dims else array[()])
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the record to an HDF5 file of its own; read it back with :func:`landscape.load`."""
+        from landscape import store
+
+        store.save(self, path, overwrite=overwrite)
+
+    def to_xarray(self) -> xarray.Dataset:
+        """The record as an ``xarray.Dataset`` with named dimensions and coordinates (extra ``xarray``)."""
+        import xarray
+
+        coords: dict[str, Any] = {}
+        data: dict[str, Any] = {}
+        for name, declared in self.variables().items():
+            value = getattr(self, name)
+            if value is None:
+                continue
+            attrs = {"units": declared.units, "long_name": declared.long_name}
+            target = coords if declared.coordinate else data
+            target[declared.dims[0] if declared.coordinate else name] = (declared.dims, value, attrs)
+        attrs = {name: getattr(self, name) for name in self.parameters()}
+        return xarray.Dataset(data, coords, {k: v for k, v in attrs.items() if v is not None})

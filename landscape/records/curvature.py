@@ -1,0 +1,194 @@
+"""Records of spectra: eigenpairs, traces, densities, and what of the data and the parameters they come from."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+
+from landscape.records.base import Record, parameter, variable
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EigenResult(Record):
+    """Eigenpairs of a symmetric operator, values in the order of ``which``."""
+
+    kind: ClassVar[str] = "eigenpairs"
+
+    values: np.ndarray = variable("pair", long_name="eigenvalue", units="loss / parameter^2")
+    residuals: np.ndarray = variable("pair", long_name="residual norm |Hv - lambda v|", units="loss / parameter^2")
+    converged: np.ndarray = variable("pair", long_name="residual within tolerance")
+    matvecs: int = variable(long_name="operator-vector products used")
+    which: str = parameter("end of the spectrum: LA, SA, LM or both")
+    tol: float = parameter("relative residual at which a pair counts as converged")
+    seed: int = parameter("seed of the start vector")
+    vectors: np.ndarray | None = variable("parameter", "pair", long_name="eigenvector", optional=True)
+    errors: np.ndarray | None = variable(
+        "pair", long_name="bound on the error of the eigenvalue", units="loss / parameter^2", optional=True
+    )
+    sharp: np.ndarray | None = variable("pair", long_name="bound is residual^2 / gap, else the residual", optional=True)
+    unseen_lower: float | None = variable(
+        long_name="lower end of all other eigenvalues, where they were searched for",
+        units="loss / parameter^2",
+        optional=True,
+    )
+    unseen_upper: float | None = variable(
+        long_name="upper end of all other eigenvalues, where they were searched for",
+        units="loss / parameter^2",
+        optional=True,
+    )
+    search_matvecs: int | None = variable(long_name="products of these spent on the search", optional=True)
+    block: int = parameter("vectors multiplied at once", 1)
+    basis: Any = dataclasses.field(
+        default=None, repr=False
+    )  # of the run, in memory only, to deflate other estimates by
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TraceResult(Record):
+    """Stochastic estimate of a trace; ``stderr`` is the standard error over the probes."""
+
+    kind: ClassVar[str] = "trace"
+
+    value: float = variable(long_name="trace estimate", units="loss / parameter^2")
+    stderr: float = variable(long_name="standard error of the estimate", units="loss / parameter^2")
+    matvecs: int = variable(long_name="operator-vector products used")
+    samples: np.ndarray = variable("probe", long_name="estimate from one probe", units="loss / parameter^2")
+    seed: int = parameter("seed of the probes")
+    deflated: int | None = variable(long_name="dimensions taken exactly, not estimated", optional=True)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MomentsResult(Record):
+    """Trace, Frobenius norm and participation ratio of an operator, from the same probes, with standard errors."""
+
+    kind: ClassVar[str] = "moments"
+
+    trace: float = variable(long_name="trace estimate", units="loss / parameter^2")
+    trace_stderr: float = variable(long_name="standard error of the trace", units="loss / parameter^2")
+    frobenius: float = variable(long_name="Frobenius norm estimate", units="loss / parameter^2")
+    frobenius_stderr: float = variable(long_name="standard error of the norm", units="loss / parameter^2")
+    effective_rank: float = variable(long_name="participation ratio trace^2 / Frobenius norm^2")
+    effective_rank_stderr: float = variable(long_name="standard error of the participation ratio")
+    deflated: int = variable(long_name="dimensions taken exactly, not estimated")
+    matvecs: int = variable(long_name="operator-vector products used")
+    seed: int = parameter("seed of the probes")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DiagonalResult(Record):
+    """Stochastic estimate of an operator's diagonal; ``stderr`` is the standard error over the probes."""
+
+    kind: ClassVar[str] = "diagonal"
+
+    values: np.ndarray = variable("parameter", long_name="diagonal estimate", units="loss / parameter^2")
+    stderr: np.ndarray = variable("parameter", long_name="standard error of the estimate", units="loss / parameter^2")
+    deflated: int = variable(long_name="dimensions taken exactly, not estimated")
+    matvecs: int = variable(long_name="operator-vector products used")
+    seed: int = parameter("seed of the probes")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DensityResult(Record):
+    """Spectral density of an operator with its standard error, and the quadrature it was drawn from."""
+
+    kind: ClassVar[str] = "density"
+
+    grid: np.ndarray = variable("grid", long_name="eigenvalue", units="loss / parameter^2", coordinate=True)
+    density: np.ndarray = variable("grid", long_name="spectral density", units="parameter^2 / loss")
+    stderr: np.ndarray = variable("grid", long_name="standard error over the probes", units="parameter^2 / loss")
+    nodes: np.ndarray = variable("probe", "step", long_name="quadrature node", units="loss / parameter^2")
+    weights: np.ndarray = variable("probe", "step", long_name="quadrature weight")
+    matvecs: int = variable(long_name="operator-vector products used")
+    broadening: float = parameter("deviation of the kernel as a fraction of the width of the spectrum")
+    seed: int = parameter("seed of the probes")
+    outliers: np.ndarray | None = variable(
+        "outlier", long_name="eigenvalue put in as found", units="loss / parameter^2", optional=True
+    )
+    size: int | None = parameter("dimension of the operator; every outlier weighs one over it", None)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NegativeMass(Record):
+    """How much of a spectrum lies below zero, by number and by magnitude; standard errors over a density's probes."""
+
+    kind: ClassVar[str] = "negative_mass"
+
+    count: float = variable(long_name="share of the eigenvalues that are below the threshold")
+    count_stderr: float = variable(long_name="standard error of that share")
+    magnitude: float = variable(long_name="share of the sum of |eigenvalue| that negative ones hold")
+    magnitude_stderr: float = variable(long_name="standard error of that share")
+    threshold: float = parameter("eigenvalues above minus this do not count as negative")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LayerSpectra(Record):
+    """Largest eigenvalue, and trace, of the diagonal block of every layer."""
+
+    kind: ClassVar[str] = "layer_spectra"
+
+    layers: np.ndarray = variable("layer", long_name="name of the module", coordinate=True)
+    sizes: np.ndarray = variable("layer", long_name="number of parameters")
+    values: np.ndarray = variable("layer", long_name="largest eigenvalue of the block", units="loss / parameter^2")
+    residuals: np.ndarray = variable("layer", long_name="residual norm |Hv - lambda v|", units="loss / parameter^2")
+    converged: np.ndarray = variable("layer", long_name="residual within tolerance")
+    matvecs: int = variable(long_name="operator-vector products used")
+    tol: float = parameter("relative residual at which a pair counts as converged")
+    seed: int = parameter("seed of start vectors and probes")
+    trace: np.ndarray | None = variable(
+        "layer", long_name="trace of the block", units="loss / parameter^2", optional=True
+    )
+    trace_stderr: np.ndarray | None = variable(
+        "layer", long_name="standard error of the trace", units="loss / parameter^2", optional=True
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CurvatureSplit(Record):
+    """Curvature along given directions, and how much of it each part of a weighted sum of operators contributes."""
+
+    kind: ClassVar[str] = "curvature_split"
+
+    parts: np.ndarray = variable("part", long_name="part of the sum", coordinate=True)
+    shares: np.ndarray = variable("part", long_name="weight of the part in the sum")
+    curvature: np.ndarray = variable(
+        "part", "pair", long_name="curvature v.Hv of the part itself", units="loss / parameter^2"
+    )
+    total: np.ndarray = variable("pair", long_name="curvature v.Hv of the whole", units="loss / parameter^2")
+    mismatch: np.ndarray = variable(
+        "pair", long_name="curvature of the whole minus the weighted sum", units="loss / parameter^2"
+    )
+    matvecs: int = variable(long_name="operator-vector products used")
+
+    @property
+    def contributions(self) -> np.ndarray:
+        """share · curvature, (part, pair): what each part adds to the whole."""
+        return self.shares[:, None] * self.curvature
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SubspaceOverlap(Record):
+    """Principal angles between two subspaces."""
+
+    kind: ClassVar[str] = "subspace_overlap"
+
+    angles: np.ndarray = variable("angle", long_name="principal angle, ascending", units="rad")
+    overlap: float = variable(long_name="mean squared cosine of the principal angles")
+    chance: float = variable(long_name="overlap expected of random subspaces of these dimensions")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Alignment(Record):
+    """How far given directions point along eigenvectors, whose sign has no meaning."""
+
+    kind: ClassVar[str] = "alignment"
+
+    directions: np.ndarray = variable("direction", long_name="name of the direction", coordinate=True)
+    cosines: np.ndarray = variable(
+        "direction", "pair", long_name="magnitude of the cosine between direction and eigenvector"
+    )
+    captured: np.ndarray = variable(
+        "direction", long_name="share of the direction's squared norm within the span of the eigenvectors"
+    )
+    chance: float = variable(long_name="share expected of a random direction")

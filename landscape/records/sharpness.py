@@ -1,0 +1,41 @@
+"""Records of sharpness."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+
+from landscape.records.base import Record, parameter, variable
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Sharpness(Record):
+    """One sharpness of one objective: the rise in loss that a perturbation of the stated radius causes."""
+
+    kind: ClassVar[str] = "sharpness"
+
+    value: float = variable(long_name="sharpness: perturbed loss minus loss", units="loss")
+    loss: float = variable(long_name="loss at the weights", units="loss")
+    stderr: float = variable(long_name="standard error over random perturbations; 0 where none are drawn", units="loss")
+    measure: str = parameter("sam, adaptive, average, adaptive_average or keskar")
+    radius: float = parameter("rho of the ball, sigma of the Gaussian, or epsilon of the box")
+    steps: int = parameter("ascent steps, or random perturbations drawn")
+    seed: int | None = parameter("seed of what is drawn at random; none where nothing is", None)
+    restarts: int = parameter("ascents from random points, besides the one from the weights", 0)
+    rises: np.ndarray | None = variable(
+        "start", "step", long_name="perturbed loss minus loss along each ascent", units="loss", optional=True
+    )
+
+    def __float__(self) -> float:
+        return float(self.value)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class KeskarSharpness(Sharpness):
+    """Keskar's epsilon-sharpness of one objective: the relative rise in loss over a box, in per cent."""
+
+    kind: ClassVar[str] = "keskar_sharpness"
+
+    value: float = variable(long_name="sharpness: 100 (largest loss - loss) / (1 + loss)", units="percent")
