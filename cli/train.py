@@ -79,6 +79,7 @@ def _presets() -> str:
 @click.option("--warmup-rho", type=float, default=0.05, show_default=True, help="Radius of SAM in the warm-up.")
 @click.option("--augment/--no-augment", default=False, show_default=True, help="Pad, crop and flip training images.")
 @click.option("--train-samples", type=int, help="Take only the first so many training samples [default: all].")
+@click.option("--test-samples", type=int, help="Take only the first so many test samples [default: all].")
 @click.option("--val-fraction", type=float, default=0.1, show_default=True, help="Share held out of training.")
 @click.option("--checkpoints", callback=options.split, help="Epochs to keep besides the last, comma-separated.")
 @click.option("--diagnose", type=int, default=0, show_default=True, help="Batches to look at gradients on; 0: none.")

@@ -36,7 +36,7 @@ class TrainConfig:
         loss: that is trained on: ``ce``, ``smooth:0.1``, ``gce:0.7``, ``sce:0.1,1.0``, see :func:`ncsam.losses.parse`.
             What is reported of the views is cross-entropy, whatever the loss.
         augment: pad, crop and flip the training images, anew in each epoch.
-        train_samples: take only the first so many samples of the training set; all of them if none.
+        train_samples, test_samples: take only the first so many samples of the training or test set; all if none.
         val_fraction: share of the training set held out, with its observed labels.
         precision: ``fp32``, or ``bf16`` for forward passes of the steps in bfloat16 (weights and views stay float32).
         compile: run the model of the steps through ``torch.compile``.
@@ -72,6 +72,7 @@ class TrainConfig:
     loss: str = "ce"
     augment: bool = False
     train_samples: int | None = None
+    test_samples: int | None = None
     val_fraction: float = 0.1
     precision: str = "fp32"
     compile: bool = False
@@ -85,7 +86,7 @@ class TrainConfig:
         object.__setattr__(self, "betas", tuple(self.betas))
         if self.diagnose < 0:
             raise ValueError(f"diagnose is {self.diagnose}, expected a number of batches, or 0")
-        for name in ("epochs", "batch_size", "train_samples", "diagnose_every"):
+        for name in ("epochs", "batch_size", "train_samples", "test_samples", "diagnose_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}, expected at least 1")

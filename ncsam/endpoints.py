@@ -77,7 +77,7 @@ def kind_of(spec: str) -> str:
 def endpoints_of(run: Run) -> dict[str, float]:
     """Every endpoint that the run holds, see :data:`ENDPOINTS`."""
     found = _of_training(run)
-    for name in run.names:
+    for name in sorted(run.names, key="diagnostics/training".__eq__):  # along training counts, where both were measured
         if name.split("/")[0] in ("hessian", "sharpness", "diagnostics"):
             found |= dict(_of_result(name, run.result(name), run.config.warmup_epochs))
     return found

@@ -46,7 +46,8 @@ class Problem:
             ValueError: a spelling in the configuration is unknown or impossible.
         """
         noise.parse(config.noise)  # a wrong spelling is told before data are read
-        dataset = _first(data.load(config.data, seed=config.seeds["split"], trust=trust), config.train_samples)
+        dataset = data.load(config.data, seed=config.seeds["split"], trust=trust)
+        dataset = _first(_first(dataset, "train", config.train_samples), "test", config.test_samples)
         labels = _labels(dataset, config.noise, config.seeds["noise"])
         train, val = data.split_validation(len(dataset.train_y), config.val_fraction, config.seeds["split"])
         return cls(dataset, labels, train, val, config.seeds["noise"])
@@ -138,10 +139,12 @@ def _labels(dataset: data.Data, spec: str, seed: int) -> NoisyLabels:
     return noise.parse(spec)(dataset.train_y.numpy(), dataset.num_classes, seed, x)
 
 
-def _first(dataset: data.Data, count: int | None) -> data.Data:
-    """The data set with the first ``count`` training samples; its normalisation stays that of all."""
+def _first(dataset: data.Data, part: str, count: int | None) -> data.Data:
+    """The data set with the first ``count`` samples of its ``part``, train or test; its normalisation stays."""
     if count is None:
         return dataset
-    if count > len(dataset.train_y):
-        raise ValueError(f"train_samples is {count}, but {dataset.name} has {len(dataset.train_y)} training samples")
-    return dataclasses.replace(dataset, train_x=dataset.train_x[:count], train_y=dataset.train_y[:count])
+    x, y = (getattr(dataset, f"{part}_{axis}") for axis in "xy")
+    if count > len(y):
+        known = f"{len(y)} {part}{'ing' if part == 'train' else ''} samples"
+        raise ValueError(f"{part}_samples is {count}, but {dataset.name} has {known}")
+    return dataclasses.replace(dataset, **{f"{part}_x": x[:count], f"{part}_y": y[:count]})

@@ -60,9 +60,9 @@ class Cell:
         attrs = {"arm": self.arm, "seed": self.seed, "role": self.role}
         run = train_run(self.config, path, resume=True, attrs=attrs)
         for name, settings in self.measures.items():
-            group, measure = MEASURES[name]
-            if group not in run.names:
-                measure(run, **settings, resume=True)
+            kind, own = kind_and_name(name)
+            if f"{kind.group}/{own}" not in run.names:
+                kind.measure(run, own, **settings, resume=True)
 
     def complete(self, path: Path) -> bool:
         """Whether the file holds the finished run and every measurement.
@@ -70,27 +70,57 @@ class Cell:
         Raises:
             StoreError: the file is damaged.
         """
-        return path.exists() and {MEASURES[name][0] for name in self.measures} <= set(Run(path).names)
+        if not path.exists():
+            return False
+        wanted = {f"{kind.group}/{own}" for kind, own in map(kind_and_name, self.measures)}
+        return wanted <= set(Run(path).names)
 
 
-def _line(run: Run, *, points: int = 21, span: float = 1.0, **settings: Any) -> Any:
-    return measure_line(run, alphas=np.linspace(-span, span, points).tolist(), **settings)
+def _line(run: Run, name: str, *, points: int = 21, span: float = 1.0, **settings: Any) -> Any:
+    return measure_line(run, name, alphas=np.linspace(-span, span, points).tolist(), **settings)
 
 
-def _plane(run: Run, *, points: int = 11, span: float = 1.0, **settings: Any) -> Any:
+def _plane(run: Run, name: str, *, points: int = 11, span: float = 1.0, **settings: Any) -> Any:
     grid = np.linspace(-span, span, points).tolist()
-    return measure_plane(run, alphas=grid, betas=grid, **settings)
+    return measure_plane(run, name, alphas=grid, betas=grid, **settings)
 
 
-MEASURES: Mapping[str, tuple[str, Callable[..., Any]]] = {
-    "hessian": ("hessian/top5", measure_spectrum),
-    "sharpness": ("sharpness/default", measure_sharpness),
-    "diagnostics": ("diagnostics/default", measure_diagnostics),
-    "bound": ("diagnostics/bound", measure_bound),
-    "line": ("surface/line", _line),
-    "plane": ("surface/plane", _plane),
+@dataclasses.dataclass(frozen=True)
+class MeasureKind:
+    """Something that a cell may measure.
+
+    Attributes:
+        group: of the run file, under which results of the kind are kept.
+        name: of the result there, if none is given.
+        measure: takes the run, that name and the settings.
+    """
+
+    group: str
+    name: str
+    measure: Callable[..., Any]
+
+
+MEASURES: Mapping[str, MeasureKind] = {
+    "hessian": MeasureKind("hessian", "top5", measure_spectrum),
+    "sharpness": MeasureKind("sharpness", "default", measure_sharpness),
+    "diagnostics": MeasureKind("diagnostics", "default", measure_diagnostics),
+    "bound": MeasureKind("diagnostics", "bound", measure_bound),
+    "line": MeasureKind("surface", "line", _line),
+    "plane": MeasureKind("surface", "plane", _plane),
 }
-"""What a cell may measure: where the run file keeps it, and the function that takes its settings."""
+
+
+def kind_and_name(measure: str) -> tuple[MeasureKind, str]:
+    """What ``KIND`` or ``KIND/NAME`` in a sweep's ``[measure]`` stands for; a kind may be measured under several names.
+
+    Raises:
+        KeyError: no such kind.
+
+    >>> [(kind.group, name) for kind, name in map(kind_and_name, ["bound", "sharpness/wide"])]
+    [('diagnostics', 'bound'), ('sharpness', 'wide')]
+    """
+    kind, _, name = measure.partition("/")
+    return MEASURES[kind], name or MEASURES[kind].name
 
 
 def cell_name(arm: str, noise: str, seed: int) -> str:

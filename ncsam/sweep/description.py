@@ -19,8 +19,9 @@
     project = false
     noise = ["symmetric:0.4"]                    # only there
 
-    [measure]                                    # see ncsam.sweep.cells.MEASURES
+    [measure]                                    # KIND or KIND/NAME, see ncsam.sweep.cells.MEASURES
     sharpness = {}
+    "sharpness/wide" = { adaptive_rho = 2.0 }    # the same kind again, kept as sharpness/wide
     line = { points = 21, at = ["symmetric:0.4"] }
 
     [tune]                                       # optional: chosen on the validation part, on seeds of its own
@@ -128,7 +129,7 @@ class Sweep:
             if names.count(name) > 1:
                 raise ValueError(f"two arms are called {name!r}; give them a name = … of their own")
         measures = {name: dict(settings) for name, settings in description.get("measure", {}).items()}
-        _known(measures, MEASURES, "[measure]")
+        _known([name.partition("/")[0] for name in measures], MEASURES, "[measure]")
         tuning = _tuning(description.get("tune"))
         sweep = cls(_seeds(description["seeds"]), noise, train, arms, measures, tuning, dict(description))
         if sweep.tuning is not None and set(sweep.tuning.seeds) & set(sweep.seeds):

@@ -55,7 +55,7 @@ def _estimate(cells: Sequence[Cell]) -> Cost:
     known: dict[tuple[Any, ...], tuple[float, float, float, int]] = {}
     for cell in cells:
         config = cell.config
-        shape = (config.data, config.train_samples, config.val_fraction)
+        shape = (config.data, config.train_samples, config.test_samples, config.val_fraction)
         if shape not in problems:
             problems[shape] = Problem.of(config, trust=True)
         problem = problems[shape]
@@ -66,7 +66,8 @@ def _estimate(cells: Sequence[Cell]) -> Cost:
         train, test = len(problem.train), len(problem.dataset.test_y)
         everything = train + len(problem.val) + test
         seconds += config.epochs * (-(-train // config.batch_size) * step + everything * forward)
-        for name, settings in cell.measures.items():
+        for measure, settings in cell.measures.items():
+            name = measure.partition("/")[0]
             # The clean and the noisy part together are the whole once more.
             views = settings.get("views", ANALYSIS_VIEWS)
             once = {v: test if v == "test" else train for v in views if v != "noisy_part"}

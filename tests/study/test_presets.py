@@ -14,7 +14,7 @@ from ncsam.optimizer import resolve_options
 from ncsam.presets import OURS, PAPER, PRESETS, RELEASED, get
 
 # Of the user, not of the comparison.
-PER_RUN = {"data", "options", "checkpoints", "seeds", "train_samples", "diagnose", "diagnose_every"}
+PER_RUN = {"data", "options", "checkpoints", "seeds", "train_samples", "test_samples", "diagnose", "diagnose_every"}
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import tomllib
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ncsam.config import TrainConfig
+from ncsam.endpoints import endpoints_of
 from ncsam.run import Run
 from ncsam.sweep import Sweep, pool, presets
 from ncsam.sweep.cells import Cell
@@ -87,6 +89,7 @@ def test_tuning_tries_as_much_for_every_arm_and_overrides_the_reported_cells() -
         ({"arms": [{"optimizer": "sam", "roh": 0.1}]}, "did you mean 'rho'"),
         ({"arms": [{"optimizer": "sam"}, {"optimizer": "sam"}]}, "two arms are called 'sam'"),
         ({"measure": {"hesian": {}}}, "did you mean 'hessian'"),
+        ({"measure": {"sharpnes/wide": {}}}, "did you mean 'sharpness'"),
         ({"tune": {"lr": [0.1]}}, "needs seeds"),
         ({"tune": {"seeds": [3], "lr": [0.1]}}, "share seeds"),
         ({"tune": {"seeds": [5], "lr": 0.1}}, "expected a list"),
@@ -146,6 +149,37 @@ def test_a_killed_worker_and_a_failing_cell_cost_nothing_but_themselves(tmp_path
     for cell in good:
         assert cell.complete(cell.path(tmp_path))
         assert Run(cell.path(tmp_path)).attrs["role"] == "reported"
+
+
+def test_a_kind_of_measurement_may_be_taken_under_several_names(tmp_path: Path) -> None:
+    measures = {
+        "sharpness": {"views": ["mixed"]},
+        "sharpness/wide": {"views": ["mixed"], "adaptive_rho": 2.0},
+        "diagnostics/other": {"noise": "symmetric:0.4", "batches": 2},
+        "line/short": {"points": 3, "views": ["mixed"]},
+    }
+    cell = Cell("one", "sgd", TrainConfig(optimizer="sgd", noise="symmetric:0.2", epochs=1, warmup=0.0), measures)
+    path = cell.path(tmp_path)
+    cell.run(path)
+    assert cell.complete(path)
+    names = {"sharpness/default", "sharpness/wide", "diagnostics/other", "surface/short"}
+    assert names <= set(Run(path).names)
+    found = endpoints_of(Run(path))
+    assert found["adaptive/mixed"] < found["adaptive@2/mixed"]
+    assert "relabelled/symmetric:0.4/cos_sam_true" in found
+    more = dataclasses.replace(cell, measures={**measures, "sharpness/wider": {"views": ["mixed"]}})
+    assert not more.complete(path)
+
+
+def test_what_was_seen_along_training_counts_where_a_checkpoint_was_diagnosed_too(tmp_path: Path) -> None:
+    config = TrainConfig(optimizer="sam", epochs=2, warmup=0.0, diagnose=2)
+    measures = {"diagnostics": {"batches": 2}, "diagnostics/under-another-name": {"batches": 2}}
+    cell = Cell("one", "sam", config, measures)
+    cell.run(cell.path(tmp_path))
+    run = Run(cell.path(tmp_path))
+    along = run.result("diagnostics/training")
+    at = along.quantities.tolist().index("cos_sam_true")
+    assert endpoints_of(run)["cos_sam_true"] == pytest.approx(along.mean[:, at].mean())
 
 
 def test_what_is_complete_is_not_done_again(tmp_path: Path) -> None:

@@ -218,6 +218,10 @@ def test_the_first_samples_are_those_of_the_data_set() -> None:
     assert len(few.train) + len(few.val) == len(few.labels.true) == 100
     assert torch.equal(few.dataset.train_x, all_of_them.dataset.train_x[:100])
     assert torch.equal(few.dataset.test_x, all_of_them.dataset.test_x)
+    few = Problem.of(dataclasses.replace(SHORT, test_samples=100))
+    assert torch.equal(few.dataset.test_x, all_of_them.dataset.test_x[:100])
+    assert len(few.dataset.test_y) == 100
+    assert torch.equal(few.dataset.train_x, all_of_them.dataset.train_x)
 
 
 def test_time_is_kept_apart_for_steps_and_evaluation() -> None:
@@ -348,6 +352,7 @@ def test_without_a_validation_part_the_view_is_absent() -> None:
         ({"precision": "fp16"}, "precision is 'fp16', expected one of fp32, bf16"),
         ({"train_samples": 0}, "train_samples is 0, expected at least 1"),
         ({"train_samples": 10**6}, "train_samples is 1000000, but digits has 1198 training samples"),
+        ({"test_samples": 10**6}, "test_samples is 1000000, but digits has 599 test samples"),
         ({"checkpoints": (5,)}, "checkpoint epoch is 5, expected 1…4"),
         ({"seeds": {"split": 0}}, "expected split, noise"),
         ({"optimizer": "nscam"}, "did you mean 'ncsam'"),
@@ -373,7 +378,7 @@ def test_a_device_that_cannot_be_used_is_refused_in_one_line(device: str) -> Non
 def test_configuration_round_trips_and_names_unknown_keys() -> None:
     config = dataclasses.replace(SHORT, checkpoints=(1, 2), options={"rho": 0.1})
     assert TrainConfig.from_dict(config.to_dict()) == config
-    newer = ("loss", "augment", "train_samples", "base_optimizer", "betas", "warmup_step", "warmup_rho")
+    newer = ("loss", "augment", "train_samples", "test_samples", "base_optimizer", "betas", "warmup_step", "warmup_rho")
     old = {key: value for key, value in config.to_dict().items() if key not in newer}
     assert TrainConfig.from_dict(old) == config  # a file written before these were there
     with pytest.raises(ValueError, match="unknown configuration key 'epoch'; did you mean 'epochs'"):
