@@ -28,6 +28,9 @@
     seeds = [100, 101]
     lr = [0.02, 0.05]
     weight_decay = [0.0, 1e-3]
+
+An arm may have lists of its own instead, of its optimizer's options too, ``tune = { rho = [0.05, 0.1] }``; every arm
+has the same number of candidates.
 """
 
 from __future__ import annotations
@@ -57,6 +60,8 @@ class Arm:
         options: of the optimizer, complete.
         train: fields of the configuration that differ from what all share.
         noise: where it is run; everywhere if none.
+        tune: values to try of its options and of fields of the configuration, each with each; none to take those that
+            all arms try.
     """
 
     name: str
@@ -64,6 +69,7 @@ class Arm:
     options: Mapping[str, Any]
     train: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     noise: tuple[str, ...] | None = None
+    tune: Mapping[str, tuple[Any, ...]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,15 +78,18 @@ class Tuning:
 
     Attributes:
         seeds: disjoint from the reported ones.
-        train: values to try of fields of the configuration, each with each.
+        train: values to try of fields of the configuration, each with each, by arms without lists of their own.
     """
 
     seeds: tuple[int, ...]
     train: Mapping[str, tuple[Any, ...]]
 
-    def candidates(self) -> list[dict[str, Any]]:
-        """Every combination: as many for one arm as for another."""
-        return [dict(zip(self.train, values, strict=True)) for values in itertools.product(*self.train.values())]
+    def candidates(self, arm: Arm) -> list[dict[str, Any]]:
+        """Every combination that ``arm`` tries; none where nothing is listed for it."""
+        tried = self.train if arm.tune is None else arm.tune
+        if not tried:
+            return []
+        return [dict(zip(tried, values, strict=True)) for values in itertools.product(*tried.values())]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,9 +141,9 @@ class Sweep:
         _known([name.partition("/")[0] for name in measures], MEASURES, "[measure]")
         tuning = _tuning(description.get("tune"))
         sweep = cls(_seeds(description["seeds"]), noise, train, arms, measures, tuning, dict(description))
-        if sweep.tuning is not None and set(sweep.tuning.seeds) & set(sweep.seeds):
-            raise ValueError("tuning and reported runs share seeds; [tune] needs seeds of its own")
+        sweep._check_tuning()
         sweep.cells()  # a value out of range is told now
+        sweep.tuning_cells()
         return sweep
 
     @classmethod
@@ -172,7 +181,7 @@ class Sweep:
         """The reported cells, seeds outermost, so that a stopped sweep is a smaller one.
 
         Args:
-            chosen: fields of the configuration that tuning found, by (arm, noise).
+            chosen: options and fields of the configuration that tuning found, by (arm, noise).
         """
         found = []
         for seed, noise, arm in self._grid(self.seeds):
@@ -191,13 +200,34 @@ class Sweep:
         if self.tuning is None:
             return []
         found = []
-        for candidate in self.tuning.candidates():
-            spelled = "-".join(f"{key}{value}" for key, value in candidate.items())
-            for seed, noise, arm in self._grid(self.tuning.seeds):
+        for seed, noise, arm in self._grid(self.tuning.seeds):
+            for candidate in self.tuning.candidates(arm):
+                spelled = "-".join(f"{key}{value}" for key, value in candidate.items())
                 config = self._config(arm, noise, seed, candidate)
                 name = cell_name(f"tuning-{arm.name}-{spelled}", noise, seed)
                 found.append((Cell(name, arm.name, config, {}, TUNING), candidate))
         return found
+
+    def _check_tuning(self) -> None:
+        if self.tuning is None:
+            if tuned := [arm.name for arm in self.arms if arm.tune is not None]:
+                raise ValueError(
+                    f"arm {tuned[0]!r} has values to tune, but there is no [tune] with the seeds to do it on"
+                )
+            return
+        if set(self.tuning.seeds) & set(self.seeds):
+            raise ValueError("tuning and reported runs share seeds; [tune] needs seeds of its own")
+        counts = {arm.name: len(self.tuning.candidates(arm)) for arm in self.arms}
+        if len(set(counts.values())) > 1:
+            tries = ", ".join(f"{name} {count}" for name, count in counts.items())
+            raise ValueError(f"arms are not tuned with equal effort: {tries} candidates; list as many for each")
+        for arm in self.arms:
+            if arm.tune is None and (fixed := sorted(set(arm.train) & set(self.tuning.train))):
+                raise ValueError(
+                    f"arm {arm.name!r} has a {fixed[0]} of its own, which [tune] would choose; drop one of the two"
+                )
+        if not any(counts.values()):
+            raise ValueError("[tune] needs at least one list of values, such as lr = [0.02, 0.05]")
 
     def _grid(self, seeds: Iterable[int]) -> Iterable[tuple[int, str, Arm]]:
         for seed, noise, arm in itertools.product(seeds, self.noise, self.arms):
@@ -205,8 +235,9 @@ class Sweep:
                 yield seed, noise, arm
 
     def _config(self, arm: Arm, noise: str, seed: int, tuned: Mapping[str, Any]) -> TrainConfig:
-        fields = {**self.train, **tuned, **arm.train}
-        fields |= {"noise": noise, "optimizer": arm.optimizer, "options": arm.options}
+        options = {key: tuned.get(key, value) for key, value in arm.options.items()}
+        fields = {**self.train, **arm.train, **{key: value for key, value in tuned.items() if key not in options}}
+        fields |= {"noise": noise, "optimizer": arm.optimizer, "options": options}
         try:
             return TrainConfig.from_dict(fields).with_seed(seed)
         except (TypeError, ValueError) as error:
@@ -224,10 +255,11 @@ def _arms(table: Mapping[str, Any]) -> list[Arm]:
     if "optimizer" not in table:
         raise ValueError(f"an arm has no optimizer: {dict(table)}")
     optimizer = str(table["optimizer"])
-    settings = {key: value for key, value in table.items() if key not in ("name", "optimizer", "noise")}
+    settings = {key: value for key, value in table.items() if key not in ("name", "optimizer", "noise", "tune")}
     known = options_of(optimizer)
     _known(settings, {*known, *_FIELDS}, f"arm {optimizer!r}")
     noise = _noise(table["noise"], f"arm {optimizer!r}, noise") if "noise" in table else None
+    tune = _lists(table["tune"], {*known, *_FIELDS}, f"arm {optimizer!r}, tune") if "tune" in table else None
     swept = [key for key, value in settings.items() if isinstance(value, list) and key != "checkpoints"]
     arms = []
     for values in itertools.product(*(settings[key] for key in swept)):
@@ -235,21 +267,25 @@ def _arms(table: Mapping[str, Any]) -> list[Arm]:
         parts = [str(table.get("name", optimizer)), *(f"{k.replace('_', '')}{one[k]}" for k in swept)]
         options = resolve_options(optimizer, {k: v for k, v in one.items() if k in known})
         train = {k: v for k, v in one.items() if k not in known}
-        arms.append(Arm("-".join(parts), optimizer, options, train, noise))
+        arms.append(Arm("-".join(parts), optimizer, options, train, noise, tune))
     return arms
 
 
 def _tuning(table: Mapping[str, Any] | None) -> Tuning | None:
     if table is None:
         return None
+    if "seeds" not in table:
+        raise ValueError("[tune] needs seeds, such as seeds = [100, 101]")
     tried = {key: value for key, value in table.items() if key != "seeds"}
-    _known(tried, _FIELDS, "[tune]")
-    if "seeds" not in table or not tried:
-        raise ValueError("[tune] needs seeds and at least one list of values, such as lr = [0.02, 0.05]")
+    return Tuning(_seeds(table["seeds"]), _lists(tried, _FIELDS, "[tune]"))
+
+
+def _lists(tried: Mapping[str, Any], known: Iterable[str], where: str) -> dict[str, tuple[Any, ...]]:
+    _known(tried, known, where)
     for key, values in tried.items():
         if not isinstance(values, list) or not values:
-            raise ValueError(f"[tune] {key} is {values!r}, expected a list of values")
-    return Tuning(_seeds(table["seeds"]), {key: tuple(values) for key, values in tried.items()})
+            raise ValueError(f"{where} {key} is {values!r}, expected a list of values")
+    return {key: tuple(values) for key, values in tried.items()}
 
 
 def _seeds(value: Any) -> tuple[int, ...]:

@@ -73,6 +73,23 @@ def test_tuning_tries_as_much_for_every_arm_and_overrides_the_reported_cells() -
     assert (by_arm["sam"].lr, by_arm["sgd"].lr) == (0.2, 0.05)
 
 
+def test_arms_may_tune_different_things_with_equal_effort() -> None:
+    arms = [
+        {"optimizer": "sgd", "tune": {"lr": [0.05, 0.1], "weight_decay": [0.0, 1e-3]}},
+        {"optimizer": "sam", "noise": ["symmetric:0.4"], "tune": {"rho": [0.05, 0.1, 0.2, 0.4]}},
+    ]
+    sweep = Sweep.from_dict({**SMALL, "noise": ["none", "symmetric:0.4"], "arms": arms, "tune": {"seeds": [100]}})
+    tried = [(cell.arm, cell.config.noise, candidate) for cell, candidate in sweep.tuning_cells()]
+    assert [candidate for arm, _, candidate in tried if arm == "sam"] == [{"rho": r} for r in (0.05, 0.1, 0.2, 0.4)]
+    assert sum(arm == "sgd" for arm, _, _ in tried) == 8  # four candidates under each of two kinds of noise
+    assert [cell.config.options for cell, _ in sweep.tuning_cells() if cell.arm == "sam"][-1]["rho"] == 0.4
+    chosen = {("sam", "symmetric:0.4"): {"rho": 0.2}, ("sgd", "none"): {"lr": 0.1, "weight_decay": 1e-3}}
+    by_name = {cell.name: cell.config for cell in sweep.cells(chosen)}
+    assert by_name["sam-symmetric-0.4-seed3"].options["rho"] == 0.2
+    assert (by_name["sgd-none-seed3"].lr, by_name["sgd-none-seed3"].weight_decay) == (0.1, 1e-3)
+    assert by_name["sgd-symmetric-0.4-seed3"].lr == 0.05
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -93,6 +110,19 @@ def test_tuning_tries_as_much_for_every_arm_and_overrides_the_reported_cells() -
         ({"tune": {"lr": [0.1]}}, "needs seeds"),
         ({"tune": {"seeds": [3], "lr": [0.1]}}, "share seeds"),
         ({"tune": {"seeds": [5], "lr": 0.1}}, "expected a list"),
+        ({"tune": {"seeds": [5]}}, "at least one list of values"),
+        ({"tune": {"seeds": [5], "lr": [-1.0]}}, "lr is -1.0"),
+        ({"arms": [{"optimizer": "sam", "tune": {"rho": [0.1]}}]}, "there is no"),
+        ({"arms": [{"optimizer": "sam", "tune": {"roh": [0.1]}}], "tune": {"seeds": [5]}}, "did you mean 'rho'"),
+        ({"arms": [{"optimizer": "sam", "tune": {"rho": 0.1}}], "tune": {"seeds": [5]}}, "rho is 0.1, expected a list"),
+        ({"arms": [{"optimizer": "sgd", "lr": 0.1}], "tune": {"seeds": [5], "lr": [0.2]}}, "drop one of the two"),
+        (
+            {
+                "arms": [{"optimizer": "sgd"}, {"optimizer": "sam", "tune": {"rho": [0.1]}}],
+                "tune": {"seeds": [5], "lr": [0.1, 0.2]},
+            },
+            "not tuned with equal effort: sgd 2, sam 1 candidates",
+        ),
     ],
 )
 def test_an_impossible_sweep_is_refused_in_one_line(change: dict[str, object], message: str) -> None:
