@@ -36,10 +36,10 @@ def coarse_to_fine(shape: Sequence[int]) -> list[int]:
     >>> coarse_to_fine([5])
     [0, 4, 2, 1, 3]
     """
+    flat = np.arange(math.prod(shape)).reshape(shape)
     order: dict[int, None] = {}
     for level in range(max(shape).bit_length() + 1):
-        for point in product(*(nodes(count, level) for count in shape)):
-            order[int(np.ravel_multi_index(point, shape))] = None
+        order |= dict.fromkeys(flat[np.ix_(*(nodes(count, level) for count in shape))].ravel().tolist())
     return list(order)
 
 

@@ -220,9 +220,9 @@ class _Table:
         sizes = {n: int(np.prod(shape)) for n, shape in self._fields.items()}
         return np.concatenate([np.full(size, n == name) for n, size in sizes.items()])
 
-    def write(self, row: int, values: dict[str, np.ndarray]) -> None:
+    def write(self, row: int, values: dict[str, Any]) -> None:
         self._rows.write(row, status=Status.OK, **values)
-        self.values[row] = np.concatenate([values[name].ravel() for name in self._fields])
+        self.values[row] = np.concatenate([np.ravel(values[name]) for name in self._fields])
         self.known[row] = True
 
     def split(self) -> Iterator[tuple[str, np.ndarray]]:
@@ -240,17 +240,17 @@ def _checked(found: CentreCheck, views: Sequence[str]) -> int:
     return views.index(found.check.get("view", views[0]))
 
 
-def _row(found: Evaluation, views: Sequence[str], num_classes: int) -> dict[str, np.ndarray]:
+def _row(found: Evaluation, views: Sequence[str], num_classes: int) -> dict[str, Any]:
     """One point's values; those by class follow those of the views."""
-    nan = float("nan")
-    correct = found.metrics.get("accuracy", {})
+    count, correct = len(views), found.metrics.get("accuracy", {})
     values = {
-        "loss": np.array(list(found.loss.values())),
-        "accuracy": np.array([correct.get(name, nan) for name in found.loss]),
+        "loss": list(found.loss.values()),
+        "accuracy": [correct.get(name, np.nan) for name in found.loss],
     }
-    row = {name: array[: len(views)] for name, array in values.items()}
+    row: dict[str, Any] = {name: of_views[:count] for name, of_views in values.items()}
     if num_classes:
-        row |= {f"class_{name}": array[len(views) :].reshape(-1, num_classes) for name, array in values.items()}
+        by_class = {name: np.reshape(rest[count:], (-1, num_classes)) for name, rest in values.items()}
+        row |= {f"class_{name}": array for name, array in by_class.items()}
     return row
 
 

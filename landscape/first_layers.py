@@ -1,0 +1,126 @@
+"""Layers fed with the data themselves: their outputs at any point follow from a few that are computed once.
+
+Where the weights are W + Σ cᵢ·Dᵢ and the bias b + Σ cᵢ·dᵢ, a linear layer's output on fixed inputs x is y₀ + Σ cᵢ·yᵢ,
+with y₀ = x·Wᵀ + b and yᵢ = x·Dᵢᵀ + dᵢ. Adding these up reads a number for each direction and output, where the layer
+multiplies as many as it has inputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from landscape.point import PackedPoint
+
+if TYPE_CHECKING:
+    from landscape.views import Plan
+
+INPUTS = 16  # that a layer must have for each direction: with fewer, running it is as cheap
+MEMORY = 2**29  # bytes that the outputs kept for all layers may take up
+
+
+@contextmanager
+def combined(model: nn.Module, point: PackedPoint, plan: Plan) -> Iterator[None]:
+    """Within the context, ``nn.Linear`` layers called on the inputs of a micro-batch combine outputs kept for each term.
+
+    What a layer is called on is looked at in every call: a contiguous view of a floating tensor of one of ``plan``'s
+    micro-batches, in inference mode, is combined, and anything else runs as usual. Which layers keep outputs depends on
+    the sizes of model and data alone, and what they keep not on the points visited, so results do not depend on their
+    order. They differ from those of the running layer by rounding.
+
+    Args:
+        model: holds ``point.parameters``; its layers get their own ``forward`` back on leaving.
+        point: that moves.
+        plan: the micro-batches; without effect where they are not kept in memory.
+
+    >>> from landscape.objective import Objective
+    >>> obj = Objective(nn.Linear(16, 2), nn.MSELoss(), (torch.ones(3, 16), torch.zeros(3, 2)))
+    >>> at = PackedPoint(obj.layout, torch.zeros(34), [torch.ones(34)], torch.contiguous_format)
+    >>> obj.model.weight, obj.model.bias = map(nn.Parameter, at.parameters.values())
+    >>> with torch.inference_mode(), combined(obj.model, at, obj._plan()):
+    ...     for batch, _ in obj._plan():
+    ...         at.move([2.0])
+    ...         print(obj.model(batch[0])[0])
+    tensor([34., 34.])
+    """
+    directions = len(point.terms) - 1
+    sizes = _sizes(plan) if directions else {}
+    names = {id(tensor): name for name, tensor in point.parameters.items()}
+    left, patched = MEMORY, []
+    try:
+        for layer in model.modules():
+            if not _eligible(layer, names) or layer.in_features < INPUTS * directions:
+                continue
+            rows = math.ceil(sum(sizes.values()) / layer.in_features)
+            needed = rows * layer.out_features * layer.weight.element_size() * len(point.terms)
+            if rows and needed <= left:
+                left -= needed
+                layer.forward = _Combined(layer, point, names, sizes)
+                patched.append(layer)
+        yield
+    finally:
+        for layer in patched:
+            del layer.forward
+
+
+class _Combined:
+    """The ``forward`` of a linear layer while its parameters move along directions."""
+
+    def __init__(self, layer: nn.Linear, point: PackedPoint, names: dict[int, str], storages: dict[int, int]) -> None:
+        self._layer, self._point, self._storages = layer, point, storages
+        self._weights = [term[names[id(layer.weight)]] for term in point.terms]
+        moves = id(layer.bias) in names
+        self._biases = [
+            term[names[id(layer.bias)]] if moves else (layer.bias if i == 0 else None)
+            for i, term in enumerate(point.terms)
+        ]
+        self._kept: dict[tuple[Any, ...], list[Tensor]] = {}
+
+    def __call__(self, input: Tensor) -> Tensor:  # noqa: A002 - as nn.Linear names it
+        if not self._is_data(input):
+            return nn.Linear.forward(self._layer, input)
+        key = input.data_ptr(), input.shape
+        outputs = self._kept.get(key)
+        if outputs is None:
+            pairs = zip(self._weights, self._biases, strict=True)
+            outputs = self._kept[key] = [nn.functional.linear(input, weight, bias) for weight, bias in pairs]
+        found, *others = outputs
+        for i, (c, other) in enumerate(zip(self._point.coordinates, others, strict=True)):
+            found = found.add_(other, alpha=c) if i else torch.add(found, other, alpha=c)
+        return found
+
+    def _is_data(self, x: Tensor) -> bool:
+        if not torch.is_inference_mode_enabled() or torch.is_autocast_enabled(x.device.type):
+            return False
+        return _storage(x) in self._storages and x.is_contiguous() and x.dtype == self._weights[0].dtype
+
+
+def _eligible(layer: nn.Module, names: dict[int, str]) -> bool:
+    """A plain linear layer whose weight moves."""
+    return type(layer) is nn.Linear and "forward" not in vars(layer) and id(layer.weight) in names
+
+
+def _sizes(plan: Plan) -> dict[int, int]:
+    """Floating numbers of the micro-batches in each place of memory; nothing where they are not kept."""
+    found: dict[int, int] = {}
+    for batch, _ in plan if plan.kept else ():
+        for leaf in tree_leaves(batch):
+            if isinstance(leaf, Tensor) and leaf.is_floating_point():
+                place = _storage(leaf)
+                if place is not None:
+                    found[place] = found.get(place, 0) + leaf.numel()
+    return found
+
+
+def _storage(x: Tensor) -> int | None:
+    """Where a tensor's memory begins; none where it is a wrapper of ``torch.func``, which has no memory of its own."""
+    try:
+        return x.untyped_storage().data_ptr()
+    except RuntimeError:
+        return None
