@@ -7,8 +7,7 @@ multiplies as many as it has inputs.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +23,12 @@ if TYPE_CHECKING:
 INPUTS = 16  # that a layer must have for each direction: with fewer, running it is as cheap
 MEMORY = 2**29  # bytes that the outputs kept for all layers may take up
 
+_Term = tuple[Tensor, Tensor | None]
+
 
 @contextmanager
 def combined(model: nn.Module, point: PackedPoint, plan: Plan) -> Iterator[None]:
-    """Within the context, ``nn.Linear`` layers called on the inputs of a micro-batch combine outputs kept for each term.
+    """Within the context, ``nn.Linear`` layers called on a micro-batch's inputs combine outputs kept for each term.
 
     What a layer is called on is looked at in every call: a contiguous view of a floating tensor of one of ``plan``'s
     micro-batches, in inference mode, is combined, and anything else runs as usual. Which layers keep outputs depends on
@@ -41,27 +42,22 @@ def combined(model: nn.Module, point: PackedPoint, plan: Plan) -> Iterator[None]
 
     >>> from landscape.objective import Objective
     >>> obj = Objective(nn.Linear(16, 2), nn.MSELoss(), (torch.ones(3, 16), torch.zeros(3, 2)))
-    >>> at = PackedPoint(obj.layout, torch.zeros(34), [torch.ones(34)], torch.contiguous_format)
-    >>> obj.model.weight, obj.model.bias = map(nn.Parameter, at.parameters.values())
-    >>> with torch.inference_mode(), combined(obj.model, at, obj._plan()):
-    ...     for batch, _ in obj._plan():
-    ...         at.move([2.0])
-    ...         print(obj.model(batch[0])[0])
-    tensor([34., 34.])
+    >>> obj.explore([torch.ones(34)], lambda evaluate: print(type(obj.model.forward).__name__))
+    _Combined
     """
-    directions = len(point.terms) - 1
-    sizes = _sizes(plan) if directions else {}
     names = {id(tensor): name for name, tensor in point.parameters.items()}
-    left, patched = MEMORY, []
+    directions, left = len(point.coordinates), MEMORY
+    candidates = [m for m in model.modules() if type(m) is nn.Linear and _eligible(m, names, directions)]
+    sizes, terms = (_sizes(plan), point.terms()) if candidates else ({}, [])
+    patched = []
     try:
-        for layer in model.modules():
-            if not _eligible(layer, names) or layer.in_features < INPUTS * directions:
-                continue
-            rows = math.ceil(sum(sizes.values()) / layer.in_features)
-            needed = rows * layer.out_features * layer.weight.element_size() * len(point.terms)
+        for layer in candidates:
+            rows = sum(sizes.values()) // layer.in_features
+            needed = rows * layer.out_features * layer.weight.element_size() * len(terms)
             if rows and needed <= left:
                 left -= needed
-                layer.forward = _Combined(layer, point, names, sizes)
+                forward = _Combined(layer, point, _terms(layer, names, terms), frozenset(sizes))
+                layer.forward = forward  # type: ignore[method-assign]
                 patched.append(layer)
         yield
     finally:
@@ -72,38 +68,44 @@ def combined(model: nn.Module, point: PackedPoint, plan: Plan) -> Iterator[None]
 class _Combined:
     """The ``forward`` of a linear layer while its parameters move along directions."""
 
-    def __init__(self, layer: nn.Linear, point: PackedPoint, names: dict[int, str], storages: dict[int, int]) -> None:
-        self._layer, self._point, self._storages = layer, point, storages
-        self._weights = [term[names[id(layer.weight)]] for term in point.terms]
-        moves = id(layer.bias) in names
-        self._biases = [
-            term[names[id(layer.bias)]] if moves else (layer.bias if i == 0 else None)
-            for i, term in enumerate(point.terms)
-        ]
+    def __init__(self, layer: nn.Linear, point: PackedPoint, terms: Sequence[_Term], storages: frozenset[int]) -> None:
+        self._layer, self._point, self._terms, self._storages = layer, point, terms, storages
         self._kept: dict[tuple[Any, ...], list[Tensor]] = {}
 
-    def __call__(self, input: Tensor) -> Tensor:  # noqa: A002 - as nn.Linear names it
+    def __call__(self, input: Tensor) -> Tensor:
         if not self._is_data(input):
             return nn.Linear.forward(self._layer, input)
         key = input.data_ptr(), input.shape
         outputs = self._kept.get(key)
         if outputs is None:
-            pairs = zip(self._weights, self._biases, strict=True)
-            outputs = self._kept[key] = [nn.functional.linear(input, weight, bias) for weight, bias in pairs]
+            outputs = self._kept[key] = [nn.functional.linear(input, weight, bias) for weight, bias in self._terms]
         found, *others = outputs
         for i, (c, other) in enumerate(zip(self._point.coordinates, others, strict=True)):
             found = found.add_(other, alpha=c) if i else torch.add(found, other, alpha=c)
         return found
 
     def _is_data(self, x: Tensor) -> bool:
-        if not torch.is_inference_mode_enabled() or torch.is_autocast_enabled(x.device.type):
-            return False
-        return _storage(x) in self._storages and x.is_contiguous() and x.dtype == self._weights[0].dtype
+        return (
+            _storage(x) in self._storages
+            and x.is_contiguous()
+            and x.dtype == self._layer.weight.dtype
+            and torch.is_inference_mode_enabled()
+            and not torch.is_autocast_enabled(x.device.type)
+        )
 
 
-def _eligible(layer: nn.Module, names: dict[int, str]) -> bool:
-    """A plain linear layer whose weight moves."""
-    return type(layer) is nn.Linear and "forward" not in vars(layer) and id(layer.weight) in names
+def _eligible(layer: nn.Linear, names: Mapping[int, str], directions: int) -> bool:
+    """Whether its weight moves, it has inputs enough, and nobody gave it a forward of its own."""
+    moves = directions > 0 and id(layer.weight) in names
+    return moves and layer.in_features >= INPUTS * directions and "forward" not in vars(layer)
+
+
+def _terms(layer: nn.Linear, names: Mapping[int, str], terms: Sequence[Mapping[str, Tensor]]) -> list[_Term]:
+    """A layer's weight and bias in each term; a bias that stays where it is belongs to the first, the centre."""
+    weights = [term[names[id(layer.weight)]] for term in terms]
+    if id(layer.bias) in names:
+        return [(weight, term[names[id(layer.bias)]]) for weight, term in zip(weights, terms, strict=True)]
+    return [(weight, None if i else layer.bias) for i, weight in enumerate(weights)]
 
 
 def _sizes(plan: Plan) -> dict[int, int]:

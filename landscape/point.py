@@ -23,7 +23,6 @@ class PackedPoint:
 
     Attributes:
         parameters: by name; the same tensors at every point.
-        terms: what the point is a sum of: the centre and each direction, by name, in the vectors' dtype.
         coordinates: of the point.
 
     >>> layout = ParameterLayout(torch.nn.Linear(2, 1))
@@ -38,7 +37,6 @@ class PackedPoint:
     ) -> None:
         self._layout, self._format = layout, memory_format
         self._centre, *self._directions = (self._pack(vector) for vector in (centre, *directions))
-        self.terms = [self._views(packed) for packed in (self._centre, *self._directions)]
         self.coordinates: Sequence[float] = [0.0] * len(directions)
         self._flat = self._centre.clone()
         views = self._views(self._flat)
@@ -54,6 +52,10 @@ class PackedPoint:
         self.coordinates = coordinates
         for parameter, view in self._copies:
             parameter.copy_(view)
+
+    def terms(self) -> list[dict[str, Tensor]]:
+        """What the point is a sum of, by name: the centre and each direction, in the vectors' dtype."""
+        return [self._views(packed) for packed in (self._centre, *self._directions)]
 
     def _pack(self, vector: Tensor) -> Tensor:
         step = _ALIGN // vector.element_size()

@@ -36,7 +36,7 @@ class LabelTable:
         weights: (L, B) what each counts in the loss, or none for 1.
         columns: (V,) which of them each view takes, or none for one each.
         mask: (V, B) which samples a view has, or none for all.
-        views: (V,) places of the views in the objective.
+        views: (V,) places of the views in the objective, or none where it has just these.
         counts: samples of each view.
     """
 
@@ -44,7 +44,7 @@ class LabelTable:
     weights: Tensor | None
     columns: Tensor | None
     mask: Tensor | None
-    views: Tensor
+    views: Tensor | None
     counts: dict[str, int]
 
     @classmethod
@@ -69,27 +69,34 @@ class LabelTable:
             columns.append(next(same, len(known)))
             if columns[-1] == len(known):
                 known.append((labels, mask))
+        places = [names.index(part.view) for part in parts]
         table, mask = torch.stack([labels for labels, _ in known]), torch.stack(masks)
         return cls(
             labels=table,
             weights=None if loss_fn.weight is None else loss_fn.weight.to(device)[table],
             columns=None if columns == list(range(len(known))) else torch.tensor(columns, device=device),
             mask=None if mask.all() else mask,
-            views=torch.tensor([names.index(part.view) for part in parts], device=device),
+            views=None if places == list(range(len(names))) else torch.tensor(places, device=device),
             counts={part.view: int(mask.sum()) for part, mask in zip(parts, masks, strict=True)},
         )
 
     def add(self, outputs: Tensor, sums: Tensor) -> None:
         """Add log-likelihood and number of correct predictions to ``sums``, (2, all views) in float64."""
-        likelihood = _log_probabilities(outputs).gather(0, self.labels)
+        values = outputs.new_empty(2, *self.labels.shape)
+        likelihood, correct = values
+        torch.gather(_log_probabilities(outputs), 0, self.labels, out=likelihood)
+        torch.eq(outputs.max(1).indices, self.labels, out=correct)
         if self.weights is not None:
-            likelihood = likelihood * self.weights
-        values = torch.stack([likelihood, (outputs.max(1).indices == self.labels).to(likelihood.dtype)])
+            likelihood.mul_(self.weights)
         if self.columns is not None:
             values = values.index_select(1, self.columns)
         if self.mask is not None:
             values = torch.where(self.mask, values, 0)
-        sums.index_add_(1, self.views, values.sum(2, dtype=torch.float64))
+        found = values.sum(2, dtype=torch.float64)
+        if self.views is None:
+            sums.add_(found)
+        else:
+            sums.index_add_(1, self.views, found)
 
 
 class Scorer:
