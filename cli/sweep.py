@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,9 +53,13 @@ def _list_presets(ctx: click.Context, _param: click.Parameter, value: str | None
 @click.option("--measure", callback=options.split, help="hessian,sharpness,line,plane, … [default: the config's].")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to fill: run files, table, study file.")
 @click.option("--workers", type=click.IntRange(min=1), help="Processes, one thread each [default: the cores].")
+@click.option("--scheduler", metavar="ADDRESS", help="Run on a Dask cluster instead, such as tcp://host:8786.")
 @click.option("--shard", metavar="I/N", help="Run only every N-th cell from the I-th on: one job of an array.")
 @click.option("--dry-run", is_flag=True, help="Print the cells with estimated time and disk, and stop.")
 @click.option("--status", type=click.Path(path_type=Path), metavar="DIR", help="Print how far a sweep is, and stop.")
+@click.option(
+    "--finish", type=click.Path(path_type=Path), metavar="DIR", help="Write the table of complete runs, and stop."
+)
 @options.OVERWRITE
 @options.RESUME
 @options.JSON
@@ -62,9 +67,11 @@ def _list_presets(ctx: click.Context, _param: click.Parameter, value: str | None
 def command(
     out: Path | None,
     workers: int | None,
+    scheduler: str | None,
     shard: str | None,
     dry_run: bool,
     status: Path | None,
+    finish: Path | None,
     show: bool,
     overwrite: bool,
     resume: bool,
@@ -83,38 +90,66 @@ def command(
       landscape sweep --optimizer sgd,sam --rho 0.05,0.2 --noise symmetric:0.4 --seeds 3 --epochs 5 --out small/
       landscape sweep --preset digits --dry-run
       landscape sweep --status sweep/
+      landscape sweep --preset digits --scheduler tcp://host:8786 --out sweep/
+      landscape sweep --preset digits --shard 3/8 --out sweep/     # one of eight jobs; after all of them:
+      landscape sweep --finish sweep/
     """
     from ncsam.sweep import SweepFolder
     from ncsam.sweep.folder import shard as every_nth
 
-    from .sweeping import open_folder, refuse_failures, show_table
+    from .sweeping import connected, open_folder, refuse_failures, refuse_unfinished
 
     if status is not None:
         _show_status(SweepFolder.open(status), as_json)
         return
+    if finish is not None:
+        folder = SweepFolder.open(finish)
+        refuse_unfinished(folder)
+        _finish(folder, as_json)
+        return
+    if scheduler is not None and (workers is not None or shard is not None):
+        raise click.UsageError("--scheduler runs on the cluster's workers; leave --workers and --shard out")
     sweep = _described(choices)
     if show:
         click.echo(json.dumps(sweep.description, indent=1))
         return
     workers = workers or os.cpu_count() or 1
     cells = sweep.cells()
-    part = every_nth(cells, *_shard(shard)) if shard else cells
+    part = every_nth(cells, *_shard(shard))
     if dry_run:
         _show_plan(sweep, part, workers, as_json)
         return
     if out is None:
         raise click.UsageError("Missing option '--out'.")
-    folder = open_folder(sweep, out, overwrite=overwrite, resume=resume or shard is not None)
-    if sweep.tuning is not None:
-        bar = progress.bar("tuning", quiet, resumable=True, unit="run")
-        refuse_failures(folder.tune(workers=workers, progress=bar)[0], len(sweep.tuning_cells()))
-        cells = folder.cells()
-        part = every_nth(cells, *_shard(shard)) if shard else cells
-    bar = progress.bar("train and measure", quiet, resumable=True, unit="run")
-    refuse_failures(folder.run(part, workers=workers, progress=bar), len(part))
+    with connected(scheduler) as cluster:
+        folder = open_folder(sweep, out, overwrite=overwrite, resume=resume or shard is not None)
+        if cluster is not None:
+            cluster.check(folder.description)
+        where: dict[str, Any] = {"workers": workers, "cluster": cluster}
+        if sweep.tuning is not None:
+            bar = progress.bar("tuning", quiet, resumable=True, unit="run")
+            failures, chosen = folder.tune(**where, part=_shard(shard), progress=bar)
+            refuse_failures(failures, len(sweep.tuning_cells()))
+            if not chosen:
+                click.echo(
+                    f"{out}: tuning, shard {shard} is complete, others are not; start all shards once more later"
+                )
+                return
+            cells = folder.cells()
+            part = every_nth(cells, *_shard(shard))
+        bar = progress.bar("train and measure", quiet, resumable=True, unit="run")
+        refuse_failures(folder.run(part, **where, progress=bar), len(part))
     if shard:
-        click.echo(f"{out}: {len(part)} of {len(cells)} cells, shard {shard}; the table is written by --resume")
+        again = f"{progress.program()} sweep --finish {shlex.quote(str(out))}"
+        click.echo(f"{out}: {len(part)} of {len(cells)} cells, shard {shard}; after all shards, the table: {again}")
         return
+    _finish(folder, as_json)
+
+
+def _finish(folder: SweepFolder, as_json: bool) -> None:
+    """Write the table and print it."""
+    from .sweeping import show_table
+
     table, written = folder.finish(command=["landscape", *sys.argv[1:]])
     if as_json:
         click.echo(tables.as_json(table))
@@ -204,7 +239,9 @@ def _seeds(text: str) -> int | list[int]:
     )
 
 
-def _shard(text: str) -> tuple[int, int]:
+def _shard(text: str | None) -> tuple[int, int]:
+    if text is None:
+        return 1, 1
     match = re.fullmatch(r"(\d+)/(\d+)", text)
     if match is None:
         raise click.BadParameter(f"{text!r}, expected I/N such as 2/8", param_hint="--shard")
@@ -245,13 +282,18 @@ def _duration(seconds: float) -> str:
 
 
 def _show_status(folder: SweepFolder, as_json: bool) -> None:
-    found = folder.status()
+    found = {"runs": folder.status()}
+    if folder.sweep.tuning is not None:
+        found = {"tuning runs": folder.tuning_status(), **found}
     if as_json:
-        click.echo(json.dumps({"complete": found.complete, "begun": found.begun, "pending": found.pending}))
+        tuning = {"tuning": vars(found["tuning runs"])} if "tuning runs" in found else {}
+        click.echo(json.dumps({**vars(found["runs"]), **tuning}))
         return
-    total = len(found.complete) + len(found.begun) + len(found.pending)
-    click.echo(f"{folder.root}: {len(found.complete)} of {total} runs complete, {len(found.begun)} begun")
-    for name in found.begun:
-        click.echo(f"  begun    {name}")
-    for name in found.pending:
-        click.echo(f"  pending  {name}")
+    for what, progressed in found.items():
+        total = len(progressed.complete) + len(progressed.unfinished)
+        click.echo(
+            f"{folder.root}: {len(progressed.complete)} of {total} {what} complete, {len(progressed.begun)} begun"
+        )
+        for state in ("damaged", "begun", "pending"):
+            for name in getattr(progressed, state):
+                click.echo(f"  {state:<8} {name}")

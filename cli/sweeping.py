@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +15,7 @@ from . import tables
 
 if TYPE_CHECKING:
     from ncsam.schema import CellTable
-    from ncsam.sweep import Failure, Sweep, SweepFolder
+    from ncsam.sweep import Cluster, Failure, Sweep, SweepFolder
 
 _COLUMNS = {
     "test_accuracy": ("test accuracy", "{:.1%}"),
@@ -37,6 +39,33 @@ def open_folder(sweep: Sweep, out: Path, *, overwrite: bool, resume: bool) -> Sw
     if overwrite and not resume:
         folder.clear()
     return folder
+
+
+@contextmanager
+def connected(scheduler: str | None) -> Iterator[Cluster | None]:
+    """The Dask cluster at an address, if there is one."""
+    if scheduler is None:
+        yield None
+        return
+    from ncsam.sweep import Cluster
+
+    try:
+        cluster = Cluster(scheduler)
+    except ImportError as error:
+        raise click.UsageError("--scheduler needs dask.distributed: pip install 'ncsam-landscape[sweep]'") from error
+    # Dask tells of lost connections and dead workers at length; what of it concerns the sweep, the sweep says.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    with cluster:
+        yield cluster
+
+
+def refuse_unfinished(folder: SweepFolder) -> None:
+    """Refuse to draw a table from runs that are not complete."""
+    found = [folder.status().unfinished, folder.tuning_status().unfinished]
+    if names := [name for of_role in found for name in of_role]:
+        raise click.UsageError(
+            f"{folder.root}: {len(names)} runs are not complete, such as {names[0]}; see --status {folder.root}"
+        )
 
 
 def refuse_failures(failures: Sequence[Failure], total: int) -> None:

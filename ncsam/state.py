@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 
 from landscape.store import StoreError
 from landscape.store.disk import deferred_signals, fsync, fsync_folder
-from landscape.store.lock import try_lock
+from landscape.store.lock import sole
 from ncsam.config import TrainConfig
 
 
@@ -23,30 +22,14 @@ def state_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.training.state")
 
 
-@contextlib.contextmanager
-def sole_training(path: Path) -> Iterator[None]:
-    """Be the only process that trains into the run file ``path``; a file beside it holds the lock meanwhile.
-
-    The lock dies with its holder, so what a kill leaves of the file does no harm.
+def sole_training(path: Path) -> AbstractContextManager[None]:
+    """Be the only process that trains into the run file ``path``, see :func:`landscape.store.lock.sole`.
 
     Raises:
         StoreError: another process trains into it, or the folder cannot be written.
     """
-    lock = path.with_name(f"{path.name}.training.lock")
-    try:
-        lock.touch()
-        descriptor = try_lock(lock)
-    except FileNotFoundError:  # its holder has ended between the two
-        descriptor = None
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
-    if descriptor is None:
-        raise StoreError(f"{path}: another process is training into it; wait until it is done or choose another name")
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)  # before it is given free, so that nobody locks a file that is going away
-        os.close(descriptor)
+    told = "another process is training into it; wait until it is done or choose another name"
+    return sole(path, "training", told)
 
 
 def save_state(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import sys
 import time
 from collections.abc import Iterator
@@ -70,3 +71,47 @@ def locked(path: Path, *, wait: float) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+class Held(StoreError):
+    """Another process is at the same work."""
+
+
+@contextlib.contextmanager
+def sole(path: Path, purpose: str, told: str) -> Iterator[None]:
+    """Be the only process at some work on ``path``, which need not exist; a file beside it holds the lock meanwhile.
+
+    The lock dies with its holder, so what a kill leaves of the file does no harm. The file says who holds it.
+
+    Args:
+        purpose: part of the lock file's name, ``PATH.PURPOSE.lock``.
+        told: what another process is told, e.g. ``"another process is training into it; wait until it is done"``.
+
+    Raises:
+        Held: another process is at it.
+        StoreError: the folder cannot be written.
+    """
+    lock = path.with_name(f"{path.name}.{purpose}.lock")
+    try:
+        lock.touch()
+        descriptor = try_lock(lock)
+    except FileNotFoundError:  # its holder has ended between the two
+        descriptor = None
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+    if descriptor is None:
+        raise Held(f"{path}: {told}{_holder(lock)}")
+    try:
+        with contextlib.suppress(OSError):  # the name is a courtesy
+            lock.write_text(f"{platform.node()}, process {os.getpid()}", encoding="utf-8")
+        yield
+    finally:
+        lock.unlink(missing_ok=True)  # before it is given free, so that nobody locks a file that is going away
+        os.close(descriptor)
+
+
+def _holder(lock: Path) -> str:
+    try:
+        return f" ({text})" if (text := lock.read_text(encoding="utf-8")) else ""
+    except (OSError, UnicodeDecodeError):  # it has just ended
+        return ""

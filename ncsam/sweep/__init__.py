@@ -1,8 +1,9 @@
 """Many runs to be compared: their description, their cells, the processes that run them, the folder they fill."""
 
 from ncsam.sweep.cells import MEASURES, Cell
+from ncsam.sweep.cluster import Cluster
 from ncsam.sweep.description import Arm, Sweep, Tuning, presets
 from ncsam.sweep.folder import SweepFolder
 from ncsam.sweep.pool import Failure, run_cells
 
-__all__ = ["MEASURES", "Arm", "Cell", "Failure", "Sweep", "SweepFolder", "Tuning", "presets", "run_cells"]
+__all__ = ["MEASURES", "Arm", "Cell", "Cluster", "Failure", "Sweep", "SweepFolder", "Tuning", "presets", "run_cells"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from landscape.store.lock import sole
 from ncsam.analyses import (
     measure_bound,
     measure_diagnostics,
@@ -19,6 +20,7 @@ from ncsam.analyses import (
 )
 from ncsam.config import TrainConfig
 from ncsam.run import Run, train_run
+from ncsam.state import state_path
 
 REPORTED, TUNING = "reported", "tuning"
 
@@ -53,16 +55,42 @@ class Cell:
     def run(self, path: Path) -> None:
         """Train and measure; what the file already holds is not done again.
 
+        Only one process at a time is at a cell, on all machines that see the folder.
+
         Raises:
+            Held: another process is at it (:class:`landscape.store.lock.Held`).
             StoreError: the file is of another configuration, damaged, or cannot be written.
             ValueError: the configuration or a measurement is impossible.
         """
+        with sole(path, "cell", "another process is at this run; wait until it is done"):
+            self._run(path)
+
+    def _run(self, path: Path) -> None:
         attrs = {"arm": self.arm, "seed": self.seed, "role": self.role}
         run = train_run(self.config, path, resume=True, attrs=attrs)
         for name, settings in self.measures.items():
             kind, own = kind_and_name(name)
             if f"{kind.group}/{own}" not in run.names:
                 kind.measure(run, own, **settings, resume=True)
+
+    def begun(self, path: Path) -> bool:
+        """Whether there is a file, a state to resume from, or a process at it (or one that was killed)."""
+        return any(p.exists() for p in (path, state_path(path), path.with_name(f"{path.name}.cell.lock")))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form, in which cells travel; :meth:`from_dict` is its inverse."""
+        measures = {name: dict(settings) for name, settings in self.measures.items()}
+        return {**vars(self), "config": self.config.to_dict(), "measures": measures}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Cell:
+        """Build from what :meth:`to_dict` gave.
+
+        >>> cell = Cell("one", "sgd", TrainConfig(epochs=1), {"line": {"points": 3}})
+        >>> Cell.from_dict(cell.to_dict()) == cell
+        True
+        """
+        return cls(**{**values, "config": TrainConfig.from_dict(values["config"])})
 
     def complete(self, path: Path) -> bool:
         """Whether the file holds the finished run and every measurement.

@@ -6,34 +6,58 @@ import csv
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+import secrets
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from landscape.store import StoreError
 from ncsam.run import Run
 from ncsam.schema import CellTable
-from ncsam.state import state_path
 from ncsam.study import collect, write_study
 from ncsam.sweep.cells import Cell
+from ncsam.sweep.cluster import Cluster
 from ncsam.sweep.description import Sweep
 from ncsam.sweep.pool import Failure, Progress, run_cells
 from ncsam.sweep.tuning import Choice, choose
 from ncsam.table import SETTINGS, rows_of
 
+Shard = tuple[int, int]
+"""Which part of how many, counted from 1."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Progressed:
-    """How far the cells of a sweep are.
+    """How far cells are.
 
     Attributes:
-        complete, begun, pending: names of cells: finished with all measurements; with a state to resume from or only
-            some measurements; not begun.
+        complete, begun, pending: names of cells: finished with all measurements; being run, with a state to resume
+            from, or with only some measurements; not begun.
+        damaged: with a file that cannot be used.
     """
 
-    complete: list[str]
-    begun: list[str]
-    pending: list[str]
+    complete: list[str] = dataclasses.field(default_factory=list)
+    begun: list[str] = dataclasses.field(default_factory=list)
+    pending: list[str] = dataclasses.field(default_factory=list)
+    damaged: list[str] = dataclasses.field(default_factory=list)
+
+    @classmethod
+    def of(cls, cells: Iterable[Cell], folder: Path) -> Progressed:
+        """Look at the files of ``cells`` in ``folder``."""
+        found = cls()
+        for cell in cells:
+            path = cell.path(folder)
+            try:
+                names = found.complete if cell.complete(path) else found.begun if cell.begun(path) else found.pending
+            except StoreError:
+                names = found.damaged
+            names.append(cell.name)
+        return found
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Names of all cells that are not complete."""
+        return [*self.damaged, *self.begun, *self.pending]
 
 
 class SweepFolder:
@@ -103,21 +127,36 @@ class SweepFolder:
         """The files of the reported runs, as :meth:`cells`."""
         return [cell.path(self.runs) for cell in self.cells()]
 
-    def tune(self, *, workers: int, progress: Progress) -> tuple[list[Failure], list[Choice]]:
-        """Run the tuning's cells and, unless one failed, choose and write down what is best."""
+    def tune(
+        self, *, workers: int = 1, cluster: Cluster | None = None, part: Shard = (1, 1), progress: Progress
+    ) -> tuple[list[Failure], list[Choice]]:
+        """Run the tuning's cells, or a part of them; once all are complete, choose and write down what is best.
+
+        Returns:
+            What failed, and what was chosen: nothing while other parts are not complete.
+        """
         tried = self.sweep.tuning_cells()
-        self.tuning.mkdir(exist_ok=True)
-        failures = run_cells([cell for cell, _ in tried], self.tuning, workers=workers, progress=progress)
-        if failures:
+        cells = [cell for cell, _ in tried]
+        failures = self._run(shard(cells, *part), self.tuning, workers, cluster, progress)
+        if failures or Progressed.of(cells, self.tuning).unfinished:
             return failures, []
         choices = choose(tried, self.tuning)
         _write_json(self.root / "tuning.json", [dataclasses.asdict(choice) for choice in choices])
         return [], choices
 
-    def run(self, cells: Sequence[Cell], *, workers: int, progress: Progress) -> list[Failure]:
-        """Run ``cells``, some of :meth:`cells`; what is complete is kept."""
-        self.runs.mkdir(exist_ok=True)
-        return run_cells(cells, self.runs, workers=workers, progress=progress)
+    def run(
+        self, cells: Sequence[Cell], *, workers: int = 1, cluster: Cluster | None = None, progress: Progress
+    ) -> list[Failure]:
+        """Run ``cells``, some of :meth:`cells`, in local processes or on a cluster; what is complete is kept."""
+        return self._run(cells, self.runs, workers, cluster, progress)
+
+    def _run(
+        self, cells: Sequence[Cell], folder: Path, workers: int, cluster: Cluster | None, progress: Progress
+    ) -> list[Failure]:
+        folder.mkdir(exist_ok=True)
+        if cluster is not None:
+            return cluster.run_cells(cells, folder, progress=progress)
+        return run_cells(cells, folder, workers=workers, progress=progress)
 
     def clear(self) -> None:
         """Remove the run files of this sweep and what is beside them; other files stay."""
@@ -145,17 +184,12 @@ class SweepFolder:
         return table, [study, csv_file]
 
     def status(self) -> Progressed:
-        """Look at the files, without opening more than those that are there; serves any machine that sees them."""
-        found = Progressed([], [], [])
-        for cell in self.cells():
-            path = cell.path(self.runs)
-            if cell.complete(path):
-                found.complete.append(cell.name)
-            elif path.exists() or state_path(path).exists():
-                found.begun.append(cell.name)
-            else:
-                found.pending.append(cell.name)
-        return found
+        """How far the reported cells are, from their files; serves any machine that sees them, also meanwhile."""
+        return Progressed.of(self.sweep.cells(), self.runs)  # names and measurements do not depend on the tuning
+
+    def tuning_status(self) -> Progressed:
+        """How far the tuning's cells are."""
+        return Progressed.of((cell for cell, _ in self.sweep.tuning_cells()), self.tuning)
 
 
 def shard(cells: Sequence[Cell], index: int, count: int) -> list[Cell]:
@@ -170,6 +204,7 @@ def shard(cells: Sequence[Cell], index: int, count: int) -> list[Cell]:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
+    # A name of its own: the jobs of an array start at once and write the same file.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     os.replace(temporary, path)

@@ -82,7 +82,7 @@ def _until_broken(waiting: deque[Cell], folder: Path, workers: int, broken: list
                 if isinstance(error, BrokenProcessPool):
                     broken.append(cell)
                 else:
-                    yield cell if error is None else Failure(cell, _one_line(error))
+                    yield cell if error is None else Failure(cell, one_line(error))
         broken.extend(running.values())
 
 
@@ -125,5 +125,10 @@ def _run_cell(cell: Cell, folder: Path) -> None:
     cell.run(cell.path(folder))
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """Kind and first line of an error.
+
+    >>> one_line(ValueError("impossible\\nfor two reasons"))
+    'ValueError: impossible'
+    """
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

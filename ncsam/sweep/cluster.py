@@ -1,0 +1,279 @@
+"""Cells on a Dask cluster: the scheduler gives each to a worker, whose death costs nothing but what it was doing.
+
+Cells travel as plain data and what became of them comes back as plain data. A cell whose worker dies goes to another
+one, where it goes on from its last state, as often as the scheduler's ``allowed-failures`` says (3 by default); then it
+alone fails. Never more cells are handed over than there are workers, so that none waits behind one that kills its
+worker and is suspected with it. A cell is not run while another process holds its lock, be it a worker that the
+scheduler has lost sight of: it comes again later and finds the run finished.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import logging
+import queue
+import secrets
+import sys
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from landscape._version import __version__
+from landscape.store import StoreError
+from landscape.store.lock import Held, sole
+from ncsam.sweep.cells import Cell
+from ncsam.sweep.pool import Failure, Progress, one_line
+
+if TYPE_CHECKING:
+    from distributed import Client, Future, Worker
+
+logger = logging.getLogger(__name__)
+
+POLL = 1.0  # seconds between looks at the workers while no cell ends
+AGAIN = 2.0  # seconds until a cell that another process is at is tried again
+COMPLETE, FAILED, BUSY, UNFIT = "complete", "failed", "busy", "unfit"
+
+
+class Cluster:
+    """A Dask cluster whose workers see the folder of the sweep; a context manager that closes the connection.
+
+    Args:
+        scheduler: address such as ``tcp://host:8786``, or a ``distributed.Client``, which stays open.
+        timeout: seconds in which the scheduler must answer.
+
+    Raises:
+        ImportError: dask.distributed is not installed.
+        ConnectionError: no scheduler answers there.
+    """
+
+    def __init__(self, scheduler: str | Client, *, timeout: float = 5.0) -> None:
+        try:
+            from distributed import Client
+        except ImportError as error:
+            raise ImportError("a cluster needs dask.distributed: pip install 'dask[distributed]'") from error
+        self._close = isinstance(scheduler, str)
+        if not isinstance(scheduler, str):
+            self._client = scheduler
+        else:
+            try:
+                self._client = Client(scheduler, timeout=timeout, set_as_default=False)
+            except (OSError, ValueError) as error:
+                raise ConnectionError(
+                    f"no Dask scheduler answers at {scheduler} within {timeout:g} s; start one with `dask scheduler` "
+                    "and give the address that it prints, such as tcp://host:8786"
+                ) from error
+        self.address = str(self._client.scheduler.address)
+        self._alone = False  # whether it was said that there is no worker
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._close:
+            self._client.close()
+
+    def workers(self) -> int:
+        """How many workers there are now.
+
+        Raises:
+            ConnectionError: the scheduler is gone.
+        """
+        try:
+            if self._client.status == "running":
+                return len(self._client.nthreads())
+        except OSError as error:
+            raise self._lost() from error
+        raise self._lost()
+
+    def check(self, path: Path) -> None:
+        """Refuse workers that would not run cells as this process does, before any cell is run.
+
+        Args:
+            path: of a file that the workers must see at the same place, and whose lock must hold there too.
+
+        Raises:
+            ValueError: a worker with other versions, or more than one thread, or without the folder.
+            StoreError: another process is starting a sweep in the folder.
+        """
+        path = path.absolute()
+        self._ask(unfit, versions(), str(path))
+        with sole(path, "check", "another process is starting a sweep here; try again"):
+            self._ask(unlocked, str(path))
+
+    def run_cells(
+        self, cells: Sequence[Cell], folder: Path, *, progress: Progress = lambda items, total: items
+    ) -> list[Failure]:
+        """Run every cell into ``folder``, as :func:`ncsam.sweep.run_cells` does here; what is complete is kept.
+
+        An exception here, Ctrl-C among them, cancels what is pending; cells that workers are at end there.
+
+        Raises:
+            ConnectionError: the scheduler is gone.
+            ValueError: a worker joined that :meth:`check` would have refused.
+        """
+        with contextlib.closing(self._ends(cells, folder.absolute())) as ends:
+            return [end for end in progress(ends, len(cells)) if isinstance(end, Failure)]
+
+    def _ends(self, cells: Sequence[Cell], folder: Path) -> Generator[Cell | Failure, None, None]:
+        """Every cell when it is complete, or its failure."""
+        waiting = deque((0.0, cell) for cell in cells)  # the earliest time to hand it over, ascending
+        running: dict[Any, tuple[Future, Cell]] = {}
+        ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        # No key twice: the scheduler would answer with what it still holds of a cancelled or busy cell.
+        keys = (f"{secrets.token_hex(4)}-{number}" for number in itertools.count())
+        told: set[str] = set()
+        try:
+            while waiting or running:
+                free = self._wanted(len(running))
+                while free > 0 and waiting and waiting[0][0] <= time.monotonic():
+                    _, cell = waiting.popleft()
+                    future = self._submit(cell, folder, f"{cell.name}-{next(keys)}")
+                    running[future.key] = future, cell
+                    future.add_done_callback(ended.put)
+                    free -= 1
+                try:
+                    future = ended.get(timeout=POLL)
+                except queue.Empty:
+                    continue
+                _, cell = running.pop(future.key)
+                end = self._end(future, cell)
+                if isinstance(end, Held):
+                    if cell.name not in told:
+                        logger.warning("%s; it is tried again until then", end)
+                    told.add(cell.name)
+                    waiting.append((time.monotonic() + AGAIN, cell))
+                else:
+                    yield end
+        finally:
+            if running and self._client.status == "running":
+                with contextlib.suppress(OSError):  # the scheduler is going away, and with it what is pending
+                    self._client.cancel([future for future, _ in running.values()], force=True)
+
+    def _ask(self, question: Callable[..., str | None], *arguments: Any) -> None:
+        """Ask every worker what is wrong with it."""
+        try:
+            answers = self._client.run(question, *arguments, on_error="return")
+        except OSError as error:
+            raise self._lost() from error
+        for address, answer in sorted(answers.items()):
+            if isinstance(answer, Exception):  # it does not know the question
+                found: Any = self._client.get_versions(packages=["ncsam-landscape"])
+                there = found["workers"][address]["packages"]["ncsam-landscape"] or "none"
+                answer = (
+                    f"has ncsam-landscape: {there}, here it is {__version__} ({one_line(answer)}); install the same"
+                )
+            if answer is not None:
+                raise ValueError(f"worker {address} {answer}")
+
+    def _wanted(self, running: int) -> int:
+        """How many more cells the workers can take."""
+        workers = self.workers()
+        if not workers and not self._alone:
+            logger.warning("no worker at %s; waiting for one: dask worker %s --nthreads 1", self.address, self.address)
+        self._alone = not workers
+        return workers - running
+
+    def _submit(self, cell: Cell, folder: Path, key: str) -> Future:
+        try:
+            return self._client.submit(
+                run_cell, json.dumps(cell.to_dict()), str(folder), versions(), key=key, pure=False
+            )
+        except OSError as error:
+            raise self._lost() from error
+
+    def _end(self, future: Future, cell: Cell) -> Cell | Failure | Held:
+        from concurrent.futures import CancelledError
+
+        from distributed import KilledWorker
+
+        try:
+            kind, text = future.result()
+        except KilledWorker as error:
+            deaths = error.allowed_failures + 1
+            reason = f"its worker died {deaths} times, the last time {error.last_worker.address}; is memory short?"
+            return Failure(cell, reason)
+        except (CancelledError, OSError) as error:
+            raise self._lost() from error
+        except Exception as error:  # run_cell itself raises nothing: it could not be run
+            raise ValueError(f"a worker cannot run cells ({one_line(error)}); install ncsam-landscape there") from error
+        if kind == UNFIT:
+            raise ValueError(text)
+        if kind == BUSY:
+            return Held(text)
+        return cell if kind == COMPLETE else Failure(cell, text)
+
+    def _lost(self) -> ConnectionError:
+        return ConnectionError(f"the Dask scheduler at {self.address} is gone; what is complete is kept")
+
+
+def versions() -> dict[str, str]:
+    """What must be the same wherever cells of one sweep are run."""
+    import numpy
+    import torch
+
+    return {
+        "ncsam-landscape": __version__,
+        "torch": str(torch.__version__),
+        "numpy": numpy.__version__,
+        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+    }
+
+
+def run_cell(cell: str, folder: str, expected: Mapping[str, str]) -> tuple[str, str]:
+    """On a worker: run the cell that is spelled in JSON; returns what became of it, and why in one line."""
+    import torch
+    from distributed import get_worker
+
+    from ncsam.optimizer import ProjectionWarning
+
+    worker = get_worker()
+    if (problem := unfit(expected, folder, worker)) is not None:
+        return UNFIT, f"worker {worker.address} {problem}"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with warnings.catch_warnings():
+            # How much the projection discards is a column of every run; a line a run would bury the worker's log.
+            warnings.simplefilter("ignore", ProjectionWarning)
+            found = Cell.from_dict(json.loads(cell))
+            found.run(found.path(Path(folder)))
+    except Held as error:
+        return BUSY, str(error)
+    except Exception as error:
+        return FAILED, one_line(error)
+    finally:
+        torch.set_num_threads(threads)
+    return COMPLETE, ""
+
+
+def unfit(expected: Mapping[str, str], path: str, dask_worker: Worker) -> str | None:
+    """On a worker: why its runs would not be those of a process with the ``expected`` versions; None if they would."""
+    found = versions()
+    different = [name for name in expected if found.get(name) != expected[name]]
+    if different:
+        there, here = (", ".join(f"{n} {v.get(n, 'unknown')}" for n in different) for v in (found, expected))
+        return f"has {there}, where the sweep was started it is {here}; install the same in both places"
+    if (threads := dask_worker.state.nthreads) != 1:
+        return f"runs {threads} tasks at a time in one process; start it with --nthreads 1 (and --nworkers {threads})"
+    if not Path(path).exists():
+        return f"does not see {path}; use a folder that all machines have under the same path"
+    return None
+
+
+def unlocked(path: str) -> str | None:
+    """On a worker: why two processes could write one file, asked while another holds its lock; None if they cannot."""
+    try:
+        with sole(Path(path), "check", ""):
+            return f"does not see locks of other machines on {path}; use a file system with working locks"
+    except Held:
+        return None
+    except StoreError as error:
+        return f"refuses: {error}"
