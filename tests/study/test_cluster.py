@@ -1,0 +1,344 @@
+"""Sweeps on Dask: an in-process cluster in the quick suite, a scheduler and workers over loopback in the slow one."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from landscape import store
+from landscape.store.lock import sole
+from landscape_cli.main import run as landscape
+from ncsam import Run
+from ncsam.sweep import Cluster, Sweep, SweepFolder, cluster
+from ncsam.sweep.cells import Cell
+
+distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed")
+
+TRAIN = {"epochs": 1, "train_samples": 100}
+TWO = {"seeds": 1, "noise": ["symmetric:0.4"], "arms": [{"optimizer": "sgd"}, {"optimizer": "sam"}], "train": TRAIN}
+TUNED = {**TWO, "tune": {"seeds": [100], "lr": [0.02, 0.1]}}
+FLAGS = ["sweep", "--optimizer", "sgd,sam", "--noise", "symmetric:0.4", "--seeds", "3", "--epochs", "1"]
+FLAGS += ["--train-samples", "100", "--measure", "sharpness", "--quiet"]
+NAMES = {f"{arm}-symmetric-0.4-seed{seed}" for arm in ("sgd", "sam") for seed in range(3)}
+
+# Runs in every worker before its first cell: who was at which run and when, and what the test wants to happen there.
+PRELOAD = """
+import json, os, signal, threading, time
+from pathlib import Path
+from ncsam.sweep.cells import Cell
+
+HERE, whole = Path(__file__).parent, Cell._run
+
+def note(what, cell):
+    with open(HERE / "events", "a") as file:
+        file.write(json.dumps([what, cell.name, os.getpid(), time.time()]) + "\\n")
+
+def run(cell, path):
+    once = HERE / f"{cell.name}.once"
+    plan = json.loads((HERE / "plan.json").read_text()).get(cell.name)
+    note("begin", cell)
+    if plan == "kill" or (plan == "kill once" and not once.exists()):
+        once.touch()
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGKILL)).start()
+        while True:
+            time.sleep(0.01)
+    if plan == "stop once" and not once.exists():
+        once.touch()
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if plan == "slow":
+        time.sleep(1.0)
+    whole(cell, path)
+    note("end", cell)
+
+Cell._run = run
+"""
+
+
+def wait_for(what: object, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not what():  # type: ignore[operator]
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+
+
+@dataclasses.dataclass
+class Loopback:
+    """A scheduler and two workers, each under its nanny, in processes of their own."""
+
+    here: Path
+    address: str
+    scheduler: subprocess.Popen[bytes]
+
+    def events(self) -> list[tuple[str, str, int, float]]:
+        path = self.here / "events"
+        return [tuple(json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@contextlib.contextmanager
+def loopback(here: Path, preload: str = PRELOAD, **settings: str) -> Iterator[Loopback]:
+    here.mkdir()
+    (here / "preload.py").write_text(preload)
+    (here / "plan.json").write_text("{}")
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment |= {f"DASK_DISTRIBUTED__{name.upper()}": value for name, value in settings.items()}
+    file = here / "scheduler.json"
+
+    def start(name: str, *arguments: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", f"distributed.cli.dask_{name}", *arguments, "--host", "127.0.0.1"]
+        return subprocess.Popen(
+            [*command, "--no-dashboard"], env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+
+    with (here / "log").open("wb") as log, contextlib.ExitStack() as stack:
+        processes = [start("scheduler", "--port", "0", "--scheduler-file", str(file))]
+        stack.callback(end, processes)
+        wait_for(file.exists)
+        address = json.loads(file.read_text())["address"]
+        arguments = ["--nthreads", "1", "--local-directory", str(here), "--preload", str(here / "preload.py")]
+        processes += [start("worker", address, *arguments) for _ in range(2)]
+        with distributed.Client(address, set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=120)
+        yield Loopback(here, address, processes[0])
+
+
+def end(processes: list[subprocess.Popen[bytes]]) -> None:
+    """Each with what it started."""
+    for process in processes:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[object]:
+    with (
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as local,
+        distributed.Client(local, set_as_default=False) as client,
+    ):
+        yield client
+
+
+def plain(items, total):  # type: ignore[no-untyped-def]
+    return items
+
+
+def test_tuning_and_runs_give_the_files_of_a_run_here(client: object, tmp_path: Path) -> None:
+    folder = SweepFolder.create(Sweep.from_dict(TUNED), tmp_path)
+    with Cluster(client) as ours:  # type: ignore[arg-type]
+        ours.check(folder.description)
+        failures, choices = folder.tune(cluster=ours, progress=plain)
+        assert (failures, len(choices)) == ([], 2)
+        (tmp_path / "runs").mkdir()
+        (tmp_path / "runs" / "sam-symmetric-0.4-seed0.h5").write_text("not a run file")
+        failures = folder.run(folder.cells(), cluster=ours, progress=plain)
+    assert [(f.cell.name, f.reason.split(":")[0]) for f in failures] == [("sam-symmetric-0.4-seed0", "StoreError")]
+    good = folder.cells()[0]
+    assert good.complete(good.path(folder.runs))
+    assert folder.status().damaged == ["sam-symmetric-0.4-seed0"]
+    assert folder.tuning_status().unfinished == []
+    good.run(tmp_path / "here.h5")
+    with store.open(good.path(folder.runs)) as theirs, store.open(tmp_path / "here.h5") as here:
+        weights = here.arrays("weights/1")
+        assert all(np.array_equal(array, weights[name]) for name, array in theirs.arrays("weights/1").items())
+    assert client.status == "running"  # type: ignore[attr-defined]  # ours to close
+
+
+def test_a_cell_that_another_process_is_at_is_tried_again(
+    client: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cluster, "AGAIN", 0.1)
+    first, second = Sweep.from_dict(TWO).cells()
+    with contextlib.ExitStack() as other:
+        other.enter_context(sole(first.path(tmp_path), "cell", ""))
+        ended = []
+
+        def progress(items, total):  # type: ignore[no-untyped-def]
+            for cell in items:
+                ended.append(cell)
+                other.close()
+                yield cell
+
+        with Cluster(client) as ours:  # type: ignore[arg-type]
+            assert ours.run_cells([first, second], tmp_path, progress=progress) == []
+    assert [cell.name for cell in ended] == [second.name, first.name]
+    assert f"another process is at this run; wait until it is done ({os.uname().nodename}, process" in caplog.text
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(f"{c.name}.h5" for c in (first, second))
+
+
+def test_a_worker_that_would_give_other_numbers_is_told_so(tmp_path: Path) -> None:
+    def asked(threads: int = 1, path: Path = tmp_path, **different: str) -> str | None:
+        expected = {**cluster.versions(), **different}
+        return cluster.unfit(expected, str(path), SimpleNamespace(state=SimpleNamespace(nthreads=threads)))  # type: ignore[arg-type]
+
+    assert asked() is None
+    torch = cluster.versions()["torch"]
+    assert asked(torch="1.0") == (
+        f"has torch {torch}, where the sweep was started it is torch 1.0; install the same in both places"
+    )
+    for name in ("ncsam-landscape", "numpy", "python"):
+        assert f"is {name} 0.0" in str(asked(**{name: "0.0"}))
+    assert "--nthreads 1" in str(asked(threads=4))
+    assert "does not see" in str(asked(path=tmp_path / "nowhere"))
+    description = tmp_path / "sweep.json"
+    assert "file system with working locks" in str(cluster.unlocked(str(description)))
+    with sole(description, "check", ""):
+        assert cluster.unlocked(str(description)) is None
+
+
+def test_cells_travel_as_json(tmp_path: Path) -> None:
+    for cell in Sweep.preset("digits").cells():
+        assert Cell.from_dict(json.loads(json.dumps(cell.to_dict()))) == cell
+
+
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "tcp://127.0.0.1", "tpc://127.0.0.1:8786", "no.such.host:1"])
+def test_a_scheduler_that_does_not_answer_is_one_line(address: str) -> None:
+    with pytest.raises(ConnectionError, match=f"no Dask scheduler answers at {address} within 0.3 s; start") as error:
+        Cluster(address, timeout=0.3)
+    assert "\n" not in str(error.value)
+
+
+def test_what_contradicts_a_cluster_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for more in (["--workers", "2"], ["--shard", "1/2"]):
+        assert landscape([*FLAGS, "--out", str(tmp_path / "out"), "--scheduler", "tcp://127.0.0.1:1", *more]) == 2
+        assert "leave --workers and --shard out" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_killed_worker_and_a_deadly_cell_cost_nothing_but_themselves(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    with loopback(tmp_path / "cluster", scheduler__allowed_failures="2") as dask:
+        (dask.here / "plan.json").write_text(
+            json.dumps({"sgd-symmetric-0.4-seed0": "kill once", "sam-symmetric-0.4-seed1": "kill"})
+        )
+        assert landscape([*FLAGS, "--out", str(out), "--scheduler", dask.address]) == 1
+        first, last = capsys.readouterr().err.splitlines()
+        assert "sam-symmetric-0.4-seed1: its worker died 3 times, the last time tcp://127.0.0.1:" in first
+        assert last == "landscape: error: 1 of 6 runs failed; repeat with --resume"
+        begun = [name for what, name, *_ in dask.events() if what == "begin"]
+        assert {name: begun.count(name) for name in NAMES} == {
+            **dict.fromkeys(NAMES, 1),
+            "sgd-symmetric-0.4-seed0": 2,
+            "sam-symmetric-0.4-seed1": 3,
+        }
+        files = {path.stem: path.stat().st_mtime_ns for path in (out / "runs").glob("*.h5")}
+        assert set(files) == NAMES - {"sam-symmetric-0.4-seed1"}
+        assert not (out / "study.h5").exists()
+        (dask.here / "plan.json").write_text("{}")
+        assert landscape([*FLAGS, "--out", str(out), "--scheduler", dask.address, "--resume"]) == 0
+    assert files == {name: (out / "runs" / f"{name}.h5").stat().st_mtime_ns for name in files}
+    with store.open(out / "study.h5") as file:
+        assert sorted(file.record("cells").names.tolist()) == sorted(NAMES)
+    assert {path.name for path in (out / "runs").iterdir()} == {f"{name}.h5" for name in NAMES}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGSTOP")
+def test_no_two_workers_are_at_one_run_when_the_scheduler_gives_up_a_frozen_one(tmp_path: Path) -> None:
+    out, frozen = tmp_path / "out", "sgd-symmetric-0.4-seed0"
+    with loopback(tmp_path / "cluster", scheduler__worker_ttl="3s") as dask:
+        (dask.here / "plan.json").write_text(json.dumps({frozen: "stop once"}))
+        command = [sys.executable, "-m", "landscape_cli", *FLAGS, "--out", str(out), "--scheduler", dask.address]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            wait_for(lambda: any(name == frozen for _, name, *_ in dask.events()))
+            pid = next(pid for _, name, pid, _ in dask.events() if name == frozen)
+            try:
+                for line in process.stderr:  # type: ignore[union-attr]
+                    if "another process is at this run" in line:  # the other worker has met the lock
+                        break
+                else:
+                    pytest.fail("the run was given to another worker, or to none")
+                assert f"process {pid})" in line
+                others = [(what, name) for what, name, *_ in dask.events() if name == frozen]
+                assert others == [("begin", frozen)]
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGCONT)
+            assert process.wait() == 0
+        at: dict[str, int] = {}
+        for what, name, who, _ in dask.events():
+            if what == "begin":
+                assert at.get(name) in (None, pid), f"{name} was begun by {who} while {at[name]} was at it"
+                at[name] = who
+            else:
+                assert at.pop(name) == who
+    with store.open(out / "study.h5") as file:
+        assert sorted(file.record("cells").names.tolist()) == sorted(NAMES)
+    assert Run(out / "runs" / f"{frozen}.h5").names
+
+
+@pytest.mark.slow
+def test_other_versions_are_refused_before_any_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with loopback(tmp_path / "cluster", "import torch\ntorch.__version__ = '1.0'") as dask:
+        assert landscape([*FLAGS, "--out", str(tmp_path / "out"), "--scheduler", dask.address]) == 2
+    err = capsys.readouterr().err
+    assert "has torch 1.0, where the sweep was started it is torch 2" in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out" / "runs").exists()
+
+
+@pytest.mark.slow
+def test_a_client_that_is_stopped_cancels_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with loopback(tmp_path / "cluster") as dask:
+        (dask.here / "plan.json").write_text(json.dumps(dict.fromkeys(NAMES, "slow")))
+        command = [sys.executable, "-m", "landscape_cli", *FLAGS, "--out", str(out), "--scheduler", dask.address]
+        for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+            done = len(dask.events())
+            more = ["--resume"] if done else []
+            with subprocess.Popen([*command, *more], stderr=subprocess.PIPE, text=True) as process:
+                wait_for(lambda done=done: len(dask.events()) > done)
+                process.send_signal(number)
+                _, err = process.communicate()
+            assert process.returncode == status
+            assert err.count("\n") == 1
+            assert "; continue with: " in err
+            assert "--resume" in err
+            begun = [name for what, name, *_ in dask.events() if what == "begin"]
+            ended = [name for what, name, *_ in dask.events() if what == "end"]
+            wait_for(lambda: not list((out / "runs").glob("*.lock")))  # what workers were at, ends there
+            assert len(set(begun)) < len(NAMES)
+            assert len(ended) < len(NAMES)
+        (dask.here / "plan.json").write_text("{}")
+        assert subprocess.run([*command, "--resume"], check=False, stdout=subprocess.DEVNULL).returncode == 0
+        begun = [name for what, name, *_ in dask.events() if what == "begin"]
+    assert {path.stem for path in (out / "runs").iterdir()} == NAMES
+    assert set(begun) == NAMES
+
+
+@pytest.mark.slow
+def test_a_scheduler_that_dies_is_one_line_and_nothing_is_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    with loopback(tmp_path / "cluster") as dask:
+        (dask.here / "plan.json").write_text(json.dumps(dict.fromkeys(NAMES, "slow")))
+        command = [sys.executable, "-m", "landscape_cli", *FLAGS, "--out", str(out), "--scheduler", dask.address]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            wait_for(lambda: any(what == "end" for what, *_ in dask.events()))
+            dask.scheduler.kill()
+            _, err = process.communicate()
+        assert (process.returncode, err.count("\n")) == (1, 1)
+        assert "is gone; what is complete is kept" in err
+        complete = {path.stem for path in (out / "runs").glob("*.h5")}
+        assert complete
+        assert complete < NAMES
+        assert landscape(["sweep", "--status", str(out), "--json"]) == 0
+        assert set(json.loads(capsys.readouterr().out)["complete"]) >= complete
+    assert landscape([*FLAGS, "--out", str(out), "--scheduler", dask.address, "--resume"]) == 2
+    assert "no Dask scheduler answers at" in capsys.readouterr().err
