@@ -39,7 +39,7 @@ import json, os, signal, threading, time
 from pathlib import Path
 from ncsam.sweep.cells import Cell
 
-HERE, whole = Path(__file__).parent, Cell._run
+HERE, whole = Path(os.environ["LOOPBACK"]), Cell._run  # a preloaded file is copied elsewhere
 
 def note(what, cell):
     with open(HERE / "events", "a") as file:
@@ -91,7 +91,7 @@ def loopback(here: Path, preload: str = PRELOAD, **settings: str) -> Iterator[Lo
     here.mkdir()
     (here / "preload.py").write_text(preload)
     (here / "plan.json").write_text("{}")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "LOOPBACK": str(here)}
     environment |= {f"DASK_DISTRIBUTED__{name.upper()}": value for name, value in settings.items()}
     file = here / "scheduler.json"
 
@@ -227,7 +227,9 @@ def test_a_killed_worker_and_a_deadly_cell_cost_nothing_but_themselves(
             json.dumps({"sgd-symmetric-0.4-seed0": "kill once", "sam-symmetric-0.4-seed1": "kill"})
         )
         assert landscape([*FLAGS, "--out", str(out), "--scheduler", dask.address]) == 1
-        first, last = capsys.readouterr().err.splitlines()
+        err = capsys.readouterr().err
+        assert err.count("\n") == 2, err
+        first, last = err.splitlines()
         assert "sam-symmetric-0.4-seed1: its worker died 3 times, the last time tcp://127.0.0.1:" in first
         assert last == "landscape: error: 1 of 6 runs failed; repeat with --resume"
         begun = [name for what, name, *_ in dask.events() if what == "begin"]
