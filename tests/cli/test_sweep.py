@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from landscape import store
 from landscape_cli.main import run as landscape
 from ncsam.schema import CellTable
 
+ARRAY = Path(__file__).parents[2] / "docs" / "slurm.sh"
 SMALL = ["sweep", "--optimizer", "sgd,sam", "--rho", "0.05,0.2", "--noise", "symmetric:0.4", "--epochs", "2"]
 SMALL += ["--train-samples", "200", "--measure", "sharpness", "--workers", "1", "--quiet", "--seeds"]
 
@@ -51,6 +56,26 @@ def test_status_and_plan_as_json(swept: tuple[Path, dict[Path, int]], capsys: py
     assert len(plan["cells"]) == 6
     assert plan["seconds"] > 0
     assert plan["bytes"] > 6 * 4 * 26_000  # at least the weights
+
+
+def test_the_table_is_written_from_complete_runs_only(
+    swept: tuple[Path, dict[Path, int]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(swept[0] / "sweep.json", tmp_path)
+    runs = shutil.copytree(swept[0] / "runs", tmp_path / "runs")
+    missing = runs / "sam-rho0.2-symmetric-0.4-seed1.h5"
+    content = missing.read_bytes()
+    missing.write_bytes(content[:1000])
+    assert landscape(["sweep", "--status", str(tmp_path)]) == 0
+    assert "5 of 6 runs complete, 0 begun\n  damaged  sam-rho0.2" in capsys.readouterr().out
+    missing.unlink()
+    assert landscape(["sweep", "--finish", str(tmp_path)]) == 2
+    assert f"1 runs are not complete, such as {missing.stem}; see" in capsys.readouterr().err
+    assert not (tmp_path / "study.h5").exists()
+    missing.write_bytes(content)
+    assert landscape(["sweep", "--finish", str(tmp_path), "--json"]) == 0
+    json.loads(capsys.readouterr().out)
+    assert (tmp_path / "table.csv").read_bytes() == (swept[0] / "table.csv").read_bytes()
 
 
 def test_what_was_done_stays_when_seeds_are_added(swept: tuple[Path, dict[Path, int]]) -> None:
@@ -106,3 +131,27 @@ def test_a_sweep_with_a_failed_cell_says_which_and_ends_with_1(
     assert "1 of 2 runs failed; repeat with --resume" in err
     assert (runs / "sgd-none-seed0.h5").exists()
     assert not (tmp_path / "out" / "study.h5").exists()
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="a shell script")
+def test_the_job_array_is_a_shell_script() -> None:
+    subprocess.run(["bash", "-n", str(ARRAY)], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("bash") is None, reason="a shell script")
+def test_the_jobs_of_an_array_start_at_once_and_fill_one_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["--optimizer", "sgd,sam", "--noise", "symmetric:0.4", "--seeds", "2", "--epochs", "1"]
+    few += ["--train-samples", "100", "--measure", "sharpness"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "SHARDS": "2", "OUT": str(tmp_path)}
+    jobs = [
+        subprocess.Popen(["bash", str(ARRAY), *few], env={**environment, "SLURM_ARRAY_TASK_ID": str(i)}) for i in (1, 2)
+    ]
+    assert [job.wait() for job in jobs] == [0, 0]
+    assert landscape(["sweep", "--finish", str(tmp_path), "--json"]) == 0
+    with (tmp_path / "table.csv").open(newline="", encoding="utf-8") as lines:
+        names = sorted(row["name"] for row in csv.DictReader(lines))
+    assert names == sorted(f"{arm}-symmetric-0.4-seed{seed}" for arm in ("sgd", "sam") for seed in (0, 1))
