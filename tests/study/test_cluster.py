@@ -77,7 +77,7 @@ def wait_for(what: object, seconds: float = 300) -> None:
 
 @dataclasses.dataclass
 class Loopback:
-    """A scheduler and two workers, each under its nanny, in processes of their own."""
+    """A scheduler and two workers, each under a nanny that starts it anew, in processes of their own."""
 
     here: Path
     address: str
@@ -89,7 +89,7 @@ class Loopback:
 
 
 @contextlib.contextmanager
-def loopback(here: Path, preload: str = PRELOAD, **settings: str) -> Iterator[Loopback]:
+def loopback(here: Path, preload: str = PRELOAD, nanny: bool = True, **settings: str) -> Iterator[Loopback]:
     here.mkdir()
     (here / "preload.py").write_text(preload)
     (here / "plan.json").write_text("{}")
@@ -109,6 +109,7 @@ def loopback(here: Path, preload: str = PRELOAD, **settings: str) -> Iterator[Lo
         wait_for(file.exists)
         address = json.loads(file.read_text())["address"]
         arguments = ["--nthreads", "1", "--local-directory", str(here), "--preload", str(here / "preload.py")]
+        arguments += [] if nanny else ["--no-nanny"]
         processes += [start("worker", address, *arguments) for _ in range(2)]
         with distributed.Client(address, set_as_default=False) as client:
             client.wait_for_workers(2, timeout=300)
@@ -236,12 +237,11 @@ def test_a_killed_worker_and_a_deadly_cell_cost_nothing_but_themselves(
         first, last = err.splitlines()
         assert "sam-symmetric-0.4-seed1: its worker died 3 times, the last time tcp://127.0.0.1:" in first
         assert last == "landscape: error: 1 of 6 runs failed; repeat with --resume"
-        begun = [name for what, name, *_ in dask.events() if what == "begin"]
-        assert {name: begun.count(name) for name in NAMES} == {
-            **dict.fromkeys(NAMES, 1),
-            "sgd-symmetric-0.4-seed0": 2,
-            "sam-symmetric-0.4-seed1": 3,
-        }
+        begun = [(name, who) for what, name, who, _ in dask.events() if what == "begin"]
+        assert [name for name, _ in begun].count("sam-symmetric-0.4-seed1") == 3
+        # Exactly two workers would be too much to ask: where a worker dies with a result that the client has not fetched
+        # yet, another looks at the run again, and finds it complete.
+        assert len({who for name, who in begun if name == "sgd-symmetric-0.4-seed0"}) >= 2
         files = {path.stem: path.stat().st_mtime_ns for path in (out / "runs").glob("*.h5")}
         assert set(files) == NAMES - {"sam-symmetric-0.4-seed1"}
         assert not (out / "study.h5").exists()
@@ -257,7 +257,7 @@ def test_a_killed_worker_and_a_deadly_cell_cost_nothing_but_themselves(
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGSTOP")
 def test_no_two_workers_are_at_one_run_when_the_scheduler_gives_up_a_frozen_one(tmp_path: Path) -> None:
     out, frozen = tmp_path / "out", "sgd-symmetric-0.4-seed0"
-    with loopback(tmp_path / "cluster", scheduler__worker_ttl="10s") as dask:
+    with loopback(tmp_path / "cluster", nanny=False, scheduler__worker_ttl="15s") as dask:
         (dask.here / "plan.json").write_text(json.dumps({frozen: "stop once"}))
         command = [sys.executable, "-m", "landscape_cli", *FLAGS, "--out", str(out), "--scheduler", dask.address]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
