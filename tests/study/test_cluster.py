@@ -239,8 +239,8 @@ def test_a_killed_worker_and_a_deadly_cell_cost_nothing_but_themselves(
         assert last == "landscape: error: 1 of 6 runs failed; repeat with --resume"
         begun = [(name, who) for what, name, who, _ in dask.events() if what == "begin"]
         assert [name for name, _ in begun].count("sam-symmetric-0.4-seed1") == 3
-        # Exactly two workers would be too much to ask: where a worker dies with a result that the client has not fetched
-        # yet, another looks at the run again, and finds it complete.
+        # Not exactly two: where a worker dies with a result that the client has not fetched yet, another one looks at
+        # the run again, and finds it complete.
         assert len({who for name, who in begun if name == "sgd-symmetric-0.4-seed0"}) >= 2
         files = {path.stem: path.stat().st_mtime_ns for path in (out / "runs").glob("*.h5")}
         assert set(files) == NAMES - {"sam-symmetric-0.4-seed1"}
