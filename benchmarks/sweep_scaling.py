@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import heapq
 import json
 import os
@@ -46,9 +47,9 @@ ASSUMPTIONS = [
 ]
 
 
-def sweep(seeds: int) -> Sweep:
+def sweep(seeds: int, epochs: int) -> Sweep:
     arms = [{"optimizer": "sgd"}, {"optimizer": "sam"}, {"optimizer": "ncsam"}]
-    train = {"data": "digits", "epochs": 10, "weight_decay": 0.0, "batch_size": 64}
+    train = {"data": "digits", "epochs": epochs, "weight_decay": 0.0, "batch_size": 64}
     measure: dict[str, Any] = {"sharpness": {}, "line": {"points": 11}}
     noise = ["symmetric:0.0", "symmetric:0.4"]
     return Sweep.from_dict({"seeds": seeds, "noise": noise, "arms": arms, "train": train, "measure": measure})
@@ -111,16 +112,22 @@ def one_by_one(folder: SweepFolder) -> list[float]:
     return found
 
 
-def measure(rounds: int, seeds: int) -> dict[str, Any]:
-    """Every way of running the sweep in turn, ``rounds`` times, after one round that is not counted."""
+def measure(described: Sweep, rounds: int) -> dict[str, Any]:
+    """Every way of running the sweep in turn, ``rounds`` times; processes that stay have run a cell before."""
     cells: list[list[float]] = []
     walls: dict[str, list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         clusters = {n: stack.enter_context(dask(n)) for n in (1, 2)}
-        for number in range(rounds + 1):
+        first = described.cells()[0]
+        for n, (cluster, _) in clusters.items():
+            # As many cells of one kind as workers, at once: each takes one.
+            warm = [dataclasses.replace(first, name=f"warm-{n}-{i}") for i in range(n)]
+            assert not cluster.run_cells(warm, Path(name))
+        first.run(Path(name) / "warm.h5")
+        for number in range(rounds):
             for way in ("one by one", "pool 1", "pool 2", "dask 1", "dask 2"):
                 root = Path(name) / f"{number}-{way.replace(' ', '-')}"
-                folder = SweepFolder.create(sweep(seeds), root)
+                folder = SweepFolder.create(described, root)
                 if way == "one by one":
                     cells.append(one_by_one(folder))
                     continue
@@ -140,9 +147,8 @@ def measure(rounds: int, seeds: int) -> dict[str, Any]:
                             assert not folder.run(folder.cells(), cluster=cluster, progress=silent)
 
                         found = timed(run, processes)
-                    if number:
-                        walls.setdefault(what, []).append(found)
-    return {"cells": np.median(cells[1:], axis=0).tolist(), "ways": walls}
+                    walls.setdefault(what, []).append(found)
+    return {"cells": np.median(cells, axis=0).tolist(), "ways": walls}
 
 
 def middle(rounds: Sequence[dict[str, Any]], key: str) -> dict[str, float]:
@@ -192,11 +198,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "sweep_scaling.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
     load = [os.getloadavg()[0]]
-    measured = measure(options.rounds, options.seeds)
+    measured = measure(sweep(options.seeds, options.epochs), options.rounds)
     load.append(os.getloadavg()[0])
     cells, ways = measured["cells"], measured["ways"]
     count = len(cells)
@@ -267,6 +274,7 @@ def main() -> None:
         "cores": os.cpu_count(),
         "threads_per_cell": 1,
         "rounds": options.rounds,
+        "epochs": options.epochs,
         "load_average_before_and_after": load,
     }
     options.out.parent.mkdir(parents=True, exist_ok=True)
