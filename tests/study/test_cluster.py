@@ -126,8 +126,9 @@ def end(processes: list[subprocess.Popen[bytes]]) -> None:
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[object]:
+    # Port 0: Dask warns where the port of its HTTP server is taken, by another test run for one.
     with (
-        distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as local,
+        distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0") as local,
         distributed.Client(local, set_as_default=False) as client,
     ):
         yield client
