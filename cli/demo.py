@@ -31,6 +31,7 @@ def command(out: Path, seeds: int, epochs: int, workers: int, overwrite: bool, r
       landscape demo --out quick/ --seeds 2 --epochs 10
     """
     from ncsam.study import curves_of
+    from ncsam.study_files import StudyFiles
     from ncsam.sweep import Sweep
     from ncsam.theory import judge, studies_of
 
@@ -50,7 +51,7 @@ def command(out: Path, seeds: int, epochs: int, workers: int, overwrite: bool, r
     table, written = folder.finish(command=["landscape", *sys.argv[1:]])
     study = studies_of(table)[0]
     curves = curves_of(study)
-    figures = draw_study(table, paths, out / "figures", bar=progress.bar("figures", quiet, unit="figure"))
+    figures = draw_study(StudyFiles(out), out / "figures", runs=True, bar=progress.bar("figures", quiet, unit="figure"))
 
     click.echo(show_verdicts(judge(study)))
     click.echo()

@@ -11,13 +11,16 @@ from matplotlib.figure import Figure
 
 from landscape import figures
 from landscape.figures.interactive import save_html
-from ncsam.effects import CONTRAST_RATE
-from ncsam.figures import against_noise, radius_figure, training_curves
-from ncsam.radius import radius_control
+from landscape.figures.style import COLOURS
+from ncsam.figures import training_curves
+from ncsam.figures.against_noise import compared
+from ncsam.figures.plans import plans as study_plans
+from ncsam.figures.plans import suffixes
 from ncsam.run import Run
-from ncsam.schema import CellTable, Spectrum, Training
+from ncsam.schema import Spectrum, Training
 from ncsam.study import curves_of
-from ncsam.table import studies
+from ncsam.study_files import StudyFiles
+from ncsam.table import Study, studies
 
 from . import drawing_spectra, drawing_surfaces
 from .drawing_surfaces import Look
@@ -26,22 +29,30 @@ LOOK = Look()
 
 
 def draw_study(
-    table: CellTable,
-    paths: Sequence[Path],
+    files: StudyFiles,
     out: Path,
     *,
+    runs: bool,
     formats: Sequence[str] = ("pdf", "png"),
     bar: Callable[..., Any],
+    look: Look = LOOK,
 ) -> list[Path]:
-    """Every figure of a study and, where ``paths`` are given, of its runs, written to ``out``; returns the files."""
-    plans: dict[str, Callable[[], Figure]] = {}
-    found = studies(table)
-    for study in found:
-        suffix = "" if len(found) == 1 else f"_{study.noise}"
-        plans[f"against_noise{suffix}"] = partial(against_noise, curves_of(study))
-        if CONTRAST_RATE in study.rates:
-            plans[f"radius{suffix}"] = partial(radius_figure, radius_control(study))
-    return _save({**plans, **_of_runs([Run(path) for path in paths])}, out, formats, bar)
+    """Every figure of a study and, with ``runs``, of what its runs hold, written to ``out``; returns the files."""
+    found = studies(files.table)
+    plans: dict[str, Callable[[], Any]] = {}
+    for study, suffix in zip(found, suffixes(found), strict=True):
+        own = study_plans(study, files if runs else None)
+        plans |= {f"{name}{suffix}": draw for name, draw in own.items()}
+        if runs:
+            paths = [files.run_path(name) for (arm, _, _), name in files.names(study).items() if arm in _shown(study)]
+            plans |= _of_runs([Run(path) for path in paths if path is not None], look, training=False)
+    return _save(plans, out, formats, bar)
+
+
+def _shown(study: Study) -> tuple[str, ...]:
+    """Arms whose surfaces and spectra are laid over each other: all where there are colours for them, else those that
+    ran at several noise rates."""
+    return study.arms if len(study.arms) <= len(COLOURS) else tuple(compared(curves_of(study)))
 
 
 def draw_runs(
@@ -60,18 +71,20 @@ def _save(
         drawn = draw()
         if isinstance(drawn, Figure):
             written += figures.save(drawn, out / name, formats)
+            written += filter(None, [figures.save_data(drawn, out / name)])
         else:
             written.append(save_html(drawn, out / f"{name}.html"))
     return written
 
 
-def _of_runs(runs: Sequence[Run], look: Look = LOOK) -> dict[str, Callable[[], Any]]:
+def _of_runs(runs: Sequence[Run], look: Look = LOOK, *, training: bool = True) -> dict[str, Callable[[], Any]]:
     """Runs of one noise rate are drawn together: training curves, line overlays, contours, spectra."""
     plans: dict[str, Callable[[], Any]] = {}
     for noise in dict.fromkeys(run.config.noise for run in runs):
         here = [run for run in runs if run.config.noise == noise]
         suffix = "" if len(runs) == 1 else f"_{noise.replace(':', '')}"
-        plans[f"training{suffix}"] = partial(training_curves, _grouped(here, "training", Training))
+        if training:
+            plans[f"training{suffix}"] = partial(training_curves, _grouped(here, "training", Training))
         plans |= drawing_surfaces.plans(here, suffix, look)
         for name in sorted({name for run in here for name in run.names if name.startswith("hessian/")}):
             if spectra := {label: members[0] for label, members in _grouped(here, name, Spectrum).items()}:

@@ -13,6 +13,7 @@ from . import options, progress
 @click.command("figure")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the figures.")
+@click.option("--all", "runs", is_flag=True, help="Of a study, also what its runs hold: curves, spectra, surfaces.")
 @click.option("--formats", callback=options.split, default="pdf,png", show_default=True, help="pdf, png or svg.")
 @click.option(
     "--width",
@@ -34,6 +35,7 @@ from . import options, progress
 def command(
     files: tuple[Path, ...],
     out: Path,
+    runs: bool,
     formats: tuple[str, ...],
     width: str,
     scale: str,
@@ -41,17 +43,19 @@ def command(
     overwrite: bool,
     quiet: bool,
 ) -> None:
-    """Draw every figure that a study file, or one or more run files together, allow.
+    """Draw every figure that a study (its file, or the folder of a sweep), or one or more run files together, allow.
+
+    Beside each figure lies a CSV file of the same name with the numbers that it shows.
 
     \b
     Examples:
+      landscape figure --all sweep/ --out figures/
       landscape figure run.h5 --out figures/
       landscape figure sgd.h5 sam.h5 ncsam.h5 --out comparison/ --formats pdf --width neurips
       landscape figure run.h5 --out turnable/ --interactive
     """
     from landscape import store
-    from ncsam.schema import CellTable, Curves
-    from ncsam.table import table_of_curves
+    from ncsam.study_files import StudyFiles
 
     from .drawing import draw_runs, draw_study
     from .drawing_surfaces import Look
@@ -65,17 +69,22 @@ def command(
             raise click.BadParameter(f"{extension!r}, expected pdf, png or svg", param_hint="--formats")
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
         raise click.UsageError(f"{out}: exists and is not an empty folder; choose another, or --overwrite")
-    with store.open(files[0]) as first:
-        study = first.kind == "study"
-        stored = first.record("cells" if "cells" in first else "curves") if study else None
-    if study and len(files) > 1:
-        raise click.UsageError("a study file is drawn alone; give one file")
-    bar = progress.bar("figures", quiet, unit="figure")
-    if stored is not None:
-        assert isinstance(stored, CellTable | Curves)
-        table = table_of_curves(stored) if isinstance(stored, Curves) else stored
-        written = draw_study(table, [], out, formats=formats, bar=bar)
+    found = None
+    if files[0].is_dir():
+        found = StudyFiles(files[0])
     else:
-        written = draw_runs(files, out, formats=formats, bar=bar, look=Look(width, scale, interactive))
+        with store.open(files[0]) as first:
+            study = first.kind == "study"
+        found = StudyFiles(files[0]) if study else None
+    if found is not None and len(files) > 1:
+        raise click.UsageError("a study is drawn alone; give one file or folder")
+    if found is None and runs:
+        raise click.UsageError(f"--all is of a study, and {files[0]} is a run; give a study's file or folder")
+    bar = progress.bar("figures", quiet, unit="figure")
+    look = Look(width, scale, interactive)
+    if found is not None:
+        written = draw_study(found, out, runs=runs, formats=formats, bar=bar, look=look)
+    else:
+        written = draw_runs(files, out, formats=formats, bar=bar, look=look)
     for path in written:
         click.echo(path)

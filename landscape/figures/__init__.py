@@ -1,5 +1,6 @@
 """Figures of the analysis, from records only; each function returns a matplotlib ``Figure`` and shows nothing."""
 
+from landscape.figures.data import DataFigure, save_data
 from landscape.figures.lines import bands, connections, lines
 from landscape.figures.planes import contours, difference, surface3d
 from landscape.figures.spectra import densities, eigenvalues, layers, splits
@@ -8,6 +9,7 @@ from landscape.figures.style import COLOURS, WIDTHS, figure, save
 __all__ = [
     "COLOURS",
     "WIDTHS",
+    "DataFigure",
     "bands",
     "connections",
     "contours",
@@ -18,6 +20,7 @@ __all__ = [
     "layers",
     "lines",
     "save",
+    "save_data",
     "splits",
     "surface3d",
 ]

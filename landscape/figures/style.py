@@ -14,6 +14,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from landscape.figures.data import DataFigure
+
 # Okabe & Ito, without the yellow that vanishes on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -44,7 +46,7 @@ STYLE: Any = {  # rcParams; their keys are a closed set of literals to type chec
 
 def figure(
     rows: int, columns: int, *, height: float = 2.2, width: str = "icml", **subplots: Any
-) -> tuple[Figure, np.ndarray]:
+) -> tuple[DataFigure, np.ndarray]:
     """A figure with (rows, columns) axes, outside pyplot, so that the user's figures are not touched.
 
     Args:
@@ -55,7 +57,7 @@ def figure(
         ValueError: an unknown width.
     """
     with mpl.rc_context(STYLE):
-        made = Figure(figsize=(inches(width), height * rows))
+        made = DataFigure(figsize=(inches(width), height * rows))
         FigureCanvasAgg(made)
         return made, made.subplots(rows, columns, squeeze=False, **subplots)
 

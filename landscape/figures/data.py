@@ -1,0 +1,58 @@
+"""Figures that carry the numbers they show, and writing these beside the picture."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+
+class DataFigure(Figure):
+    """A figure with the numbers it shows: whoever draws a curve notes the same arrays.
+
+    Attributes:
+        points: one mapping a point, in the order of drawing.
+
+    >>> made = DataFigure()
+    >>> made.note(arm="sam", rate=[0.0, 0.4], accuracy=[0.9, 0.8])
+    >>> made.points[1]
+    {'arm': 'sam', 'rate': 0.4, 'accuracy': 0.8}
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.points: list[dict[str, Any]] = []
+
+    def note(self, **columns: Any) -> None:
+        """Add points: arrays of one shape, or single values that hold for all of them.
+
+        Raises:
+            ValueError: the shapes do not fit together.
+        """
+        arrays = np.broadcast_arrays(*(np.atleast_1d(np.asarray(column)) for column in columns.values()))
+        for values in zip(*(array.ravel().tolist() for array in arrays), strict=True):
+            self.points.append(dict(zip(columns, values, strict=True)))
+
+
+def save_data(made: Figure, stem: str | Path) -> Path | None:
+    """Write what a figure shows as ``stem.csv``, in one step; nothing, and None, where it notes no points.
+
+    Numbers are written in full; NaN, and what one curve has and another lacks, is left empty.
+
+    Raises:
+        OSError: the folder is missing or full.
+    """
+    if not isinstance(made, DataFigure) or not made.points:
+        return None
+    path = Path(stem).with_name(f"{Path(stem).name}.csv")
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(name for point in made.points for name in point)), restval="")
+        writer.writeheader()
+        writer.writerows({k: "" if v != v else v for k, v in point.items()} for point in made.points)
+    os.replace(temporary, path)
+    return path

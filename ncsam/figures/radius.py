@@ -1,0 +1,52 @@
+"""The radius control as a picture: what every arm reaches against the perturbation that it really took."""
+
+from __future__ import annotations
+
+import matplotlib as mpl
+import numpy as np
+
+from landscape.figures.data import DataFigure
+from landscape.figures.style import STYLE, figure
+from ncsam.figures.look import legend_below, looks, plain, shares
+from ncsam.schema import RadiusControl
+
+
+def radius_figure(control: RadiusControl) -> DataFigure:
+    """Clean test accuracy and memorisation against the realised ‖ε‖: SAM over ρ as a line, all else as points.
+
+    SGD, which has no ‖ε‖, is a dashed level. Bars are t-intervals over the seeds, in both directions.
+    """
+    made, axes = figure(1, 2, height=3.4)
+    panels = (("accuracy", "clean test accuracy"), ("memorisation", "wrong labels memorised"))
+    families = looks(control.family.tolist())
+    with mpl.rc_context(STYLE):
+        for ax, (quantity, title) in zip(axes[0], panels, strict=True):
+            for family, look in families.items():
+                here = np.flatnonzero(control.family == family)
+                here = here[np.argsort(control.radius[here])]
+                x, y = _interval(control, "radius", here), _interval(control, quantity, here)
+                made.note(
+                    quantity=quantity, family=family, arm=control.arms[here], seeds=control.seeds[here],
+                    radius=x[0], radius_low=x[1], radius_high=x[2], mean=y[0], low=y[1], high=y[2],
+                )  # fmt: skip
+                if family == "SGD":
+                    ax.axhline(y[0].mean(), color=look.colour, linestyle="--", linewidth=1, label=family)
+                    continue
+                bars = {"xerr": [x[0] - x[1], x[2] - x[0]], "yerr": [y[0] - y[1], y[2] - y[0]]}
+                ax.errorbar(
+                    x[0], y[0], **bars, color=look.colour, marker=look.marker, label=plain(family), capsize=2,
+                    linestyle="-" if family == "SAM" else "", elinewidth=0.8, markersize=5,
+                )  # fmt: skip
+            ax.set_xscale("log")
+            ax.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=[1, 2, 5]))
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+            ax.set(title=title, xlabel="realised mean ‖ε‖")
+            shares(ax)
+        legend_below(made)
+    return made
+
+
+def _interval(control: RadiusControl, name: str, here: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    mean, low, high = (getattr(control, f"{name}{end}")[here] for end in ("", "_low", "_high"))
+    return mean, low, high
