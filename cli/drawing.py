@@ -42,6 +42,7 @@ def draw_study(
     plans: dict[str, Callable[[], Any]] = {}
     for study, suffix in zip(found, suffixes(found), strict=True):
         own = study_plans(study, files if runs else None)
+        own.pop("density", None)  # drawn below for each noise rate
         plans |= {f"{name}{suffix}": draw for name, draw in own.items()}
         if runs:
             paths = [files.run_path(name) for (arm, _, _), name in files.names(study).items() if arm in _shown(study)]

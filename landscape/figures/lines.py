@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from landscape.figures.data import DataFigure
 from landscape.figures.style import COLOURS, DASHES, STYLE, figure, log_scale
 from landscape.records import Connection, Line, LineDraws, Status
 
@@ -41,6 +42,10 @@ def lines(
                 colour, dash = _look(i)
                 x, losses = _overlaid(label, members, view, against)
                 ax.plot(x, losses.mean(0), color=colour, linestyle=dash, label=label)
+                made.note(
+                    label=label, view=view, **{against: x}, loss=losses.mean(0), lowest=losses.min(0),
+                    highest=losses.max(0), members=len(members),
+                )  # fmt: skip
                 if len(members) > 1:
                     ax.fill_between(x, losses.min(0), losses.max(0), color=colour, alpha=0.15, linewidth=0)
                 _mark(ax, members[0], view, x, losses.mean(0), colour)
@@ -72,6 +77,7 @@ def bands(
                 name = f"{label} ({len(draws.draws)} draws)"
                 ax.plot(draws.alphas, middle, color=colour, linestyle=dash, linewidth=1.6, label=name)
                 ax.fill_between(draws.alphas, low, high, color=colour, alpha=0.12, linewidth=0)
+                made.note(label=label, view=view, alpha=draws.alphas, low=low, median=middle, high=high)
                 ax.plot(draws.alphas, np.transpose([low, high]), color=colour, linestyle=dash, linewidth=0.5, label="_")
         _finish(made, axes, views, _LABELS["alpha"])
     return made
@@ -92,6 +98,7 @@ def connections(ways: Mapping[str, Connection], views: Sequence[str], *, width: 
                 loss, height, at = way.loss[row], float(way.barrier[row]), float(way.peak[row])
                 ends = np.interp([0.0, 1.0], way.alphas, loss)
                 ax.plot(way.alphas, loss, color=colour, label=label)
+                made.note(label=label, view=view, position=way.alphas, loss=loss)
                 ax.plot([0, 1], ends, color=colour, linestyle="--", marker="o", markersize=3, linewidth=0.7, label="_")
                 if np.isfinite(height) and height > 0:
                     foot = ends[0] + at * (ends[1] - ends[0])
@@ -106,7 +113,7 @@ def connections(ways: Mapping[str, Connection], views: Sequence[str], *, width: 
     return made
 
 
-def _panels(views: Sequence[str], width: str) -> tuple[Figure, np.ndarray]:
+def _panels(views: Sequence[str], width: str) -> tuple[DataFigure, np.ndarray]:
     return figure(1, len(views), height=2.3, width=width)
 
 

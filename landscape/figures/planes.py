@@ -12,6 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
+from landscape.figures.data import DataFigure
 from landscape.figures.levels import is_log, levels_between, norm_for, symmetric_levels
 from landscape.figures.style import COLOURS, STYLE, figure, inches
 from landscape.records import Plane, Status, Trajectory
@@ -71,6 +72,7 @@ def contours(
                 _path(ax, trajectories[label], plane)
             _centre(ax)
             ax.set(title=label, aspect="equal")
+            _note(made, label, view, plane, tables[label], quantity)
         _outer_labels(axes, len(planes), names)
         _colour_bar(made, filled, axes, view, quantity)
     return made
@@ -112,6 +114,7 @@ def surface3d(
                 linewidth=0.15, edgecolor=(1, 1, 1, 0.3), antialiased=True, shade=False,
             )  # fmt: skip
             ax.set_title(label, y=0.95)
+            _note(made, label, view, plane, tables[label], quantity)
             ax.set(xlabel="α", ylabel="β", zlim=height([steps[0], steps[-1]]))
             ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
             ax.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
@@ -164,6 +167,7 @@ def difference(
             filled = _panel(ax, plane, table, steps, norm, _COLOURMAPS[quantity])
             _mark(ax, plane, view)
             ax.set(title=label, aspect="equal")
+            _note(made, label, view, plane, table, quantity)
         _colour_bar(made, filled, axes[0, :2], view, quantity)
         ax = axes[0, 2]
         moved = _panel(ax, plane1, change, spread, Normalize(spread[0], spread[-1]), "PuOr")
@@ -208,6 +212,11 @@ def _shared(
         finite = finite[finite > 0]
     steps = levels_between(float(finite.min()), float(finite.max()), levels, log=log)
     return steps, norm_for(steps, log=log), log
+
+
+def _note(made: DataFigure, label: str, view: str, plane: Plane, table: np.ndarray, quantity: str) -> None:
+    a, b = np.meshgrid(plane.alphas, plane.betas, indexing="ij")
+    made.note(label=label, view=view, alpha=a, beta=b, **{quantity: table})
 
 
 def _panel(ax: Axes, plane: Plane, table: np.ndarray, steps: np.ndarray, norm: Normalize, colours: str) -> Any:

@@ -12,6 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from landscape.figures.data import DataFigure
 from landscape.figures.style import COLOURS, MARKERS, STYLE, figure
 from landscape.records import CurvatureSplit, DensityResult, EigenResult, LayerSpectra
 
@@ -37,6 +38,7 @@ def densities(panels: Mapping[str, Mapping[str, DensityResult]]) -> Figure:
                 floor = 0.2 * _height_of_one(d)
                 floors.append(floor)
                 tops.append(float(d.density.max()))
+                made.note(label=label, view=title, eigenvalue=d.grid, density=d.density, stderr=d.stderr)
                 ax.plot(d.grid, np.maximum(d.density, floor / 10), color=colours[label], label=label, linewidth=0.9)
                 if np.isfinite(d.stderr).all():
                     low, high = d.density - 2 * d.stderr, d.density + 2 * d.stderr
@@ -83,6 +85,10 @@ def eigenvalues(panels: Mapping[str, Mapping[str, Sequence[EigenResult]]], epoch
                 errors = np.stack([r.residuals if r.errors is None else r.errors for r in along])
                 converged = np.stack([r.converged for r in along])
                 colour, marker = colours[label], MARKERS[n % len(MARKERS)]
+                made.note(
+                    label=label, view=title, epoch=np.array(epochs)[:, None], number=np.arange(1, values.shape[1] + 1),
+                    eigenvalue=values, error=errors, converged=converged,
+                )  # fmt: skip
                 ax.plot(epochs, values[:, 1:], color=colour, linewidth=0.5, alpha=0.6)
                 ax.errorbar(
                     epochs, values[:, 0], errors[:, 0], color=colour, marker=marker, label=label, capsize=2,
@@ -128,6 +134,10 @@ def layers(panels: Mapping[str, Mapping[str, LayerSpectra]]) -> Figure:
                         at, getattr(r, value), 0.8 / len(records), xerr=factor * getattr(r, error), label=label,
                         color=colours[label], error_kw={"elinewidth": 0.8, "capsize": 1.5},
                     )  # fmt: skip
+                    made.note(
+                        label=label, view=title, quantity=quantity, layer=r.layers, value=getattr(r, value),
+                        error=factor * getattr(r, error),
+                    )  # fmt: skip
                 ax.set(title=title if ax is column[0] else "", xlabel=quantity)
                 ax.grid(axis="y", visible=False)
                 ax.set_axisbelow(True)
@@ -158,6 +168,7 @@ def splits(panels: Mapping[str, CurvatureSplit]) -> Figure:
                 n = parts.index(name)
                 colour = COLOURS[n % len(COLOURS)]
                 words = name.replace("_", " ")
+                made.note(view=title, part=name, eigenvector=at, contribution=contribution, by_itself=own)
                 ax.bar(at, contribution, 0.7, np.where(contribution >= 0, up, down), color=colour, label=words)
                 up, down = up + np.maximum(contribution, 0), down + np.minimum(contribution, 0)
                 marks = ax.plot(
@@ -184,7 +195,7 @@ def _height_of_one(d: DensityResult) -> float:
     return weight / (sigma * np.sqrt(2 * np.pi))
 
 
-def _grid(count: int, *, height: float, columns: int = _COLUMNS, **subplots: Any) -> tuple[Figure, np.ndarray]:
+def _grid(count: int, *, height: float, columns: int = _COLUMNS, **subplots: Any) -> tuple[DataFigure, np.ndarray]:
     """A figure with ``count`` axes in rows of at most ``columns``, flat; those left over are hidden."""
     columns = min(columns, count)
     made, axes = figure(-(-count // columns), columns, height=height, **subplots)

@@ -10,7 +10,20 @@ from matplotlib.axes import Axes
 
 from landscape.figures.data import DataFigure
 from landscape.figures.style import STYLE, figure, log_scale
-from ncsam.figures.look import BLACK, BLUE, GREY, ORANGE, SKY, VERMILION, Look, hide_spare, legend_below, looks, shares
+from ncsam.figures.look import (
+    BLACK,
+    BLUE,
+    GREY,
+    ORANGE,
+    SKY,
+    VERMILION,
+    Look,
+    hide_spare,
+    in_order,
+    legend_below,
+    looks,
+    shares,
+)
 from ncsam.figures.look import band as draw_band
 from ncsam.schema import Curves
 
@@ -23,10 +36,10 @@ QUANTITIES = {
     "trace/mixed": "Hessian trace, mixed",
 }
 MEASURES = {
-    "adaptive": "adaptive sharpness (nats)",
-    "sam": "SAM sharpness (nats)",
-    "top_eigenvalue": "top eigenvalue $λ_1$",
-    "trace": "Hessian trace",
+    "adaptive": "adaptive (nats)",
+    "sam": "SAM (nats)",
+    "top_eigenvalue": "$λ_1$",
+    "trace": "trace",
 }
 VIEWS = ("mixed", "clean_part", "noisy_part", "true_labels", "test")
 TERMS = {
@@ -36,13 +49,14 @@ TERMS = {
     "total": ("the bound: their sum", Look(BLACK, "o")),
     "risk": ("clean test risk", Look(BLUE, "v")),
 }
+_LOWEST_TERM = 1e-3  # a term of nothing has no place on a logarithmic axis
 LOSSES = {"error": "0–1 error", "clipped_ce": "clipped cross-entropy"}
 
 
 def compared(curves: Curves) -> list[str]:
     """The arms that ran at more than one noise rate: those that lines can be drawn of."""
     ran = np.isfinite(curves.value).any(axis=(0, 3)).sum(axis=1)
-    return [str(arm) for arm, rates in zip(curves.arms, ran, strict=True) if rates > 1]
+    return in_order(str(arm) for arm, rates in zip(curves.arms, ran, strict=True) if rates > 1)
 
 
 def against_noise(curves: Curves, quantities: Sequence[str] = tuple(QUANTITIES)) -> DataFigure:
@@ -123,6 +137,7 @@ def bound_terms(curves: Curves) -> DataFigure:
                 ax.set(title=arm if ax in axes[0] else "", yscale="log")
             row[0].set_ylabel(LOSSES[loss])
         axes[0, 0].yaxis.set_major_formatter("{x:g}")
+        axes[0, 0].set_ylim(bottom=_LOWEST_TERM)
         _rates_below(axes, axes.size)
         legend_below(made, columns=3)
     return made

@@ -10,15 +10,15 @@ import numpy as np
 from landscape.figures.data import DataFigure
 from landscape.figures.style import STYLE, figure, log_scale
 from ncsam.effects import CONTRAST_RATE
-from ncsam.figures.look import hide_spare, legend_below, looks, plain
+from ncsam.figures.look import base, hide_spare, legend_below, looks, plain
 from ncsam.schema import Curves
 from ncsam.statistics import Interval, kendall_tau, t_interval
 
 COLUMNS = {
     "test_accuracy": ("test accuracy (%)", 100),
-    "memorisation": ("wrong labels memorised (%)", 100),
+    "memorisation": ("memorised (%)", 100),
     "perturbation_norm": ("realised ‖ε‖", 1),
-    "adaptive/mixed": ("adaptive sharpness, mixed", 1),
+    "adaptive/mixed": ("adaptive sharpness", 1),
 }
 MEASURES = {
     "adaptive/mixed": "adaptive sharpness (nats)",
@@ -39,14 +39,14 @@ def arms_at(curves: Curves, rate: float = CONTRAST_RATE) -> DataFigure:
     arms = [a for a in range(len(curves.arms)) if np.isfinite(_column(curves, quantities, at)[:, a]).any()]
     made, axes = figure(1, len(quantities), height=0.9 + 0.17 * len(arms), sharey=True)
     places = np.arange(len(arms))
-    drawn = looks(curves.arms.tolist())
+    drawn = looks(base(str(arm)) for arm in curves.arms)
     with mpl.rc_context(STYLE):
         for ax, quantity in zip(axes[0], quantities, strict=True):
             q = curves.quantities.tolist().index(quantity)
             label, factor = COLUMNS[quantity]
             for place, a in zip(places, arms, strict=True):
                 mean, low, high = (table[q, a, at] for table in (curves.mean, curves.low, curves.high))
-                look = drawn[str(curves.arms[a])]
+                look = drawn[base(str(curves.arms[a]))]
                 made.note(arm=curves.arms[a], quantity=quantity, rate=rate, mean=mean, low=low, high=high)
                 # A norm of exactly zero is that of an arm without perturbation: nothing to show.
                 if quantity != "perturbation_norm" or mean > 0:
@@ -57,7 +57,9 @@ def arms_at(curves: Curves, rate: float = CONTRAST_RATE) -> DataFigure:
                     )  # fmt: skip
             if quantity == "perturbation_norm":
                 ax.set_xscale("log")
+                ax.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=[1, 3]))
                 ax.xaxis.set_major_formatter("{x:g}")
+                ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
             ax.set_xlabel(label)
         axes[0, 0].set_yticks(places, [plain(curves.arms[a]) for a in arms])
         axes[0, 0].set_ylim(len(arms) - 0.5, -0.5)
@@ -111,7 +113,7 @@ def sharpness_against_gap(
                 ax.set_xscale("log")
             ax.set(xlabel=MEASURES[measure], title=_tau(tau_over_arms(sharpness, gap)))
         for row in axes:
-            row[0].set_ylabel("gap: test loss − clean part's (nats)")
+            row[0].set_ylabel("generalisation gap (nats)")
         values = gap[np.isfinite(gap)]
         log_scale(axes[0, 0], values.min(), values.max())
         legend_below(made)

@@ -22,6 +22,7 @@ from ncsam.figures.look import (
     band,
     legend_below,
     looks,
+    plain,
     shares,
 )
 from ncsam.schema import Diagnostics, Training
@@ -33,19 +34,19 @@ SHOWN: Mapping[str, Callable[[Training], np.ndarray]] = {
     "wrong labels memorised": lambda t: t.memorisation,
 }
 _ALIGNED = {  # of one arm, by row: quantity, label, look
-    "T4: what g* is like": (
+    "T4: g* and others": (
         ("cos_star_noise", "cos(g*, g_noise)", Look(GREEN, "")),
         ("cos_random_noise", "null: random picks", Look(ORANGE, "")),
         ("cos_star_clean", "null: cos(g*, g_clean)", Look(PINK, "")),
         ("noise_ceiling", "ceiling: another g_noise", Look(GREY, "")),
     ),
-    "T5: cosine with ε_SAM(y)": (
+    "T5: with ε_SAM(y)": (
         ("cos_sam_true", "ε_SAM(ỹ)", Look(VERMILION, "")),
         ("cos_ncsam_true", "ε_NCSAM", Look(BLUE, "")),
         ("cos_mirrored_true", "ε_NCSAM, other sign", Look(BLACK, "")),
     ),
 }
-_BY_ARM = {"T2: cos(ε_SAM(ỹ), ε_SAM(y))": "cos_sam_true", "T3: cos(g_clean, g_noise)": "cos_clean_noise"}
+_BY_ARM = {"T2: ε_SAM(ỹ), ε_SAM(y)": "cos_sam_true", "T3: g_clean, g_noise": "cos_clean_noise"}
 
 
 def training_curves(groups: Mapping[str, Sequence[Training]]) -> DataFigure:
@@ -83,7 +84,7 @@ def training_by_rate(panels: Mapping[str, Mapping[str, Sequence[Training]]]) -> 
 
 
 def training_of_controls(
-    controls: Mapping[str, Sequence[Training]], others: Mapping[str, Sequence[Training]], columns: int = 5
+    controls: Mapping[str, Sequence[Training]], others: Mapping[str, Sequence[Training]], columns: int = 4
 ) -> DataFigure:
     """Clean test accuracy along training of one control a panel, with the compared arms in grey tones behind it.
 
@@ -92,6 +93,7 @@ def training_of_controls(
     """
     columns = min(columns, len(controls))
     made, axes = figure(-(-len(controls) // columns), columns, height=1.5, sharex=True, sharey=True)
+    later: list[float] = []
     behind = dict(zip(others, ("-", "--", ":", "-."), strict=False))
     with mpl.rc_context(STYLE):
         for ax in axes.flat[len(controls) :]:
@@ -100,13 +102,15 @@ def training_of_controls(
             for other, dashes in behind.items():
                 ax.plot(
                     others[other][0].epochs, np.mean([t.of_view("test") for t in others[other]], axis=0), color=GREY,
-                    linestyle=dashes, linewidth=0.9, label=other,
+                    linestyle=dashes, linewidth=0.9, label=plain(other),
                 )  # fmt: skip
             x, mean, low, high = _over_seeds([(t.epochs, t.of_view("test")) for t in members])
-            band(ax, x, mean, low, high, Look(VERMILION, ""), "the control")
+            band(ax, x, mean, np.maximum(low, 0.0), np.minimum(high, 1.0), Look(VERMILION, ""), "the control")
+            later.append(mean[len(mean) // 4 :].min())
             made.note(arm=label, epoch=x, mean=mean, low=low, high=high)
-            ax.set_title(label)
+            ax.set_title(plain(label), fontsize=7)
             shares(ax)
+        axes[0, 0].set_ylim(bottom=max(0.0, min(later) - 0.1))  # not down to where all begin
         for n in range(len(controls)):
             if n + columns >= len(controls):
                 axes.flat[n].set_xlabel("epoch")
@@ -120,7 +124,7 @@ def alignment(
 ) -> DataFigure:
     """Cosines of gradients and perturbations against epoch, with t-intervals over the seeds; a column a noise rate.
 
-    Rows: how far wrong labels turn SAM's perturbation (T2) and how clean and noise gradient oppose (T3), an arm a line;
+    Rows, all of them cosines: how far wrong labels turn SAM's perturbation (T2) and how clean and noise gradient oppose (T3), an arm a line;
     what NCSAM's g* is like (T4) and where it moves the perturbation (T5), of one arm.
 
     Args:
@@ -151,6 +155,8 @@ def alignment(
                     ax.axvspan(0, warmup, color=GREY, alpha=0.1, linewidth=0)
         for row, name in zip(axes, (*_BY_ARM, *_ALIGNED), strict=True):
             row[0].set_ylabel(name)
+            low, high = row[0].get_ylim()
+            row[0].set_ylim(max(low, -1.05), min(high, 1.05))
             handles, labels = row[-1].get_legend_handles_labels()
             row[-1].legend(handles, labels, loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=6.5)
     return made
@@ -164,6 +170,8 @@ def _training(
         x, mean, low, high = _over_seeds([(t.epochs, values(t)) for t in groups[label]])
         band(ax, x, mean, np.maximum(low, 0.0), np.minimum(high, 1.0), look, label)
         made.note(quantity=quantity, **where, arm=label, epoch=x, mean=mean, low=low, high=high)
+    if not ax.lines or not np.isfinite(np.concatenate([line.get_ydata() for line in ax.lines])).any():
+        ax.text(0.5, 0.5, "no wrong labels", transform=ax.transAxes, ha="center", va="center", color=GREY, fontsize=7)
     shares(ax)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -70,6 +71,21 @@ def _known(name: str) -> str:
     return _FAMILIES.get(name, name.lower().replace(" ", "-"))
 
 
+def base(arm: str) -> str:
+    """The arm whose settings a sweep varied: arms of one base are told apart by their names, not by their looks.
+
+    >>> base("clean-direction-rho0.05"), base("sam")
+    ('clean-direction', 'sam')
+    """
+    return re.sub(r"-(rho|kappa|flip_ratio)[\d.e-]+", "", arm)
+
+
+def in_order(arms: Iterable[str]) -> list[str]:
+    """Arms that have a look of their own first, in its order, so that the others change nothing about them."""
+    known = list(_LOOKS)
+    return sorted(arms, key=lambda arm: known.index(arm) if arm in known else len(known))
+
+
 def plain(text: object) -> str:
     """A label as it is written: no mathematics, and not hidden from legends.
 
@@ -87,7 +103,9 @@ def band(ax: Axes, x: Any, mean: Any, low: Any, high: Any, look: Look, label: st
 
 
 def shares(ax: Axes) -> None:
-    """Numbers along y are shares, shown in percent."""
+    """Numbers along y are shares, shown in percent; the axis ends where shares end, though an interval may go on."""
+    low, high = ax.get_ylim()
+    ax.set_ylim(max(low, -0.02), min(high, 1.02))
     ax.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
 
 
