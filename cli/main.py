@@ -25,6 +25,7 @@ COMMANDS = {
     "diagnose": "Gradients of clean and wrong labels, g*, and Theorem 1, of a run.",
     "theory": "Judge the statements T1 to T9 by what a study measured.",
     "figure": "Draw the figures of run or study files.",
+    "report": "Write a study as one HTML page.",
     "inspect": "Show what a file holds.",
     "verify": "Check a file against its checksums and its schema.",
     "export": "Hand a file's results to other programs.",

@@ -1,0 +1,45 @@
+"""``landscape report``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from . import options, progress
+
+
+@click.command("report")
+@click.argument("study", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="HTML file to write.")
+@click.option("--title", help="Title of the page [default: the question of the study].")
+@options.OVERWRITE
+@options.QUIET
+def command(study: Path, out: Path, title: str | None, overwrite: bool, quiet: bool) -> None:
+    """Write a study as one HTML page: question, answers, verdicts, figures, settings, provenance, how to reproduce it.
+
+    STUDY is the folder of a sweep, or a study file; what needs run files is left out where they are not there. The
+    page needs nothing else: no network, no script.
+
+    \b
+    Examples:
+      landscape report sweep/ --out report.html
+      landscape report sweep/study.h5 --out report.html --title "Digits, ten seeds"
+    """
+    if out.exists() and (out.is_dir() or not overwrite):
+        raise click.UsageError(f"{out}: exists; choose another file{'' if out.is_dir() else ', or --overwrite'}")
+    if not out.parent.is_dir():
+        raise click.UsageError(f"{out.parent}: no such folder; create it first")
+
+    from ncsam.report import report
+    from ncsam.study_files import StudyFiles
+
+    page = report(StudyFiles(study), title=title, progress=progress.bar("figures", quiet, unit="figure"))
+    temporary = out.with_name(f".{out.name}.tmp")
+    try:
+        temporary.write_text(page, encoding="utf-8")
+        os.replace(temporary, out)
+    finally:
+        temporary.unlink(missing_ok=True)
+    click.echo(out)

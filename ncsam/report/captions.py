@@ -1,0 +1,206 @@
+"""What is written under each figure: what it shows, and its numbers, computed from the study."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from ncsam.effects import CONTRAST_RATE, rank_agreement
+from ncsam.figures.against_noise import compared
+from ncsam.figures.at_one_rate import MEASURES
+from ncsam.radius import radius_control
+from ncsam.report.words import interval, listed, mean, number, of_arm, percent, signed, tally
+from ncsam.statistics import t_interval
+from ncsam.study import curves_of
+from ncsam.table import Study
+from ncsam.theory import LEVEL, judge
+
+TITLES = {
+    "verdicts": "The verdicts: each effect against its smallest relevant size",
+    "radius": "The radius control: accuracy and memorisation against the perturbation really taken",
+    "against_noise": "Accuracy, memorisation and sharpness against the noise rate",
+    "sharpness": "Sharpness against the noise rate, by measure and view",
+    "arms": "Every arm at the noise rate of the contrasts",
+    "gap": "Sharpness against generalisation gap",
+    "bound": "Theorem 1, term by term, against the noise rate",
+    "training": "Accuracy and memorisation along training",
+    "controls": "Accuracy of the controls along training",
+    "alignment": "Gradients and perturbations along training, with the true labels as oracle",
+    "density": "Spectral densities of the Hessian",
+}
+_AT = f"{CONTRAST_RATE:.0%} noise".replace("%", " %")
+
+
+def caption(name: str, study: Study) -> str:
+    """The caption of the figure of that name, see :func:`ncsam.figures.plans.plans`.
+
+    Raises:
+        KeyError: no such figure.
+    """
+    return _CAPTIONS[name](study)
+
+
+def _verdicts(study: Study) -> str:
+    return (
+        f"{tally(judge(study))} Dots are mean effects over the seeds, bars {LEVEL:.0%} t-intervals; an interval inside "
+        "the green area, which begins at m, supports its statement. Every row has its own unit."
+    )
+
+
+def _radius(study: Study) -> str:
+    control = radius_control(study)
+    sam = [i for i in control.radius.argsort() if control.family[i] == "SAM"]
+    told = []
+    if sam:
+        ends = [
+            f"{percent(control.accuracy[i])} at ‖ε‖ = {number(float(control.radius[i]), 2)}" for i in (sam[0], sam[-1])
+        ]
+        told.append(f"SAM goes from {ends[0]} to {ends[1]}" if len(sam) > 1 else f"SAM reaches {ends[0]}")
+    if (sgd := of_arm(control, "sgd")) is not None:
+        told.append(f"SGD reaches {percent(control.accuracy[sgd])}")
+    for arm in ("ncsam", "ncsam-unprojected"):
+        i = of_arm(control, arm)
+        if i is None:
+            continue
+        over = ""
+        if math.isfinite(control.excess[i]):
+            ends_of = interval(100 * control.excess_low[i], 100 * control.excess_high[i], 1)
+            over = f", {signed(100 * float(control.excess[i]), 1)} {ends_of} points from SAM of that ‖ε‖"
+        told.append(
+            f"{arm} takes ‖ε‖ = {number(float(control.radius[i]), 2)} and reaches {percent(control.accuracy[i])}{over}"
+        )
+    return (
+        f"At {_AT}: {'; '.join(told)}. An arm above SAM’s line gains more than its larger perturbation explains; one on "
+        "it gains nothing else. Bars are t-intervals; arms of about the same ‖ε‖ are set side by side."
+    )
+
+
+def _against_noise(study: Study) -> str:
+    told = [
+        f"{arm} from {percent(mean(study, 'test_accuracy', arm, study.rates[0]))} to "
+        f"{percent(mean(study, 'test_accuracy', arm, study.rates[-1]))}"
+        for arm in compared(curves_of(study))
+    ]
+    ends = f"{100 * study.rates[0]:g} and {100 * study.rates[-1]:g} %"
+    return f"Between {ends} wrong labels, clean test accuracy falls: {'; '.join(told)}. Bands: {LEVEL:.0%} t-intervals."
+
+
+def _sharpness(study: Study) -> str:
+    told = []
+    for measure, label in MEASURES.items():
+        first, last = (mean(study, measure, "sgd", rate) for rate in (study.rates[0], study.rates[-1]))
+        if math.isfinite(first + last):
+            told.append(f"{_word(label)} from {number(first)} to {number(last)}")
+    changed = f"SGD’s {listed(told)} (view mixed)" if told else "SGD was not measured at both ends"
+    return (
+        f"From {100 * study.rates[0]:g} to {100 * study.rates[-1]:g} % wrong labels: {changed}. Columns are views of the "
+        "data; rows share their axis. The raw λ₁ and trace depend on the scale of the weights, the adaptive measure "
+        "does not."
+    )
+
+
+def _arms(study: Study) -> str:
+    reached = {arm: mean(study, "test_accuracy", arm) for arm in study.arms}
+    known = sorted((arm for arm in reached if math.isfinite(reached[arm])), key=lambda arm: -reached[arm])
+    told = (
+        f"best {known[0]} ({percent(reached[known[0]])}), worst {known[-1]} ({percent(reached[known[-1]])})"
+        if known
+        else ""
+    )
+    rest = [f"{arm} {percent(reached[arm])}" for arm in ("sgd", "sam", "ncsam") if arm in known]
+    return f"At {_AT}, clean test accuracy: {'; '.join(filter(None, [told, ', '.join(rest)]))}. Bars: t-intervals."
+
+
+def _gap(study: Study) -> str:
+    told = []
+    for measure, label in MEASURES.items():
+        tau = t_interval(rank_agreement(measure, "gap", lambda _: (CONTRAST_RATE,))(study), LEVEL)
+        if tau.n:
+            told.append(f"{_word(label)} {signed(tau.mean, 2)} {interval(tau.low, tau.high, 2)}")
+    shown = "; ".join(told) if told else "fewer than four arms have both"
+    return (
+        f"At {_AT}, Kendall’s τ over the arms of a seed, averaged over seeds: {shown}. The gap is test loss minus the loss "
+        "of the rightly labelled training part. Small dots are runs, symbols means of arms. Only adaptive sharpness "
+        "decides T9."
+    )
+
+
+def _bound(study: Study) -> str:
+    arm = "sgd" if "sgd" in study.arms else study.arms[0]
+    total, risk, largest = (mean(study, f"bound/error/{term}", arm) for term in ("total", "risk", "complexity"))
+    told = "was not measured"
+    if math.isfinite(total):
+        word = f"vacuous by a factor of {number(total, 2)}" if total >= 1 else "not vacuous"
+        told = f"is {number(total)} where the clean test error is {number(risk)}: {word}; √(X/(n−1)) makes up {percent(largest / total, 0)} of it"
+    return (
+        f"At {_AT} the bound of {arm} (0–1 error) {told}. The highest loss nearby is found by projected ascent, "
+        "so it and the bound are lower estimates. From the dotted line on a bound says nothing."
+    )
+
+
+def _training(study: Study) -> str:
+    told = []
+    for arm in compared(curves_of(study)):
+        best, last, fitted = (mean(study, name, arm) for name in ("best_accuracy", "test_accuracy", "memorisation"))
+        told.append(
+            f"{arm} peaks at {percent(best)}, ends at {percent(last)} and fits {percent(fitted, 0)} of the wrong labels"
+        )
+    return f"At {_AT}: {'; '.join(told)}. Bands: {LEVEL:.0%} t-intervals over the seeds."
+
+
+def _controls(study: Study) -> str:
+    lines = compared(curves_of(study))
+    ends = [f"{arm} {percent(mean(study, 'test_accuracy', arm))}" for arm in study.arms if arm not in lines]
+    return f"At {_AT}, mean of the last five epochs: {', '.join(ends)}. Grey: {listed(lines)} for comparison."
+
+
+def _alignment(study: Study) -> str:
+    shown = {
+        "cos(g_clean, g_noise)": "cos_clean_noise",
+        "cos(g*, g_noise)": "cos_star_noise",
+        "the same with random picks": "cos_random_noise",
+        "its ceiling": "noise_ceiling",
+        "cos(ε_SAM(ỹ), ε_SAM(y))": "cos_sam_true",
+        "cos(ε_NCSAM, ε_SAM(y))": "cos_ncsam_true",
+        "share of wrong-labelled picks flipped to the true label": "flips_to_true",
+    }
+    told = [
+        f"{label} = {signed(value, 2)}"
+        for label, name in shown.items()
+        if math.isfinite(value := mean(study, name, "ncsam"))
+    ]
+    return (
+        f"Along NCSAM’s training at {_AT}, after the warm-up (grey): {'; '.join(told) if told else 'not measured'}. All are "
+        "cosines, means over batches; bands over the seeds. The first two rows show several arms, the others NCSAM."
+    )
+
+
+def _density(study: Study) -> str:
+    told = [
+        f"{arm} {number(value)}"
+        for arm in compared(curves_of(study))
+        if math.isfinite(value := mean(study, "top_eigenvalue/mixed", arm))
+    ]
+    return (
+        f"At {_AT}, last epoch, of the first seed’s run of each arm; ticks are the top eigenvalues. Mean λ₁ (mixed) over "
+        f"the seeds: {', '.join(told) if told else 'not measured'}."
+    )
+
+
+def _word(label: str) -> str:
+    return label.partition(" (")[0].replace("$λ_1$", "λ₁")
+
+
+_CAPTIONS: dict[str, Callable[[Study], str]] = {
+    "verdicts": _verdicts,
+    "radius": _radius,
+    "against_noise": _against_noise,
+    "sharpness": _sharpness,
+    "arms": _arms,
+    "gap": _gap,
+    "bound": _bound,
+    "training": _training,
+    "controls": _controls,
+    "alignment": _alignment,
+    "density": _density,
+}

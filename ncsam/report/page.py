@@ -1,0 +1,204 @@
+"""The page: everything that a study says, put together and rendered as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import dataclasses
+import io
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+import jinja2
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from landscape._version import __version__
+from landscape.figures.data import DataFigure
+from landscape.figures.style import STYLE
+from ncsam.effects import CONTRAST_RATE
+from ncsam.figures.plans import plans
+from ncsam.radius import radius_control
+from ncsam.report import origin, words
+from ncsam.report.captions import TITLES, caption
+from ncsam.report.effects import Effects, effects_of, numbers_of
+from ncsam.schema import RadiusControl, Secondary, Verdicts
+from ncsam.study_files import StudyFiles
+from ncsam.table import Study, studies
+from ncsam.theory import LEVEL, describe, judge, seeds_needed
+
+LARGEST_DATA = 150_000  # characters of a figure's CSV up to which it lies in the page
+_DIGITS = 6  # of the numbers in the page's CSV files; the study file has them in full
+
+Progress = Callable[[list[Any], int], Iterable[Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure in the page: its SVG and its numbers as ``data:`` links; ``data`` is empty where there are too many."""
+
+    anchor: str
+    title: str
+    caption: str
+    image: str
+    data: str
+    file: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """One study of the page."""
+
+    title: str
+    anchor: str
+    runs: int
+    study: Study
+    verdicts: Verdicts
+    secondary: Secondary
+    control: RadiusControl | None
+    answers: list[words.Answer]
+    effects: list[Effects]
+    pictures: list[Picture]
+    limits: list[str]
+    rivals: list[str]
+    numbers: str
+
+
+def report(files: StudyFiles, *, title: str | None = None, progress: Progress | None = None) -> str:
+    """The report of a study as one HTML page: no script, nothing loaded from elsewhere.
+
+    Args:
+        files: of the study; figures that need runs are left out where their files are not there.
+        title: of the page.
+        progress: wraps the iteration over the figures; gets a list and its length.
+
+    Raises:
+        ValueError: the table holds no reported run.
+        StoreError: a run file is damaged.
+    """
+    found = studies(files.table)
+    runs = files.run_attributes()
+    planned = [(n, study, name, draw) for n, study in enumerate(found) for name, draw in plans(study, files).items()]
+    drawn: dict[int, list[Picture]] = {n: [] for n in range(len(found))}
+    for n, study, name, draw in planned if progress is None else progress(planned, len(planned)):
+        drawn[n].append(_picture(f"{name}-{_anchor(n)}", name, study, draw()))
+    lines, described = origin.commands(files)
+    return _environment().get_template("report.html.jinja").render(
+        title=title or "Does label noise sharpen the loss landscape, and does compensating for it help?",
+        style=resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8"),
+        parts=[_part(n, study, files, drawn[n]) for n, study in enumerate(found)],
+        folder=files.root.resolve().name,
+        settings=origin.shared_settings(runs),
+        measured=(files.description or {}).get("measure", {}),
+        arms=origin.arms(files),
+        seeds=origin.seeds(files, runs),
+        tuned=origin.tuned(files),
+        provenance=origin.provenance(files, runs),
+        commit=origin.checkout(files, runs),
+        commands=lines,
+        described=described,
+        described_link=link(described, "application/toml") if described else "",
+        version=__version__,
+        contrast=f"{100 * CONTRAST_RATE:g} %",
+        level=f"{100 * LEVEL:g} %",
+        needed=seeds_needed(),
+        controls=words.CONTROLS,
+    )
+
+
+def link(content: str | bytes, kind: str) -> str:
+    """A ``data:`` address that holds the content.
+
+    >>> link("a,b", "text/csv")
+    'data:text/csv;charset=utf-8;base64,YSxi'
+    """
+    text = isinstance(content, str)
+    encoded = base64.b64encode(content.encode() if isinstance(content, str) else content).decode()
+    return f"data:{kind}{';charset=utf-8' if text else ''};base64,{encoded}"
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as CSV, numbers to six digits; what a row lacks, and NaN, is empty."""
+    out = io.StringIO()
+    heads = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(out, heads, restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, float | np.floating):
+        return "" if np.isnan(value) else f"{value:.{_DIGITS}g}"
+    return value
+
+
+def _part(n: int, study: Study, files: StudyFiles, pictures: list[Picture]) -> Part:
+    verdicts, control = judge(study), _control(study)
+    named = ", ".join(filter(None, (study.data, study.model)))
+    return Part(
+        title=f"{(study.noise or 'label').capitalize()} noise{f' on {named}' if named else ''}",
+        anchor=_anchor(n),
+        runs=len(files.names(study)),
+        study=study,
+        verdicts=verdicts,
+        secondary=describe(study),
+        control=control,
+        answers=words.answers(verdicts, control),
+        effects=effects_of(study, verdicts),
+        pictures=pictures,
+        limits=words.limits(study, verdicts),
+        rivals=words.rivals(study, control),
+        numbers=link(as_csv(numbers_of(study, files)), "text/csv"),
+    )
+
+
+def _control(study: Study) -> RadiusControl | None:
+    try:
+        return radius_control(study)
+    except ValueError:  # it was not measured: the page says so
+        return None
+
+
+def _picture(anchor: str, name: str, study: Study, drawn: Figure) -> Picture:
+    data = as_csv(drawn.points) if isinstance(drawn, DataFigure) and drawn.points else ""
+    return Picture(
+        anchor=anchor,
+        title=TITLES[name],
+        caption=caption(name, study),
+        image=link(_svg(drawn), "image/svg+xml"),
+        data=link(data, "text/csv") if 0 < len(data) <= LARGEST_DATA else "",
+        file=f"{anchor}.csv",
+    )
+
+
+def _svg(drawn: Figure) -> bytes:
+    """The figure as SVG: text as outlines, since no font is sure to be there; the same figure gives the same bytes."""
+    out = io.BytesIO()
+    with mpl.rc_context({**STYLE, "svg.hashsalt": "report", "svg.fonttype": "path"}):
+        drawn.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    # Coordinates to a hundredth of a point: half the size, and no eye can tell.
+    return re.sub(rb"(\d+\.\d{2})\d+", rb"\1", out.getvalue())
+
+
+def _anchor(n: int) -> str:
+    return f"study{n + 1}"
+
+
+def _environment() -> jinja2.Environment:
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("ncsam.report", "."),
+        autoescape=True,  # arms and data sets have any names: nothing of a study may become markup
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {
+        "signed": words.signed, "percent": words.percent, "number": words.number, "p": words.p_value,
+        "plain": origin.plain,
+    }  # fmt: skip
+    made.globals |= {"interval": words.interval, "zip": zip}
+    return made
