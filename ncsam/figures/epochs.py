@@ -124,8 +124,8 @@ def alignment(
 ) -> DataFigure:
     """Cosines of gradients and perturbations against epoch, with t-intervals over the seeds; a column a noise rate.
 
-    Rows, all of them cosines: how far wrong labels turn SAM's perturbation (T2) and how clean and noise gradient oppose (T3), an arm a line;
-    what NCSAM's g* is like (T4) and where it moves the perturbation (T5), of one arm.
+    Rows, all of them cosines: how far wrong labels turn SAM's perturbation (T2) and how clean and noise gradient oppose
+    (T3), an arm a line; what NCSAM's g* is like (T4) and where it moves the perturbation (T5), of one arm.
 
     Args:
         panels: diagnostics of each arm, one record a seed, by title of the column.

@@ -1,4 +1,4 @@
-"""``landscape report``: a study as one HTML page that a sceptical reader can follow from verdict to number to command."""
+"""``landscape report``: a study as one HTML page, from each verdict to its numbers to the command."""
 
 from ncsam.report.page import report
 

@@ -70,8 +70,8 @@ def _radius(study: Study) -> str:
             f"{arm} takes ‖ε‖ = {number(float(control.radius[i]), 2)} and reaches {percent(control.accuracy[i])}{over}"
         )
     return (
-        f"At {_AT}: {'; '.join(told)}. An arm above SAM’s line gains more than its larger perturbation explains; one on "
-        "it gains nothing else. Bars are t-intervals; arms of about the same ‖ε‖ are set side by side."
+        f"At {_AT}: {'; '.join(told)}. An arm above SAM’s line gains more than its larger perturbation explains; "
+        "one on it gains nothing else. Bars are t-intervals; arms of about the same ‖ε‖ are set side by side."
     )
 
 
@@ -93,9 +93,9 @@ def _sharpness(study: Study) -> str:
             told.append(f"{_word(label)} from {number(first)} to {number(last)}")
     changed = f"SGD’s {listed(told)} (view mixed)" if told else "SGD was not measured at both ends"
     return (
-        f"From {100 * study.rates[0]:g} to {100 * study.rates[-1]:g} % wrong labels: {changed}. Columns are views of the "
-        "data; rows share their axis. The raw λ₁ and trace depend on the scale of the weights, the adaptive measure "
-        "does not."
+        f"From {100 * study.rates[0]:g} to {100 * study.rates[-1]:g} % wrong labels: {changed}. Columns are "
+        "views of the data; rows share their axis. The raw λ₁ and trace depend on the scale of the "
+        "weights, the adaptive measure does not."
     )
 
 
@@ -119,9 +119,9 @@ def _gap(study: Study) -> str:
             told.append(f"{_word(label)} {signed(tau.mean, 2)} {interval(tau.low, tau.high, 2)}")
     shown = "; ".join(told) if told else "fewer than four arms have both"
     return (
-        f"At {_AT}, Kendall’s τ over the arms of a seed, averaged over seeds: {shown}. The gap is test loss minus the loss "
-        "of the rightly labelled training part. Small dots are runs, symbols means of arms. Only adaptive sharpness "
-        "decides T9."
+        f"At {_AT}, Kendall’s τ over the arms of a seed, averaged over seeds: {shown}. The gap is test loss minus "
+        "the loss of the rightly labelled training part. Small dots are runs, symbols means of arms. "
+        "Only adaptive sharpness decides T9."
     )
 
 
@@ -131,7 +131,10 @@ def _bound(study: Study) -> str:
     told = "was not measured"
     if math.isfinite(total):
         word = f"vacuous by a factor of {number(total, 2)}" if total >= 1 else "not vacuous"
-        told = f"is {number(total)} where the clean test error is {number(risk)}: {word}; √(X/(n−1)) makes up {percent(largest / total, 0)} of it"
+        told = (
+            f"is {number(total)} where the clean test error is {number(risk)}: {word}; "
+            f"√(X/(n−1)) makes up {percent(largest / total, 0)} of it"
+        )
     return (
         f"At {_AT} the bound of {arm} (0–1 error) {told}. The highest loss nearby is found by projected ascent, "
         "so it and the bound are lower estimates. From the dotted line on a bound says nothing."
@@ -170,8 +173,8 @@ def _alignment(study: Study) -> str:
         if math.isfinite(value := mean(study, name, "ncsam"))
     ]
     return (
-        f"Along NCSAM’s training at {_AT}, after the warm-up (grey): {'; '.join(told) if told else 'not measured'}. All are "
-        "cosines, means over batches; bands over the seeds. The first two rows show several arms, the others NCSAM."
+        f"Along NCSAM’s training at {_AT}, after the warm-up (grey): {'; '.join(told) if told else 'not measured'}. "
+        "Means over batches, bands over the seeds. The first two rows show several arms, the others NCSAM."
     )
 
 
@@ -182,8 +185,8 @@ def _density(study: Study) -> str:
         if math.isfinite(value := mean(study, "top_eigenvalue/mixed", arm))
     ]
     return (
-        f"At {_AT}, last epoch, of the first seed’s run of each arm; ticks are the top eigenvalues. Mean λ₁ (mixed) over "
-        f"the seeds: {', '.join(told) if told else 'not measured'}."
+        f"At {_AT}, last epoch, of the first seed’s run of each arm; ticks are the top eigenvalues. Mean λ₁ (mixed) "
+        f"over the seeds: {', '.join(told) if told else 'not measured'}."
     )
 
 

@@ -79,7 +79,9 @@ def _needs(statement: Statement, study: Study) -> str:
     said = []
     for endpoints, arms, rates in statement.needs:
         named = "every arm" if EVERY_ARM in arms else ", ".join(arms)
-        said.append(f"{', '.join(endpoints)} of {named} at {', '.join(f'{100 * rate:g}' for rate in rates(study))} % noise")
+        said.append(
+            f"{', '.join(endpoints)} of {named} at {', '.join(f'{100 * rate:g}' for rate in rates(study))} % noise"
+        )
     return "; ".join(said)
 
 

@@ -54,7 +54,8 @@ def arms(files: StudyFiles) -> list[dict[str, str]]:
             "optimizer": arm["optimizer"],
             "options": ", ".join(f"{k} = {plain(v)}" for k, v in arm["options"].items()) or "–",
             "noise": "; ".join(
-                f"{kind} {', '.join(f'{100 * rate:g}' for rate in sorted(rates))} %" for kind, rates in arm["noise"].items()
+                f"{kind} {', '.join(f'{100 * rate:g}' for rate in sorted(rates))} %"
+                for kind, rates in arm["noise"].items()
             ),
             "runs": str(arm["runs"]),
         }
@@ -97,7 +98,12 @@ def provenance(files: StudyFiles, runs: Attributes) -> list[tuple[str, str]]:
         created = sorted(str(attrs.get("created", "")) for attrs in runs.values())
         found.append(("runs", f"{len(runs)} files, trained from {created[0]} to {created[-1]}"))
     else:
-        found.append(("runs", f"{len(files.table.names)} in the table; their files are not at hand, so only the study file speaks"))
+        found.append(
+            (
+                "runs",
+                f"{len(files.table.names)} in the table; their files are not at hand, so only the study file speaks",
+            )
+        )
     stamps = list(runs.values()) or [files.attrs]
     for name, label in _STAMPED.items():
         values = Counter(plain(attrs.get(name)) for attrs in stamps if attrs.get(name) is not None)
@@ -133,7 +139,9 @@ def commands(files: StudyFiles) -> tuple[list[str], str]:
 
 def checkout(files: StudyFiles, runs: Attributes) -> str:
     """The commit that the runs were made with; empty where the code was no checkout, or they do not agree."""
-    found = {str(attrs.get("code_version", "")) for attrs in runs.values()} or {str(files.attrs.get("code_version", ""))}
+    found = {str(attrs.get("code_version", "")) for attrs in runs.values()} or {
+        str(files.attrs.get("code_version", ""))
+    }
     version = found.pop() if len(found) == 1 else ""
     commit = version.partition("(")[2].rstrip("+)")
     return commit if commit and all(c in "0123456789abcdef" for c in commit) else ""

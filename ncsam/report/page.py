@@ -15,6 +15,7 @@ import jinja2
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from PIL import Image  # matplotlib needs it, so it is there
 
 from landscape._version import __version__
 from landscape.figures.data import DataFigure
@@ -30,6 +31,7 @@ from ncsam.study_files import StudyFiles
 from ncsam.table import Study, studies
 from ncsam.theory import LEVEL, describe, judge, seeds_needed
 
+LARGEST_DRAWING = 90_000  # bytes of SVG up to which a figure is drawn in lines, beyond in pixels
 LARGEST_DATA = 150_000  # characters of a figure's CSV up to which it lies in the page
 _DIGITS = 6  # of the numbers in the page's CSV files; the study file has them in full
 
@@ -38,7 +40,7 @@ Progress = Callable[[list[Any], int], Iterable[Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A figure in the page: its SVG and its numbers as ``data:`` links; ``data`` is empty where there are too many."""
+    """A figure in the page: image and numbers as ``data:`` links; ``data`` is empty where these are too many."""
 
     anchor: str
     title: str
@@ -86,26 +88,30 @@ def report(files: StudyFiles, *, title: str | None = None, progress: Progress | 
     for n, study, name, draw in planned if progress is None else progress(planned, len(planned)):
         drawn[n].append(_picture(f"{name}-{_anchor(n)}", name, study, draw()))
     lines, described = origin.commands(files)
-    return _environment().get_template("report.html.jinja").render(
-        title=title or "Does label noise sharpen the loss landscape, and does compensating for it help?",
-        style=resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8"),
-        parts=[_part(n, study, files, drawn[n]) for n, study in enumerate(found)],
-        folder=files.root.resolve().name,
-        settings=origin.shared_settings(runs),
-        measured=(files.description or {}).get("measure", {}),
-        arms=origin.arms(files),
-        seeds=origin.seeds(files, runs),
-        tuned=origin.tuned(files),
-        provenance=origin.provenance(files, runs),
-        commit=origin.checkout(files, runs),
-        commands=lines,
-        described=described,
-        described_link=link(described, "application/toml") if described else "",
-        version=__version__,
-        contrast=f"{100 * CONTRAST_RATE:g} %",
-        level=f"{100 * LEVEL:g} %",
-        needed=seeds_needed(),
-        controls=words.CONTROLS,
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            title=title or "Does label noise sharpen the loss landscape, and does compensating for it help?",
+            style=resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8"),
+            parts=[_part(n, study, files, drawn[n]) for n, study in enumerate(found)],
+            folder=files.root.resolve().name,
+            settings=origin.shared_settings(runs),
+            measured=(files.description or {}).get("measure", {}),
+            arms=origin.arms(files),
+            seeds=origin.seeds(files, runs),
+            tuned=origin.tuned(files),
+            provenance=origin.provenance(files, runs),
+            commit=origin.checkout(files, runs),
+            commands=lines,
+            described=described,
+            described_link=link(described, "application/toml") if described else "",
+            version=__version__,
+            contrast=f"{100 * CONTRAST_RATE:g} %",
+            level=f"{100 * LEVEL:g} %",
+            needed=seeds_needed(),
+            controls=words.CONTROLS,
+        )
     )
 
 
@@ -169,10 +175,23 @@ def _picture(anchor: str, name: str, study: Study, drawn: Figure) -> Picture:
         anchor=anchor,
         title=TITLES[name],
         caption=caption(name, study),
-        image=link(_svg(drawn), "image/svg+xml"),
+        image=_image(drawn),
         data=link(data, "text/csv") if 0 < len(data) <= LARGEST_DATA else "",
         file=f"{anchor}.csv",
     )
+
+
+def _image(drawn: Figure) -> str:
+    """The figure as a ``data:`` address: SVG, which stays sharp, or PNG where that would take too much of the page."""
+    if len(svg := _svg(drawn)) <= LARGEST_DRAWING:
+        return link(svg, "image/svg+xml")
+    pixels, out = io.BytesIO(), io.BytesIO()
+    with mpl.rc_context(STYLE):
+        drawn.savefig(pixels, format="png")
+    # Sixty-four colours show bands as well as all of them do, in a third of the bytes.
+    few = Image.open(pixels).convert("RGB").quantize(64, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    few.save(out, "PNG", optimize=True)
+    return link(out.getvalue(), "image/png")
 
 
 def _svg(drawn: Figure) -> bytes:
@@ -180,8 +199,8 @@ def _svg(drawn: Figure) -> bytes:
     out = io.BytesIO()
     with mpl.rc_context({**STYLE, "svg.hashsalt": "report", "svg.fonttype": "path"}):
         drawn.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    # Coordinates to a hundredth of a point: half the size, and no eye can tell.
-    return re.sub(rb"(\d+\.\d{2})\d+", rb"\1", out.getvalue())
+    # Paths to a hundredth of a point: no eye can tell.
+    return re.sub(rb' d="[^"]*"', lambda path: re.sub(rb"(\.\d\d)\d+", rb"\1", path[0]), out.getvalue())
 
 
 def _anchor(n: int) -> str:

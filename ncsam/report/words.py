@@ -158,8 +158,8 @@ def limits(study: Study, verdicts: Verdicts) -> list[str]:
     ]
     if few:
         found.append(
-            f"Preliminary (*): {', '.join(few)}. With fewer than {seeds_needed()} seeds the exact test cannot decide after "
-            "Holm’s correction, whatever the data; the intervals alone stand."
+            f"Preliminary (*): {', '.join(few)}. With fewer than {seeds_needed()} seeds the exact test cannot decide "
+            "after Holm’s correction, whatever the data; the intervals alone stand."
         )
     if verdicts.check:
         found.append(f"Manipulation check for T7 and T8: {verdicts.check}.")
@@ -169,8 +169,8 @@ def limits(study: Study, verdicts: Verdicts) -> list[str]:
     bound = nanmean(np.concatenate([study.over_arms("bound/error/total", rate).ravel() for rate in study.rates]))
     if np.isfinite(bound):
         found.append(
-            f"Theorem 1’s bound (0–1 error) is {number(float(bound))} on average over all runs, and its maximum over the "
-            f"neighbourhood a lower estimate: {'vacuous' if bound >= 1 else 'below 1'}."
+            f"Theorem 1’s bound (0–1 error) is {number(float(bound))} on average over all runs, and its maximum over "
+            f"the neighbourhood a lower estimate: {'vacuous' if bound >= 1 else 'below 1'}."
         )
     if study.noise.split(",")[0] in ("instance", "asymmetric", "pair"):
         found.append(
@@ -178,8 +178,8 @@ def limits(study: Study, verdicts: Verdicts) -> list[str]:
             "depends on the input or on the class it is not."
         )
     found.append(
-        f"Intervals are over seeds: {len(study.seeds)} of them, one data set ({study.data or 'not recorded'}), one model "
-        f"({study.model or 'not recorded'}). They say nothing of other data or architectures."
+        f"Intervals are over seeds: {len(study.seeds)} of them, one data set ({study.data or 'not recorded'}), one "
+        f"model ({study.model or 'not recorded'}). They say nothing of other data or architectures."
     )
     return found
 
