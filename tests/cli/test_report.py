@@ -1,0 +1,229 @@
+"""``landscape report``: what the page says is what the study holds, and it needs nothing and runs nothing."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import re
+import shutil
+import subprocess
+import tomllib
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from landscape_cli.main import run as landscape
+from ncsam.report import page as page_module
+from ncsam.study_files import StudyFiles
+from ncsam.sweep import Sweep
+from ncsam.table import studies
+from ncsam.theory import judge
+from tests.study.folder import COMMIT, SWEEP, study_rows, write_folder
+
+HOSTILE = "<script>alert('x')</script>\"&${7*7}{{ 7*7 }}"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
+)  # fmt: skip
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes, and the text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, {k: v or "" for k, v in attrs}))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def of(self, tag: str) -> list[dict[str, str]]:
+        return [attrs for name, attrs in self.found if name == tag]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("reported") / "mine", study_rows(controls=("matched", HOSTILE)))
+
+
+@pytest.fixture(scope="module")
+def path(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("page") / "report.html"
+    assert landscape(["report", str(folder), "--out", str(out), "--quiet"]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def page(path: Path) -> Elements:
+    return Elements(path.read_text(encoding="utf-8"))
+
+
+def test_every_verdict_stands_in_the_page_with_its_numbers_and_the_seeds_behind_them(
+    folder: Path, path: Path, page: Elements
+) -> None:
+    verdicts = judge(studies(StudyFiles(folder).table)[0])
+    text = path.read_text(encoding="utf-8")
+    for i, name in enumerate(verdicts.statements):
+        row = re.search(rf'<tr role="row" class="\w+">\s*<th[^>]*><a href="#study1-{name}">.*?</tr>', text, re.DOTALL)
+        assert row is not None
+        assert f">{verdicts.verdict[i]}</td>" in row[0]
+        if verdicts.verdict[i] != "not measured":
+            assert f"{verdicts.estimate[i]:+.3f}".replace("-", "−") in row[0]
+    details = re.search(r'<details id="study1-T7">.*?</details>', text, re.DOTALL)
+    assert details is not None
+    study = studies(StudyFiles(folder).table)[0]
+    gains = study.of("test_accuracy", "ncsam", 0.4) - study.of("test_accuracy", "sam", 0.4)
+    for seed, gain in zip(study.seeds, gains, strict=True):
+        assert re.search(rf">seed {seed}</th><td>{re.escape(f'{gain:+.4f}'.replace('-', '−'))}</td>", details[0])
+
+
+def test_names_of_a_study_never_become_markup(path: Path, page: Elements) -> None:
+    assert not page.of("script")
+    assert "{{ 7*7 }}" in page.text
+    assert HOSTILE in page.text
+    assert not [attrs for _, attrs in page.found if any(name.startswith("on") for name in attrs)]
+    assert "<script" not in path.read_text(encoding="utf-8")
+
+
+def test_nothing_is_loaded_from_elsewhere_and_no_folder_of_the_machine_is_told(
+    folder: Path, path: Path, page: Elements
+) -> None:
+    assert {tag for tag, _ in page.found}.isdisjoint({"script", "link", "iframe", "object", "embed", "base", "form"})
+    assert all(attrs["src"].startswith("data:image/") for attrs in page.of("img"))
+    hrefs = [attrs["href"] for attrs in page.of("a")]
+    assert all(h.startswith(("#", "data:", "https://arxiv.org/")) for h in hrefs)
+    text = path.read_text(encoding="utf-8")
+    assert "url(" not in text
+    assert "@import" not in text
+    assert str(folder.parent) not in text
+    assert path.stat().st_size < 4_000_000
+
+
+def test_the_page_can_be_read_by_any_means(page: Elements) -> None:
+    assert page.of("html")[0]["lang"] == "en"
+    assert len(page.of("img")) == 10
+    assert all(len(attrs["alt"]) > 20 for attrs in page.of("img"))
+    assert all("scope" in attrs for attrs in page.of("th"))
+    assert len(page.of("table")) == len(page.of("caption"))
+    ids = [attrs["id"] for _, attrs in page.found if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    targets = {attrs["href"][1:] for attrs in page.of("a") if attrs["href"].startswith("#")}
+    assert targets <= set(ids)
+
+
+def test_the_numbers_in_the_page_are_those_of_the_table(folder: Path, page: Elements) -> None:
+    data = next(attrs for attrs in page.of("a") if attrs.get("download") == "numbers-study1.csv")["href"]
+    rows = list(csv.DictReader(io.StringIO(base64.b64decode(data.partition(",")[2]).decode())))
+    study = studies(StudyFiles(folder).table)[0]
+    assert len(rows) == len(StudyFiles(folder).names(study))
+    for row in rows:
+        value = study.of("test_accuracy", row["arm"], float(row["rate"]))[study.seeds.index(int(row["seed"]))]
+        assert float(row["test_accuracy"]) == pytest.approx(value, rel=1e-5)
+    assert any(row["arm"] == HOSTILE for row in rows)
+
+
+def test_the_commands_make_the_study_again(page: Elements) -> None:
+    assert f"git checkout {COMMIT}" in page.text
+    for command in (
+        "sweep --config study.toml --out mine/",
+        "theory mine/ --secondary",
+        "report mine/ --out report.html",
+    ):
+        assert f"landscape {command}" in page.text
+    link = next(attrs for attrs in page.of("a") if attrs.get("download") == "study.toml")["href"]
+    described = tomllib.loads(base64.b64decode(link.partition(",")[2]).decode())
+    assert described == SWEEP
+    assert len(Sweep.from_dict(described).cells()) == 3 * (2 + 2)
+
+
+def test_a_study_file_alone_is_reported_by_what_it_has(folder: Path, tmp_path: Path) -> None:
+    alone = Path(shutil.copy(folder / "study.h5", tmp_path / "study.h5"))
+    drawn: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page_module, "_picture", lambda anchor, name, *_: drawn.append(name) or _no_picture(anchor))
+        assert landscape(["report", str(alone), "--out", str(tmp_path / "r.html"), "--title", "A <b>", "--quiet"]) == 0
+    text = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "training" not in drawn
+    assert "their files are not at hand" in text
+    assert "<title>A &lt;b&gt;</title>" in text
+
+
+def _no_picture(anchor: str) -> page_module.Picture:
+    return page_module.Picture(anchor, "", "", "data:image/png,", "", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["report", "mine", "--out", "there.html"], "there.html: exists; choose another file, or --overwrite"),
+        (["report", "mine", "--out", "mine", "--overwrite"], "mine: exists; choose another file"),
+        (["report", "mine", "--out", "none/r.html"], "none: no such folder"),
+        (["report", "empty", "--out", "r.html"], "holds neither study.h5 nor run files"),
+        (["report", "missing.h5", "--out", "r.html"], "there is no such file"),
+        (["report", "run.h5", "--out", "r.html"], "is a run file, expected a study file"),
+        (["figure", "--all", "run.h5", "--out", "f"], "--all is of a study"),
+        (["figure", "mine", "run.h5", "--out", "f"], "a study is drawn alone"),
+    ],
+    ids=lambda v: " ".join(v) if isinstance(v, list) else "",
+)
+def test_bad_input_is_refused_in_one_line(
+    arguments: list[str], message: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").symlink_to(folder)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "there.html").write_text("mine")
+    shutil.copy(folder / "runs" / "sgd-0.4-0.h5", tmp_path / "run.h5")
+    before = {p.name for p in tmp_path.iterdir()}
+    assert landscape([*arguments, "--quiet"]) == 2
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert message in lines[0]
+    assert {p.name for p in tmp_path.iterdir()} == before
+    assert (tmp_path / "there.html").read_text() == "mine"
+
+
+def test_figure_all_draws_what_the_study_and_its_runs_allow_with_the_numbers_beside(
+    folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "figures"
+    assert landscape(["figure", "--all", str(folder), "--out", str(out), "--formats", "png", "--quiet"]) == 0
+    stems = {p.stem for p in out.glob("*.png")}
+    assert stems == {
+        "verdicts", "radius", "against_noise", "sharpness", "arms", "gap", "bound", "training", "controls", "alignment",
+    }  # fmt: skip
+    assert {p.stem for p in out.glob("*.csv")} == stems
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (Debian's package `chromium`)")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_page_fits_phone_and_desktop_without_scrolling_sideways(width: int, path: Path, tmp_path: Path) -> None:
+    # Browsers have a least window width; a frame of the wanted width has none.
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f'<!DOCTYPE html><body style="margin:0"><iframe id="f" src="{path.as_uri()}" style="width:{width}px;'
+        "height:900px;border:0\"></iframe><p id=said>none</p><script>document.getElementById('f').onload = e => {"
+        "const page = e.target.contentDocument.documentElement;"
+        "document.getElementById('said').textContent = page.scrollWidth + ' ' + page.clientWidth;}</script></body>",
+        encoding="utf-8",
+    )
+    dumped = subprocess.run(
+        [
+            str(CHROMIUM), *FLAGS, "--allow-file-access-from-files", f"--user-data-dir={tmp_path / 'profile'}",
+            "--window-size=1300,1000", "--virtual-time-budget=5000", "--dump-dom", frame.as_uri(),
+        ],
+        capture_output=True, text=True, timeout=300, check=True,
+    )  # fmt: skip
+    said = re.search(r'<p id="said">(\d+) (\d+)</p>', dumped.stdout)
+    assert said is not None, dumped.stdout[-500:]
+    assert int(said[1]) <= int(said[2]) <= width
