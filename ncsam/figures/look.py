@@ -106,7 +106,7 @@ def shares(ax: Axes) -> None:
     """Numbers along y are shares, shown in percent; the axis ends where shares end, though an interval may go on."""
     low, high = ax.get_ylim()
     ax.set_ylim(max(low, -0.02), min(high, 1.02))
-    ax.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=0))
+    ax.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0))
 
 
 def legend_below(made: Figure, columns: int = 4) -> None:

@@ -61,6 +61,7 @@ class Part:
     verdicts: Verdicts
     secondary: Secondary
     control: RadiusControl | None
+    tally: str
     answers: list[words.Answer]
     effects: list[Effects]
     pictures: list[Picture]
@@ -153,6 +154,7 @@ def _part(n: int, study: Study, files: StudyFiles, pictures: list[Picture]) -> P
         verdicts=verdicts,
         secondary=describe(study),
         control=control,
+        tally=words.tally(verdicts),
         answers=words.answers(verdicts, control),
         effects=effects_of(study, verdicts),
         pictures=pictures,

@@ -133,8 +133,8 @@ def because(verdicts: Verdicts, i: int) -> str:
     m = signed(factor * float(verdicts.smallest_effect[i]), digits)
     contrast = f" ({verdicts.contrast[i]})" if verdicts.contrast is not None and verdicts.contrast[i] else ""
     return (
-        f"Effect {signed(factor * float(verdicts.estimate[i]), digits)} {interval(low, high, digits)} {unit}{contrast} "
-        f"over {verdicts.pairs[i]} seeds; m = {m}."
+        f"Effect {signed(factor * float(verdicts.estimate[i]), digits)} {unit}{contrast}, {interval(low, high, digits)} "
+        f"over {_seeds(int(verdicts.pairs[i]))}; m = {m}."
     )
 
 
@@ -257,6 +257,10 @@ def _against_sam(control: RadiusControl | None) -> Answer:
     else:
         answer = "Not shown."
     return Answer(question, answer, f"Points of accuracy over SAM of the same ‖ε‖: {'; '.join(told)}. Descriptive.")
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' if count != 1 else ''}"
 
 
 def _capital(text: str) -> str:

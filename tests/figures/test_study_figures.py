@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import matplotlib as mpl
@@ -151,3 +152,17 @@ def test_the_numbers_of_a_figure_are_written_beside_it_in_full(curves: Curves, t
     assert figures.save_data(figures.DataFigure(), tmp_path / "empty") is None
     assert [p.name for p in tmp_path.iterdir()] == ["arms.csv"]
     assert dict(mpl.rcParams) == before
+
+
+def test_the_page_on_figures_names_those_that_there_are_and_its_example_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "report.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    named = {name for line in rows for name in re.findall(r"`([^`]+)`", line.split("|")[1])}
+    extra = {f"bound/error/{term}": 2.0 for term in ("total", "neighbourhood", "sampling", "complexity")}
+    files = StudyFiles(write_folder(tmp_path / "study", [{**row, **extra} for row in study_rows()]))
+    assert set(plans(studies(files.table)[0], files)) <= named
+    example = text.split("```python")[1].split("```")[0]
+    exec(compile(example, "docs/report.md", "exec"), {})
+    assert capsys.readouterr().out.strip() == example.split("# ")[1].splitlines()[0].strip()
