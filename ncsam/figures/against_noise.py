@@ -130,6 +130,8 @@ def bound_terms(curves: Curves) -> DataFigure:
         for row, loss in zip(axes, losses, strict=True):
             for ax, arm in zip(row, arms, strict=True):
                 for term, (label, look) in TERMS.items():
+                    if f"bound/{loss}/{term}" not in there:
+                        continue
                     x, mean, low, high = _of(curves, f"bound/{loss}/{term}", arm)
                     draw_band(ax, 100 * x, mean, low, high, look, label, marker=look.marker)
                     made.note(loss=loss, arm=arm, term=term, rate=x, mean=mean, low=low, high=high)
