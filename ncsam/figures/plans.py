@@ -114,7 +114,10 @@ def _densities(spectra: Mapping[str, Spectrum]) -> dict[str, dict[str, DensityRe
 def _warmup(files: StudyFiles, names: Mapping[tuple[str, float, int], str]) -> int:
     """Epochs of the warm-up, the same for all runs of a study; 0 where no run says."""
     attrs = next(filter(None, map(files.attributes, names.values())), None)
-    return TrainConfig.from_dict(attrs["config"]).warmup_epochs if attrs else 0
+    if attrs is None:
+        return 0
+    # These two alone: a run of another version may have settings that this one does not know.
+    return TrainConfig(epochs=attrs["config"]["epochs"], warmup=attrs["config"]["warmup"]).warmup_epochs
 
 
 def _wrong(rate: float) -> str:
