@@ -133,8 +133,8 @@ def because(verdicts: Verdicts, i: int) -> str:
     m = signed(factor * float(verdicts.smallest_effect[i]), digits)
     contrast = f" ({verdicts.contrast[i]})" if verdicts.contrast is not None and verdicts.contrast[i] else ""
     return (
-        f"Effect {signed(factor * float(verdicts.estimate[i]), digits)} {unit}{contrast}, {interval(low, high, digits)} "
-        f"over {_seeds(int(verdicts.pairs[i]))}; m = {m}."
+        f"Effect {signed(factor * float(verdicts.estimate[i]), digits)} {unit}{contrast}, "
+        f"{interval(low, high, digits)} over {_seeds(int(verdicts.pairs[i]))}; m = {m}."
     )
 
 
