@@ -31,7 +31,7 @@ def shared_settings(runs: Attributes) -> list[tuple[str, str]]:
     for attrs in runs.values():
         for name, value in attrs.get("config", {}).items():
             if name not in _PER_RUN:
-                values.setdefault(name, Counter())[plain(value)] += 1
+                values.setdefault(name, Counter())[plain(without_folders(value))] += 1
     return [
         (name, next(iter(found)) if len(found) == 1 else "; ".join(f"{v} in {n} runs" for v, n in found.most_common()))
         for name, found in values.items()
@@ -120,9 +120,9 @@ def commands(files: StudyFiles) -> tuple[list[str], str]:
     """
     folder = f"{shlex.quote(files.root.resolve().name)}/"
     words = files.attrs.get("command") or []
-    made = [_short(str(word)) for word in words]
+    made = [without_folders(str(word)) for word in words]
     made = [folder if before == "--out" else word for before, word in zip(["", *made], made, strict=False)]
-    described = as_toml(files.description) if files.description else ""
+    described = as_toml(without_folders(files.description)) if files.description else ""
     lines = []
     if described and "--preset" not in made:
         lines.append(f"landscape sweep --config study.toml --out {folder}")
@@ -156,11 +156,22 @@ def plain(value: Any) -> str:
     return json.dumps(value, default=str)
 
 
-def _short(word: str) -> str:
-    """A path by its last part, also behind ``kind:``; no folder of the machine is anybody's business."""
-    kind, colon, rest = word.rpartition(":")
-    path = PurePath(rest)
-    return f"{kind}{colon}{path.name}" if path.is_absolute() else word
+def without_folders(value: Any) -> Any:
+    """A value in which every absolute path, also behind ``kind:``, is named by its last part alone: what folders a
+    machine has is no reader's business.
+
+    >>> without_folders({"data": "cifar10:/home/me/cifar", "noise": ["symmetric:0.4"]})
+    {'data': 'cifar10:cifar', 'noise': ['symmetric:0.4']}
+    """
+    if isinstance(value, Mapping):
+        return {name: without_folders(v) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(v) for v in value]
+    if not isinstance(value, str):
+        return value
+    kind, colon, rest = value.partition(":") if not PurePath(value).is_absolute() else ("", "", value)
+    path = PurePath(rest if colon else value)
+    return f"{kind}{colon}{path.name}" if path.is_absolute() else value
 
 
 def _numbers(values: Iterable[int]) -> str:

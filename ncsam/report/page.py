@@ -145,7 +145,7 @@ def _cell(value: Any) -> Any:
 
 def _part(n: int, study: Study, files: StudyFiles, pictures: list[Picture]) -> Part:
     verdicts, control = judge(study), _control(study)
-    named = ", ".join(filter(None, (study.data, study.model)))
+    named = ", ".join(filter(None, (origin.without_folders(study.data), study.model)))
     return Part(
         title=f"{(study.noise or 'label').capitalize()} noise{f' on {named}' if named else ''}",
         anchor=_anchor(n),

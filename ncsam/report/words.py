@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ncsam.effects import CONTRAST_RATE, nanmean
+from ncsam.report.origin import without_folders
 from ncsam.schema import RadiusControl, Verdicts
 from ncsam.statistics import Interval, t_interval
 from ncsam.table import Study
@@ -178,8 +179,9 @@ def limits(study: Study, verdicts: Verdicts) -> list[str]:
             "depends on the input or on the class it is not."
         )
     found.append(
-        f"Intervals are over seeds: {len(study.seeds)} of them, one data set ({study.data or 'not recorded'}), one "
-        f"model ({study.model or 'not recorded'}). They say nothing of other data or architectures."
+        f"Intervals are over seeds: {len(study.seeds)} of them, one data set "
+        f"({without_folders(study.data) or 'not recorded'}), one model ({study.model or 'not recorded'}). They say nothing "
+        "of other data or architectures."
     )
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -154,6 +155,21 @@ def test_a_study_file_alone_is_reported_by_what_it_has(folder: Path, tmp_path: P
     assert "training" not in drawn
     assert "their files are not at hand" in text
     assert "<title>A &lt;b&gt;</title>" in text
+
+
+def test_folders_of_the_machine_are_named_by_their_last_part(tmp_path: Path) -> None:
+    rows = [{**row, "data": "cifar10:/secret/place/cifar"} for row in study_rows(2)]
+    root = write_folder(tmp_path / "mine", rows)
+    sweep = {**SWEEP, "train": {**SWEEP["train"], "data": "cifar10:/secret/place/cifar"}}
+    (root / "sweep.json").write_text(json.dumps(sweep))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(page_module, "_picture", lambda anchor, *_: _no_picture(anchor))
+        patch.setattr(page_module, "plans", lambda *_: {"verdicts": lambda: None})
+        text = page_module.report(StudyFiles(root))
+    described = next(attrs["href"] for attrs in Elements(text).of("a") if attrs.get("download") == "study.toml")
+    for shown in (text, base64.b64decode(described.partition(",")[2]).decode()):
+        assert "secret" not in shown
+        assert "cifar10:cifar" in shown
 
 
 def _no_picture(anchor: str) -> page_module.Picture:
