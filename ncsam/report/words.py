@@ -180,8 +180,8 @@ def limits(study: Study, verdicts: Verdicts) -> list[str]:
         )
     found.append(
         f"Intervals are over seeds: {len(study.seeds)} of them, one data set "
-        f"({without_folders(study.data) or 'not recorded'}), one model ({study.model or 'not recorded'}). They say nothing "
-        "of other data or architectures."
+        f"({without_folders(study.data) or 'not recorded'}), one model ({study.model or 'not recorded'}). They say "
+        "nothing of other data or architectures."
     )
     return found
 
