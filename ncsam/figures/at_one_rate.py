@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 
 from landscape.figures.data import DataFigure
 from landscape.figures.style import STYLE, figure, log_scale
@@ -56,10 +57,7 @@ def arms_at(curves: Curves, rate: float = CONTRAST_RATE) -> DataFigure:
                         elinewidth=0.8,
                     )  # fmt: skip
             if quantity == "perturbation_norm":
-                ax.set_xscale("log")
-                ax.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=[1, 3]))
-                ax.xaxis.set_major_formatter("{x:g}")
-                ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
+                _log_along_x(ax)
             ax.set_xlabel(label)
         axes[0, 0].set_yticks(places, [plain(curves.arms[a]) for a in arms])
         axes[0, 0].set_ylim(len(arms) - 0.5, -0.5)
@@ -110,7 +108,7 @@ def sharpness_against_gap(
                     seed=curves.seeds[None, :], sharpness=x, gap=y,
                 )  # fmt: skip
             if np.nanmax(sharpness) > 20 * np.nanmin(sharpness) > 0:
-                ax.set_xscale("log")
+                _log_along_x(ax)
             ax.set(xlabel=MEASURES[measure], title=_tau(tau_over_arms(sharpness, gap)))
         for row in axes:
             row[0].set_ylabel("generalisation gap (nats)")
@@ -123,6 +121,13 @@ def sharpness_against_gap(
 def tau_over_arms(x: np.ndarray, y: np.ndarray) -> Interval:
     """Kendall's τ over the arms of each seed, (arms, seeds) each, with its interval over the seeds."""
     return t_interval([kendall_tau(a, b) for a, b in zip(x.T, y.T, strict=True)])
+
+
+def _log_along_x(ax: Axes) -> None:
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=[1, 3]))
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
 def _tau(found: Interval) -> str:

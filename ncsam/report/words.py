@@ -266,7 +266,7 @@ def _seeds(count: int) -> str:
 
 
 def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    return text if text.startswith("g*") else text[:1].upper() + text[1:]
 
 
 def listed(items: Sequence[str]) -> str:
