@@ -107,7 +107,7 @@ class Objective:
 
     @property
     def weights(self) -> Tensor:
-        """The (K,) point at which the objective is evaluated: a copy."""
+        """A copy of the (K,) point at which the objective is evaluated."""
         return self.layout.weights(self.model) if self._weights is None else self._weights.clone()
 
     def num_samples(self, view: str) -> int:

@@ -18,7 +18,7 @@ from ncsam.data.names import resolve_factory
 class Classifier(nn.Module):
     """Base of all models here: logits = classifier(features(x)).
 
-    ``features`` maps inputs (n, *input_shape) to (n, classifier.in_features).
+    ``features`` maps inputs ``(n, *input_shape)`` to ``(n, classifier.in_features)``.
     """
 
     classifier: nn.Linear

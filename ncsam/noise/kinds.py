@@ -140,7 +140,7 @@ def instance_dependent(
 ) -> NoisyLabels:
     """Noise that depends on the input (Xia et al. 2020, 2006.07836, algorithm 2).
 
-    Each sample has its own chance qᵢ ~ N(rate, ``deviation``²), truncated to [0, 1]; each class c its own matrix W_c
+    Each sample has its own chance qᵢ ~ N(rate, deviation²), truncated to [0, 1]; each class c its own matrix W_c
     of N(0, 1) entries, (features × C). With a = xᵢᵀW_{yᵢ} and a_{yᵢ} = −∞, the sample's wrong class has the
     probabilities softmax(a).
 

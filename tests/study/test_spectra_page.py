@@ -1,33 +1,14 @@
-"""The page on reading spectra says what is there: its code runs, and what it names exists."""
+"""The page on reading spectra names what exists; its code and commands run in tests/docs."""
 
 from __future__ import annotations
 
 import re
-import shlex
-from pathlib import Path
-
-import pytest
 
 from landscape_cli import hessian, sharpness
-from landscape_cli.main import run as landscape
 from ncsam.schema import SharpnessTable, Spectrum
+from tests.docs.pages import page
 
-PAGE = (Path(__file__).parents[2] / "docs" / "spectra.md").read_text(encoding="utf-8")
-
-
-def test_the_pages_code_runs_from_top_to_bottom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    namespace: dict[str, object] = {"__name__": "page"}
-    blocks = re.findall(r"```(sh|python)\n(.*?)```", PAGE, flags=re.DOTALL)
-    assert len(blocks) == 9
-    for language, block in blocks:
-        if language == "python":
-            exec(compile(block, "docs/spectra.md", "exec", dont_inherit=True), namespace)
-            continue
-        for line in block.splitlines():
-            assert landscape([*shlex.split(line)[1:], "--quiet"]) == 0, line
-    drawn = {path.stem for path in (tmp_path / "figures").iterdir()}
-    assert drawn == {"training", "eigenvalues", "density", "layers", "split"}
+PAGE = page("docs/spectra.md").text
 
 
 def test_every_field_and_option_it_names_exists() -> None:

@@ -1,24 +1,15 @@
-"""The page on the theory says what the code declares, and its code runs."""
+"""The page on the theory says what the code declares; its code and its commands are tested in tests/docs."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import re
-import shlex
-from pathlib import Path
-
-import click
-import pytest
-
-from landscape_cli.main import LazyCommands
 from ncsam.diagnostics import QUANTITIES
 from ncsam.effects import CONTRAST_RATE
 from ncsam.endpoints import ENDPOINTS
 from ncsam.table import SETTINGS
 from ncsam.theory import MEMORISATION_DROP, MEMORISED_SHARE, STATEMENTS, seeds_needed
+from tests.docs.pages import page
 
-PAGE = (Path(__file__).parents[2] / "docs" / "theory.md").read_text(encoding="utf-8")
+PAGE = page("docs/theory.md").text
 TABLE = PAGE.split("## The statements")[1].split("##")[0].splitlines()
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in TABLE if line.startswith("| T")]
 
@@ -33,22 +24,6 @@ def test_the_constants_it_states_are_those_of_the_code() -> None:
     assert (MEMORISED_SHARE, MEMORISATION_DROP) == (0.5, 0.02)
     assert seeds_needed() == 9
     assert len(STATEMENTS) == 10
-
-
-def test_its_code_runs() -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        exec(compile(block, "docs/theory.md", "exec", dont_inherit=True), {"__name__": "page"})
-    assert printed.getvalue().strip() == "supported"
-
-
-@pytest.mark.parametrize("line", re.findall(r"^landscape .*$", PAGE, flags=re.MULTILINE))
-def test_its_commands_are_understood(line: str) -> None:
-    words = shlex.split(line, comments=True)
-    command = LazyCommands().get_command(click.Context(click.Command("landscape")), words[1])
-    assert command is not None
-    command.make_context(words[1], words[2:])
 
 
 def test_the_names_it_uses_exist() -> None:

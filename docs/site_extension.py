@@ -1,0 +1,51 @@
+"""What the site needs beside Sphinx's own: formulas as MathML, and the fields of result records with units."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from typing import Any
+
+from docutils import nodes
+from latex2mathml.converter import convert
+from sphinx.application import Sphinx
+
+from landscape.records import Record, Variable
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_html_math_renderer("mathml", (_inline, None), (_display, None))
+    app.config.html_math_renderer = "mathml"
+    app.connect("autodoc-process-docstring", _keep_bars, priority=100)  # before napoleon makes fields of sections
+    app.connect("autodoc-process-docstring", _add_fields)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _inline(writer: Any, node: nodes.math) -> None:
+    writer.body.append(convert(node.astext()))
+    raise nodes.SkipNode
+
+
+def _display(writer: Any, node: nodes.math_block) -> None:
+    writer.body.append(f'<div class="formula">{convert(node.astext(), display="block")}</div>')
+    raise nodes.SkipNode
+
+
+def _keep_bars(_app: Sphinx, _what: str, _name: str, _found: Any, _options: Any, lines: list[str]) -> None:
+    """``|λ|`` is a magnitude here, not the substitution that reStructuredText takes it for."""
+    for i, line in enumerate(lines):
+        if "|" in line and not line.lstrip().startswith((">>>", "...")):
+            prose = re.split(r"(``.*?``|`.*?`)", line)
+            lines[i] = "".join(part if k % 2 else part.replace("|", r"\|") for k, part in enumerate(prose))
+
+
+def _add_fields(_app: Sphinx, _what: str, _name: str, found: Any, _options: Any, lines: list[str]) -> None:
+    """Say of a record's fields what they declare: dimensions, units, long name."""
+    if not (inspect.isclass(found) and issubclass(found, Record) and found.kind):
+        return
+    lines += ["", f"Stored as kind ``{found.kind}``.", "", "Fields:", ""]
+    for name, declared in {**found.variables(), **found.parameters()}.items():
+        shape = f" ({', '.join(declared.dims)})" if isinstance(declared, Variable) and declared.dims else ""
+        units = f", in {declared.units}" if isinstance(declared, Variable) and declared.units != "1" else ""
+        lines.append(f"* ``{name}``{shape} – {declared.long_name.replace('|', chr(92) + '|')}{units}")
+    lines.append("")

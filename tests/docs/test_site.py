@@ -1,0 +1,70 @@
+"""The site builds without a warning, needs nothing from elsewhere, and has a reference of every public name."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.docs.pages import DOCS, ROOT, page
+
+REFERENCE = {
+    "landscape": ["landscape"],
+    "landscape.store": ["store"],
+    "landscape.figures": ["figures"],
+    "ncsam": ["ncsam"],
+    "ncsam.noise": ["ncsam"],
+    "ncsam.data": ["ncsam"],
+}
+MODULES = {"data", "models", "noise", "__version__"}  # names of ncsam that are modules, with sections of their own
+
+
+@pytest.mark.parametrize(("package", "pages"), REFERENCE.items())
+def test_the_reference_names_what_is_public(package: str, pages: list[str]) -> None:
+    text = "".join(page(f"docs/api/{name}.md").text for name in pages)
+    current, named = "", []
+    for kind, name in re.findall(r"^\.\. (currentmodule|auto\w+|data):: (\S+)", text, flags=re.MULTILINE):
+        if kind == "currentmodule":
+            current = name
+        else:
+            full = name if "." in name else f"{current}.{name}"
+            named += [full.rpartition(".")[2]] if full.rpartition(".")[0] == package else []
+    assert sorted(named) == sorted(set(importlib.import_module(package).__all__) - MODULES)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-d", str(out / "cache"), str(DOCS), str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    return out
+
+
+@pytest.mark.slow
+def test_the_site_is_whole_without_a_network(site: Path) -> None:
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 15
+    for path in pages:
+        html = path.read_text(encoding="utf-8")
+        for target in re.findall(r'<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)="([^"]+)"', html):
+            assert not target.startswith(("http:", "https:", "//")), f"{path.name} fetches {target}"
+            local = target.partition("?")[0].partition("#")[0]
+            assert (path.parent / local).exists(), f"{path.name} lacks {target}"
+        for style in re.findall(r"url\((?!data:)[\"']?(https?:[^)]*)\)", html):
+            pytest.fail(f"{path.name} fetches {style}")
+
+
+@pytest.mark.slow
+def test_formulas_and_docstrings_arrive(site: Path) -> None:
+    formulas = (site / "formulas.html").read_text(encoding="utf-8")
+    assert formulas.count("<math") > 15
+    assert "\\frac" not in formulas
+    reference = (site / "api" / "landscape.html").read_text(encoding="utf-8")
+    for wanted in ('id="landscape.top_eigenpairs"', "residual norm |Hv - lambda v|", "in loss / parameter^2"):
+        assert wanted in reference
+    assert not re.search(r":(?:class|func|meth|mod):`", reference)
