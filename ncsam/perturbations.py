@@ -34,7 +34,7 @@ class Perturbed:
 class Perturbation(ABC):
     """Turns the first pass of a step into the ε at which the step's gradient is taken.
 
-    A new one overrides :meth:`__call__`; see ``docs/method.md``.
+    A new one overrides :meth:`__call__`; see ``docs/extending.md``.
 
     Attributes:
         rho: ρ, the nominal length of ε, in the unit of the weights.

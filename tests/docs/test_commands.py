@@ -12,7 +12,7 @@ import pytest
 
 from landscape_cli.main import COMMANDS, LazyCommands
 from tests.docs.pages import PAGES, Page
-from tests.docs.test_code import COMMANDS_RUN
+from tests.docs.test_code import COMMANDS_RUN, SLOW
 
 LANDSCAPE = LazyCommands()
 # Of other programs, and `--debug`, `--version`, which belong to no command.
@@ -26,9 +26,10 @@ def command(name: str) -> click.Command:
 
 
 def lines() -> Iterator[tuple[str, str]]:
-    """Every command line of the ``sh`` blocks that do not run."""
+    """Every command line of the blocks that do not run, or not in the quick suite."""
     for page in PAGES:
-        for block in page.code("sh") if page.name not in COMMANDS_RUN else []:
+        run = page.name in COMMANDS_RUN and page.name not in SLOW
+        for block in page.code("bash") + ([] if run else page.code("sh")):
             for line in re.sub(r"\\\n\s*", "", block.code).splitlines():
                 for part in re.split(r"&&|\|\||;|\|", line):
                     found = re.search(r"(?:^|\s|/)(landscape\s+(?:\w+)\b.*)$", part.partition(" #")[0])
