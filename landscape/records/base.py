@@ -144,6 +144,12 @@ class Record:
 
         store.save(self, path, overwrite=overwrite)
 
+    def _repr_html_(self) -> str:
+        """The record as a table, which Jupyter shows in place of its ``repr``."""
+        from landscape.records.display import as_html
+
+        return as_html(self)
+
     def to_xarray(self) -> xarray.Dataset:
         """The record as an ``xarray.Dataset`` with named dimensions and coordinates (extra ``xarray``)."""
         import xarray
