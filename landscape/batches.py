@@ -38,7 +38,7 @@ class Source:
     def batches(self, mask: Tensor | None) -> Iterator[tuple[Tensor, Any, Any]]:
         """Yield (positions, batch, labels) of up to ``batch_size`` samples, all or where ``mask`` (N,) is true."""
         start = 0
-        for chunk in self._chunks:
+        for chunk in map(_plain, self._chunks):
             count = _count(chunk)
             rows = torch.arange(count)
             if mask is not None:
@@ -48,6 +48,11 @@ class Source:
                 piece = _slice(chunk, i, min(i + self._batch_size, len(rows)))
                 yield start + rows[i : i + self._batch_size], piece, labels_of(piece)
             start += count
+
+
+def _plain(batch: Any) -> Any:
+    """A mapping of any class as a dict: torch takes others, such as those of tokenizers, for single objects."""
+    return dict(batch) if isinstance(batch, Mapping) else batch
 
 
 def as_sources(data: Any, batch_size: int) -> dict[str, Source]:
@@ -66,7 +71,9 @@ def _as_source(data: Any, batch_size: int) -> Source:
         return _from_loader(data, batch_size)
     if isinstance(data, tuple | list):
         data = tuple(torch.as_tensor(part) for part in data)
-    elif not isinstance(data, Mapping):
+    elif isinstance(data, Mapping):
+        data = _plain(data)
+    else:
         raise ValueError(
             f"data is a {type(data).__name__}, expected (x, y) tensors, a mapping of tensors, a Dataset or a DataLoader"
         )
@@ -85,7 +92,7 @@ def _from_loader(data: Any, batch_size: int) -> Source:
     with undisturbed(torch.nn.Module()):  # iterating a loader draws from the global RNG
         chunks: list[Any] | None = []
         size = held = 0
-        for batch in loader:
+        for batch in map(_plain, loader):
             size += _count(batch)
             held += sum(leaf.nbytes for leaf in tree_leaves(batch) if isinstance(leaf, Tensor))
             if held > CACHE_BYTES:

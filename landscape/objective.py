@@ -14,21 +14,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from landscape.batches import Source, as_sources, select
+from landscape.batches import Source, as_sources
 from landscape.evaluation import Evaluation, Prepare, explore
 from landscape.isolation import undisturbed
-from landscape.losses import Metric, accuracy, accuracy_ignoring, length, normalizer_of
+from landscape.losses import Metric, accuracy, accuracy_ignoring, normalizer_of
 from landscape.microbatch import BatchLoss, Forward, ForwardModule, Loss
 from landscape.parameters import ParameterLayout, layers, matching
-from landscape.views import Part, Plan, View, check_view
+from landscape.trial import check_inside, try_out
+from landscape.views import Plan, View, check_view
 
 
 class EmptyViewError(ValueError):
     """A view without samples has no loss."""
-
-
-class NotDeterministicError(RuntimeError):
-    """Two evaluations at one point differ, so derivatives of the objective have no meaning."""
 
 
 class Objective:
@@ -41,7 +38,9 @@ class Objective:
     Args:
         model: any module.
         loss_fn: ``loss_fn(outputs, labels)``, reduced by the mean over samples. Class weights and ``ignore_index``
-            of ``nn.CrossEntropyLoss`` and ``nn.NLLLoss`` are honoured exactly.
+            of ``nn.CrossEntropyLoss`` and ``nn.NLLLoss`` are honoured exactly. A model that computes its loss itself,
+            from labels in the batch, may hand it through: ``lambda outputs, labels: outputs["loss"]``; then
+            views cannot have labels of their own.
         data: ``(x, y)`` tensors, a mapping of equally long tensors with a ``"labels"`` entry, a ``Dataset``, a
             ``DataLoader``, or a mapping of source names to any of these.
         batch_size: samples in a micro-batch; has no influence on results beyond rounding.
@@ -52,7 +51,8 @@ class Objective:
         normalizer: ``labels -> weight of the batch`` for losses that do not average over samples.
 
     Raises:
-        ValueError: the data are empty or malformed, a view's indices or labels do not fit its source.
+        ValueError: the data are empty or malformed, a view's indices or labels do not fit its source; (on first use)
+            the loss is not a mean over samples, or cannot serve the views.
         NotDeterministicError: (on first use) two evaluations of one batch differ.
 
     >>> x, y = torch.randn(10, 3), torch.tensor([0, 1] * 5)
@@ -92,7 +92,9 @@ class Objective:
         self._weights: Tensor | None = None
         self._buffers: dict[str, Tensor] = {}  # that replace the model's own
         self._plans: dict[tuple[str, ...], Plan] = {}
-        self._probed: set[str] = set()
+        self._probed: dict[
+            str, bool
+        ] = {}  # sources that were tried out, and whether the loss is computed inside the model
         self.programs: dict[Any, Any] = {}  # traced products, which serve every point and view of this objective
 
     @property
@@ -119,6 +121,16 @@ class Objective:
     def num_batches(self) -> int:
         """Number of micro-batches that one pass over the views takes."""
         return self._plan().num_batches
+
+    @property
+    def loss_is_inside(self) -> bool:
+        """Whether the loss is computed inside the model, so that it is no function of outputs and labels.
+
+        Gradients, Hessians and surfaces need no more; what looks at outputs (the GGN, losses of single samples, views
+        with labels of their own) does.
+        """
+        self._plan()
+        return any(self._probed.get(view.source, False) for view in self._views.values())
 
     def view(self, *names: str) -> Objective:
         """The same objective restricted to some of its views; shares data with this one."""
@@ -166,7 +178,7 @@ class Objective:
         clone.loss_fn = copy.deepcopy(self.loss_fn).to(dtype) if isinstance(self.loss_fn, nn.Module) else self.loss_fn
         clone._call = self._call.of(clone.model)
         clone._weights, clone._constant, clone._buffers = None, {}, {}
-        clone._plans, clone._probed, clone.programs = {}, set(), {}
+        clone._plans, clone._probed, clone.programs = {}, {}, {}
         return clone
 
     def batched(self, batch_size: int, memory_format: torch.memory_format | None = None) -> Objective:
@@ -360,62 +372,20 @@ class Objective:
     def _plan(self) -> Plan:
         key = tuple(self._views)
         if key not in self._plans:
-            self._plans[key] = Plan(
-                list(self._views.values()), self._sources, self._whole, self._normalizer, self.memory_format
-            )
-            self._probe(self._plans[key])
+            plan = Plan(list(self._views.values()), self._sources, self._whole, self._normalizer, self.memory_format)
+            self._probe(plan)
+            self._plans[key] = plan
         return self._plans[key]
 
     def _probe(self, plan: Plan) -> None:
-        """Refuse, once for each source, what would make every later number meaningless."""
-        for batch, parts in plan:
+        """Try model and loss out, once for each source; refuse views that a loss inside the model cannot serve."""
+        unknown = {view.source for view in self._views.values()} - self._probed.keys()
+        for batch, parts in plan if unknown else ():
             source = self._views[parts[0].view].source
-            if source in self._probed:
-                continue
-            self._probed.add(source)
-            with undisturbed(self.model), torch.no_grad():
-                parameters = self.layout.unflatten(self.weights)
-                part = parts[0]
-                losses = []
-                for _ in range(2):
-                    outputs = self._call.outputs({**self._fixed(), **parameters}, batch)
-                    out = outputs if part.rows is None else select(outputs, part.rows)
-                    losses.append(self.loss_fn(out, part.labels))
-                if losses[0].ndim:
-                    raise ValueError(
-                        f"loss_fn returned shape {tuple(losses[0].shape)}, expected one number: use reduction='mean'"
-                    )
-                first, second = (value.item() for value in losses)
-                tolerance = torch.finfo(self.layout.dtype).eps ** 0.5
-                if not _close(first, second, tolerance):
-                    raise NotDeterministicError(
-                        f"two evaluations of one batch at one point differ ({first:.9g} and {second:.9g}); "
-                        "look for dropout that ignores eval mode, random layers or state changed in forward"
-                    )
-                self._probe_mean(out, part, first, tolerance)
-            if len(self._probed) == len({v.source for v in self._views.values()}):
-                return
-
-    def _probe_mean(self, outputs: Any, part: Part, whole: float, tolerance: float) -> None:
-        count = length(part.labels)
-        if count < 2:
-            return
-        device = self.layout.device
-        halves = torch.arange(count // 2, device=device), torch.arange(count // 2, count, device=device)
-        total, norm = 0.0, 0.0
-        for rows in halves:
-            labels = select(part.labels, rows)
-            weight = self._normalizer(labels)
-            total += self.loss_fn(select(outputs, rows), labels).item() * weight if weight else 0.0
-            norm += weight
-        if norm and not _close(total / norm, whole, tolerance):
-            raise ValueError(
-                f"loss_fn is not a mean over samples: a batch of {count} has loss {whole:.6g}, its halves average to "
-                f"{total / norm:.6g}; use reduction='mean', or give normalizer= (labels -> weight of the batch)"
-            )
-
-
-def _close(a: float, b: float, tolerance: float) -> bool:
-    if a == b or a != a or b != b:
-        return True
-    return abs(a - b) <= tolerance * max(abs(a), abs(b), tolerance)
+            if source in unknown:
+                unknown.remove(source)
+                self._probed[source] = try_out(self, batch, parts[0])
+            if not unknown:
+                break
+        for source in (source for source, inside in self._probed.items() if inside):
+            check_inside([view for view in self._views.values() if view.source == source])

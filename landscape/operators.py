@@ -135,6 +135,7 @@ class GGNOperator(CurvatureOperator):
     """
 
     def _form(self) -> Form:
+        _needs_outputs(self.objective, "a GGN")
         return GaussNewtonForm()
 
 
@@ -179,7 +180,16 @@ class EmpiricalFisherOperator(CurvatureOperator):
 
     def _form(self) -> Form:
         given = self._per_sample_loss
+        _needs_outputs(self.objective, "an empirical Fisher matrix")
         return FisherForm(per_sample_of(self.objective.loss_fn) if given is None else given, key=given)
+
+
+def _needs_outputs(objective: Objective, what: str) -> None:
+    if objective.loss_is_inside:
+        raise ValueError(
+            f"the loss is computed inside the model, but {what} needs it as a function of outputs and labels; let "
+            "forward= return logits, and give loss_fn= (logits, labels)"
+        )
 
 
 def as_product(operator: Any) -> tuple[int, torch.device, float, Callable[[Tensor], Tensor]]:

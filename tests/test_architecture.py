@@ -55,6 +55,7 @@ NUMERICS = (
     "traces",
     "tracing",
     "trajectory",
+    "trial",
     "views",
 )
 

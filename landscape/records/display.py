@@ -69,7 +69,7 @@ def _summary(name: str, value: Any) -> str:
         return ", ".join(_marked(f"{n} {_said(s)}", s != Status.OK) for s, n in _statuses(array).items())
     if array.size == 0 or array.size > _SCANNED:
         return "–"
-    if array.dtype == bool and array.size > 1 or name == "converged":
+    if (array.dtype == bool and array.size > 1) or name == "converged":
         return _marked(f"{np.count_nonzero(array)} of {array.size} true", name == "converged" and not array.all())
     if array.size <= _LISTED and array.ndim <= 1:
         return ", ".join(_marked(_text(v), not _finite(v)) for v in array.ravel().tolist())
@@ -88,14 +88,14 @@ def _statuses(codes: Any) -> dict[int, int]:
 
 
 def _said(code: int) -> str:
-    return Status(code).name.lower().replace("_", " ") if code in iter(Status) else f"code {code}"
+    return Status(code).name.lower().replace("_", " ") if code in set(Status) else f"code {code}"
 
 
 def _not_finite(value: Any) -> int:
     array = np.asarray(value)
     if not np.issubdtype(array.dtype, np.inexact) or array.size > _SCANNED:
         return 0
-    return array.size - np.count_nonzero(np.isfinite(array))
+    return int(array.size - np.count_nonzero(np.isfinite(array)))
 
 
 def _finite(value: Any) -> bool:

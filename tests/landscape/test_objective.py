@@ -13,7 +13,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import landscape
-from landscape.objective import EmptyViewError, NotDeterministicError
+from landscape.objective import EmptyViewError
+from landscape.trial import NotDeterministicError
 from tests.reference import CASES, Case, TinyCNN, dense_loss, flat
 
 RTOL64 = 1e-12
