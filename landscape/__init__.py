@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from landscape._version import __version__
 
 if TYPE_CHECKING:
+    from landscape import figures, records, store
     from landscape.blocks import layer_spectra
     from landscape.connectivity import connect
     from landscape.decomposition import alignment, split_curvature, subspace_overlap
@@ -104,6 +105,7 @@ _HOME = {
     "trace": "traces",
     "with_normalized_logits": "logits",
 }
+_MODULES = ("figures", "records", "store")
 
 __all__ = [
     "Alignment",
@@ -138,6 +140,7 @@ __all__ = [
     "connect",
     "diagonal",
     "eigen_direction",
+    "figures",
     "filter_normalized_direction",
     "gradient_direction",
     "keskar_sharpness",
@@ -150,10 +153,12 @@ __all__ = [
     "plane_draws",
     "principal_directions",
     "project_path",
+    "records",
     "sam_sharpness",
     "spectral_density",
     "spectral_moments",
     "split_curvature",
+    "store",
     "subspace_overlap",
     "top_eigenpairs",
     "trace",
@@ -164,8 +169,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(importlib.import_module(f"landscape.{_HOME[name]}"), name)
+    if name in _MODULES:
+        return importlib.import_module(f"landscape.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*__all__, *_MODULES})

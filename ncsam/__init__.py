@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from landscape._version import __version__
 
 if TYPE_CHECKING:
-    from ncsam import data, models, noise
+    from ncsam import data, figures, models, noise
     from ncsam.bound import theorem1_bound
     from ncsam.config import TrainConfig
     from ncsam.optimizer import (
@@ -49,7 +49,7 @@ _HOME = {
     "Trainer": "training",
     "theorem1_bound": "bound",
 }
-_MODULES = ("data", "models", "noise", "optimizer", "theory")
+_MODULES = ("data", "figures", "models", "noise", "optimizer", "theory")
 
 __all__ = [
     "NCSAM",
@@ -69,6 +69,7 @@ __all__ = [
     "Trainer",
     "__version__",
     "data",
+    "figures",
     "models",
     "noise",
     "theorem1_bound",
