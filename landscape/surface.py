@@ -70,7 +70,7 @@ def line(
         batchnorm_samples: that they are recomputed on, see :class:`~landscape.batchnorm.Recalibration`.
         check: cross-check the centre, see :func:`~landscape.centre_check.check_centre`.
         rows: where points are kept (n rows, see :func:`surface_fields`), memory if none; points already there stay.
-        progress: wraps the iteration over points, e.g. ``tqdm.tqdm``.
+        progress: wraps the iteration over points, e.g. ``tqdm.auto.tqdm``.
 
     Raises:
         ValueError: a shape does not fit, an alpha is not finite, or an argument is impossible for this model.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         RandomPicks,
         SharpnessAware,
     )
-    from ncsam.run import Run
+    from ncsam.run import Run, train_run
     from ncsam.training import Trainer
 
 _HOME = {
@@ -48,6 +48,7 @@ _HOME = {
     "TrainConfig": "config",
     "Trainer": "training",
     "theorem1_bound": "bound",
+    "train_run": "run",
 }
 _MODULES = ("data", "figures", "models", "noise", "optimizer", "theory")
 
@@ -73,6 +74,7 @@ __all__ = [
     "models",
     "noise",
     "theorem1_bound",
+    "train_run",
 ]
 
 

@@ -144,7 +144,7 @@ def train_run(
     command: list[str] | None = None,
     attrs: dict[str, Any] | None = None,
     log: str | Path | None = None,
-    progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
+    progress: Callable[..., Iterable[Any]] | None = None,
 ) -> Run:
     """Train as configured and write the run file; its state is kept beside it meanwhile, for ``resume``.
 
@@ -155,7 +155,7 @@ def train_run(
         command: the command line, for the record.
         attrs: further provenance, e.g. the arm of a study.
         log: file for a JSON line an epoch, see :class:`ncsam.training_log.TrainingLog`; existing ones as for ``path``.
-        progress: wraps the iteration over epochs; gets it and the number of epochs left.
+        progress: wraps the iteration over epochs, e.g. ``tqdm.auto.tqdm``; gets it and their number as ``total=``.
 
     Raises:
         ValueError: the configuration is impossible.
@@ -210,14 +210,14 @@ def _train(
     state: Path,
     identity: dict[str, Any],
     log: Path | None,
-    progress: Callable[[Iterable[Any], int], Iterable[Any]] | None,
+    progress: Callable[..., Iterable[Any]] | None,
 ) -> None:
     """All epochs that are left, with a line of the log for each and the state saved now and then."""
     saved = time.monotonic()
     with contextlib.ExitStack() as stack:
         lines = stack.enter_context(TrainingLog(log, trainer.views, trainer.rows)) if log is not None else None
         epochs = trainer.epochs()
-        for row in epochs if progress is None else progress(epochs, trainer.config.epochs - len(trainer.rows)):
+        for row in epochs if progress is None else progress(epochs, total=trainer.config.epochs - len(trainer.rows)):
             if lines is not None:
                 lines.write(row)
             # Only here, between epochs, is the state one to resume from; an interrupt inside an epoch leaves the last.

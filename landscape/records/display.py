@@ -6,6 +6,7 @@ marked, and said once more above the table.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from html import escape
@@ -30,7 +31,7 @@ def as_html(record: Record) -> str:
     >>> "0.25" in html, "1 value is not finite: loss" in html, "radius = 0.05" in html
     (True, True, True)
     """
-    shown = {n: (d, getattr(record, n)) for n, d in record.variables().items() if getattr(record, n) is not None}
+    shown = {n: (d, getattr(record, n)) for n, d in _ordered(record) if getattr(record, n) is not None}
     rows = "".join(
         f"<tr>{_cell(name)}{_cell(_size(declared, value))}<td style='{_LEFT}'>{_summary(name, value)}</td>"
         f"{_cell('' if declared.units == '1' else declared.units)}{_cell(declared.long_name)}</tr>"
@@ -46,6 +47,12 @@ def as_html(record: Record) -> str:
         f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
         f"{f'<small>{settings}</small>' if settings else ''}</div>"
     )
+
+
+def _ordered(record: Record) -> list[tuple[str, Variable]]:
+    """Coordinates, then what every record of the kind has, then the rest."""
+    optional = {field.name for field in dataclasses.fields(record) if field.default is None}
+    return sorted(record.variables().items(), key=lambda item: (not item[1].coordinate, item[0] in optional))
 
 
 def _troubles(values: dict[str, Any]) -> Iterator[str]:

@@ -36,7 +36,7 @@ class Where(TypedDict, total=False):
         device: as torch spells it; the CPU by default.
         overwrite: replace a result of the same name.
         resume: continue what a stopped measurement left.
-        progress: wraps the iteration over rows, e.g. ``tqdm.tqdm``.
+        progress: wraps the iteration over rows, e.g. ``tqdm.auto.tqdm``.
     """
 
     dtype: str

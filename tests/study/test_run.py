@@ -184,8 +184,8 @@ def test_an_interrupted_training_goes_on_bitwise(
         train_run(dataclasses.replace(CONFIG, epochs=7), path, resume=True)
     left: list[int] = []
 
-    def count(epochs: Iterable[object], remaining: int) -> Iterable[object]:
-        left.append(remaining)
+    def count(epochs: Iterable[object], total: int) -> Iterable[object]:
+        left.append(total)
         return epochs
 
     resumed = train_run(CONFIG, path, resume=True, progress=count)
@@ -209,7 +209,7 @@ def test_base_optimizer_and_warm_up_resume_bitwise(
     with monkeypatch.context() as patch:
         patch.setattr("ncsam.run.SAVE_EVERY", 0.0)
         with pytest.raises(Stop):
-            train_run(config, path, progress=lambda rows, _: stop_after(3)(rows))
+            train_run(config, path, progress=lambda rows, total: stop_after(3)(rows))
     if not changes:  # a state from before these choices existed
         content = torch.load(state_path(path), weights_only=True)
         identity = json.loads(content["identity"])
@@ -232,7 +232,7 @@ def test_two_trainings_of_one_file_do_not_meet(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, epochs=2, checkpoints=())
     seen = []
 
-    def meanwhile(epochs: Iterable[object], _: int) -> Iterator[object]:
+    def meanwhile(epochs: Iterable[object], total: int) -> Iterator[object]:
         for row in epochs:
             for how in ({}, {"resume": True}, {"overwrite": True}):
                 with pytest.raises(StoreError, match=r"run.h5: another process is training into it; wait"):
