@@ -18,7 +18,7 @@ import nbformat
 from nbclient import NotebookClient
 
 HERE = Path(__file__).parent
-DPI = 110  # of figures in the stored outputs
+DPI = 90  # of figures in the stored outputs
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},

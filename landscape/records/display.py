@@ -16,8 +16,9 @@ import numpy as np
 
 from landscape.records.base import Record, Status, Variable
 
-_LISTED = 6  # values that are shown one by one; of more, the range
+_LISTED = 12  # values that are shown one by one; of more, the range
 _SCANNED = 10**7  # values of an array that are looked at; above that only its size is told
+_LONGEST = 40  # characters of a text in an array, such as a hash
 _LEFT = "text-align:left"
 _MARK = "color:#c62828;font-weight:bold"
 
@@ -110,7 +111,11 @@ def _finite(value: Any) -> bool:
 
 
 def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else _short(str(value), _LONGEST)
+
+
+def _short(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def _marked(text: str, mark: bool) -> str:
@@ -131,5 +136,4 @@ def _settings(record: Record) -> list[str]:
 
 
 def _setting(value: Any) -> str:
-    text = _text(value)
-    return text if len(text) <= 80 else f"{text[:79]}…"
+    return _text(value) if isinstance(value, float) else _short(str(value), 2 * _LONGEST)
