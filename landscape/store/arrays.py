@@ -161,4 +161,5 @@ def room_for(dataset: h5py.Dataset, file_size: int) -> np.ndarray:
 
 def decoded(array: np.ndarray) -> np.ndarray:
     """Text as ``str``, everything else as it is."""
-    return np.char.decode(array, "utf-8") if array.dtype.kind == "S" else array
+    # numpy before 2 decodes an array without entries to floats.
+    return np.char.decode(array, "utf-8").astype(np.str_, copy=False) if array.dtype.kind == "S" else array
