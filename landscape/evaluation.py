@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.func import functional_call
+from torch import Tensor
 
 from landscape.first_layers import combined
 from landscape.isolation import undisturbed
+from landscape.microbatch import holding
 from landscape.point import PackedPoint
 from landscape.scoring import Evaluation, Scorer
 
@@ -63,16 +63,4 @@ def explore(
             run(evaluate)
 
     with undisturbed(objective.model):
-        swapped = {f"model.{n}": t for n, t in (*fixed.items(), *point.parameters.items(), *buffers.items())}
-        functional_call(_Swapped(objective.model), swapped, (swapped_in,))
-
-
-class _Swapped(nn.Module):
-    """Runs a function while the tensors of a model are swapped."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, run: Callable[[], None]) -> None:
-        run()
+        holding(objective.model, {**fixed, **point.parameters, **buffers}, swapped_in)

@@ -3,39 +3,84 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_map
+
+from landscape.batches import select
+from landscape.losses import length
 
 Forward = Callable[[nn.Module, Any], Any]
 Loss = Callable[[Any, Any], Tensor]
 
 
 class ForwardModule(nn.Module):
-    """Holds model and user forward, so that ``functional_call`` can swap parameters while any forward runs."""
+    """Holds model and user forward, so that ``functional_call`` can swap parameters while any forward runs.
 
-    def __init__(self, model: nn.Module, forward: Forward | None) -> None:
+    Args:
+        model: what is called.
+        forward: how; ``model(*inputs)`` if none.
+        precision: of matrix products and convolutions (``torch.autocast``), if less than the parameters' own; outputs
+            are float32 then, and so is the loss.
+    """
+
+    def __init__(self, model: nn.Module, forward: Forward | None, precision: torch.dtype | None = None) -> None:
         super().__init__()
         self.model = model
+        self.precision = precision
         self._user_forward = forward
 
     def forward(self, batch: Any) -> Any:
+        if self.precision is None:
+            return self._run(batch)
+        device = next(self.model.parameters()).device.type
+        with torch.autocast(device, self.precision):
+            outputs = self._run(batch)
+        return tree_map(lambda t: t.float() if isinstance(t, Tensor) and t.is_floating_point() else t, outputs)
+
+    def _run(self, batch: Any) -> Any:
         if self._user_forward is not None:
             return self._user_forward(self.model, batch)
         if isinstance(batch, Mapping):
             raise ValueError("batches are mappings; say how to call the model: forward=lambda model, batch: …")
         return self.model(*batch[:-1])
 
-    def of(self, model: nn.Module) -> ForwardModule:
-        """The same forward with another model."""
-        return ForwardModule(model, self._user_forward)
+    def of(self, model: nn.Module, precision: torch.dtype | None = None) -> ForwardModule:
+        """The same forward with another model, in its own or a lesser precision."""
+        return ForwardModule(model, self._user_forward, precision)
 
     def outputs(self, tensors: Mapping[str, Tensor], batch: Any) -> Any:
         """The model's outputs with ``tensors`` in place of its parameters and buffers of those names."""
         return functional_call(self, {f"model.{name}": value for name, value in tensors.items()}, (batch,))
+
+
+class _Holder(nn.Module):
+    """Runs a function while the tensors of a model are swapped."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, run: Callable[[], None]) -> None:
+        run()
+
+
+def holding(model: nn.Module, tensors: Mapping[str, Tensor], run: Callable[[], None]) -> None:
+    """Call ``run()`` while ``model`` holds ``tensors`` in place of its parameters and buffers of those names.
+
+    What a backward pass runs again (activation checkpointing) thus sees them too, which it would not if they were
+    swapped for the forward pass alone.
+
+    >>> layer = nn.Linear(1, 1, bias=False)
+    >>> holding(layer, {"weight": Tensor([[3.0]])}, lambda: print(layer(Tensor([1.0])).item()))
+    3.0
+    """
+    functional_call(_Holder(model), {f"model.{name}": value for name, value in tensors.items()}, (run,))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,6 +113,25 @@ class BatchLoss:
     def outputs(self) -> Any:
         """Of the model, connected to the leaves."""
         return self.model.outputs({**self.fixed, **self.parameters}, self.batch)
+
+    def held(self, run: Callable[[], Tensor]) -> Tensor:
+        """``run()`` while the model holds this micro-batch's tensors; see :func:`holding`."""
+        found: list[Tensor] = []
+        holding(self.model.model, {**self.fixed, **self.parameters}, lambda: found.append(run()))
+        return found[0]
+
+    def pieces(self, count: int) -> Iterator[BatchLoss]:
+        """This micro-batch in up to ``count`` smaller ones; their shares are of this one's mean and add up to 1.
+
+        Those that the loss ignores as a whole are left out.
+        """
+        rows = torch.arange(length(self.labels), device=next(iter(self.parameters.values())).device)
+        cut = [(chunk, select(self.labels, chunk)) for chunk in rows.chunk(count)]
+        norms = [self.normalizer(labels) for _, labels in cut]
+        for (chunk, labels), norm in zip(cut, norms, strict=True):
+            if norm:
+                batch = select(self.batch, chunk)
+                yield dataclasses.replace(self, share=norm / sum(norms), batch=batch, labels=labels)
 
     def loss(self, outputs: Any = None) -> Tensor:
         """The mean loss, of the model's outputs or of others of the same form."""

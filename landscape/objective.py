@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -198,6 +199,29 @@ class Objective:
         clone._plans = {}
         return clone
 
+    def in_precision(self, precision: torch.dtype) -> Objective:
+        """The same objective with matrix products and convolutions of forward and backward passes in less precision.
+
+        Parameters, gradients, outputs and the loss stay float32 and sums float64 (``torch.autocast``). The checks that
+        an objective makes with its first use are made in full precision.
+
+        Raises:
+            ValueError: parameters are not float32, or the precision is not bfloat16 or float16.
+
+        >>> obj = Objective(nn.Linear(3, 2), nn.MSELoss(), (torch.ones(4, 3), torch.zeros(4, 2)))
+        >>> abs(obj.in_precision(torch.bfloat16).loss() / obj.loss() - 1) < 0.03
+        True
+        """
+        if precision not in (torch.bfloat16, torch.float16):
+            raise ValueError(f"precision is {precision}, expected torch.bfloat16 or torch.float16")
+        if self.layout.dtype != torch.float32:
+            raise ValueError(f"parameters are {self.layout.dtype}, expected torch.float32 for less precise products")
+        clone = copy.copy(self)
+        self._plan()
+        clone._call = self._call.of(self.model, precision)
+        clone.programs = {}
+        return clone
+
     def at(self, weights: Any) -> Objective:
         """The same objective at another (K,) point; the model is not changed."""
         clone = copy.copy(self)
@@ -330,14 +354,15 @@ class Objective:
         total: Tensor | None = None
         with undisturbed(self.model), torch.enable_grad():
             fixed = self._fixed()
-            leaves = {n: p.detach().requires_grad_() for n, p in self.layout.unflatten(self.weights).items()}
+            point = self.layout.weights(self.model) if self._weights is None else self._weights
+            leaves = {n: p.detach().requires_grad_() for n, p in self.layout.unflatten(point).items()}
             counted = ((batch, part) for batch, parts in plan for part in parts if part.norm)
             for index, (batch, part) in enumerate(counted):
                 share = part.norm / plan.norms[name]
                 micro = BatchLoss(
                     index, share, leaves, fixed, batch, part.labels, self.loss_fn, self._normalizer, self._call
                 )
-                term = derivative(micro).detach().double()
+                term = micro.held(partial(derivative, micro)).detach().double()
                 term *= share
                 total = term if total is None else total.add_(term)
         if total is None:

@@ -29,6 +29,11 @@ class Product(ABC):
     def __call__(self, column: Tensor, *, keep: bool = True) -> Tensor:
         """The product with one vector (K,); ``keep`` what is needed for further calls."""
 
+    def of_rows(self, rows: Tensor, *, keep: bool = True) -> Tensor:
+        """The products with every row of ``rows`` (k, K), as columns (K, k)."""
+        last = len(rows) - 1
+        return torch.stack([self(row, keep=keep or i < last) for i, row in enumerate(rows)], dim=1)
+
 
 class Form(ABC):
     """A kind of curvature; forms of equal ``key`` have equal products."""

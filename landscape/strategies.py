@@ -6,17 +6,15 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 
+from landscape.costs import Cost, estimate, measured
 from landscape.isolation import undisturbed
+from landscape.lean import LeanProduct, pieces_needed
 from landscape.microbatch import BatchLoss
 from landscape.objective import Objective
 from landscape.parameters import ParameterLayout
@@ -24,7 +22,7 @@ from landscape.products import Form, Product
 from landscape.tracing import KeptProduct, NotTraceableError, Program, shape_key
 
 _log = logging.getLogger(__name__)
-STRATEGIES = ("auto", "double_backward", "split", "compiled")
+STRATEGIES = ("auto", "double_backward", "split", "compiled", "lean")  # files hold their places
 MEMORY_BUDGET = 4 * 2**30
 WORTH_TRACING = 1e9  # floating point operations of one gradient over the data; below, tracing costs more than it saves
 _MAX_PROGRAMS = 8
@@ -35,14 +33,18 @@ class Strategy:
     """How an operator's products are made.
 
     Attributes:
-        name: ``double_backward``, ``split`` (traced and cut in two, see :mod:`landscape.tracing`) or ``compiled``
-            (the same, the part that depends on the vector compiled).
-        chosen: why: ``requested``, ``by size`` or ``timed``.
+        name: ``double_backward``, ``split`` (traced and cut in two, see :mod:`landscape.tracing`), ``compiled``
+            (the same, the part that depends on the vector compiled) or ``lean`` (see :mod:`landscape.lean`).
+        chosen: why: ``requested``, ``by size``, ``by memory`` or ``timed``.
         traced: how a traced product was made, see :class:`landscape.tracing.Program`; empty for double backward.
         fallback: why a strategy that was tried before this one is not used; empty if none was.
         kept_bytes: memory held from product to product.
         kept_batches: micro-batches whose vector-independent part is held.
         num_batches: micro-batches seen.
+        pieces: into which a lean product cuts a micro-batch; 1 for the others.
+        forward_bytes: estimate of what a training step keeps of the first micro-batch's forward pass.
+        graph_bytes: estimate of what a product of it by double backward holds; 0, as ``forward_bytes``, where memory
+            played no part in the choice.
     """
 
     name: str
@@ -52,6 +54,9 @@ class Strategy:
     kept_bytes: int
     kept_batches: int
     num_batches: int
+    pieces: int = 1
+    forward_bytes: int = 0
+    graph_bytes: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,10 +67,12 @@ class Probe:
         asymmetry: |uᵀHv − vᵀHu| / (‖u‖ ‖Hv‖).
         deviation: relative difference of two products with one vector: from two forward passes by double backward,
             or from the strategy in use and double backward.
+        precision_error: relative difference of a product in the operator's precision and in the parameters' own.
     """
 
     asymmetry: float
     deviation: float
+    precision_error: float = 0.0
 
 
 class Products:
@@ -75,7 +82,7 @@ class Products:
         objective: at the point of interest.
         form: kind of curvature.
         requested: one of ``STRATEGIES``.
-        memory_budget: bytes to keep at most.
+        memory_budget: bytes to keep at most; where the graph of one micro-batch takes more, ``auto`` takes ``lean``.
         autotune: choose by timing one product each way; the choice may differ from run to run.
     """
 
@@ -88,6 +95,8 @@ class Products:
         self._kept: dict[int, tuple[float, Product]] = {}
         self._kept_bytes = self._graph_bytes = self._num_batches = 0
         self._complete = False
+        self._example: BatchLoss | None = None  # holds the tensors that kept graphs were made with
+        self._pieces, self._cost = 1, Cost()
         self.probe: Probe | None = None
 
     @property
@@ -97,37 +106,60 @@ class Products:
             return None
         traced = self._traced if self._name != "double_backward" else ""
         return Strategy(
-            self._name, self._chosen, traced, self._fallback, self._kept_bytes, len(self._kept), self._num_batches
+            self._name,
+            self._chosen,
+            traced,
+            self._fallback,
+            self._kept_bytes,
+            len(self._kept),
+            self._num_batches,
+            self._pieces,
+            self._cost.forward_bytes,
+            self._cost.graph_bytes,
         )
 
     def __call__(self, columns: Tensor) -> Tensor:
         """Products with every row of ``columns`` (k, K) from one pass over the data, (K, k) in float64."""
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+            return self._sum(columns)
+
+    def _sum(self, columns: Tensor) -> Tensor:
         if not self._complete:
             total = self._objective.accumulate(lambda batch: self._of_batch(batch, columns))
             self._complete = len(self._kept) == self._num_batches
             return total
+        if self._example is None:  # traced products do not call the model
+            return self._sum_of_kept(columns)
+        # Graphs run checkpointed layers forward again.
+        with undisturbed(self._objective.model):
+            return self._example.held(lambda: self._sum_of_kept(columns))
+
+    def _sum_of_kept(self, columns: Tensor) -> Tensor:
         total = torch.zeros(columns.shape[1], len(columns), dtype=torch.float64, device=columns.device)
-        # A graph runs checkpointed layers forward again; a traced product does not call the model.
-        graph = self._name == "double_backward"
-        with undisturbed(self._objective.model) if graph else nullcontext():
-            for index in sorted(self._kept):
-                share, product = self._kept[index]
-                total.add_(_apply(product, columns, keep=True).double().mul_(share))
+        for index in sorted(self._kept):
+            share, product = self._kept[index]
+            total.add_(product.of_rows(columns).double().mul_(share))
         return total
 
     def _of_batch(self, batch: BatchLoss, columns: Tensor) -> Tensor:
         self._num_batches = max(self._num_batches, batch.index + 1)
         if batch.index in self._kept:
-            return _apply(self._kept[batch.index][1], columns, keep=True)
+            return self._kept[batch.index][1].of_rows(columns)
         product = self._prepare(batch) if self._name else self._decide(batch)
+        if isinstance(product, LeanProduct):
+            return product.of_rows(columns)
         nbytes = product.nbytes if isinstance(product, KeptProduct) else self._graph_bytes
         keep = self._kept_bytes + nbytes <= self._budget
         if keep:
             self._kept[batch.index] = batch.share, product
             self._kept_bytes += nbytes
-        return _apply(product, columns, keep=keep)
+            if not isinstance(product, KeptProduct):
+                self._example = dataclasses.replace(batch)
+        return product.of_rows(columns, keep=keep)
 
     def _prepare(self, batch: BatchLoss) -> Product:
+        if self._name == "lean":
+            return LeanProduct(self._form, batch, self._layout, self._pieces)
         if self._name != "double_backward":
             program = self._program(batch)
             if isinstance(program, Program):
@@ -136,8 +168,7 @@ class Products:
         return self._linearise(batch)
 
     def _linearise(self, batch: BatchLoss) -> Product:
-        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
-            return self._form.linearise(batch, self._layout, self._form.extras(batch))
+        return self._form.linearise(batch, self._layout, self._form.extras(batch))
 
     def _program(self, batch: BatchLoss) -> Program | str:
         """The program for this micro-batch's shapes, or why there is none; shared by all points and views."""
@@ -154,10 +185,14 @@ class Products:
 
     def _decide(self, batch: BatchLoss) -> Product:
         """Choose for all micro-batches on the first one, checked against double backward."""
-        with _measured(batch) as cost:
-            reference = self._linearise(batch)
-        self._graph_bytes = cost.nbytes
         u, v = _probe_vectors(self._layout)
+        if self._requested in ("auto", "lean"):
+            self._cost = estimate(self._form, batch, self._layout)
+            if self._requested == "lean" or self._cost.graph_bytes > self._budget:
+                return self._lean(batch, u, v)
+        with measured(batch) as cost:
+            reference = self._linearise(batch)
+        self._graph_bytes = cost.graph_bytes
         expected = reference(v)
         candidates = self._candidates(3 * cost.flops * self._objective.num_batches)  # a gradient is three passes
         chosen, image = self._first_that_agrees(batch, candidates, v, expected)
@@ -166,10 +201,24 @@ class Products:
         if chosen is None:
             self._name, chosen = "double_backward", self._linearise(batch)
             image = chosen(v)
-        self.probe = Probe(_asymmetry(u, v, chosen(u), image), _deviation(image, expected))
+        self._check(batch, chosen, u, v, image, expected)
         if self._fallback:
             _log.warning("products by %s: %s", self._name.replace("_", " "), self._fallback)
         return chosen
+
+    def _lean(self, batch: BatchLoss, u: Tensor, v: Tensor) -> LeanProduct:
+        self._name, self._chosen = "lean", "requested" if self._requested == "lean" else "by memory"
+        self._pieces = pieces_needed(self._cost, batch)
+        chosen = LeanProduct(self._form, batch, self._layout, self._pieces)
+        self._check(batch, chosen, u, v, chosen(v), chosen(v))
+        return chosen
+
+    def _check(self, batch: BatchLoss, chosen: Product, u: Tensor, v: Tensor, image: Tensor, expected: Tensor) -> None:
+        error = 0.0
+        if batch.model.precision is not None:
+            full = dataclasses.replace(batch, model=batch.model.of(batch.model.model))
+            error = _deviation(image, LeanProduct(self._form, full, self._layout, max(2, self._pieces))(v))
+        self.probe = Probe(_asymmetry(u, v, chosen(u), image), _deviation(image, expected), error)
 
     def _candidates(self, flops: float) -> tuple[str, ...]:
         if self._requested != "auto":
@@ -207,56 +256,10 @@ class Products:
             self._fallback = f"{self._fallback}; {reason}" if self._fallback else reason
 
 
-@dataclasses.dataclass
-class _Cost:
-    nbytes: int = 0
-    flops: int = 0
-
-
-class _CountFlops(TorchFunctionMode):
-    """Counts matrix products and convolutions of forward passes (a dispatch mode would load the whole compiler)."""
-
-    _LAYERS = (functional.linear, functional.conv1d, functional.conv2d, functional.conv3d)
-    _PRODUCTS = (torch.matmul, torch.bmm, torch.mm, Tensor.matmul, Tensor.__matmul__, Tensor.bmm, Tensor.mm)
-
-    def __init__(self, cost: _Cost) -> None:
-        super().__init__()
-        self._cost = cost
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func in self._LAYERS and len(args) > 1:
-            self._cost.flops += 2 * out.numel() * args[1][0].numel()
-        elif func in self._PRODUCTS:
-            self._cost.flops += 2 * out.numel() * args[0].shape[-1]
-        return out
-
-
-@contextmanager
-def _measured(batch: BatchLoss) -> Iterator[_Cost]:
-    """Count operations of the forward pass inside, and the memory that graphs hold beyond parameters and buffers."""
-    cost = _Cost()
-    known = {t.untyped_storage().data_ptr() for t in (*batch.parameters.values(), *batch.fixed.values())}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            known.add(storage.data_ptr())
-            cost.nbytes += storage.nbytes()
-        return tensor.detach()
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _CountFlops(cost):
-        yield cost
-
-
-def _apply(product: Product, columns: Tensor, *, keep: bool) -> Tensor:
-    last = len(columns) - 1
-    return torch.stack([product(column, keep=keep or i < last) for i, column in enumerate(columns)], dim=1)
-
-
 def _probe_vectors(layout: ParameterLayout) -> tuple[Tensor, Tensor]:
-    draws = torch.randn(2, layout.size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    u, v = (draws / draws.norm(dim=1, keepdim=True)).to(layout.device, layout.dtype)
+    generator = torch.Generator().manual_seed(0)
+    draws = (torch.randn(layout.size, generator=generator, dtype=torch.float64) for _ in range(2))
+    u, v = (draw.div_(draw.norm()).to(layout.device, layout.dtype) for draw in draws)
     return u, v
 
 
