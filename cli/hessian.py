@@ -47,7 +47,7 @@ DENSITY_STEPS = 50
 @click.option("--cold", is_flag=True, help="Do not start an epoch from the eigenvectors of the one before it.")
 @click.option(
     "--strategy",
-    type=click.Choice(["auto", "double_backward", "split", "compiled"]),
+    type=click.Choice(["auto", "double_backward", "split", "compiled", "lean"]),
     default="auto",
     show_default=True,
     help="How products are made.",

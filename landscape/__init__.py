@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from landscape.moments import diagonal, spectral_moments
     from landscape.objective import Objective
     from landscape.operators import EmpiricalFisherOperator, GGNOperator, HessianOperator
+    from landscape.precision import PrecisionError, precision_error
     from landscape.records import (
         Alignment,
         Connection,
@@ -71,6 +72,7 @@ _HOME = {
     "Objective": "objective",
     "Plane": "records",
     "PlaneDraws": "records",
+    "PrecisionError": "precision",
     "ScaledOperator": "scaled",
     "Sharpness": "records",
     "Status": "records",
@@ -94,6 +96,7 @@ _HOME = {
     "negative_mass": "density",
     "plane": "surface",
     "plane_draws": "draws",
+    "precision_error": "precision",
     "principal_directions": "trajectory",
     "project_path": "trajectory",
     "sam_sharpness": "sharpness",
@@ -126,6 +129,7 @@ __all__ = [
     "Objective",
     "Plane",
     "PlaneDraws",
+    "PrecisionError",
     "ScaledOperator",
     "Sharpness",
     "Status",
@@ -151,6 +155,7 @@ __all__ = [
     "negative_mass",
     "plane",
     "plane_draws",
+    "precision_error",
     "principal_directions",
     "project_path",
     "records",

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from landscape.certificate import Unseen, certified_errors, explore
-from landscape.krylov import BASIS_BYTES, KrylovBasis
+from landscape.krylov import BASIS_BYTES, KrylovBasis, place_of
+from landscape.operators import as_product
 from landscape.records import EigenResult
 
 _log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ def top_eigenpairs(
     start: Any = None,
     block: int = 1,
     max_basis: int | None = None,
+    basis_bytes: int | None = None,
     keep_basis: bool = False,
 ) -> EigenResult:
     """The k extreme eigenpairs of a symmetric operator, each with its residual and an error bound.
@@ -61,6 +63,9 @@ def top_eigenpairs(
         block: vectors multiplied at once. More find multiple eigenvalues and share passes over the data, but take more
             products for the same accuracy.
         max_basis: vectors (8 K bytes each) held at once; by default what fits 2 GiB, at least ``2 k + 2 block + 8``.
+            On an accelerator that they would fill by more than half they are kept in CPU memory instead.
+        basis_bytes: in place of ``max_basis``, the memory that these vectors may take. Few of them mean more restarts
+            and more products. With a search, two bases share it.
         keep_basis: keep the basis in the result's ``basis``, for :func:`landscape.trace` and others to deflate by.
 
     Returns:
@@ -68,7 +73,8 @@ def top_eigenpairs(
         ``errors`` (k,) and more. What did not converge is returned as such and logged.
 
     Raises:
-        ValueError: an argument is out of range, or ``start`` is not (K, j), finite and without zero columns.
+        ValueError: an argument is out of range, ``basis_bytes`` hold too few vectors, or ``start`` is not (K, j),
+            finite and without zero columns.
         FloatingPointError: a product is not finite.
 
     >>> r = top_eigenpairs(torch.diag(torch.tensor([9.0, 2.0, -1.0], dtype=torch.float64)), k=2)
@@ -76,8 +82,12 @@ def top_eigenpairs(
     (array([9., 2.]), True)
     """
     generator = torch.Generator().manual_seed(seed)
-    basis = KrylovBasis(H, generator)
-    run = _Run.of(basis.size, k, which, tol, block, max_basis)
+    size, device, _, _ = as_product(H)
+    if basis_bytes is not None:
+        max_basis = _vectors_in(basis_bytes, size, k, which, block, search_missed, max_basis)
+    run = _Run.of(size, k, which, tol, block, max_basis)
+    room = min(run.max_basis, size)
+    basis = KrylovBasis(H, generator, capacity=room, device=place_of(size, room, device))
     limit = min(basis.size, 20 * run.wanted + 100) * (4 if search_missed else 1) if max_matvecs is None else max_matvecs
     if limit < run.wanted:
         raise ValueError(f"max_matvecs is {max_matvecs}, expected at least k = {run.wanted}")
@@ -115,13 +125,29 @@ def top_eigenpairs(
     )
 
 
+def _vectors_in(
+    basis_bytes: int, size: int, k: int, which: str, block: int, search: bool, max_basis: int | None
+) -> int:
+    """Vectors of ``size`` that a basis may hold in so many bytes."""
+    if max_basis is not None:
+        raise ValueError(f"max_basis is {max_basis} and basis_bytes {basis_bytes}; give one of the two")
+    each, bases = 8 * size, 2 if search else 1
+    smallest = (2 * k if which == "both" else k) + 2 * block + 1
+    if basis_bytes < each * smallest * bases:
+        raise ValueError(
+            f"basis_bytes is {basis_bytes}, expected at least {each * smallest * bases}: {smallest} vectors of {each} "
+            f"bytes{' in each of two bases' if search else ''}"
+        )
+    return basis_bytes // (each * bases)
+
+
 def _search(
     H: Any, run: _Run, basis: KrylovBasis, found: _Found, budget: int
 ) -> tuple[KrylovBasis, _Found, Unseen, int]:
     """Look for missed pairs in the complement of those found, until one search finds nothing new; products spent."""
     effort, spent = max(basis.products, 20), 0
     while not basis.complete and spent < budget:
-        again = KrylovBasis(H, basis.generator)
+        again = KrylovBasis(H, basis.generator, capacity=min(run.max_basis, basis.size), device=basis.device)
         again.lock(basis.combine(found.coefficients), found.values, found.residuals)
         again.append(again.fresh(run.block))
         room = min(effort, budget - spent, run.max_basis - run.wanted - run.block - 1)

@@ -10,6 +10,23 @@ from landscape.operators import as_product
 
 BASIS_BYTES = 2 << 30
 """What the vectors of one basis may take, unless the caller says otherwise."""
+_AT_ONCE = 256 << 20  # bytes from which on a basis gets all its room at once
+_SLICE = 1 << 20  # entries of each vector that a restart works on at a time
+_TINY = 1e-140  # norms above it come out right without scaling
+
+
+def place_of(size: int, vectors: int, device: torch.device) -> torch.device:
+    """Where a basis of so many vectors of ``size`` is kept: the operator's device, or CPU memory if too large for it.
+
+    Too large is more than half of an accelerator's memory, which the model and its products need too. The rule looks at
+    the memory that the device has, not at what is free, so that the same machine always chooses alike.
+
+    >>> place_of(10**9, 20, torch.device("cpu"))
+    device(type='cpu')
+    """
+    if device.type == "cuda" and 8 * size * vectors > torch.cuda.get_device_properties(device).total_memory // 2:
+        return torch.device("cpu")
+    return device
 
 
 class KrylovBasis:
@@ -19,19 +36,31 @@ class KrylovBasis:
     2005), so no ghost copies of eigenvalues appear, and what remains of it is appended as a waiting vector. One waiting
     vector gives the Lanczos algorithm, b of them its block form (Golub & Van Loan, *Matrix Computations*, §10). T is
     filled with the coefficients of that orthogonalisation, so residuals follow from T alone and are those of the
-    products as they were computed. All vectors are float64, (K,) each, on the operator's device.
+    products as they were computed. All vectors are float64, (K,) each.
 
     Args:
         operator: symmetric, (K, K); anything :func:`landscape.operators.as_product` takes.
         generator: of fresh vectors.
+        capacity: vectors that it will hold at most, if known: large ones then get their room at once, since growing
+            copies them.
+        device: where the vectors are kept and worked on, if not on the operator's device; see :func:`place_of`.
 
     Raises:
         ValueError: the operator is not square.
     """
 
-    def __init__(self, operator: object, generator: torch.Generator) -> None:
-        self.size, self.device, self.eps, self._product = as_product(operator)
+    def __init__(
+        self,
+        operator: object,
+        generator: torch.Generator,
+        *,
+        capacity: int | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        self.size, self._home, self.eps, self._product = as_product(operator)
+        self.device = self._home if device is None else device
         self.generator = generator
+        self._capacity = capacity
         self._rows = torch.empty(0, self.size, dtype=torch.float64, device=self.device)
         self._coefficients = np.zeros((0, 0))
         self._dropped = np.zeros(0)
@@ -125,8 +154,9 @@ class KrylovBasis:
             self.append(self.fresh(min(count, self.size - self._stored)))
         first, last = self._multiplied, min(self._multiplied + count, self._stored)
         # A single vector goes as (K,): an operator of the caller's own may know no other shape.
-        block = self._rows[first:last].T
+        block = self._rows[first:last].T.to(self._home)
         images = self._product(block[:, 0]).reshape(-1, 1) if last == first + 1 else self._product(block)
+        images = images.to(self.device)
         if not torch.isfinite(images).all():
             raise FloatingPointError(
                 "an operator-vector product is not finite; the loss has no finite curvature at these weights"
@@ -168,8 +198,11 @@ class KrylovBasis:
         new[:count] = s.T @ self._coefficients[:m, :m] @ s
         new[count:] = self._coefficients[m : self._stored, :m] @ s
         self._dropped[:count] = self._dropped[:m] @ np.abs(s)
-        self._rows[:count] = self.combine(s).T
-        self._rows[count : count + waiting] = self._rows[m : self._stored].clone()
+        mix = torch.from_numpy(np.ascontiguousarray(s.T)).to(self.device)
+        for rows in self._rows.split(_SLICE, dim=1):  # in slices, as a copy of all would double the memory
+            held = rows[m : self._stored].clone()
+            rows[:count] = mix @ rows[:m]
+            rows[count : count + waiting] = held
         self._coefficients[:] = 0
         self._coefficients[: count + waiting, :count] = new
         self._multiplied, self._stored, self._locked = count, count + waiting, 0
@@ -186,15 +219,15 @@ class KrylovBasis:
         """
         old = self._rows[: self._stored]
         first = old @ vector
-        rest = vector - old.T @ first
+        rest = torch.addmv(vector, old.T, first, alpha=-1)
         second = old @ rest
-        rest = rest - old.T @ second
+        rest.addmv_(old.T, second, alpha=-1)
         weights = (first + second).cpu().numpy()
         norm = float(_norms(rest[:, None])[0])
         if norm <= threshold or self._stored == self.size:
             return weights, norm
         self._reserve(self._stored + 1)
-        self._rows[self._stored] = rest / norm
+        self._rows[self._stored] = rest.div_(norm)
         self._stored += 1
         return np.append(weights, norm), 0.0
 
@@ -202,7 +235,9 @@ class KrylovBasis:
         """Room for ``count`` vectors."""
         if count <= len(self._rows):
             return
-        room = min(max(count, 16, 2 * len(self._rows)), max(count, self.size))
+        room = max(count, min(max(16, 2 * len(self._rows)), self.size, self._capacity or self.size))
+        if self._capacity and 8 * room * self.size > _AT_ONCE:
+            room = max(count, self._capacity)
         rows = torch.empty(room, self.size, dtype=torch.float64, device=self.device)
         rows[: self._stored] = self._rows[: self._stored]
         square, dropped = np.zeros((room, room)), np.zeros(room)
@@ -219,5 +254,8 @@ def eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _norms(columns: Tensor) -> Tensor:
     """Norms of the columns (K, b), also where squares of the entries would underflow or overflow."""
+    norms = columns.norm(dim=0)
+    if bool(((norms > _TINY) & torch.isfinite(norms)).all()):
+        return norms
     largest = columns.abs().amax(0).clamp_min(torch.finfo(torch.float64).tiny)
     return (columns / largest).norm(dim=0) * largest

@@ -199,27 +199,26 @@ class Objective:
         clone._plans = {}
         return clone
 
-    def in_precision(self, precision: torch.dtype) -> Objective:
+    def in_precision(self, precision: torch.dtype | None) -> Objective:
         """The same objective with matrix products and convolutions of forward and backward passes in less precision.
 
         Parameters, gradients, outputs and the loss stay float32 and sums float64 (``torch.autocast``). The checks that
-        an objective makes with its first use are made in full precision.
+        an objective makes with its first use are made in full precision. ``None`` goes back to it.
 
         Raises:
-            ValueError: parameters are not float32, or the precision is not bfloat16 or float16.
+            ValueError: parameters are not float32, or the precision is not bfloat16.
 
         >>> obj = Objective(nn.Linear(3, 2), nn.MSELoss(), (torch.ones(4, 3), torch.zeros(4, 2)))
         >>> abs(obj.in_precision(torch.bfloat16).loss() / obj.loss() - 1) < 0.03
         True
         """
-        if precision not in (torch.bfloat16, torch.float16):
-            raise ValueError(f"precision is {precision}, expected torch.bfloat16 or torch.float16")
-        if self.layout.dtype != torch.float32:
-            raise ValueError(f"parameters are {self.layout.dtype}, expected torch.float32 for less precise products")
-        clone = copy.copy(self)
+        if precision not in (None, torch.bfloat16):  # float16 would need its gradients scaled
+            raise ValueError(f"precision is {precision}, expected torch.bfloat16 or None")
+        if precision is not None and self.layout.dtype != torch.float32:
+            raise ValueError(f"parameters are {self.layout.dtype}, expected torch.float32 for products in bfloat16")
         self._plan()
-        clone._call = self._call.of(self.model, precision)
-        clone.programs = {}
+        clone = copy.copy(self)
+        clone._call, clone.programs = self._call.of(self.model, precision), {}
         return clone
 
     def at(self, weights: Any) -> Objective:

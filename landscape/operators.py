@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -36,11 +38,18 @@ class CurvatureOperator(ABC):
             ``"split"`` where a gradient over the data costs more than 10⁹ floating-point operations, else double
             backward. A traced product is compared with double backward on the first micro-batch; where tracing
             fails or they disagree, double backward is used, with a warning in the log and the reason in ``strategy``.
-        memory_budget: bytes to keep at most.
+            ``"lean"`` takes no more memory than a training step on the same micro-batch, by double backward on pieces
+            of it with nothing kept; ``"auto"`` takes it where the graph of one micro-batch, estimated from a part of
+            it, exceeds the memory budget. See ``strategy.pieces``, ``.forward_bytes`` and ``.graph_bytes``.
+        memory_budget: bytes to keep at most; 0 to keep nothing.
         autotune: let ``"auto"`` time both ways instead; the choice may differ from run to run.
+        precision: ``"bf16"`` for matrix products and convolutions in bfloat16, with parameters, vectors and sums as
+            they are otherwise; nothing is traced then. ``probe.precision_error`` is what it costs on the first
+            micro-batch, :func:`landscape.precision_error` on all data and for eigenvalues. None: full precision.
 
     Raises:
-        ValueError: the objective has several views, the strategy is unknown, or a vector of the wrong length is given.
+        ValueError: the objective has several views, the strategy or precision is unknown or does not fit the model, or
+            a vector of the wrong length is given.
     """
 
     def __init__(
@@ -50,6 +59,7 @@ class CurvatureOperator(ABC):
         strategy: str = "auto",
         memory_budget: int = MEMORY_BUDGET,
         autotune: bool = False,
+        precision: str | None = None,
     ) -> None:
         if len(objective.views) != 1:
             raise ValueError(
@@ -59,11 +69,22 @@ class CurvatureOperator(ABC):
             raise ValueError(f"strategy is {strategy!r}, expected one of {', '.join(STRATEGIES)}")
         if memory_budget < 0:
             raise ValueError(f"memory_budget is {memory_budget}, expected bytes, at least 0")
+        if precision not in (None, "bf16"):
+            raise ValueError(f"precision is {precision!r}, expected 'bf16' or None")
+        if precision is not None:
+            objective = objective.in_precision(torch.bfloat16)
+            if strategy in ("split", "compiled"):
+                raise ValueError(
+                    f"strategy {strategy!r} is for full precision; take 'auto' with precision {precision!r}"
+                )
         self.objective = objective.at(objective.weights)
         self.shape = (objective.num_parameters, objective.num_parameters)
         self.device = objective.layout.device
         self.dtype = objective.layout.dtype
-        self._products = Products(self.objective, self._form(), strategy, memory_budget, autotune=autotune)
+        self._products_of = partial(
+            Products, form=self._form(), requested=strategy, memory_budget=memory_budget, autotune=autotune
+        )
+        self._products = self._products_of(self.objective)
 
     @abstractmethod
     def _form(self) -> Form:
@@ -93,6 +114,13 @@ class CurvatureOperator(ABC):
         _ = self.strategy
         assert self._products.probe is not None
         return self._products.probe
+
+    def in_full_precision(self) -> Self:
+        """The same operator in its parameters' precision."""
+        clone = copy.copy(self)
+        clone.objective = self.objective.in_precision(None)
+        clone._products = self._products_of(clone.objective)
+        return clone
 
     def to_scipy(self) -> LinearOperator:
         """The operator for ``scipy.sparse.linalg``, in float64."""
@@ -153,6 +181,7 @@ class EmpiricalFisherOperator(CurvatureOperator):
         strategy: see :class:`CurvatureOperator`, as for the rest.
         memory_budget: bytes to keep at most.
         autotune: choose by timing.
+        precision: of matrix products.
 
     Raises:
         ValueError: (with the first product) the losses of single samples cannot be derived, or their mean is not the
@@ -174,9 +203,12 @@ class EmpiricalFisherOperator(CurvatureOperator):
         strategy: str = "auto",
         memory_budget: int = MEMORY_BUDGET,
         autotune: bool = False,
+        precision: str | None = None,
     ) -> None:
         self._per_sample_loss = per_sample_loss
-        super().__init__(objective, strategy=strategy, memory_budget=memory_budget, autotune=autotune)
+        super().__init__(
+            objective, strategy=strategy, memory_budget=memory_budget, autotune=autotune, precision=precision
+        )
 
     def _form(self) -> Form:
         given = self._per_sample_loss

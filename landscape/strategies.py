@@ -6,7 +6,6 @@ import dataclasses
 import logging
 import math
 import time
-from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -194,7 +193,9 @@ class Products:
             reference = self._linearise(batch)
         self._graph_bytes = cost.graph_bytes
         expected = reference(v)
-        candidates = self._candidates(3 * cost.flops * self._objective.num_batches)  # a gradient is three passes
+        # A gradient is three passes. Code traced in less precision would be judged by a looser measure.
+        flops = 3 * cost.flops * self._objective.num_batches if batch.model.precision is None else 0
+        candidates = self._candidates(flops)
         chosen, image = self._first_that_agrees(batch, candidates, v, expected)
         if self._autotune and chosen is not None and _seconds(reference, v) < _seconds(chosen, v):
             chosen = None
@@ -225,7 +226,7 @@ class Products:
             self._chosen = "requested"
             return {"double_backward": (), "split": ("split",), "compiled": ("compiled", "split")}[self._requested]
         self._chosen = "timed" if self._autotune else "by size"
-        return ("split",) if self._autotune or flops >= WORTH_TRACING else ()
+        return ("split",) if flops and (self._autotune or flops >= WORTH_TRACING) else ()
 
     def _first_that_agrees(
         self, batch: BatchLoss, candidates: tuple[str, ...], v: Tensor, expected: Tensor
