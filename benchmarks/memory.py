@@ -18,6 +18,7 @@ import platform
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -166,6 +167,9 @@ def main() -> None:
     parser.add_argument("--arm", nargs=2, metavar=("CASE", "ARM"), help="print one figure")
     parser.add_argument("--large", action="store_true", help="the large transformer, instead of the table")
     parser.add_argument("--large-alone", action="store_true", help="print it")
+    parser.add_argument("--cases", nargs="*", choices=CASES, default=list(CASES), help="others keep their figures")
+    parser.add_argument("--arms", nargs="*", choices=ARMS, default=[], help="only these; others keep their figures")
+    parser.add_argument("--jobs", type=int, default=2, help="arms measured at a time")
     parser.add_argument("--tol", type=float, default=1e-2)
     parser.add_argument("--basis-gib", type=float, default=4.6)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "memory.json")
@@ -182,13 +186,18 @@ def main() -> None:
         known["large"]["environment"] = environment()
         _log.info("%s", known["large"])
     else:
-        known["environment"], known["cases"] = environment(), {}
-        for name in CASES:
-            rows = {arm: alone("--arm", name, arm) for arm in ("training step", *ARMS)}
-            for arm, row in rows.items():
-                row["ratio"] = round(float(str(row["mib"])) / float(str(rows["training step"]["mib"])), 3)
-                _log.info("%-26s %-30s %8.1f MiB %6.2f × a training step", name, arm, row["mib"], row["ratio"])
-            known["cases"][name] = rows
+        arms = ["training step", *(args.arms or ARMS)]
+        with ThreadPoolExecutor(args.jobs) as pool:  # memory does not depend on what runs beside it
+            rows = {(name, arm): pool.submit(alone, "--arm", name, arm) for name in args.cases for arm in arms}
+            known["environment"] = environment()
+            for (name, arm), future in rows.items():
+                row = future.result()
+                own = known.setdefault("cases", {}).setdefault(name, {})
+                own[arm] = {
+                    **row,
+                    "ratio": round(float(str(row["mib"])) / float((row if arm == arms[0] else own[arms[0]])["mib"]), 3),
+                }
+                _log.info("%-26s %-30s %8.1f MiB %6.2f × a training step", name, arm, row["mib"], own[arm]["ratio"])
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(known, indent=1) + "\n")
 

@@ -112,6 +112,8 @@ class BatchLoss:
     @cached_property
     def outputs(self) -> Any:
         """Of the model, connected to the leaves."""
+        if self._is_held():
+            return self.model(self.batch)
         return self.model.outputs({**self.fixed, **self.parameters}, self.batch)
 
     def held(self, run: Callable[[], Tensor]) -> Tensor:
@@ -119,6 +121,12 @@ class BatchLoss:
         found: list[Tensor] = []
         holding(self.model.model, {**self.fixed, **self.parameters}, lambda: found.append(run()))
         return found[0]
+
+    def _is_held(self) -> bool:
+        """Whether the model holds this micro-batch's tensors already: all of them or none, so one tells."""
+        name, leaf = next(iter(self.parameters.items()))
+        path, _, attribute = name.rpartition(".")
+        return getattr(self.model.model.get_submodule(path), attribute) is leaf
 
     def pieces(self, count: int) -> Iterator[BatchLoss]:
         """This micro-batch in up to ``count`` smaller ones; their shares are of this one's mean and add up to 1.
