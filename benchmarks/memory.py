@@ -20,6 +20,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 from curvature_product import ResNet20
@@ -155,7 +156,7 @@ def run_large(tol: float, basis_gib: float) -> dict[str, object]:
     }
 
 
-def alone(*arguments: str) -> dict[str, object]:
+def alone(*arguments: str) -> dict[str, Any]:
     """What this file, run with other arguments in a process of its own, prints."""
     command = [sys.executable, __file__, *arguments]
     done = subprocess.run(command, env={**os.environ, **ALLOCATOR}, stdout=subprocess.PIPE, check=True, text=True)
@@ -193,10 +194,7 @@ def main() -> None:
             for (name, arm), future in rows.items():
                 row = future.result()
                 own = known.setdefault("cases", {}).setdefault(name, {})
-                own[arm] = {
-                    **row,
-                    "ratio": round(float(str(row["mib"])) / float((row if arm == arms[0] else own[arms[0]])["mib"]), 3),
-                }
+                own[arm] = {**row, "ratio": round(row["mib"] / rows[name, arms[0]].result()["mib"], 3)}
                 _log.info("%-26s %-30s %8.1f MiB %6.2f × a training step", name, arm, row["mib"], own[arm]["ratio"])
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(known, indent=1) + "\n")

@@ -120,8 +120,7 @@ def slope(sizes: list[int], times: list[float]) -> float:
 def measure(name: str, rounds: int) -> dict[str, object]:
     make, arguments, unit = CASES[name]
     sizes, calls = zip(*(make(argument) for argument in arguments), strict=True)
-    for call in calls:
-        call()
+    results = [call() for call in calls]
     times = [[seconds(call) for call in calls] for _ in range(rounds)]
     slopes = [slope(list(sizes), row) for row in times]
     low, median, high = statistics.quantiles(slopes, n=4)
@@ -133,6 +132,7 @@ def measure(name: str, rounds: int) -> dict[str, object]:
         "slope": {"median": round(median, 3), "q1": round(low, 3), "q3": round(high, 3)},
         "slope_of_last_two_sizes": round(statistics.median(slope(list(sizes[-2:]), row[-2:]) for row in times), 3),
         "rounds": rounds,
+        **({"matvecs": [int(r.matvecs) for r in results]} if hasattr(results[0], "matvecs") else {}),
     }
 
 
