@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ Forward = Callable[[Any], Any]
 """Runs the model, as it is at the point, on a micro-batch."""
 Prepare = Callable[[Forward], None]
 """Called at every point before it is evaluated, e.g. to recompute BatchNorm statistics."""
+Sums = dict[str, dict[str, list[float]]]
+"""Sum and count of each metric on each view."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -228,7 +230,7 @@ class _Scorer:
         self._counts = dict.fromkeys(self._names, 0)
         self._sums = torch.zeros(2, len(self._names), dtype=torch.float64, device=self._device)
         self._losses = dict.fromkeys(self._names, 0.0)
-        self._metrics: dict[str, dict[str, list[float]]] = {}
+        self._metrics: Sums = {}
 
     def add(self, position: int, outputs: Any, parts: Sequence[Part]) -> None:
         parts = [part for part in parts if part.norm]
@@ -244,6 +246,19 @@ class _Scorer:
 
     def result(self) -> Evaluation:
         norms, nan = self._plan.norms, float("nan")
+        losses, metrics = self._here()
+        if self._objective.ranks is not None:
+            losses, metrics = _added(self._objective.ranks.gather((losses, metrics)))
+        return Evaluation(
+            {v: losses[v] / norms[v] if norms[v] else nan for v in self._names},
+            {
+                name: {v: by_view[v][0] / by_view[v][1] if by_view.get(v, [0, 0])[1] else nan for v in self._names}
+                for name, by_view in metrics.items()
+            },
+        )
+
+    def _here(self) -> tuple[dict[str, float], Sums]:
+        """Weighted losses of every view, and sum and count of its metrics, over the samples of this process."""
         likelihood, correct = (dict(zip(self._names, row, strict=True)) for row in self._sums.tolist())
         metrics = dict(self._metrics)
         if any(self._counts.values()):
@@ -251,13 +266,7 @@ class _Scorer:
             for view, (value, count) in metrics.get("accuracy", {}).items():
                 accuracy[view] = [accuracy[view][0] + value, accuracy[view][1] + count]
             metrics["accuracy"] = accuracy
-        return Evaluation(
-            {v: (self._losses[v] - likelihood[v]) / norms[v] if norms[v] else nan for v in self._names},
-            {
-                name: {v: by_view[v][0] / by_view[v][1] if by_view.get(v, [0, 0])[1] else nan for v in self._names}
-                for name, by_view in metrics.items()
-            },
-        )
+        return {v: self._losses[v] - likelihood[v] for v in self._names}, metrics
 
     def _table(self, position: int, parts: Sequence[Part], size: int) -> LabelTable:
         table = self._plan.tables.get(position)
@@ -275,6 +284,20 @@ class _Scorer:
             count = value.numel() if value.ndim else _length(part.labels)
             entry[0] += value.double().sum().item() if value.ndim else value.item() * count
             entry[1] += count
+
+
+def _added(parts: Sequence[tuple[dict[str, float], Sums]]) -> tuple[dict[str, float], Sums]:
+    """The sums of all processes, in their order."""
+    losses, metrics = dict.fromkeys(parts[0][0], 0.0), cast(Sums, {})
+    for own, measured in parts:
+        for view, value in own.items():
+            losses[view] += value
+        for name, by_view in measured.items():
+            for view, (value, count) in by_view.items():
+                entry = metrics.setdefault(name, {}).setdefault(view, [0.0, 0.0])
+                entry[0] += value
+                entry[1] += count
+    return losses, metrics
 
 
 def _of_classes(part: Part) -> bool:

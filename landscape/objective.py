@@ -8,8 +8,9 @@ untouched.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,9 @@ from landscape.losses import Metric, accuracy, accuracy_ignoring, length, normal
 from landscape.microbatch import BatchLoss, Forward, ForwardModule, Loss
 from landscape.parameters import ParameterLayout, layers, matching
 from landscape.views import Part, Plan, View, check_view
+
+if TYPE_CHECKING:
+    from landscape.ranks import Ranks
 
 
 class EmptyViewError(ValueError):
@@ -93,6 +97,7 @@ class Objective:
         self._buffers: dict[str, Tensor] = {}  # that replace the model's own
         self._plans: dict[tuple[str, ...], Plan] = {}
         self._probed: set[str] = set()
+        self.ranks: Ranks | None = None  # processes that share its data, see landscape.distributed
         self.programs: dict[Any, Any] = {}  # traced products, which serve every point and view of this objective
 
     @property
@@ -117,7 +122,7 @@ class Objective:
 
     @property
     def num_batches(self) -> int:
-        """Number of micro-batches that one pass over the views takes."""
+        """Number of micro-batches that one pass over the views takes, on this process."""
         return self._plan().num_batches
 
     def view(self, *names: str) -> Objective:
@@ -184,6 +189,16 @@ class Objective:
         clone.memory_format = self.memory_format if memory_format is None else memory_format
         clone._sources = {name: source.batched(batch_size) for name, source in self._sources.items()}
         clone._plans = {}
+        return clone
+
+    def over(self, ranks: Ranks | None) -> Objective:
+        """The same objective with its data shared by processes, or on this one alone; see :mod:`landscape.distributed`.
+
+        The number of samples stays that of the whole.
+        """
+        clone = copy.copy(self)
+        clone.ranks = ranks
+        clone._plans, clone._probed = {}, set()
         return clone
 
     def at(self, weights: Any) -> Objective:
@@ -313,24 +328,52 @@ class Objective:
         Each term is weighted by the micro-batch's share of the total, so that any linear functional of the loss
         (gradient, Hessian-vector product, …) comes out as that of the whole mean loss.
         """
+        total = self.accumulate_here(derivative)
+        if self.ranks is not None:
+            if not self._plan().everywhere[self._only_view()]:
+                shapes = self.ranks.gather(None if total is None else total.shape)
+                shape = next((s for s in shapes if s is not None), None)
+                if total is None and shape is not None:
+                    total = torch.zeros(shape, dtype=torch.float64, device=self.layout.device)
+            if total is not None:
+                total = self.ranks.total(total, self.weights)
+        if total is None:
+            raise EmptyViewError(f"every label of view {self._only_view()!r} is ignored by the loss, so it has no loss")
+        return total
+
+    def accumulate_here(self, derivative: Callable[[BatchLoss], Tensor]) -> Tensor | None:
+        """What :meth:`accumulate` sums up, of this process's samples alone; none where nothing counts."""
+        total: Tensor | None = None
+        with self.micro_batches() as batches:
+            for micro in batches:
+                term = derivative(micro).detach().double()
+                term *= micro.share
+                total = term if total is None else total.add_(term)
+        return total
+
+    @contextmanager
+    def micro_batches(self) -> Iterator[Iterator[BatchLoss]]:
+        """Those of the single view that count, on this process; meanwhile the model is in eval mode."""
         name = self._only_view()
         plan = self._plan()
-        total: Tensor | None = None
         with undisturbed(self.model), torch.enable_grad():
             fixed = self._fixed()
             leaves = {n: p.detach().requires_grad_() for n, p in self.layout.unflatten(self.weights).items()}
             counted = ((batch, part) for batch, parts in plan for part in parts if part.norm)
-            for index, (batch, part) in enumerate(counted):
-                share = part.norm / plan.norms[name]
-                micro = BatchLoss(
-                    index, share, leaves, fixed, batch, part.labels, self.loss_fn, self._normalizer, self._call
+            yield (
+                BatchLoss(
+                    index,
+                    part.norm / plan.norms[name],
+                    leaves,
+                    fixed,
+                    batch,
+                    part.labels,
+                    self.loss_fn,
+                    self._normalizer,
+                    self._call,
                 )
-                term = derivative(micro).detach().double()
-                term *= share
-                total = term if total is None else total.add_(term)
-        if total is None:
-            raise EmptyViewError(f"every label of view {name!r} is ignored by the loss, so it has no loss")
-        return total
+                for index, (batch, part) in enumerate(counted)
+            )
 
     def _fixed(self) -> dict[str, Tensor]:
         """All that the model holds beside this objective's parameters: frozen ones, and copies of its buffers."""
@@ -361,7 +404,7 @@ class Objective:
         key = tuple(self._views)
         if key not in self._plans:
             self._plans[key] = Plan(
-                list(self._views.values()), self._sources, self._whole, self._normalizer, self.memory_format
+                list(self._views.values()), self._sources, self._whole, self._normalizer, self.memory_format, self.ranks
             )
             self._probe(self._plans[key])
         return self._plans[key]

@@ -18,9 +18,10 @@ from torch.overrides import TorchFunctionMode
 
 from landscape.isolation import undisturbed
 from landscape.microbatch import BatchLoss
-from landscape.objective import Objective
+from landscape.objective import EmptyViewError, Objective
 from landscape.parameters import ParameterLayout
 from landscape.products import Form, Product
+from landscape.ranks import Ranks
 from landscape.tracing import KeptProduct, NotTraceableError, Program, shape_key
 
 _log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ STRATEGIES = ("auto", "double_backward", "split", "compiled")
 MEMORY_BUDGET = 4 * 2**30
 WORTH_TRACING = 1e9  # floating point operations of one gradient over the data; below, tracing costs more than it saves
 _MAX_PROGRAMS = 8
+_NOTHING_COUNTS = "every label of the view is ignored by the loss, so it has no curvature"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,10 +104,22 @@ class Products:
 
     def __call__(self, columns: Tensor) -> Tensor:
         """Products with every row of ``columns`` (k, K) from one pass over the data, (K, k) in float64."""
+        ranks = self._objective.ranks
+        if ranks is None:
+            return self._here(columns)
+        if not self._name:
+            self._decide_for_all(ranks)
+        return ranks.total(self._here(columns), columns)
+
+    def _here(self, columns: Tensor) -> Tensor:
+        """The same from the samples of this process."""
         if not self._complete:
-            total = self._objective.accumulate(lambda batch: self._of_batch(batch, columns))
+            found = self._objective.accumulate_here(lambda batch: self._of_batch(batch, columns))
             self._complete = len(self._kept) == self._num_batches
-            return total
+            if found is not None:
+                return found
+            if self._objective.ranks is None:
+                raise EmptyViewError(_NOTHING_COUNTS)
         total = torch.zeros(columns.shape[1], len(columns), dtype=torch.float64, device=columns.device)
         # A graph runs checkpointed layers forward again; a traced product does not call the model.
         graph = self._name == "double_backward"
@@ -114,6 +128,22 @@ class Products:
                 share, product = self._kept[index]
                 total.add_(_apply(product, columns, keep=True).double().mul_(share))
         return total
+
+    def _decide_for_all(self, ranks: Ranks) -> None:
+        """Choose on the first process that has samples, so that every process makes its products in the same way."""
+        with self._objective.micro_batches() as batches:
+            first = next(batches, None)
+            counted = ranks.gather(first is not None)
+            if not any(counted):
+                raise EmptyViewError(_NOTHING_COUNTS)
+
+            def decide() -> tuple[Any, ...]:
+                assert first is not None
+                self._decide(first)
+                return self._name, self._chosen, self._traced, self._fallback, self._graph_bytes, self.probe
+
+            found = ranks.share(decide, counted.index(True))
+        self._name, self._chosen, self._traced, self._fallback, self._graph_bytes, self.probe = found
 
     def _of_batch(self, batch: BatchLoss, columns: Tensor) -> Tensor:
         self._num_batches = max(self._num_batches, batch.index + 1)
