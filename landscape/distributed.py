@@ -36,8 +36,8 @@ def sharded(objective: Objective, group: dist.ProcessGroup | None = None) -> Obj
     >>> import torch, tempfile
     >>> model = torch.nn.Linear(3, 2)
     >>> obj = Objective(model, torch.nn.CrossEntropyLoss(), (torch.randn(10, 3), torch.tensor([0, 1] * 5)))
-    >>> with tempfile.NamedTemporaryFile() as file:  # torchrun would start the processes; here there is one
-    ...     dist.init_process_group("gloo", init_method=f"file://{file.name}", rank=0, world_size=1)
+    >>> with tempfile.TemporaryDirectory() as folder:  # torchrun would start the processes; here there is one
+    ...     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=0, world_size=1)
     ...     print(abs(sharded(obj).loss() - obj.loss()) < 1e-6)
     ...     dist.destroy_process_group()
     True
