@@ -76,10 +76,7 @@ def measure_diagnostics(
         # Processes share out the batches of an epoch, and the samples of its full training set.
         rounds = [list(g) for _, g in groupby(part.pending(), lambda row: (row // rows, row % rows < count))]
         for group in groups(rounds, ranks, where.get("progress", iter)):
-            if group[0] % rows < count:
-                found = together(group, measure, ranks)
-            else:
-                found = [measure(row) for row in group]
+            found = together(group, measure, ranks if group[0] % rows < count else None)
             for row, value in zip(group, found, strict=True):
                 part.write(row, status=Status.OK, value=value)
         table = part.read()["value"].reshape(len(at), rows, len(QUANTITIES)).transpose(0, 2, 1)
