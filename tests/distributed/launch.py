@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-WAIT = 300  # seconds, on a machine that does other work
+WAIT = 900  # seconds: on a machine that does other work, processes that take turns wait long for each other
 
 
 def together(work: str, size: int) -> list[dict[str, Any]]:
@@ -27,7 +27,7 @@ def together(work: str, size: int) -> list[dict[str, Any]]:
             for rank in range(size)
         ]  # fmt: skip
         try:
-            done = [process.communicate(timeout=WAIT) for process in running]
+            done = [process.communicate(timeout=2 * WAIT) for process in running]
         finally:
             for process in running:
                 process.kill()
@@ -37,9 +37,12 @@ def together(work: str, size: int) -> list[dict[str, Any]]:
 
 
 def _main(work: str, rank: str, size: str, rendezvous: str) -> None:
+    import faulthandler
+
     import torch
     import torch.distributed as dist
 
+    faulthandler.dump_traceback_later(WAIT, exit=True)  # where it hangs, if it does
     torch.set_num_threads(1)
     torch.manual_seed(0)
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=int(rank), world_size=int(size))

@@ -12,6 +12,7 @@ import landscape
 from landscape import Objective, View
 from landscape.operators import EmpiricalFisherOperator, GGNOperator, HessianOperator
 from landscape.ranks import Ranks, RanksDisagreeError
+from tests.distributed import training
 from tests.reference import ARCHITECTURES, CASES, Case
 
 F64 = torch.float64
@@ -26,9 +27,19 @@ def analyses() -> dict[str, Any]:
     """Whole analyses, and surfaces bit by bit."""
     alone = _classifier()
     shared = landscape.sharded(alone)
-    found: dict[str, Any] = {"spectra": _spectra(alone, shared), "sharpness": _sharpness(alone, shared)}
-    found |= {"bits": _same_everywhere(shared), "surfaces": _surfaces(), "refusals": _refusals(alone, shared)}
-    return found
+    return {
+        "spectra": _spectra(alone, shared),
+        "sharpness": _sharpness(alone, shared),
+        "bits": _same_everywhere(shared),
+        "surfaces": _surfaces(),
+        "refusals": _refusals(alone, shared),
+    }
+
+
+def quick() -> dict[str, Any]:
+    """One kind of model with everything that is hard to share, whole analyses, and a few training steps."""
+    weighted = next(case for case in CASES if case.name == "weighted-ce")
+    return {"operators": {"weighted-ce": _of_case(weighted)}, **analyses(), "training": training.quick()}
 
 
 def _off(a: Any, b: Any) -> float:
@@ -87,12 +98,12 @@ def _classifier(samples: int = 31, dtype: torch.dtype = F64) -> Objective:
 
 def _spectra(alone: Objective, shared: Objective) -> dict[str, float]:
     A, B = (HessianOperator(o.view("all")) for o in (alone, shared))
-    a, b = (landscape.top_eigenpairs(H, 4, which="both", tol=1e-12, seed=0, search_missed=True) for H in (A, B))
+    a, b = (landscape.top_eigenpairs(H, 2, which="both", tol=1e-10, seed=0) for H in (A, B))
     assert b.converged.all()
     signs = np.sign((a.vectors * b.vectors).sum(0))
-    t, u = (landscape.trace(H, 12, seed=0) for H in (A, B))
-    d, e = (landscape.spectral_density(H, 10, 2, seed=0) for H in (A, B))
-    layers = [landscape.layer_spectra(o.view("all"), tol=1e-12, num_matvecs=4) for o in (alone, shared)]
+    t, u = (landscape.trace(H, 6, seed=0) for H in (A, B))
+    d, e = (landscape.spectral_density(H, 5, 1, seed=0) for H in (A, B))
+    layers = [landscape.layer_spectra(o.view("all"), tol=1e-10, num_matvecs=2) for o in (alone, shared)]
     return {
         "values": _off(b.values, a.values),
         "vectors": _off(b.vectors * signs, a.vectors),
@@ -109,10 +120,10 @@ def _sharpness(alone: Objective, shared: Objective) -> dict[str, float]:
         one = objective.view("part")
         return [
             float(landscape.sam_sharpness(one, rho=0.1)),
-            float(landscape.sam_sharpness(one, rho=0.1, steps=3, restarts=1)),
+            float(landscape.sam_sharpness(one, rho=0.1, steps=2, restarts=1)),
             float(landscape.adaptive_sharpness(one, rho=0.5)),
-            float(landscape.average_sharpness(one, sigma=0.05, num_samples=3)),
-            float(landscape.keskar_sharpness(one, 1e-2, steps=3)),
+            float(landscape.average_sharpness(one, sigma=0.05, num_samples=2)),
+            float(landscape.keskar_sharpness(one, 1e-2, steps=2)),
             float(landscape.sam_sharpness(landscape.with_normalized_logits(one), rho=0.1)),
         ]
 
@@ -133,8 +144,8 @@ def _surfaces() -> dict[str, bool]:
     alone = _classifier(dtype=torch.float32)
     shared = landscape.sharded(alone)
     d1, d2 = (landscape.filter_normalized_direction(alone.model, seed=s) for s in (0, 1))
-    axis = np.linspace(-1, 1, 7)
-    fine = np.linspace(-1, 1, 33)
+    axis = np.linspace(-1, 1, 5)
+    fine = np.linspace(-1, 1, 33)  # of which some are interpolated
     other = alone.at(alone.weights + 0.3 * d1)
 
     def all_of(o: Objective) -> dict[str, Any]:
@@ -142,10 +153,10 @@ def _surfaces() -> dict[str, bool]:
             "line": landscape.line(o, d1, axis, by_class=True),
             "plane": landscape.plane(o, d1, d2, axis, axis),
             "recalibrated": landscape.plane(o, d1, d2, axis[:3], axis[:2], batchnorm="recalibrated", check=False),
-            "tolerance": landscape.plane(o, d1, d2, fine, fine, tolerance=0.05),
-            "draws": landscape.line_draws(o, axis, 3),
+            "tolerance": landscape.line(o, d1, fine, tolerance=0.02),
+            "draws": landscape.line_draws(o, axis, 2),
             "plane draws": landscape.plane_draws(o, axis[:2], axis[:2], 2),
-            "connection": landscape.connect(o, other),
+            "connection": landscape.connect(o, other, [0.0, 0.3, 0.6, 1.0]),
         }
 
     a, b = all_of(alone), all_of(shared)

@@ -35,6 +35,16 @@ def by_rank() -> dict[str, Any]:
     return {name: _beside_the_average(name) for name in ALL if name != "sgd"}
 
 
+def quick() -> dict[str, Any]:
+    """NCSAM both ways, and what is refused."""
+    warnings.filterwarnings("ignore", "projection keeps")
+    return {
+        "synchronised": {"ncsam x2": _beside_the_whole("ncsam", 2)},
+        "by rank": {"ncsam": _beside_the_average("ncsam")},
+        "refusals": refusals(),
+    }
+
+
 def refusals() -> dict[str, str]:
     """What cannot be synchronised."""
     ranks, found = Ranks(), {}
