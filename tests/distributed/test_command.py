@@ -208,7 +208,7 @@ def test_refusals_are_told_once(folder: Path, arguments: list[str], line: str) -
         (["diagnose", "run.h5", "--batches", "2"], "diagnostics/default", ("value", "full")),
         (["diagnose", "run.h5", "--bound", "--steps", "3"], "diagnostics/bound", ("highest", "total", "risk")),
         (
-            ["hessian", "run.h5", "--split", "--per-layer", "--density", "6", "--autotune", "--top", "2", "--trace", "4"],
+            ["hessian", "run.h5", "--split", "--per-layer", "--density", "6", "--autotune", "--trace", "4"],
             "hessian/top5",
             ("values", "trace", "split", "layer_values", "density_nodes"),
         ),
