@@ -196,6 +196,8 @@ class Objective:
 
         The number of samples stays that of the whole.
         """
+        if ranks is self.ranks:
+            return self
         clone = copy.copy(self)
         clone.ranks = ranks
         clone._plans, clone._probed = {}, set()

@@ -78,7 +78,8 @@ class Ranks:
         flat = part.reshape(-1)
         width = -(-flat.numel() // self.size)
         sent = flat.new_zeros(self.size, width + 1)
-        sent[:, :-1] = torch.cat([flat, flat.new_zeros(self.size * width - flat.numel())]).view(self.size, width)
+        for row, stretch in zip(sent, flat.split(max(width, 1)), strict=False):
+            row[: len(stretch)] = stretch
         if same is not None:
             sent[:, -1] = same.double().sum()
         received = torch.empty_like(sent)
@@ -93,10 +94,10 @@ class Ranks:
         own = received[0, :-1].clone()
         for row in received[1:, :-1]:
             own += row
-        whole = [torch.empty_like(own) for _ in range(self.size)]
+        whole = own.new_empty(self.size, width)
         with self._together():
-            dist.all_gather(whole, own, group=self.group)
-        return torch.cat(whole)[: flat.numel()].view(part.shape)
+            dist.all_gather(list(whole.unbind()), own, group=self.group)
+        return whole.view(-1)[: flat.numel()].view(part.shape)
 
     def gather(self, value: T) -> list[T]:
         """Every process's value (picklable), in the order of ranks."""

@@ -23,15 +23,15 @@ def operators() -> dict[str, Any]:
     return {case.name: _of_case(case) for case in CASES} | {"traced": _of_case(ARCHITECTURES[6], strategy="split")}
 
 
-def analyses() -> dict[str, Any]:
-    """Whole analyses, and surfaces bit by bit."""
+def analyses(*, short: bool = False) -> dict[str, Any]:
+    """Whole analyses, and surfaces bit by bit; ``short`` leaves out what takes many steps together."""
     alone = _classifier()
     shared = landscape.sharded(alone)
     return {
-        "spectra": _spectra(alone, shared),
-        "sharpness": _sharpness(alone, shared),
+        "spectra": _spectra(alone, shared, short),
+        "sharpness": _sharpness(alone, shared, short),
         "bits": _same_everywhere(shared),
-        "surfaces": _surfaces(),
+        "surfaces": _surfaces(short),
         "refusals": _refusals(alone, shared),
     }
 
@@ -39,7 +39,7 @@ def analyses() -> dict[str, Any]:
 def quick() -> dict[str, Any]:
     """One kind of model with everything that is hard to share, whole analyses, and a few training steps."""
     weighted = next(case for case in CASES if case.name == "weighted-ce")
-    return {"operators": {"weighted-ce": _of_case(weighted)}, **analyses(), "training": training.quick()}
+    return {"operators": {"weighted-ce": _of_case(weighted)}, **analyses(short=True), "training": training.quick()}
 
 
 def _off(a: Any, b: Any) -> float:
@@ -96,30 +96,39 @@ def _classifier(samples: int = 31, dtype: torch.dtype = F64) -> Objective:
     return Objective(model.to(dtype), nn.CrossEntropyLoss(), (x, torch.arange(samples) % 3), batch_size=7, views=views)
 
 
-def _spectra(alone: Objective, shared: Objective) -> dict[str, float]:
+def _spectra(alone: Objective, shared: Objective, short: bool) -> dict[str, float]:
     A, B = (HessianOperator(o.view("all")) for o in (alone, shared))
-    a, b = (landscape.top_eigenpairs(H, 2, which="both", tol=1e-10, seed=0) for H in (A, B))
+    how: dict[str, Any] = {"k": 1, "tol": 1e-4} if short else {"k": 2, "tol": 1e-10, "which": "both"}
+    a, b = (landscape.top_eigenpairs(H, seed=0, **how) for H in (A, B))
     assert b.converged.all()
     signs = np.sign((a.vectors * b.vectors).sum(0))
-    t, u = (landscape.trace(H, 6, seed=0) for H in (A, B))
-    d, e = (landscape.spectral_density(H, 5, 1, seed=0) for H in (A, B))
-    layers = [landscape.layer_spectra(o.view("all"), tol=1e-10, num_matvecs=2) for o in (alone, shared)]
-    return {
+    t, u = (landscape.trace(H, 4, seed=0) for H in (A, B))
+    found = {
         "values": _off(b.values, a.values),
         "vectors": _off(b.vectors * signs, a.vectors),
         "matvecs": float(a.matvecs != b.matvecs),
         "trace": _off([u.value, u.stderr], [t.value, t.stderr]),
+    }
+    if short:
+        return found
+    d, e = (landscape.spectral_density(H, 5, 1, seed=0) for H in (A, B))
+    layers = [landscape.layer_spectra(o.view("all"), tol=1e-10, num_matvecs=2) for o in (alone, shared)]
+    return {
+        **found,
         "density nodes": _off(e.nodes, d.nodes),
         "layers": _off(layers[1].values, layers[0].values),
         "layer traces": _off(layers[1].trace, layers[0].trace),
     }
 
 
-def _sharpness(alone: Objective, shared: Objective) -> dict[str, float]:
+def _sharpness(alone: Objective, shared: Objective, short: bool) -> dict[str, float]:
     def of(objective: Objective) -> list[float]:
         one = objective.view("part")
+        sam = float(landscape.sam_sharpness(one, rho=0.1))
+        if short:
+            return [sam]
         return [
-            float(landscape.sam_sharpness(one, rho=0.1)),
+            sam,
             float(landscape.sam_sharpness(one, rho=0.1, steps=2, restarts=1)),
             float(landscape.adaptive_sharpness(one, rho=0.5)),
             float(landscape.average_sharpness(one, sigma=0.05, num_samples=2)),
@@ -139,19 +148,22 @@ def _same_everywhere(shared: Objective) -> bool:
     return all(torch.equal(mine, other) for other in Ranks().gather(mine))
 
 
-def _surfaces() -> dict[str, bool]:
+def _surfaces(short: bool) -> dict[str, bool]:
     """Whether surfaces of float32 models have the bits of one process, whoever evaluated what."""
     alone = _classifier(dtype=torch.float32)
     shared = landscape.sharded(alone)
     d1, d2 = (landscape.filter_normalized_direction(alone.model, seed=s) for s in (0, 1))
-    axis = np.linspace(-1, 1, 5)
+    axis = np.linspace(-1, 1, 4)
     fine = np.linspace(-1, 1, 33)  # of which some are interpolated
     other = alone.at(alone.weights + 0.3 * d1)
 
     def all_of(o: Objective) -> dict[str, Any]:
+        found = {"plane": landscape.plane(o, d1, d2, axis, axis)}
+        if short:
+            return found
         return {
+            **found,
             "line": landscape.line(o, d1, axis, by_class=True),
-            "plane": landscape.plane(o, d1, d2, axis, axis),
             "recalibrated": landscape.plane(o, d1, d2, axis[:3], axis[:2], batchnorm="recalibrated", check=False),
             "tolerance": landscape.line(o, d1, fine, tolerance=0.02),
             "draws": landscape.line_draws(o, axis, 2),
