@@ -153,14 +153,14 @@ def test_a_killed_process_ends_the_job_and_the_rest_can_be_done(folder: Path, tr
 
 @pytest.mark.slow
 def test_an_error_in_one_process_is_told_once_with_its_cause(folder: Path, trained: Path) -> None:
-    status, _, said = finished(torchrun(folder, 2, HESSIAN, TEST_FAIL_AFTER="6"))
+    status, _, said = finished(torchrun(folder, 2, HESSIAN, TEST_FAIL_AFTER="3"))
     assert status == 1
     assert len(said) == 1, said
     assert said[0].startswith("landscape: error: process 1 of 0…1: MemoryError: no room for activations"), said
     other = finished(torchrun(folder, 3, [*HESSIAN, "--resume"]))
     assert other[0] == 1
     assert len(other[2]) == 1
-    assert "cannot resume, processes was 2 and is now 3" in other[2][0]
+    assert "cannot resume, identity.processes was 2 and is now 3" in other[2][0]
     resumed(folder, said[0])
     same_spectrum(folder, trained, 2)
 
