@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import options, progress, tables
+from . import options, processes, progress, tables
 
 if TYPE_CHECKING:
     from ncsam.schema import BoundTable, Diagnostics
@@ -69,6 +69,7 @@ def command(
     opened = Run(run, trust=trust)
     at = opened.epochs if epochs == ("all",) else epochs
     where["progress"] = progress.bar("bound" if bound else "diagnose", quiet, resumable=True, unit="row")
+    where["ranks"] = processes.ranks()
     found: BoundTable | Diagnostics
     if bound:
         found = measure_bound(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import options, progress, tables
+from . import options, processes, progress, tables
 
 if TYPE_CHECKING:
     from ncsam.schema import Spectrum
@@ -92,6 +92,7 @@ def command(
         density_probes=probes,
         warm_start=not cold,
         progress=progress.bar("hessian", quiet, resumable=True, unit="view"),
+        ranks=processes.ranks(),
         **choices,
     )
     if as_json:

@@ -13,7 +13,7 @@ import click
 
 from landscape._version import __version__
 
-from . import progress
+from . import processes, progress
 
 COMMANDS = {
     "demo": "The whole main job on embedded real data, in minutes.",
@@ -72,6 +72,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run the command line; returns the exit status."""
+    with processes.one_voice():
+        try:
+            return _run(arguments)
+        except Terminated:  # while another end was being told
+            return TERMINATED
+
+
+def _run(arguments: list[str]) -> int:
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
     logging.captureWarnings(True)
     previous = signal.signal(signal.SIGTERM, _terminate)
@@ -79,7 +87,9 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     try:
+        processes.join(arguments)
         result = landscape.main(arguments, prog_name="landscape", standalone_mode=False)
+        processes.leave()
         return result if isinstance(result, int) else DONE
     except click.exceptions.Exit as request:
         return request.exit_code
@@ -91,9 +101,13 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.Abort) as stop:
         return _stopped("interrupted", stop, INTERRUPTED, debug)
     except Terminated as stop:
-        return _stopped("terminated", stop, TERMINATED, debug)
+        why = " (the job was stopped, or another of its processes ended)" if processes.launched() else ""
+        return _stopped(f"terminated{why}", stop, TERMINATED, debug)
     except Exception as error:
-        return _fail(_one_line(error), error, FAILED if progress.started() else REFUSED, debug)
+        status = FAILED if progress.started() else REFUSED
+        hint = progress.how_to_resume() if processes.launched() else None
+        message = f"{processes.who()}{_one_line(error)}"
+        return _fail(f"{message}; continue with: {hint}" if hint else message, error, status, debug)
     finally:
         signal.signal(signal.SIGTERM, previous)
 
@@ -101,7 +115,11 @@ def run(arguments: list[str]) -> int:
 def _one_line(error: Exception) -> str:
     from landscape.store import StoreError
 
-    expected = (StoreError, ValueError, OSError, FloatingPointError, KeyError)
+    expected: tuple[type[Exception], ...] = (StoreError, ValueError, OSError, FloatingPointError, KeyError)
+    if processes.launched():
+        from landscape.ranks import RankLostError, RanksDisagreeError
+
+        expected += (RankLostError, RanksDisagreeError)
     text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
     if isinstance(error, expected):
         return text or type(error).__name__
@@ -109,9 +127,12 @@ def _one_line(error: Exception) -> str:
 
 
 def _fail(message: str, error: BaseException, status: int, debug: bool) -> int:
-    if debug:
-        traceback.print_exception(error)
-    click.echo(f"landscape: error: {message}", err=True)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is said now shall be said; run() sets it back
+    where = processes.speaker()
+    if where is not None:
+        if debug:
+            traceback.print_exception(error, file=where)
+        click.echo(f"landscape: error: {message}", file=where)
     return status
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from . import processes
+
 _state: dict[str, Any] = {"started": False, "resume": None}
 
 
@@ -29,6 +31,9 @@ def how_to_resume() -> str | None:
 
 def program() -> str:
     """How to call this program again from the same shell."""
+    started = processes.program()
+    if started is not None:
+        return started
     if shutil.which("landscape"):
         return "landscape"
     return sys.argv[0] if Path(sys.argv[0]).stem == "landscape" else f"{Path(sys.executable).name} -m landscape_cli"

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from . import options, progress, tables
+from . import options, processes, progress, tables
 
 
 @click.command("sharpness")
@@ -55,6 +55,7 @@ def command(
         views=views,
         epochs=opened.epochs if epochs == ("all",) else epochs,
         progress=progress.bar("sharpness", quiet, resumable=True, unit="view"),
+        ranks=processes.ranks(),
         **choices,
     )
     if as_json:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import numpy as np
 
-from . import directions, evaluating, options, progress, tables
+from . import directions, evaluating, options, processes, progress, tables
 
 
 @click.command("surface")
@@ -66,6 +66,7 @@ def command(
     grid = np.linspace(low, high, points or (25 if plane else 51)).tolist()
     bar = progress.bar("surface", quiet, resumable=True, unit="point")
     opened = Run(run, trust=choices["trust"])
+    choices["ranks"] = processes.ranks()
     found = directions.measure(opened, name, plane=plane, grid=grid, epoch=epoch, progress=bar, **choices)
     if as_json:
         click.echo(tables.as_json(found))

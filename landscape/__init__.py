@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from landscape.decomposition import alignment, split_curvature, subspace_overlap
     from landscape.density import negative_mass, spectral_density
     from landscape.directions import eigen_direction, filter_normalized_direction, gradient_direction
+    from landscape.distributed import sharded
     from landscape.draws import line_draws, plane_draws
     from landscape.eigen import top_eigenpairs
     from landscape.logits import with_normalized_logits
@@ -100,6 +101,7 @@ _HOME = {
     "principal_directions": "trajectory",
     "project_path": "trajectory",
     "sam_sharpness": "sharpness",
+    "sharded": "distributed",
     "spectral_density": "density",
     "spectral_moments": "moments",
     "split_curvature": "decomposition",
@@ -160,6 +162,7 @@ __all__ = [
     "project_path",
     "records",
     "sam_sharpness",
+    "sharded",
     "spectral_density",
     "spectral_moments",
     "split_curvature",

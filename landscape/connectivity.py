@@ -15,7 +15,7 @@ from landscape.evaluation import Evaluation, Prepare
 from landscape.objective import Objective
 from landscape.records import Connection
 from landscape.rows import MemoryRows, Rows
-from landscape.scan import Progress, as_grid, put, row_fields, status_of, tables
+from landscape.scan import Progress, as_grid, groups, put, row_fields, status_of, tables, together
 
 _BUFFERS = ("interpolated", "start", "recalibrated")
 
@@ -65,6 +65,7 @@ def connect(
     grid = as_grid(np.linspace(0, 1, 21) if alphas is None else alphas, "alphas")
     if not (np.diff(grid) > 0).all() or 0 not in grid or 1 not in grid:
         raise ValueError("alphas must be ascending and hold 0 and 1, where the two ends lie")
+    ranks, start = start.ranks, start.over(None)  # processes share the points, each over the whole data
     w0, w1 = start.weights, end.weights.to(start.weights)
     b0, b1 = _float_buffers(start), _float_buffers(end)
     if {n: b.shape for n, b in b0.items()} != {n: b.shape for n, b in b1.items()}:
@@ -82,8 +83,9 @@ def connect(
         return here.evaluate()
 
     rows = MemoryRows(len(grid), row_fields(start)) if rows is None else rows
-    for row in progress(rows.pending()):
-        put(rows, row, evaluate(float(grid[row])), start.views)
+    for group in groups([list(rows.pending())], ranks, progress):
+        for row, found in zip(group, together(group, lambda row: evaluate(float(grid[row])), ranks), strict=True):
+            put(rows, row, found, start.views)
     loss, accuracy = tables(rows)
     barriers, peaks = zip(*(barrier(grid, values) for values in loss.T), strict=True)
     return Connection(

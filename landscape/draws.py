@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from landscape.evaluation import Evaluation
 from landscape.objective import Objective
 from landscape.records import LineDraws, PlaneDraws
 from landscape.rows import MemoryRows, Rows
-from landscape.scan import Progress, as_grid, put, row_fields, status_of, tables
+from landscape.scan import Progress, as_grid, groups, put, row_fields, status_of, tables, together
 
 
 def drawn_directions(
@@ -122,16 +123,23 @@ def _scan_draws(
     seeds = np.arange(seed, seed + draws)
     directions = [drawn_directions(objective, int(s), points.shape[1], layers, policy) for s in seeds]
     rows = MemoryRows(draws * len(points), row_fields(objective)) if rows is None else rows
-    todo = iter(progress(rows.pending()))
-    row = next(todo, None)
-    while row is not None:  # rows come draw by draw
-        draw = row // len(points)
+    ranks, objective = objective.ranks, objective.over(None)  # processes share the points, each over the whole data
+    by_draws = [list(rows_of) for _, rows_of in groupby(rows.pending(), lambda row: row // len(points))]
+    todo = groups(by_draws, ranks, progress)
+    group = next(todo, None)
+    while group is not None:
+        draw = group[0] // len(points)
 
         def run(evaluate: Callable[[Sequence[float]], Evaluation], draw: int = draw) -> None:
-            nonlocal row
-            while row is not None and row // len(points) == draw:
-                put(rows, row, evaluate(points[row % len(points)].tolist()), objective.views)
-                row = next(todo, None)
+            nonlocal group
+
+            def at(row: int) -> Evaluation:
+                return evaluate(points[row % len(points)].tolist())
+
+            while group is not None and group[0] // len(points) == draw:
+                for row, found in zip(group, together(group, at, ranks), strict=True):
+                    put(rows, row, found, objective.views)
+                group = next(todo, None)
 
         objective.explore(directions[draw], run)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from landscape.losses import length
 
 Forward = Callable[[nn.Module, Any], Any]
 Loss = Callable[[Any, Any], Tensor]
+T = TypeVar("T")
 
 
 class ForwardModule(nn.Module):
@@ -116,9 +117,9 @@ class BatchLoss:
             return self.model(self.batch)
         return self.model.outputs({**self.fixed, **self.parameters}, self.batch)
 
-    def held(self, run: Callable[[], Tensor]) -> Tensor:
+    def held(self, run: Callable[[], T]) -> T:
         """``run()`` while the model holds this micro-batch's tensors; see :func:`holding`."""
-        found: list[Tensor] = []
+        found: list[T] = []
         holding(self.model.model, {**self.fixed, **self.parameters}, lambda: found.append(run()))
         return found[0]
 

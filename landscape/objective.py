@@ -8,9 +8,10 @@ untouched.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,9 @@ from landscape.microbatch import BatchLoss, Forward, ForwardModule, Loss
 from landscape.parameters import ParameterLayout, layers, matching
 from landscape.trial import check_inside, try_out
 from landscape.views import Plan, View, check_view
+
+if TYPE_CHECKING:
+    from landscape.ranks import Ranks
 
 
 class EmptyViewError(ValueError):
@@ -93,9 +97,8 @@ class Objective:
         self._weights: Tensor | None = None
         self._buffers: dict[str, Tensor] = {}  # that replace the model's own
         self._plans: dict[tuple[str, ...], Plan] = {}
-        self._probed: dict[
-            str, bool
-        ] = {}  # sources that were tried out, and whether the loss is computed inside the model
+        self._probed: dict[str, bool] = {}  # sources tried out, and whether the loss is computed inside the model
+        self.ranks: Ranks | None = None  # processes that share its data, see landscape.distributed
         self.programs: dict[Any, Any] = {}  # traced products, which serve every point and view of this objective
 
     @property
@@ -120,7 +123,7 @@ class Objective:
 
     @property
     def num_batches(self) -> int:
-        """Number of micro-batches that one pass over the views takes."""
+        """Number of micro-batches that one pass over the views takes, on this process."""
         return self._plan().num_batches
 
     @property
@@ -219,6 +222,18 @@ class Objective:
         self._plan()
         clone = copy.copy(self)
         clone._call, clone.programs = self._call.of(self.model, precision), {}
+        return clone
+
+    def over(self, ranks: Ranks | None) -> Objective:
+        """The same objective with its data shared by processes, or on this one alone; see :mod:`landscape.distributed`.
+
+        The number of samples stays that of the whole.
+        """
+        if ranks is self.ranks:
+            return self
+        clone = copy.copy(self)
+        clone.ranks = ranks
+        clone._plans, clone._probed = {}, {}
         return clone
 
     def at(self, weights: Any) -> Objective:
@@ -348,25 +363,53 @@ class Objective:
         Each term is weighted by the micro-batch's share of the total, so that any linear functional of the loss
         (gradient, Hessian-vector product, …) comes out as that of the whole mean loss.
         """
+        total = self.accumulate_here(derivative)
+        if self.ranks is not None:
+            if not self._plan().everywhere[self._only_view()]:
+                shapes = self.ranks.gather(None if total is None else total.shape)
+                shape = next((s for s in shapes if s is not None), None)
+                if total is None and shape is not None:
+                    total = torch.zeros(shape, dtype=torch.float64, device=self.layout.device)
+            if total is not None:
+                total = self.ranks.total(total, self.weights)
+        if total is None:
+            raise EmptyViewError(f"every label of view {self._only_view()!r} is ignored by the loss, so it has no loss")
+        return total
+
+    def accumulate_here(self, derivative: Callable[[BatchLoss], Tensor]) -> Tensor | None:
+        """What :meth:`accumulate` sums up, of this process's samples alone; none where nothing counts."""
+        total: Tensor | None = None
+        with self.micro_batches() as batches:
+            for micro in batches:
+                term = micro.held(partial(derivative, micro)).detach().double()
+                term *= micro.share
+                total = term if total is None else total.add_(term)
+        return total
+
+    @contextmanager
+    def micro_batches(self) -> Iterator[Iterator[BatchLoss]]:
+        """Those of the single view that count, on this process; meanwhile the model is in eval mode."""
         name = self._only_view()
         plan = self._plan()
-        total: Tensor | None = None
         with undisturbed(self.model), torch.enable_grad():
             fixed = self._fixed()
             point = self.layout.weights(self.model) if self._weights is None else self._weights
             leaves = {n: p.detach().requires_grad_() for n, p in self.layout.unflatten(point).items()}
             counted = ((batch, part) for batch, parts in plan for part in parts if part.norm)
-            for index, (batch, part) in enumerate(counted):
-                share = part.norm / plan.norms[name]
-                micro = BatchLoss(
-                    index, share, leaves, fixed, batch, part.labels, self.loss_fn, self._normalizer, self._call
+            yield (
+                BatchLoss(
+                    index,
+                    part.norm / plan.norms[name],
+                    leaves,
+                    fixed,
+                    batch,
+                    part.labels,
+                    self.loss_fn,
+                    self._normalizer,
+                    self._call,
                 )
-                term = micro.held(partial(derivative, micro)).detach().double()
-                term *= share
-                total = term if total is None else total.add_(term)
-        if total is None:
-            raise EmptyViewError(f"every label of view {name!r} is ignored by the loss, so it has no loss")
-        return total
+                for index, (batch, part) in enumerate(counted)
+            )
 
     def _fixed(self) -> dict[str, Tensor]:
         """All that the model holds beside this objective's parameters: frozen ones, and copies of its buffers."""
@@ -396,7 +439,9 @@ class Objective:
     def _plan(self) -> Plan:
         key = tuple(self._views)
         if key not in self._plans:
-            plan = Plan(list(self._views.values()), self._sources, self._whole, self._normalizer, self.memory_format)
+            plan = Plan(
+                list(self._views.values()), self._sources, self._whole, self._normalizer, self.memory_format, self.ranks
+            )
             self._probe(plan)
             self._plans[key] = plan
         return self._plans[key]
@@ -411,5 +456,8 @@ class Objective:
                 self._probed[source] = try_out(self, batch, parts[0])
             if not unknown:
                 break
+        if self.ranks is not None:  # one without samples of a source learns what the others found
+            for found in self.ranks.gather(self._probed):
+                self._probed |= found
         for source in (source for source, inside in self._probed.items() if inside):
             check_inside([view for view in self._views.values() if view.source == source])

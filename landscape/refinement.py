@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise, product
 
 import numpy as np
@@ -100,21 +100,25 @@ class Refinement:
 
     def points(self) -> Iterator[int]:
         """Points to evaluate; each must be known, with its values set, before the next one is asked for."""
+        for points in self.rounds():
+            yield from points
+
+    def rounds(self) -> Iterator[list[int]]:
+        """The same in rounds: all points of a round must be known, in whatever order, before the next is asked for."""
         lattice = [nodes(count, BASE_LEVEL) for count in self._shape]
-        yield from self._unknown(product(*lattice))
+        yield list(self._unknown(product(*lattice)))
         cells: list[Cell] = [c for c in product(*(_intervals(axis) for axis in lattice)) if _divisible(c)]
         while cells:
             tests = {cell: self._tests(cell) for cell in cells}
             fresh = list(dict.fromkeys(i for points in tests.values() for i in points))
             predicted = self._predict(np.array(fresh, int))
-            yield from fresh
+            yield fresh
             found = dict(zip(fresh, np.abs(predicted - self._values[fresh]), strict=True))
             exceeding = {cell for cell in cells if self._exceeds(cell, [found[i] for i in tests[cell]])}
             # A ridge found in one cell may cross the corner of the next, out of its test points' sight.
             split = [cell for cell in cells if cell in exceeding or any(_touch(cell, other) for other in exceeding)]
-            yield from self._unknown(
-                point for cell in split for point in product(*(sorted({a, (a + b) // 2, b}) for a, b in cell))
-            )
+            halved = (point for cell in split for point in product(*(sorted({a, (a + b) // 2, b}) for a, b in cell)))
+            yield list(dict.fromkeys(self._unknown(halved)))
             cells = [
                 child for cell in split for child in product(*(_halves(a, b) for a, b in cell)) if _divisible(child)
             ]
@@ -169,7 +173,7 @@ class Refinement:
             points += [(*centre[:axis], end, *centre[axis + 1 :]) for end in outer]
         return list(self._unknown(points))
 
-    def _unknown(self, points: Iterator[Point] | Sequence[Point] | product[Point]) -> Iterator[int]:
+    def _unknown(self, points: Iterable[Point]) -> Iterator[int]:
         for point in points:
             index = self._flat(point)
             if not self._known[index]:

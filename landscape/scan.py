@@ -2,16 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from landscape.evaluation import Evaluation
 from landscape.objective import Objective
+from landscape.ranks import Ranks
 from landscape.records import Status
 from landscape.rows import Rows
 
 Progress = Callable[[Iterable[int]], Iterable[int]]
+T = TypeVar("T")
+
+
+def groups(rounds: Iterable[Sequence[int]], ranks: Ranks | None, progress: Progress) -> Iterator[list[int]]:
+    """Points in groups of as many as there are processes, none of them from two rounds.
+
+    The points of a round do not depend on each other's values; a round is asked for when those before it are done.
+
+    >>> list(groups([[0, 1], [2]], None, iter))
+    [[0], [1], [2]]
+    """
+    todo = _Todo(rounds)
+    points = iter(progress(todo))
+    for first in points:
+        group = [first]
+        while ranks is not None and len(group) < ranks.size and todo.left:
+            group.append(next(points))
+        yield group
+
+
+def together(group: Sequence[int], work: Callable[[int], T], ranks: Ranks | None) -> list[T]:
+    """What ``work`` gives for every point of a group of at most as many points as processes, each doing one of them."""
+    if ranks is None:
+        return [work(point) for point in group]
+    own = work(group[ranks.rank]) if ranks.rank < len(group) else None
+    found: list[T] = ranks.gather(own)[: len(group)]  # type: ignore[assignment]
+    return found
+
+
+class _Todo:
+    """The points of all rounds; ``left`` is how many of the present round are still to be handed out."""
+
+    def __init__(self, rounds: Iterable[Sequence[int]]) -> None:
+        self._rounds = rounds
+        self.left = 0
+
+    def __iter__(self) -> Iterator[int]:
+        for points in self._rounds:
+            for done, point in enumerate(points, 1):
+                self.left = len(points) - done
+                yield point
+
+    def __len__(self) -> int:
+        if not isinstance(self._rounds, list):
+            raise TypeError("rounds that follow from values are not known in advance")
+        return sum(map(len, self._rounds))
 
 
 def row_fields(objective: Objective) -> dict[str, tuple[int, ...]]:

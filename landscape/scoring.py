@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 _FEW = 16  # classes; torch's kernel along contiguous rows shorter than this runs scalar, ten times slower
 
 
+Sums = dict[str, dict[str, list[float]]]
+"""Sum and count of each metric on each view."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """Mean loss and metrics of each view at one point; NaN where a view is empty."""
@@ -119,7 +123,7 @@ class Scorer:
         self._sums.zero_()
         self._counts: dict[str, int] = {}  # samples by view that were scored together
         self._losses: dict[str, float] = {}
-        self._metrics: dict[str, dict[str, list[float]]] = {}
+        self._metrics: Sums = {}
 
     def add(self, position: int, outputs: Any, parts: Sequence[Part]) -> None:
         if self._together and isinstance(outputs, Tensor) and outputs.ndim == 2:
@@ -135,23 +139,27 @@ class Scorer:
 
     def result(self) -> Evaluation:
         norms, nan = self._plan.norms, float("nan")
+        losses, metrics = self._here()
+        if self._objective.ranks is not None:
+            losses, metrics = _added(self._objective.ranks.gather((losses, metrics)))
+        return Evaluation(
+            {v: losses[v] / norms[v] if norms[v] else nan for v in self._names},
+            {
+                name: {v: by_view[v][0] / by_view[v][1] if by_view.get(v, [0, 0])[1] else nan for v in self._names}
+                for name, by_view in metrics.items()
+            },
+        )
+
+    def _here(self) -> tuple[dict[str, float], Sums]:
+        """Weighted losses of every view, and sum and count of its metrics, over the samples of this process."""
         likelihood, correct = self._sums.tolist()
-        means = {
-            v: (self._losses.get(v, 0.0) - value) / norms[v] if norms[v] else nan
-            for v, value in zip(self._names, likelihood, strict=True)
-        }
+        losses = {v: self._losses.get(v, 0.0) - value for v, value in zip(self._names, likelihood, strict=True)}
         if self._counts:
             shared = self._metrics.setdefault("accuracy", {})
             for view, value in zip(self._names, correct, strict=True):
                 already, count = shared.get(view, (0.0, 0.0))
                 shared[view] = [already + value, count + self._counts.get(view, 0)]
-        return Evaluation(
-            means,
-            {
-                name: {v: by_view[v][0] / by_view[v][1] if by_view.get(v, [0, 0])[1] else nan for v in self._names}
-                for name, by_view in self._metrics.items()
-            },
-        )
+        return losses, self._metrics
 
     def _table(self, position: int, parts: Sequence[Part], size: int) -> LabelTable | None:
         """Kept with the plan, since labels are the same at every point; none where some are no class indices."""
@@ -172,6 +180,21 @@ class Scorer:
             count = value.numel() if value.ndim else _length(part.labels)
             entry[0] += value.double().sum().item() if value.ndim else value.item() * count
             entry[1] += count
+
+
+def _added(parts: Sequence[tuple[dict[str, float], Sums]]) -> tuple[dict[str, float], Sums]:
+    """The sums of all processes, in their order."""
+    losses = dict.fromkeys(parts[0][0], 0.0)
+    metrics: Sums = {}
+    for own, measured in parts:
+        for view, value in own.items():
+            losses[view] += value
+        for name, by_view in measured.items():
+            for view, (value, count) in by_view.items():
+                entry = metrics.setdefault(name, {}).setdefault(view, [0.0, 0.0])
+                entry[0] += value
+                entry[1] += count
+    return losses, metrics
 
 
 def _log_probabilities(outputs: Tensor) -> Tensor:

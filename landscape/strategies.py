@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,9 +16,10 @@ from landscape.costs import Cost, estimate, measured
 from landscape.isolation import undisturbed
 from landscape.lean import LeanProduct, pieces_needed
 from landscape.microbatch import BatchLoss
-from landscape.objective import Objective
+from landscape.objective import EmptyViewError, Objective
 from landscape.parameters import ParameterLayout
 from landscape.products import Form, Product
+from landscape.ranks import Ranks
 from landscape.tracing import KeptProduct, NotTraceableError, Program, shape_key
 
 _log = logging.getLogger(__name__)
@@ -25,6 +27,8 @@ STRATEGIES = ("auto", "double_backward", "split", "compiled", "lean")  # files h
 MEMORY_BUDGET = 4 * 2**30
 WORTH_TRACING = 1e9  # floating point operations of one gradient over the data; below, tracing costs more than it saves
 _MAX_PROGRAMS = 8
+_DECISION = ("_name", "_chosen", "_traced", "_fallback", "_graph_bytes", "_pieces", "_cost", "probe")
+_NOTHING_COUNTS = "every label of the view is ignored by the loss, so it has no curvature"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,14 +123,23 @@ class Products:
 
     def __call__(self, columns: Tensor) -> Tensor:
         """Products with every row of ``columns`` (k, K) from one pass over the data, (K, k) in float64."""
+        ranks = self._objective.ranks
         with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
-            return self._sum(columns)
+            if ranks is None:
+                return self._here(columns)
+            if not self._name:
+                self._decide_for_all(ranks)
+            return ranks.total(self._here(columns), columns)
 
-    def _sum(self, columns: Tensor) -> Tensor:
+    def _here(self, columns: Tensor) -> Tensor:
+        """The same from the samples of this process."""
         if not self._complete:
-            total = self._objective.accumulate(lambda batch: self._of_batch(batch, columns))
+            found = self._objective.accumulate_here(lambda batch: self._of_batch(batch, columns))
             self._complete = len(self._kept) == self._num_batches
-            return total
+            if found is not None:
+                return found
+            if self._objective.ranks is None:
+                raise EmptyViewError(_NOTHING_COUNTS)
         if self._example is None:  # traced products do not call the model
             return self._sum_of_kept(columns)
         # Graphs run checkpointed layers forward again.
@@ -139,6 +152,22 @@ class Products:
             share, product = self._kept[index]
             total.add_(product.of_rows(columns).double().mul_(share))
         return total
+
+    def _decide_for_all(self, ranks: Ranks) -> None:
+        """Choose on the first process that has samples, so that every process makes its products in the same way."""
+        with self._objective.micro_batches() as batches:
+            first = next(batches, None)
+            counted = ranks.gather(first is not None)
+            if not any(counted):
+                raise EmptyViewError(_NOTHING_COUNTS)
+
+            def decide() -> dict[str, Any]:
+                assert first is not None
+                first.held(lambda: self._decide(first))
+                return {name: vars(self)[name] for name in _DECISION}
+
+            found = ranks.share(decide, counted.index(True))
+        vars(self).update(found)
 
     def _of_batch(self, batch: BatchLoss, columns: Tensor) -> Tensor:
         self._num_batches = max(self._num_batches, batch.index + 1)

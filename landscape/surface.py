@@ -19,7 +19,7 @@ from landscape.objective import Objective
 from landscape.records import Line, Plane, Status
 from landscape.refinement import Refinement, coarse_to_fine
 from landscape.rows import MemoryRows, Rows
-from landscape.scan import Progress, as_grid, row_fields, status_of
+from landscape.scan import Progress, as_grid, groups, row_fields, status_of, together
 
 __all__ = ["line", "plane", "row_fields", "surface_fields"]
 
@@ -145,6 +145,7 @@ def _measure(
     """The fields that a line and a plane have in common, (views, …, *grid) where they are arrays."""
     if how.batchnorm not in ("frozen", "recalibrated"):
         raise ValueError(f"batchnorm is {how.batchnorm!r}, expected 'frozen' or 'recalibrated'")
+    ranks, objective = objective.ranks, objective.over(None)  # processes share the points, each over the whole data
     views, shape = objective.views, tuple(len(axis) for axis in axes)
     recalibration = Recalibration(objective, how.batchnorm_samples) if how.batchnorm == "recalibrated" else None
     split, classes = by_class(objective) if how.by_class else (objective, [])
@@ -159,9 +160,13 @@ def _measure(
     centre: dict[str, float] = {}
 
     def run(evaluate: Callable[[Sequence[float]], Evaluation]) -> None:
-        todo = table.pending(coarse_to_fine(shape)) if refinement is None else table.replayed(refinement.points())
-        for i in progress(todo):
-            table.write(i, _row(evaluate(places[i].tolist()), views, len(classes)))
+        def row(i: int) -> dict[str, np.ndarray]:
+            return _row(evaluate(places[i].tolist()), views, len(classes))
+
+        whole = [table.pending(coarse_to_fine(shape))]
+        for group in groups(whole if refinement is None else table.replayed(refinement.rounds()), ranks, progress):
+            for i, values in zip(group, together(group, row, ranks), strict=True):
+                table.write(i, values)
         if how.check:
             centre.update(evaluate([0.0] * len(axes)).loss)
 
@@ -207,13 +212,11 @@ class _Table:
         """Those that are not stored."""
         return [i for i in order if not self.known[i]]
 
-    def replayed(self, order: Iterable[int]) -> Iterator[int]:
+    def replayed(self, rounds: Iterable[list[int]]) -> Iterator[list[int]]:
         """Those that are not stored; the others become known when their turn comes."""
-        for i in order:
-            if self._stored[i]:
-                self.known[i] = True
-            else:
-                yield i
+        for points in rounds:
+            self.known[[i for i in points if self._stored[i]]] = True
+            yield [i for i in points if not self._stored[i]]
 
     def governing(self, name: str) -> np.ndarray:
         """(columns,) which of them belong to a field."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from landscape.batches import Source, select, to_model
 from landscape.parameters import ParameterLayout
+
+if TYPE_CHECKING:
+    from landscape.ranks import Ranks
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -43,7 +46,16 @@ class Part:
 
 
 class Plan:
-    """Micro-batches of some views: what to run forward once, and which rows and labels each view takes from it."""
+    """Micro-batches of some views: what to run forward once, and which rows and labels each view takes from it.
+
+    Where processes share the data, the micro-batches are those of this process, cut from a stretch of the samples that
+    any of the views has.
+
+    Attributes:
+        norms: what each view's samples count in its mean loss, on all processes together.
+        everywhere: whether every process has samples of a view that count.
+        num_batches: on this process.
+    """
 
     def __init__(
         self,
@@ -52,7 +64,9 @@ class Plan:
         layout: ParameterLayout,
         normalizer: Callable[[Any], float],
         memory_format: torch.memory_format = torch.contiguous_format,
+        ranks: Ranks | None = None,
     ) -> None:
+        self._ranks = ranks
         self._views, self._sources, self._layout, self._normalizer = views, sources, layout, normalizer
         self._format = memory_format
         self.tables: dict[int, Any] = {}  # what an evaluation keeps of each micro-batch
@@ -68,6 +82,9 @@ class Plan:
                 batches.append((batch, parts))
         if self._cached:
             self._kept = batches
+        found = [self.norms] if ranks is None else ranks.gather(self.norms)
+        self.norms = {view: sum(norms[view] for norms in found) for view in self.norms}
+        self.everywhere = {view: all(norms[view] for norms in found) for view in self.norms}
 
     @property
     def kept(self) -> bool:
@@ -93,6 +110,10 @@ class Plan:
                     mask.zero_()[view.indices.cpu()] = True
                 masks.append(mask)
             union = torch.stack(masks).any(0)
+            if self._ranks is not None:
+                positions = union.nonzero().squeeze(1)
+                union = torch.zeros_like(union)
+                union[positions[self._ranks.share_of(len(positions))]] = True
             for positions, batch, own_labels in source.batches(None if union.all() else union):
                 batch = to_model(batch, self._layout, self._format)
                 parts = []

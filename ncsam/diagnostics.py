@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.isolation import undisturbed
+from landscape.ranks import Ranks
 from ncsam import losses
 from ncsam.config import TrainConfig
 from ncsam.noise_gradient import Flips, NoiseEstimate, NoiseGradient, SimulatedNoise, draw
@@ -106,6 +107,7 @@ def diagnose_batch(
     seed: Sequence[int],
     forward: Forward | None = None,
     microbatches: int = 1,
+    ranks: Ranks | None = None,
 ) -> np.ndarray:
     """The :data:`QUANTITIES` of one batch at the model's weights, shape (len(QUANTITIES),).
 
@@ -118,6 +120,7 @@ def diagnose_batch(
         progress: epoch / epochs, for the schedule.
         seed: numbers that decide picks and halves; the training's own draws are not touched.
         forward, microbatches: as for :meth:`ncsam.SAM.step`.
+        ranks: processes that have rows of the batch each; all get the same numbers.
 
     Raises:
         ValueError: outputs or labels are not those of a classification.
@@ -135,7 +138,7 @@ def diagnose_batch(
     modes = {module: module.training for module in model.modules()}
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence(list(seed)).generate_state(1)[0]))
     buffers = Buffers(list(model.buffers()))
-    batch = MiniBatch(model, forward, x, observed, loss_fn, microbatches, 1.0, params[0].device)
+    batch = MiniBatch(model, forward, x, observed, loss_fn, microbatches, 1.0, params[0].device, ranks)
     with undisturbed(model), torch.enable_grad():
         for module, training in modes.items():
             module.training = training
@@ -206,10 +209,14 @@ class Diagnosis:
                 seed=[self.seed, epoch, index],
             )
 
-    def full(self, model: nn.Module, epoch: int) -> np.ndarray:
-        """The same on the full training set as one batch, without augmentation, in eval mode."""
+    def full(self, model: nn.Module, epoch: int, ranks: Ranks | None = None) -> np.ndarray:
+        """The same on the full training set as one batch, without augmentation, in eval mode.
+
+        With ``ranks``, its samples are shared by these processes, all of which call this.
+        """
         dataset, problem = self.problem.dataset, self.problem
-        x = dataset.train_x[problem.train]
+        mine = slice(None) if ranks is None else ranks.share_of(len(problem.train))
+        x = dataset.train_x[problem.train[mine]]
 
         def forward(model: nn.Module, part: Tensor) -> Tensor:
             logits: Tensor = model(dataset.prepare(part.to(self._device)).to(self._dtype))
@@ -220,17 +227,23 @@ class Diagnosis:
                 model,
                 self._loss,
                 x,
-                problem.observed().to(self._device),
-                problem.true().to(self._device),
+                problem.observed()[mine].to(self._device),
+                problem.true()[mine].to(self._device),
                 probe=self.probe,
                 progress=epoch / self.config.epochs,
                 seed=[self.seed, epoch],
                 forward=forward,
                 microbatches=max(1, -(-x.numel() // _FULL_PART)),
+                ranks=ranks,
             )
 
     def record(
-        self, epochs: Sequence[int], value: np.ndarray, full: np.ndarray | None, relabelled: str | None = None
+        self,
+        epochs: Sequence[int],
+        value: np.ndarray,
+        full: np.ndarray | None,
+        relabelled: str | None = None,
+        processes: int = 1,
     ) -> Diagnostics:
         """The record of values (epoch, quantity, batch) and (epoch, quantity), with t-intervals over the batches."""
         mean, low, high = t_intervals(value, LEVEL)
@@ -249,6 +262,7 @@ class Diagnosis:
             loss=self.config.loss,
             seed=self.seed,
             level=LEVEL,
+            processes=processes,
         )
 
 

@@ -46,6 +46,10 @@ class Directions:
     settings: dict[str, Any]
     ratios: np.ndarray | None = None
 
+    def on(self, device: torch.device | str) -> Directions:
+        """The same on another device."""
+        return dataclasses.replace(self, vectors=tuple(v.to(device) for v in self.vectors))
+
 
 def parse_directions(spec: str, count: int) -> list[tuple[str, str]]:
     """Kind and argument of each of ``count`` directions.

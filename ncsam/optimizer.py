@@ -55,8 +55,10 @@ class Plain(SharpnessAware):
     (0.0, None)
     """
 
-    def __init__(self, model: nn.Module, base: Optimizer, *, forward: Forward | None = None) -> None:
-        super().__init__(model, base, NoPerturbation(), forward=forward)
+    def __init__(
+        self, model: nn.Module, base: Optimizer, *, forward: Forward | None = None, synchronised: bool = False
+    ) -> None:
+        super().__init__(model, base, NoPerturbation(), forward=forward, synchronised=synchronised)
 
 
 class SAM(SharpnessAware):
@@ -66,6 +68,7 @@ class SAM(SharpnessAware):
         rho: ρ = ‖ε‖; with ``adaptive`` ρ = ‖T⁻¹ε‖, which is another unit (Kwon et al. use 0.5 and more).
         adaptive: ε = ρ T² g/‖T g‖ with T = |w| + eta, elementwise (Kwon et al. 2021, arXiv 2102.11600).
         eta: only with ``adaptive``.
+        forward, synchronised: see :class:`SharpnessAware`.
 
     >>> import torch, ncsam.optimizer
     >>> model = torch.nn.Linear(2, 3)
@@ -84,9 +87,10 @@ class SAM(SharpnessAware):
         adaptive: bool = False,
         eta: float = 0.01,
         forward: Forward | None = None,
+        synchronised: bool = False,
     ) -> None:
         perturbation = AdaptiveAscent(rho, eta) if adaptive else SharpnessAscent(rho)
-        super().__init__(model, base, perturbation, forward=forward)
+        super().__init__(model, base, perturbation, forward=forward, synchronised=synchronised)
 
 
 class NCSAM(SharpnessAware):
@@ -106,7 +110,7 @@ class NCSAM(SharpnessAware):
         warmup: fraction of ``progress`` without compensation; ``warmup_step`` "base" or "sam" says what is done then.
         schedule: "paper" (eq. 15), "linear", "constant".
         scale: "raw" adds s g*, "relative" adds s ρ g*/‖g*‖.
-        forward, seed: see :class:`SharpnessAware`.
+        forward, seed, synchronised: see :class:`SharpnessAware`.
 
     Raises:
         ValueError: an option out of range.
@@ -137,6 +141,7 @@ class NCSAM(SharpnessAware):
         schedule: str = "paper",
         scale: str = "raw",
         warmup_step: str = "base",
+        synchronised: bool = False,
     ) -> None:
         perturbation = Compensated(
             rho=rho,
@@ -150,7 +155,7 @@ class NCSAM(SharpnessAware):
             warmup_step=warmup_step,
             ascent=self._ascent,
         )
-        super().__init__(model, base, perturbation, forward=forward, seed=seed)
+        super().__init__(model, base, perturbation, forward=forward, seed=seed, synchronised=synchronised)
 
     _ascent = True
 
@@ -167,7 +172,8 @@ class NCSAMReleased(SharpnessAware):
 
     Args:
         flip_ratio, label_smoothing, clusters, features: see :class:`ncsam.cluster_inversion.ClusterInversion`.
-        rho, kappa, sign, project, warmup, schedule, scale, warmup_step, forward, seed: see :class:`NCSAM`.
+        rho, kappa, sign, project, warmup, schedule, scale, warmup_step, forward, seed, synchronised: see
+            :class:`NCSAM`.
 
     >>> import torch, ncsam.optimizer
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
@@ -196,6 +202,7 @@ class NCSAMReleased(SharpnessAware):
         schedule: str = "paper",
         scale: str = "raw",
         warmup_step: str = "base",
+        synchronised: bool = False,
     ) -> None:
         perturbation = Compensated(
             rho=rho,
@@ -208,7 +215,7 @@ class NCSAMReleased(SharpnessAware):
             warmup=warmup,
             warmup_step=warmup_step,
         )
-        super().__init__(model, base, perturbation, forward=forward, seed=seed)
+        super().__init__(model, base, perturbation, forward=forward, seed=seed, synchronised=synchronised)
 
 
 class RandomPicks(NCSAM):
@@ -260,14 +267,28 @@ class CleanDirection(SharpnessAware):
     mechanism behind NCSAM.
     """
 
-    def __init__(self, model: nn.Module, base: Optimizer, rho: float = 0.05, *, forward: Forward | None = None) -> None:
-        super().__init__(model, base, TrueLabelAscent(rho), forward=forward)
+    def __init__(
+        self,
+        model: nn.Module,
+        base: Optimizer,
+        rho: float = 0.05,
+        *,
+        forward: Forward | None = None,
+        synchronised: bool = False,
+    ) -> None:
+        super().__init__(model, base, TrueLabelAscent(rho), forward=forward, synchronised=synchronised)
 
 
 def _asam(
-    model: nn.Module, base: Optimizer, rho: float = 0.5, *, eta: float = 0.01, forward: Forward | None = None
+    model: nn.Module,
+    base: Optimizer,
+    rho: float = 0.5,
+    *,
+    eta: float = 0.01,
+    forward: Forward | None = None,
+    synchronised: bool = False,
 ) -> SAM:
-    return SAM(model, base, rho, adaptive=True, eta=eta, forward=forward)
+    return SAM(model, base, rho, adaptive=True, eta=eta, forward=forward, synchronised=synchronised)
 
 
 OPTIMIZERS: dict[str, Callable[..., SharpnessAware]] = {
@@ -290,7 +311,7 @@ def options_of(name: str) -> list[str]:
     """The options that the optimizer of that name takes beside model and base.
 
     >>> options_of("sam")
-    ['rho', 'adaptive', 'eta', 'forward']
+    ['rho', 'adaptive', 'eta', 'forward', 'synchronised']
 
     Raises:
         ValueError: no optimizer of that name.
@@ -305,7 +326,8 @@ def options_of(name: str) -> list[str]:
 def resolve_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """``given`` completed by the optimizer's defaults: what a run records.
 
-    Left out are ``forward`` and ``seed``, and the warm-up, which the training loop gives to every optimizer alike.
+    Left out are ``forward``, ``seed`` and ``synchronised``, and the warm-up, which the training loop gives to every
+    optimizer alike.
 
     >>> resolve_options("sam", {"rho": 0.1})
     {'rho': 0.1, 'adaptive': False, 'eta': 0.01}
@@ -322,7 +344,7 @@ def resolve_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     defaults = {option: parameters[option].default for option in known}
     if make is Matched:
         defaults["project"] = False
-    for option in ("forward", "seed", "warmup", "warmup_step"):
+    for option in ("forward", "seed", "synchronised", "warmup", "warmup_step"):
         defaults.pop(option, None)
     return {**defaults, **given}
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_leaves, tree_map
+
+from landscape.ranks import Ranks
 
 Forward = Callable[[nn.Module, Any], Any]
 LossFn = Callable[[Any, Any], Tensor]
@@ -33,9 +37,12 @@ class MiniBatch:
     It knows how to run a forward pass (``no_sync`` under DistributedDataParallel where asked, the caller's autocast
     left on) and a backward pass (autocast off, loss scaled), micro-batch by micro-batch.
 
+    With ``ranks``, the batch is that of all these processes, of which this one has some rows, those of lower ranks
+    before it; then ``start`` is the place of its first row, ``size`` the rows of all, and means are over all.
+
     Raises:
         ValueError: ``microbatches`` is not in 1…batch size, or the loss is not a plain mean over the rows, so that the
-            micro-batches' losses would not add up to the batch's.
+            micro-batches' losses, or the processes', would not add up to the batch's.
     """
 
     def __init__(
@@ -48,7 +55,17 @@ class MiniBatch:
         microbatches: int,
         scale: float,
         device: torch.device,
+        ranks: Ranks | None = None,
     ) -> None:
+        self.ranks, self.start, self.weight = ranks, 0, 1.0
+        if ranks is not None:
+            check_plain_mean(loss_fn, y, "leave synchronised out")
+            sizes = ranks.gather(len(tree_leaves(y)[0]))
+            if not all(sizes):
+                raise ValueError(f"the processes have batches of {sizes} rows, expected at least one on each")
+            self.start, self.size = sum(sizes[: ranks.rank]), sum(sizes)
+            self.stop = self.start + sizes[ranks.rank]
+            self.weight = sizes[ranks.rank] * ranks.size / self.size  # of its mean in the mean over processes
         self.model, self.x, self.y, self.loss_fn, self.scale = model, x, y, loss_fn, scale
         self._forward = forward
         self._ddp = model if isinstance(model, DistributedDataParallel) else None
@@ -108,11 +125,21 @@ class MiniBatch:
                 out = self._run(part.x)
                 loss = self.loss(out, part.y)
                 share = loss if last == 0 else loss * part.share
+                scale = self.scale * self.weight
                 with self.full_precision():
-                    (share * self.scale if self.scale != 1.0 else share).backward()
+                    (share * scale if scale != 1.0 else share).backward()
             losses.append(share.detach())
             outputs.append(out)
-        return _total(losses), join(outputs)
+        return self.mean(_total(losses)), join(outputs)
+
+    def mean(self, own: Tensor) -> Tensor:
+        """Of a mean over this process's rows, that over all rows of the batch."""
+        return own if self.ranks is None else self.ranks.total(own * (self.weight / self.ranks.size))
+
+    def gathered(self, own: Any) -> Any:
+        """The rows of all processes of every tensor in a nested structure."""
+        ranks = self.ranks
+        return own if ranks is None else tree_map(lambda t: ranks.rows(t) if isinstance(t, Tensor) else t, own)
 
     def _accumulating(self) -> AbstractContextManager[Any]:
         return self._ddp.no_sync() if self._ddp is not None else nullcontext()
@@ -132,13 +159,14 @@ class FirstPass:
     Vectors are flat, over the parameters that took part in the loss, in float32 (float64 for a float64 model), free of
     the loss scale and of weight decay. A perturbation gets this object and returns its ε in the same layout.
 
+    In a synchronised step the batch is that of all processes: ``outputs``, ``labels`` and the like hold the rows of
+    all, gathered when they are first asked for, ``rows`` count over all, and gradients are means over all.
+
     Attributes:
         gradient: g_B, shape (K,), the gradient of the mean loss with the observed labels.
-        outputs: detached outputs of the whole batch, for a classifier of shape (B, C).
-        labels, true_labels: as given to ``step``.
+        own_outputs: detached outputs of this process's rows.
         progress: epoch / epochs in [0, 1], None where the caller gave none.
         generator: the optimizer's own CPU generator, the only source of randomness to use.
-        features: input of the layer named by the perturbation, shape (B, F), where it asks for it.
         params: the parameters behind the flat vector.
     """
 
@@ -154,7 +182,7 @@ class FirstPass:
         features_of: nn.Module | None = None,
     ) -> None:
         self._batch = batch
-        self.labels, self.true_labels, self.progress, self.generator = batch.y, true_labels, progress, generator
+        self._own_true_labels, self.progress, self.generator = true_labels, progress, generator
         self.loss_fn = batch.loss_fn
         whole = len(batch.parts) == 1
         seen: list[Tensor] = []
@@ -168,14 +196,39 @@ class FirstPass:
             grads = _add(grads, batch.gradient(loss, params, retain_graph=reuse_graph and whole))
             losses.append(loss.detach())
             outputs.append(out)
-        self.loss = _total(losses)
-        self.outputs = join(outputs)
-        self.features = torch.cat(seen).flatten(1).float() if seen else None
+        self.loss = batch.mean(_total(losses))
+        self.own_outputs = join(outputs)
+        self._own_features = torch.cat(seen).flatten(1).float() if seen else None
         self._graph = outputs[0] if reuse_graph and whole else None
-        self.params = [p for p, g in zip(params, grads, strict=True) if g is not None]
+        used = [g is not None for g in grads]
+        if batch.ranks is not None:  # what one process leaves out, another may use
+            used = [any(flags) for flags in zip(*batch.ranks.gather(used), strict=True)]
+            grads = [torch.zeros_like(p) if g is None and u else g for p, g, u in zip(params, grads, used, strict=True)]
+        self.params = [p for p, u in zip(params, used, strict=True) if u]
         wide = any(p.dtype == torch.float64 for p in self.params)
         self._dtype = torch.float64 if wide else torch.float32
-        self.gradient = self._flat([g for g in grads if g is not None])
+        self.gradient = batch.mean(self._flat([g for g in grads if g is not None]))
+
+    @cached_property
+    def outputs(self) -> Any:
+        """Detached outputs of the whole batch, for a classifier of shape (B, C)."""
+        return self._batch.gathered(self.own_outputs)
+
+    @cached_property
+    def labels(self) -> Any:
+        """As given to ``step``."""
+        return self._batch.gathered(self._batch.y)
+
+    @cached_property
+    def true_labels(self) -> Any:
+        """As given to ``step``."""
+        return self._batch.gathered(self._own_true_labels)
+
+    @cached_property
+    def features(self) -> Tensor | None:
+        """Input of the layer named by the perturbation, shape (B, F), where it asks for it."""
+        found: Tensor | None = self._batch.gathered(self._own_features)
+        return found
 
     def gradient_of(
         self,
@@ -198,8 +251,30 @@ class FirstPass:
 
         With micro-batches the graph is gone, so each is run again; a model with dropout then draws new masks.
         """
+        if rows is not None and len(rows) == 0:
+            return torch.zeros_like(self.gradient)
+        ranks = self._batch.ranks
+        if ranks is None:
+            return self._gradient_here(labels, rows, loss_fn, fresh, keep_graph)
+        if fresh and any(isinstance(m, nn.SyncBatchNorm) for m in self._batch.model.modules()):
+            raise ValueError("a process without picked rows would miss SyncBatchNorm; leave synchronised out")
+        share, labels, rows = self._of_this_process(labels, rows)
+        return ranks.total(self._gradient_here(labels, rows, loss_fn, fresh, keep_graph) * share)
+
+    def _of_this_process(self, labels: Any, rows: Tensor | None) -> tuple[float, Any, Tensor | None]:
+        """Which share of the rows of all processes this one has, and its labels and rows."""
+        start, stop, size = self._batch.start, self._batch.stop, self._batch.size
+        if rows is None:
+            return (stop - start) / size, take(labels, slice(start, stop)), None
+        mine = (rows >= start) & (rows < stop)
+        return float(mine.sum()) / len(rows), labels[mine], rows[mine] - start
+
+    def _gradient_here(
+        self, labels: Any, rows: Tensor | None, loss_fn: LossFn | None, fresh: bool, keep_graph: bool
+    ) -> Tensor:
         batch = self._batch
         if rows is not None and len(rows) == 0:
+            self._graph = self._graph if keep_graph else None
             return torch.zeros_like(self.gradient)
         if fresh:
             with batch.callers_precision():
@@ -339,6 +414,13 @@ def _split(x: Any, y: Any, loss_fn: LossFn, microbatches: int) -> list[Part]:
     size = len(y)
     if not isinstance(microbatches, int) or not 1 <= microbatches <= size:
         raise ValueError(f"microbatches is {microbatches!r}, expected an integer in 1…{size} (the batch size)")
+    check_plain_mean(loss_fn, y, "use microbatches=1")
+    edges = [size * j // microbatches for j in range(microbatches + 1)]
+    return [Part(take(x, slice(a, b)), take(y, slice(a, b)), a, b, (b - a) / size) for a, b in pairwise(edges)]
+
+
+def check_plain_mean(loss_fn: LossFn, y: Any, instead: str) -> None:
+    """A ValueError, ending in what to do ``instead``, where parts of a batch would not add up to its loss."""
     reduction = getattr(loss_fn, "reduction", "mean")
     ignored = getattr(loss_fn, "ignore_index", None)
     why = None
@@ -349,9 +431,7 @@ def _split(x: Any, y: Any, loss_fn: LossFn, microbatches: int) -> list[Part]:
     elif ignored is not None and isinstance(y, Tensor) and bool((y == ignored).any()):
         why = f"rows with ignore_index={ignored}"
     if why is not None:
-        raise ValueError(f"the loss has {why}, expected a plain mean over the rows; use microbatches=1")
-    edges = [size * j // microbatches for j in range(microbatches + 1)]
-    return [Part(take(x, slice(a, b)), take(y, slice(a, b)), a, b, (b - a) / size) for a, b in pairwise(edges)]
+        raise ValueError(f"the loss has {why}, expected a plain mean over the rows; {instead}")
 
 
 @contextmanager

@@ -170,6 +170,7 @@ class Spectrum(Record):
     strategy: str | None = parameter("how products were asked to be made", None)
     num_parameters: int | None = parameter("number of parameters that the Hessian is taken by", None)
     warm_start: bool = parameter("whether each epoch started from the eigenvectors of the one before it", False)
+    processes: int = parameter("processes that shared the data; sums over other shares differ in rounding", 1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -220,6 +221,7 @@ class SharpnessTable(Record):
     keskar_epsilon: float | None = parameter("half width of Keskar's box, relative to |w| + 1", None)
     normalize_logits: bool = parameter("whether the loss is that of normalised logits", False)
     params: list[str] | None = parameter("patterns of the parameters that are perturbed; all if none", None)
+    processes: int = parameter("processes that shared the data; sums over other shares differ in rounding", 1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -242,6 +244,7 @@ class Diagnostics(Record):
     loss: str = parameter("loss whose gradients they are")
     seed: int = parameter("seed of picks and halves")
     level: float = parameter("confidence level of the intervals")
+    processes: int = parameter("processes that shared the data; sums over other shares differ in rounding", 1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -278,6 +281,7 @@ class BoundTable(Record):
     seed: int = parameter("seed of the starting points and of e")
     violated: str = parameter("why the clean part is no sample of the clean distribution; empty if it is")
     dtype: str = parameter("precision of the losses")
+    processes: int = parameter("processes that shared the data; sums over other shares differ in rounding", 1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
+from landscape.ranks import Ranks
 from ncsam.passes import Buffers, FirstPass, Forward, LossFn, MiniBatch, buffers_of, norm, shifted
 from ncsam.perturbations import Perturbation
 from ncsam.step_info import StepInfo
@@ -32,11 +34,15 @@ class SharpnessAware(Optimizer):
         base: an optimizer *instance* over the model's parameters, for example ``torch.optim.SGD``.
         perturbation: where to look.
         forward: ``(model, x) -> outputs`` where that is not ``model(x)``, for example for batches that are dicts.
-        seed: of the optimizer's own random numbers (torch's global state is never touched); under DDP one a rank.
+        seed: of the optimizer's own random numbers (torch's global state is never touched); under DDP one a rank, or
+            the same on all for ``synchronised``.
+        synchronised: under DDP, perturb all ranks alike, along the gradient of the batch of all ranks together, with
+            picks among all their samples: what one process does with the whole batch. If not, each rank perturbs
+            along the gradient of its own samples. Without DDP there is no difference.
 
     Raises:
         TypeError: ``base`` is not an optimizer instance.
-        ValueError: ``base`` has no parameter of the model.
+        ValueError: ``base`` has no parameter of the model, or synchronised ranks have different seeds.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class SharpnessAware(Optimizer):
         *,
         forward: Forward | None = None,
         seed: int = 0,
+        synchronised: bool = False,
     ) -> None:
         # Optimizer.__init__ is left out on purpose: it would make parameter groups and a state of its own.
         if not isinstance(base, Optimizer) or isinstance(base, SharpnessAware):
@@ -56,6 +63,10 @@ class SharpnessAware(Optimizer):
         if not any(id(p) in mine for group in base.param_groups for p in group["params"]):
             raise ValueError("base holds no parameter of the model; build it from the same model's parameters()")
         self.model, self.base, self.perturbation = model, base, perturbation
+        self.synchronised = synchronised
+        ranks = self._ranks()
+        if ranks is not None and len(set(seeds := ranks.gather(seed))) > 1:
+            raise ValueError(f"synchronised ranks have seeds {seeds}, expected the same on all, as they draw together")
         self._forward = forward
         self._generator = torch.Generator().manual_seed(seed)
         self._warned = False
@@ -103,7 +114,8 @@ class SharpnessAware(Optimizer):
             p.grad = None
         scaler = scaler if scaler is not None and scaler.is_enabled() else None
         scale = _loss_scale(scaler, params[0].device) if scaler is not None else 1.0
-        batch = MiniBatch(self.model, self._forward, x, y, loss_fn, microbatches, scale, params[0].device)
+        device = params[0].device
+        batch = MiniBatch(self.model, self._forward, x, y, loss_fn, microbatches, scale, device, self._ranks())
         before = Buffers(buffers_of(self.model))
         try:
             if self.perturbation.active(progress):
@@ -159,7 +171,7 @@ class SharpnessAware(Optimizer):
                 perturbed.compensation_norm,
                 perturbed.kept,
             )
-        outputs, moved, picked = first.outputs, first.params, perturbed.picked
+        outputs, moved, picked = first.own_outputs, first.params, perturbed.picked
         del first, perturbed  # the graph's memory is wanted by the second pass
         why = None
         if not math.isfinite(loss):
@@ -220,6 +232,12 @@ class SharpnessAware(Optimizer):
             if scaler is not None:
                 scaler.update()
         return why, value, size
+
+    def _ranks(self) -> Ranks | None:
+        """The processes that step as one; made anew each time, since an optimizer can be copied and a group cannot."""
+        if self.synchronised and isinstance(self.model, DistributedDataParallel):
+            return Ranks(self.model.process_group)
+        return None
 
     def _agree(self, batch: MiniBatch, why: str | None) -> str | None:
         anywhere = batch.any_rank(why is not None)  # a collective: every rank must take part

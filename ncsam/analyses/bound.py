@@ -12,7 +12,7 @@ from torch import nn
 
 import landscape
 from landscape.records import Status
-from ncsam.analyses.common import DTYPES, Where, result_of
+from ncsam.analyses.common import DTYPES, Where, result_of, shared
 from ncsam.bound import assumption_violated, theorem1_bound
 from ncsam.execution import usable_device
 from ncsam.neighbourhood import ClippedCrossEntropy, default_clip, error_rate, highest_in_ball
@@ -75,7 +75,7 @@ def measure_bound(
 
     def objective(epoch: int, loss_fn: Any) -> landscape.Objective:
         model = run.model(epoch, str(device), dtype)
-        return problem.objective(model, ("mixed", "test"), loss_fn=loss_fn, metrics=metrics)
+        return shared(problem.objective(model, ("mixed", "test"), loss_fn=loss_fn, metrics=metrics), where)
 
     size = objective(at[0], None).num_parameters
     terms: dict[str, Any] = {"alpha": alpha, "n": n, "num_parameters": size, "rho": rho, "delta": delta}
@@ -87,7 +87,10 @@ def measure_bound(
     history = (len(LOSSES), 2 * restarts, steps + 1)
     fields: dict[str, tuple[int, ...]] = {"numbers": (len(_NUMBERS), len(LOSSES)), "history": history}
     fields |= {"weight_norm": ()}
-    with result_of(run, f"diagnostics/{name}", {**settings, "epochs": at}, len(at), fields, where) as (part, finish):
+    ranks = where.get("ranks")
+    processes = 1 if ranks is None else ranks.size
+    identity = {**settings, "epochs": at, "processes": processes}
+    with result_of(run, f"diagnostics/{name}", identity, len(at), fields, where) as (part, finish):
         for row in where.get("progress", iter)(part.pending()):
             objectives = {"ce": objective(at[row], nn.CrossEntropyLoss())}
             objectives["clipped_ce"] = objective(at[row], ClippedCrossEntropy(clip))
@@ -127,6 +130,7 @@ def measure_bound(
                 sigma=sigma,
                 violated=assumption_violated(run.config.noise.partition(":")[0], problem.labels.transition),
                 dtype=where.get("dtype", "float32"),
+                processes=processes,
                 **settings,
             )
         )

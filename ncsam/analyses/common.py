@@ -8,16 +8,18 @@ import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, TypedDict, TypeVar
+from contextlib import ExitStack, contextmanager
+from typing import Any, TypedDict, TypeVar, cast
 
 import numpy as np
 import torch
 
 import landscape
 from landscape import store
+from landscape.ranks import Ranks
 from landscape.records import Record, Status
 from landscape.store import PartFile, StoreError
+from ncsam.analyses.mirror import Mirror
 from ncsam.analyses.warm import Handover
 from ncsam.execution import usable_device
 from ncsam.run import Run
@@ -26,6 +28,8 @@ ANALYSIS_VIEWS = ("mixed", "clean_part", "noisy_part", "true_labels", "test")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 R = TypeVar("R", bound=Record)
+T = TypeVar("T")
+Part = PartFile | Mirror
 
 
 class Where(TypedDict, total=False):
@@ -37,6 +41,7 @@ class Where(TypedDict, total=False):
         overwrite: replace a result of the same name.
         resume: continue what a stopped measurement left.
         progress: wraps the iteration over rows, e.g. ``tqdm.auto.tqdm``.
+        ranks: processes that all carry out this measurement and share its work; the first of them alone touches files.
     """
 
     dtype: str
@@ -44,6 +49,7 @@ class Where(TypedDict, total=False):
     overwrite: bool
     resume: bool
     progress: Callable[[Iterable[int]], Iterable[int]]
+    ranks: Ranks | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -96,11 +102,15 @@ class Measurement(ABC):
         return table
 
     def handover(
-        self, part: PartFile, objective_at: Callable[[int], landscape.Objective], identity: dict[str, Any]
+        self,
+        part: Part,
+        objective_at: Callable[[int], landscape.Objective],
+        identity: dict[str, Any],
+        ranks: Ranks | None,
     ) -> Handover | None:
         """What one epoch hands to the next, if anything; called once, before the first row.
 
-        ``objective_at`` gives the objective of an epoch by its position.
+        ``objective_at`` gives the objective of an epoch by its position; ``ranks`` are the processes that measure.
         """
         return None
 
@@ -133,9 +143,11 @@ def by_epoch_and_view(
     objectives = {0: objective_at(0)}
     labels = measurement.labels(objectives[0])
     fields = {**measurement.fields(objectives[0]), "weight_norm": (), "seconds": ()}
-    identity = {**settings, "epochs": at, "views": list(views)}
+    ranks = where.get("ranks")
+    processes = 1 if ranks is None else ranks.size  # sums over other shares of the data differ in rounding
+    identity = {**settings, "epochs": at, "views": list(views), "processes": processes}
     with result_of(run, name, identity, len(at) * len(views), fields, where) as (part, finish):
-        handover = measurement.handover(part, objective_at, identity)
+        handover = measurement.handover(part, objective_at, identity, ranks)
         for row in where.get("progress", iter)(part.pending()):
             index, view = row // len(views), views[row % len(views)]
             if index not in objectives:
@@ -147,7 +159,8 @@ def by_epoch_and_view(
             if place.objective.num_samples(view):
                 status, values = measurement.measure(place)
             values["weight_norm"] = float(place.objective.weights.double().norm())
-            values["seconds"] = time.process_time() - started
+            seconds = time.process_time() - started
+            values["seconds"] = seconds if ranks is None else sum(ranks.gather(seconds))
             missing = {n: np.full(_shape(spec), np.nan) for n, spec in fields.items() if n not in values}
             part.write(row, status=status, **values, **missing)
             if handover is not None and status != Status.EMPTY:
@@ -157,6 +170,7 @@ def by_epoch_and_view(
         norms = table.pop("weight_norm")[:, 0]
         common: dict[str, Any] = {"epochs": np.array(at), "views": np.array(views), "weight_norm": norms}
         common |= {"status": part.status.reshape(len(at), len(views)), "dtype": where.get("dtype", "float32")}
+        common["processes"] = processes
         found = finish(kind(**common, **labels, **measurement.complete(table), **settings))
         if handover is not None:
             handover.discard()
@@ -171,17 +185,36 @@ def _shape(spec: Any) -> tuple[int, ...]:
 def objective_of(run: Run, epoch: int | str, views: Sequence[str], where: Where) -> landscape.Objective:
     dtype = DTYPES[where.get("dtype", "float32")]
     device = usable_device(where.get("device", "cpu"))
-    return run.objective(epoch, views, device=str(device), dtype=dtype)
+    return shared(run.objective(epoch, views, device=str(device), dtype=dtype), where)
+
+
+def shared(objective: landscape.Objective, where: Where) -> landscape.Objective:
+    """The objective, its data shared by the processes that carry out the measurement."""
+    ranks = where.get("ranks")
+    return objective if ranks is None else landscape.sharded(objective, ranks.group)
+
+
+def on_first(make: Callable[[], T], where: Where) -> T:
+    """What ``make()`` gives on the first of the processes, on all of them: for files, clocks, and what takes no share.
+
+    Raises:
+        Exception: whatever ``make()`` raises, on all of them.
+    """
+    ranks = where.get("ranks")
+    return make() if ranks is None else ranks.share(make)
 
 
 def recorded_identity(run: Run, name: str, where: Where) -> dict[str, Any] | None:
     """The settings that a stopped measurement of ``name`` recorded, where it is to be resumed; else none."""
     path = store.part_path(run.path, name)
-    if not (where.get("resume", False) and path.exists()):
-        return None
-    with store.open(path) as file:
-        identity: dict[str, Any] = json.loads(file.attrs["work"])["identity"]
-    return identity
+
+    def read() -> dict[str, Any] | None:
+        if not (where.get("resume", False) and path.exists()):
+            return None
+        with store.open(path) as file:
+            return cast(dict[str, Any], json.loads(file.attrs["work"])["identity"])
+
+    return on_first(read, where)
 
 
 @contextmanager
@@ -192,8 +225,36 @@ def result_of(
     rows: int,
     fields: Mapping[str, Any],
     where: Where,
-) -> Iterator[tuple[PartFile, Callable[[Any], Any]]]:
-    """A part file for ``name`` and the function that turns its rows, once complete, into a result of the run file."""
+) -> Iterator[tuple[Part, Callable[[Any], Any]]]:
+    """A part file for ``name`` and the function that turns its rows, once complete, into a result of the run file.
+
+    Of several processes the first one holds the file, and the others rows that are written alike.
+    """
+    with ExitStack() as stack:
+        held: list[tuple[PartFile, Callable[[Any], Any]]] = []
+
+        def hold() -> tuple[dict[str, np.ndarray], np.ndarray]:
+            held.append(stack.enter_context(_on_disk(run, name, settings, rows, fields, where)))
+            return held[0][0].read(), held[0][0].status
+
+        found = on_first(hold, where)
+
+        def finish(record: Any) -> Any:
+            on_first(lambda: held[0][1](record), where)
+            return record
+
+        yield held[0][0] if held else Mirror(store.part_path(run.path, name), *found), finish
+
+
+@contextmanager
+def _on_disk(
+    run: Run,
+    name: str,
+    settings: Mapping[str, Any],
+    rows: int,
+    fields: Mapping[str, Any],
+    where: Where,
+) -> Iterator[tuple[PartFile, Callable[[Any], None]]]:
     overwrite, resume = where.get("overwrite", False), where.get("resume", False)
     path = store.part_path(run.path, name)
     # A kill between adding the result and removing its part file leaves both; resuming then adds the same rows again.
@@ -213,11 +274,10 @@ def result_of(
     }
     with PartFile.create(path, identity, rows, fields, resume=resume) as part:
 
-        def finish(record: Any) -> Any:
+        def finish(record: Any) -> None:
             part.commit()
             store.add(run.path, name, record, overwrite=overwrite_result)
             part.discard()
-            return record
 
         yield part, finish
 

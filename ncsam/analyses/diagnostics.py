@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Unpack
 
+import numpy as np
+
 from landscape.records import Status
+from landscape.scan import groups, together
 from ncsam.analyses.common import DTYPES, Where, result_of
 from ncsam.diagnostics import QUANTITIES, Diagnosis
 from ncsam.execution import usable_device
@@ -51,18 +55,29 @@ def measure_diagnostics(
     diagnosis = Diagnosis(run.config, problem, device=device, dtype=dtype, seed=seed)
     count = diagnosis.count(batches)
     rows = count + int(full)
+    ranks = where.get("ranks")
+    processes = ranks.size if ranks is not None and full else 1  # batches are the same whoever looks at them
     identity = {
-        "epochs": at, "batches": count, "full": full, "noise": noise, "seed": seed, "quantities": list(QUANTITIES)
+        "epochs": at, "batches": count, "full": full, "noise": noise, "seed": seed, "quantities": list(QUANTITIES),
+        "processes": processes,
     }  # fmt: skip
     models = {at[0]: run.model(at[0], str(device), dtype)}
     fields = {"value": (len(QUANTITIES),)}
     with result_of(run, f"diagnostics/{name}", identity, len(at) * rows, fields, where) as (part, finish):
-        for row in where.get("progress", iter)(part.pending()):
+
+        def measure(row: int) -> np.ndarray:
+            nonlocal models
             epoch, index = at[row // rows], row % rows
             if epoch not in models:
                 models = {epoch: run.model(epoch, str(device), dtype)}
             model = models[epoch]
-            value = diagnosis.batch(model, epoch, index) if index < count else diagnosis.full(model, epoch)
-            part.write(row, status=Status.OK, value=value)
+            return diagnosis.batch(model, epoch, index) if index < count else diagnosis.full(model, epoch, ranks)
+
+        # Processes share out the batches of an epoch, and the samples of its full training set.
+        rounds = [list(g) for _, g in groupby(part.pending(), lambda row: (row // rows, row % rows < count))]
+        for group in groups(rounds, ranks, where.get("progress", iter)):
+            found = together(group, measure, ranks if group[0] % rows < count else None)
+            for row, value in zip(group, found, strict=True):
+                part.write(row, status=Status.OK, value=value)
         table = part.read()["value"].reshape(len(at), rows, len(QUANTITIES)).transpose(0, 2, 1)
-        return finish(diagnosis.record(at, table[:, :, :count], table[:, :, count] if full else None, noise))
+        return finish(diagnosis.record(at, table[:, :, :count], table[:, :, count] if full else None, noise, processes))

@@ -15,7 +15,7 @@ from landscape.batch_choice import BatchChoice, choose, measure
 from landscape.batchnorm import SAMPLES
 from landscape.records import Line, Plane
 from landscape.surface import surface_fields
-from ncsam.analyses.common import Where, recorded_identity, result_of
+from ncsam.analyses.common import Where, on_first, recorded_identity, result_of
 from ncsam.run import Run
 
 
@@ -44,7 +44,7 @@ def batched(run: Run, name: str, objective: landscape.Objective, where: SurfaceW
     if not where.get("autotune", False):
         choice = choose(objective)
     else:
-        choice = _recorded(run, name, where) or measure(objective)
+        choice = _recorded(run, name, where) or on_first(lambda: measure(objective.over(None)), where)
     return choice.apply(objective), choice
 
 
@@ -70,7 +70,7 @@ def evaluate_surface(
     name = f"surface/{name}"
     objective, choice = batched(run, name, objective, where)
     rise = where.get("rise")
-    span = None if rise is None else find_span(objective, directions, rise, where.get("range_view"))
+    span = None if rise is None else find_span(objective.over(None), directions, rise, where.get("range_view"))
     if span is not None:
         grids = [[span["span"] * x for x in grid] for grid in grids]
     how: dict[str, Any] = {

@@ -12,13 +12,14 @@ from torch import Tensor
 
 import landscape
 from landscape import HessianOperator, Objective
+from landscape.ranks import Ranks
 from landscape.records import EigenResult, Status
-from landscape.store import PartFile
 from landscape.strategies import STRATEGIES
 from ncsam.analyses.common import (
     ANALYSIS_VIEWS,
     DTYPES,
     Measurement,
+    Part,
     Place,
     Where,
     by_epoch_and_view,
@@ -171,7 +172,11 @@ class _Spectra(Measurement):
         return found
 
     def handover(
-        self, part: PartFile, objective_at: Callable[[int], Objective], identity: dict[str, Any]
+        self,
+        part: Part,
+        objective_at: Callable[[int], Objective],
+        identity: dict[str, Any],
+        ranks: Ranks | None,
     ) -> Handover | None:
         if not self._settings["warm_start"]:
             return None
@@ -179,7 +184,7 @@ class _Spectra(Measurement):
         def find(index: int, view: str, start: Tensor | None) -> Tensor:
             return self._rounded(self._pairs(self._operator(objective_at(index).view(view)), start))
 
-        self._handover = Handover(part.path, identity, find)
+        self._handover = Handover(part.path, identity, find, ranks)
         if not part.status.any():
             self._handover.discard()  # left by work that was given up
         return self._handover

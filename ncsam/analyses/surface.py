@@ -7,9 +7,9 @@ from typing import Any, Unpack
 
 from landscape import store
 from landscape.records import Line, Plane
-from ncsam.analyses.common import ANALYSIS_VIEWS, objective_of
+from ncsam.analyses.common import ANALYSIS_VIEWS, objective_of, on_first
 from ncsam.analyses.evaluating import SurfaceWhere, evaluate_surface
-from ncsam.directions import directions_for, trajectory_on
+from ncsam.directions import Directions, directions_for, trajectory_on
 from ncsam.run import Run
 
 PATH = "_path"  # appended to a plane's name: the run's checkpoints in its coordinates
@@ -84,10 +84,20 @@ def _surface(
 ) -> Line | Plane:
     objective = objective_of(run, epoch, views, where)
     spec = dict(along)
-    chosen = directions_for(run, spec.pop("directions"), objective, count=len(grids), epoch=epoch, seed=seed, **spec)
+    kind, alone = spec.pop("directions"), objective.over(None)
+
+    def choose() -> Directions:
+        return directions_for(run, kind, alone, count=len(grids), epoch=epoch, seed=seed, **spec).on("cpu")
+
+    # On one process, so that they have the same bits however many there are.
+    chosen = on_first(choose, where).on(objective.layout.device)
     settings = {**chosen.settings, "views": list(views), "vectors": list(chosen.hashes)}
     described = {"seed": chosen.seed, "along": list(chosen.names), "hashes": list(chosen.hashes)}
     record = evaluate_surface(run, name, objective, chosen.vectors, grids, settings, where, described)
     if len(grids) == 2 and len(run.epochs) > 1:
-        store.add(run.path, f"surface/{name}{PATH}", trajectory_on(run, objective, chosen), overwrite=True)
+
+        def add_path() -> None:
+            store.add(run.path, f"surface/{name}{PATH}", trajectory_on(run, alone, chosen), overwrite=True)
+
+        on_first(add_path, where)
     return record

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.ranks import Ranks
+
 
 class Handover:
     """The latest eigenvectors of each view, in memory and in a small file beside the part file.
@@ -25,12 +27,18 @@ class Handover:
         part: the part file.
         identity: of the measurement; vectors of another are not used.
         find: ``(index of the checkpoint, view, start) -> vectors`` (K, k).
+        ranks: processes that measure together; the first of them alone touches files.
     """
 
     def __init__(
-        self, part: Path, identity: Mapping[str, Any], find: Callable[[int, str, Tensor | None], Tensor]
+        self,
+        part: Path,
+        identity: Mapping[str, Any],
+        find: Callable[[int, str, Tensor | None], Tensor],
+        ranks: Ranks | None = None,
     ) -> None:
-        self._part, self._find = part, find
+        self._part, self._find, self._ranks = part, find, ranks
+        self._writes = ranks is None or ranks.rank == 0
         self._identity = _digest(json.dumps(identity, sort_keys=True).encode())
         self._latest: dict[str, tuple[int, Tensor]] = {}
 
@@ -51,6 +59,8 @@ class Handover:
 
     def save(self, view: str) -> None:
         """Write the latest vectors of a view beside the part file, in one step."""
+        if not self._writes:
+            return
         index, vectors = self._latest[view]
         array = vectors.numpy()
         content = array.tobytes()
@@ -62,6 +72,8 @@ class Handover:
 
     def discard(self) -> None:
         """Remove the files."""
+        if not self._writes:
+            return
         for path in self._part.parent.glob(f"{self._part.name}.*.vectors*"):
             path.unlink()
 
@@ -71,6 +83,9 @@ class Handover:
 
     def _load(self, view: str) -> tuple[int, Tensor | None]:
         """What :meth:`save` wrote; index −1 where there is nothing, or nothing sound, or it is of other work."""
+        return self._read(view) if self._ranks is None else self._ranks.share(lambda: self._read(view))
+
+    def _read(self, view: str) -> tuple[int, Tensor | None]:
         try:
             first, _, content = self._path(view).read_bytes().partition(b"\n")
             head = json.loads(first)

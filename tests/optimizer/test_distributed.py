@@ -100,7 +100,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
         for rank in range(2)
     ]
     try:
-        done = [process.communicate(timeout=120) for process in running]
+        done = [process.communicate(timeout=900) for process in running]
     finally:
         for process in running:
             process.kill()

@@ -53,7 +53,7 @@ def test_what_is_unknown_or_impossible_is_named(name: str, options: dict[str, An
 def test_every_listed_option_is_taken(name: str) -> None:
     values: dict[str, Any] = {"adaptive": True, "forward": None, "features": "0", "rho": 0.1, "eta": 0.1, "kappa": 0.2}
     values |= {"flip_ratio": 0.5, "sign": -1, "project": True, "label_smoothing": 0.2, "warmup": 0.05, "seed": 4}
-    values |= {"clusters": 3, "schedule": "linear", "scale": "relative", "warmup_step": "sam"}
+    values |= {"clusters": 3, "schedule": "linear", "scale": "relative", "warmup_step": "sam", "synchronised": True}
     model = mlp()
     opt = build(name, model, sgd(model), **{option: values[option] for option in options_of(name)})
     assert all(info.skipped is None for info in train(opt, 2))
