@@ -12,6 +12,7 @@ import landscape
 from landscape import Objective, View
 from landscape.operators import EmpiricalFisherOperator, GGNOperator, HessianOperator
 from landscape.ranks import Ranks, RanksDisagreeError
+from landscape.strategies import MEMORY_BUDGET
 from tests.distributed import training
 from tests.reference import ARCHITECTURES, CASES, Case
 
@@ -64,8 +65,8 @@ def _of_case(case: Case, strategy: str = "auto") -> dict[str, float]:
     for view in alone.views:
         a, b = alone.view(view), shared.view(view)
         found[f"gradient {view}"] = _off(b.gradient(), a.gradient())
-        for kind in (HessianOperator, GGNOperator):
-            A, B = kind(a, strategy=strategy), kind(b, strategy=strategy, memory_budget=0)
+        for kind, budget in ((HessianOperator, MEMORY_BUDGET), (GGNOperator, 0)):  # kept, and made anew each time
+            A, B = (kind(o, strategy=strategy, memory_budget=budget) for o in (a, b))
             found[f"{kind.__name__} {view}"] = max(
                 _off(B @ vectors, A @ vectors), _off(B @ vectors[:, 0], A @ vectors[:, 0])
             )
