@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 
@@ -11,19 +10,24 @@ import click
 from . import options, progress
 
 
-@click.command("demo")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write, e.g. demo/.")
+@options.command("demo")
+@options.section("Runs")
 @click.option("--seeds", type=click.IntRange(min=2), default=5, show_default=True, help="Paired repetitions.")
 @click.option("--epochs", type=click.IntRange(min=8), default=45, show_default=True, help="Epochs of each run.")
+@options.section("Computation")
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes, one thread each.")
+@options.section("Output")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write, e.g. demo/.")
 @options.OVERWRITE
 @options.RESUME
+@options.CONFIG
 @options.QUIET
 def command(out: Path, seeds: int, epochs: int, workers: int, overwrite: bool, resume: bool, quiet: bool) -> None:
-    """The whole main job on scikit-learn's handwritten digits, in minutes.
+    """The whole main job on embedded real data, in minutes.
 
-    Trains SGD, SAM, NCSAM and controls at 0 to 60 % symmetric label noise, measures curvature, sharpness and surfaces
-    of every run, and says which statements of the flatness-noise theory hold.
+    On scikit-learn's handwritten digits it trains SGD, SAM, NCSAM and controls at 0 to 60 % symmetric label noise,
+    measures curvature, sharpness and surfaces of every run, and says which
+    statements of the flatness-noise theory hold.
 
     \b
     Examples:
@@ -44,10 +48,10 @@ def command(out: Path, seeds: int, epochs: int, workers: int, overwrite: bool, r
     cells, paths = folder.cells(), folder.paths()
 
     started = time.monotonic()
-    click.echo(f"{len(cells)} runs: digits, {epochs} epochs, {seeds} seeds, {workers} processes", err=True)
+    progress.notes.info("%d runs: digits, %d epochs, %d seeds, %d processes", len(cells), epochs, seeds, workers)
     bar = progress.bar("train and measure", quiet, resumable=True, unit="run")
     refuse_failures(folder.run(cells, workers=workers, progress=bar), len(cells))
-    table, written = folder.finish(command=["landscape", *sys.argv[1:]])
+    table, written = folder.finish(command=progress.command_line())
     study = studies_of(table)[0]
     curves = curves_of(study)
     figures = draw_study(table, paths, out / "figures", bar=progress.bar("figures", quiet, unit="figure"))
@@ -70,4 +74,4 @@ def command(out: Path, seeds: int, epochs: int, workers: int, overwrite: bool, r
     click.echo(f"  {again} inspect {written[0]}")
     click.echo(f"  {again} surface {sample} --plane --points 41 --span 0.5 --name close")
     click.echo(f"  {again} train --optimizer sam --rho 0.1 --epochs {epochs} --weight-decay 0 --out {out / 'sam.h5'}")
-    click.echo(f"done in {time.monotonic() - started:.0f} s", err=True)
+    progress.notes.info("done in %.0f s", time.monotonic() - started)

@@ -6,12 +6,15 @@ from pathlib import Path
 
 import click
 
+from . import options
+
 SUFFIXES = {"csv": ".csv", "npz": ".npz", "latex": ".tex", "xdmf": ".xdmf", "li": "-li.h5", "h5": ".h5"}
 
 
-@click.command("export")
+@options.command("export")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("name", required=False)
+@options.section("Output")
 @click.option("--format", "target", type=click.Choice(list(SUFFIXES)), required=True, help="See below.")
 @click.option("--out", type=click.Path(path_type=Path), help="File to write; default: named after FILE and NAME.")
 @click.option("--view", help="With li: the view that becomes train_loss; default: the first.")
@@ -26,7 +29,9 @@ def command(
     test_view: str | None,
     overwrite: bool,
 ) -> None:
-    """Write one result for another program; NAME is what `landscape inspect` shows, needed where FILE holds several.
+    """Write one result for other programs: CSV, NPZ, LaTeX, ParaView, Li et al.
+
+    NAME is what `landscape inspect` shows, needed where FILE holds several.
 
     \b
     csv    tidy tables, one for each set of dimensions

@@ -10,10 +10,12 @@ import click
 from . import options, progress
 
 
-@click.command("figure")
+@options.command("figure")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@options.section("Output")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the figures.")
 @click.option("--formats", callback=options.split, default="pdf,png", show_default=True, help="pdf, png or svg.")
+@options.section("Look")
 @click.option(
     "--width",
     type=click.Choice(["icml", "icml-column", "neurips"]),
@@ -30,6 +32,7 @@ from . import options, progress
 )
 @click.option("--interactive", is_flag=True, help="Planes as HTML too, to turn in a browser (needs plotly).")
 @options.OVERWRITE
+@options.CONFIG
 @options.QUIET
 def command(
     files: tuple[Path, ...],
@@ -41,7 +44,9 @@ def command(
     overwrite: bool,
     quiet: bool,
 ) -> None:
-    """Draw every figure that a study file, or one or more run files together, allow.
+    """Draw every figure that a study file or run files allow.
+
+    FILES is one study file, or one or more run files, which are drawn together.
 
     \b
     Examples:

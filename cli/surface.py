@@ -12,15 +12,17 @@ import numpy as np
 from . import directions, evaluating, options, progress, tables
 
 
-@click.command("surface")
+@options.command("surface")
 @options.measuring("[line or plane]")
+@options.section("Surface")
 @click.option("--epoch", default="last", show_default=True, help="Checkpoint.")
 @click.option("--plane", is_flag=True, help="Two directions instead of one.")
-@click.option("--points", type=click.IntRange(min=2), help="Points a direction [default: 51 in 1D, 25 in 2D].")
+@click.option("--points", type=click.IntRange(min=2), show_default="51 in 1D, 25 in 2D", help="Points a direction.")
 @click.option(
     "--span",
     type=float,
-    help="Displacements from -span to span, in units of the directions  [default: 1, and from 0 to 1 between runs].",
+    show_default="1, and from 0 to 1 between runs",
+    help="Displacements from -span to span, in units of the directions.",
 )
 @directions.DIRECTIONS
 @evaluating.EVALUATION
@@ -35,7 +37,9 @@ def command(
     quiet: bool,
     **choices: Any,
 ) -> None:
-    """Loss and accuracy of every view along random or chosen directions, or on the way to another run.
+    """1D or 2D loss surfaces of a run, on every view.
+
+    Loss and accuracy along random or chosen directions, or on the way to another run.
 
     \b
     Examples:

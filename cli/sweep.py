@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,27 +31,35 @@ def _list_presets(ctx: click.Context, _param: click.Parameter, value: str | None
     return value
 
 
-@click.command("sweep")
+@options.command("sweep")
+@options.section("The sweep")
 @click.option("--preset", is_eager=True, callback=_list_presets, help="demo, digits, cifar10-small, paper, or `list`.")
 @click.option("--config", type=click.Path(path_type=Path), help="TOML file that describes the sweep.")
-@click.option("--print", "show", is_flag=True, help="Print the sweep as JSON and stop.")
+@options.section("Data and noise")
 @click.option("--data", help="Data set of all runs, as for `landscape train`.")
 @click.option("--model", help="Model of all runs.")
 @click.option("--noise", help="Label noise, separated by spaces: 'symmetric:0.0 symmetric:0.4'.")
+@options.section("Arms and seeds")
 @click.option("--optimizer", callback=options.split, help="Arms, comma-separated: sgd,sam,ncsam.")
 @click.option("--rho", callback=options.split, help="Radii to sweep, comma-separated, of arms that have one.")
 @click.option("--kappa", callback=options.split, help="Likewise NCSAM's kappa.")
 @click.option("--flip-ratio", callback=options.split, help="Likewise NCSAM's flip ratio.")
 @click.option("--seeds", help="Number of seeds, or seeds: 10, 0-9 or 3,5,8.")
+@options.section("Training")
 @click.option("--epochs", type=int, help="Epochs of all runs.")
 @click.option("--batch-size", type=int, help="Samples a step.")
 @click.option("--lr", type=float, help="Learning rate.")
 @click.option("--weight-decay", type=float, help="Weight decay.")
 @click.option("--train-samples", type=int, help="Take only the first so many training samples.")
-@click.option("--measure", callback=options.split, help="hessian,sharpness,line,plane, … [default: the config's].")
+@options.section("Measured on each run")
+@click.option("--measure", callback=options.split, show_default="the config's", help="hessian,sharpness,line,plane, ….")
+@options.section("Output")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to fill: run files, table, study file.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes, one thread each [default: the cores].")
+@options.section("Computation")
+@click.option("--workers", type=click.IntRange(min=1), show_default="the cores", help="Processes, one thread each.")
 @click.option("--shard", metavar="I/N", help="Run only every N-th cell from the I-th on: one job of an array.")
+@options.section("Instead of running")
+@click.option("--print", "show", is_flag=True, help="Print the sweep as JSON and stop.")
 @click.option("--dry-run", is_flag=True, help="Print the cells with estimated time and disk, and stop.")
 @click.option("--status", type=click.Path(path_type=Path), metavar="DIR", help="Print how far a sweep is, and stop.")
 @options.OVERWRITE
@@ -72,10 +79,11 @@ def command(
     quiet: bool,
     **choices: Any,
 ) -> None:
-    """Noise kinds and rates x optimizers and controls x seeds: every run, its measurements, one table.
+    """Train and measure many runs to be compared, and write one table.
 
-    What a preset or a --config describes, flags override. Runs are paired by seed, done in parallel processes, and
-    kept when complete: --resume goes on after any stop, with more seeds too. A failed cell is told, the others go on.
+    Noise kinds and rates x optimizers and controls x seeds. What a preset or a --config describes, flags override.
+    Runs are paired by seed, done in parallel processes, and kept when complete: --resume goes on after any stop, with
+    more seeds too. A failed cell is told, the others go on.
 
     \b
     Examples:
@@ -115,7 +123,7 @@ def command(
     if shard:
         click.echo(f"{out}: {len(part)} of {len(cells)} cells, shard {shard}; the table is written by --resume")
         return
-    table, written = folder.finish(command=["landscape", *sys.argv[1:]])
+    table, written = folder.finish(command=progress.command_line())
     if as_json:
         click.echo(tables.as_json(table))
         return

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from . import tables
+from . import messages, tables
 
 if TYPE_CHECKING:
     from ncsam.schema import CellTable
@@ -42,7 +42,7 @@ def open_folder(sweep: Sweep, out: Path, *, overwrite: bool, resume: bool) -> Sw
 def refuse_failures(failures: Sequence[Failure], total: int) -> None:
     """Say which runs failed and end with status 1, if any did."""
     for failure in failures:
-        click.echo(f"landscape: error: {failure.cell.name}: {failure.reason}", err=True)
+        messages.error(f"{failure.cell.name}: {failure.reason}")
     if failures:
         raise click.ClickException(f"{len(failures)} of {total} runs failed; repeat with --resume")
 

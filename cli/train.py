@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +46,17 @@ def _presets() -> str:
     return tables.table(("preset", *names, "published accuracy"), rows)
 
 
-@click.command("train")
+@options.command("train")
 @options.CONFIG
+@options.section("Data and noise")
 @click.option("--preset", is_eager=True, callback=_list_presets, help="Cell of the published comparison, or `list`.")
 @click.option("--data", default="digits", show_default=True, help="Data set: digits, cifar10:DIR, npz:FILE, …")
 @click.option("--noise", default="symmetric:0.4", show_default=True, help="Label noise KIND:RATE, or none.")
+@options.section("Model")
 @click.option("--model", default="mlp", show_default=True, help="Model: mlp, cnn, …")
+@options.section("Optimizer")
 @click.option("--optimizer", default="ncsam", show_default=True, help="sgd, sam, ncsam or a control.")
-@click.option("--rho", type=float, help="Radius of the perturbation [default: the optimizer's].")
+@click.option("--rho", type=float, show_default="the optimizer's", help="Radius of the perturbation.")
 @click.option("--kappa", type=float, help="Height of NCSAM's schedule.")
 @click.option("--flip-ratio", type=float, help="Share of a batch that NCSAM simulates noise on.")
 @click.option("--sign", type=click.Choice(["1", "-1"]), help="Sign of NCSAM's compensation.")
@@ -64,11 +66,13 @@ def _presets() -> str:
 @click.option("--scale", help="NCSAM's scaling: raw or relative.")
 @click.option("--eta", type=float, help="Added to |w| by adaptive SAM.")
 @click.option("--clusters", type=int, help="Clusters of the released NCSAM.")
-@click.option("--features", help="Layer whose input the released NCSAM clusters [default: the last linear one].")
+@click.option("--features", show_default="the last linear one", help="Layer whose input the released NCSAM clusters.")
+@options.section("Training")
 @click.option("--loss", default="ce", show_default=True, help="ce, smooth:0.1, gce:0.7 or sce:0.1,1.0.")
 @click.option("--epochs", type=int, default=200, show_default=True, help="Passes over the training set.")
 @click.option("--batch-size", type=int, default=128, show_default=True, help="Samples a step.")
 @click.option("--lr", type=float, default=0.05, show_default=True, help="Learning rate.")
+@options.section("Base optimizer")
 @click.option("--momentum", type=float, default=0.9, show_default=True, help="Momentum of SGD.")
 @click.option("--weight-decay", type=float, default=1e-3, show_default=True, help="Weight decay.")
 @click.option("--base-optimizer", default="sgd", show_default=True, help="What steps: sgd, adamw or adam.")
@@ -78,20 +82,24 @@ def _presets() -> str:
 @click.option("--warmup-step", default="base", show_default=True, help="Steps of the warm-up: base or sam.")
 @click.option("--warmup-rho", type=float, default=0.05, show_default=True, help="Radius of SAM in the warm-up.")
 @click.option("--augment/--no-augment", default=False, show_default=True, help="Pad, crop and flip training images.")
-@click.option("--train-samples", type=int, help="Take only the first so many training samples [default: all].")
+@click.option("--train-samples", type=int, show_default="all", help="Take only the first so many training samples.")
 @click.option("--val-fraction", type=float, default=0.1, show_default=True, help="Share held out of training.")
+@options.section("Along training")
 @click.option("--checkpoints", callback=options.split, help="Epochs to keep besides the last, comma-separated.")
 @click.option("--diagnose", type=int, default=0, show_default=True, help="Batches to look at gradients on; 0: none.")
 @click.option("--diagnose-every", type=int, default=1, show_default=True, help="Epochs from one such look to the next.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all that is drawn.")
-@click.option("--seed-split", type=click.IntRange(min=0), help="Seed of the split [default: --seed].")
-@click.option("--seed-noise", type=click.IntRange(min=0), help="Seed of the label noise [default: --seed].")
-@click.option("--seed-weights", type=click.IntRange(min=0), help="Seed of the initial weights [default: --seed].")
-@click.option("--seed-order", type=click.IntRange(min=0), help="Seed of the batch order [default: --seed].")
-@click.option("--seed-picks", type=click.IntRange(min=0), help="Seed of NCSAM's picks [default: --seed].")
+@options.SEED
+@options.section("Computation")
+@click.option("--seed-split", type=click.IntRange(min=0), show_default="--seed", help="Seed of the split.")
+@click.option("--seed-noise", type=click.IntRange(min=0), show_default="--seed", help="Seed of the label noise.")
+@click.option("--seed-weights", type=click.IntRange(min=0), show_default="--seed", help="Seed of the initial weights.")
+@click.option("--seed-order", type=click.IntRange(min=0), show_default="--seed", help="Seed of the batch order.")
+@click.option("--seed-picks", type=click.IntRange(min=0), show_default="--seed", help="Seed of NCSAM's picks.")
+@options.section("Output")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run file to write, e.g. run.h5.")
 @click.option("--log", type=click.Path(path_type=Path), help="Also write a JSON line an epoch to this file.")
 @options.DEVICE
+@options.section("Computation")
 @click.option("--precision", default="fp32", show_default=True, help="Of the steps: fp32 or bf16 (autocast).")
 @click.option("--compile/--no-compile", default=False, show_default=True, help="Run the steps through torch.compile.")
 @options.OVERWRITE
@@ -141,7 +149,7 @@ def command(
         resume=resume,
         device=device,
         trust=True,  # names typed here are the user's own
-        command=["landscape", *sys.argv[1:]],
+        command=progress.command_line(),
         attrs={"preset": preset, "origins": origins},
         log=log,
         progress=progress.bar("training", quiet, resumable=True, unit="epoch"),
