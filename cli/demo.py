@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -20,9 +21,12 @@ from . import options, progress
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write, e.g. demo/.")
 @options.OVERWRITE
 @options.RESUME
+@options.JSON
 @options.CONFIG
 @options.QUIET
-def command(out: Path, seeds: int, epochs: int, workers: int, overwrite: bool, resume: bool, quiet: bool) -> None:
+def command(
+    out: Path, seeds: int, epochs: int, workers: int, overwrite: bool, resume: bool, as_json: bool, quiet: bool
+) -> None:
     """The whole main job on embedded real data, in minutes.
 
     On scikit-learn's handwritten digits it trains SGD, SAM, NCSAM and controls at 0 to 60 % symmetric label noise,
@@ -36,11 +40,11 @@ def command(out: Path, seeds: int, epochs: int, workers: int, overwrite: bool, r
     """
     from ncsam.study import curves_of
     from ncsam.sweep import Sweep
-    from ncsam.theory import judge, studies_of
+    from ncsam.theory import describe, judge, studies_of
 
     from .drawing import draw_study
     from .sweeping import open_folder, refuse_failures
-    from .verdicts import show_comparison, show_verdicts
+    from .verdicts import as_object, show_comparison, show_verdicts
 
     folder = open_folder(
         Sweep.preset("demo", seeds=seeds, train={"epochs": epochs}), out, overwrite=overwrite, resume=resume
@@ -56,6 +60,11 @@ def command(out: Path, seeds: int, epochs: int, workers: int, overwrite: bool, r
     curves = curves_of(study)
     figures = draw_study(table, paths, out / "figures", bar=progress.bar("figures", quiet, unit="figure"))
 
+    if as_json:
+        verdicts = as_object(judge(study), describe(study))
+        files = [*written, folder.description, *figures, *paths]
+        click.echo(json.dumps({"kind": "demo", "studies": [verdicts], "files": list(map(str, files))}))
+        return
     click.echo(show_verdicts(judge(study)))
     click.echo()
     click.echo(show_comparison(curves))

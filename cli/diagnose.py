@@ -74,6 +74,7 @@ def command(
     opened = Run(run, trust=trust)
     at = opened.epochs if epochs == ("all",) else epochs
     where["progress"] = progress.bar("bound" if bound else "diagnose", quiet, resumable=True, unit="row")
+    where["provenance"] = options.provenance()
     found: BoundTable | Diagnostics
     if bound:
         found = measure_bound(

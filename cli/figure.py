@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from . import options, progress
+from . import options, progress, tables
 
 
 @options.command("figure")
@@ -32,6 +32,7 @@ from . import options, progress
 )
 @click.option("--interactive", is_flag=True, help="Planes as HTML too, to turn in a browser (needs plotly).")
 @options.OVERWRITE
+@options.JSON
 @options.CONFIG
 @options.QUIET
 def command(
@@ -42,6 +43,7 @@ def command(
     scale: str,
     interactive: bool,
     overwrite: bool,
+    as_json: bool,
     quiet: bool,
 ) -> None:
     """Draw every figure that a study file or run files allow.
@@ -82,5 +84,4 @@ def command(
         written = draw_study(table, [], out, formats=formats, bar=bar)
     else:
         written = draw_runs(files, out, formats=formats, bar=bar, look=Look(width, scale, interactive))
-    for path in written:
-        click.echo(path)
+    tables.echo_files("figures", written, as_json)

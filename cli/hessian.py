@@ -97,6 +97,7 @@ def command(
         density_steps=density,
         density_probes=probes,
         warm_start=not cold,
+        provenance=options.provenance(),
         progress=progress.bar("hessian", quiet, resumable=True, unit="view"),
         **choices,
     )

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
-from . import messages
-from .command import command, section, several, within
+from . import messages, progress
+from .command import command, long_name, section, several, within
 from .config import CONFIG
 
 __all__ = [
-    "CONFIG", "DEVICE", "DTYPE", "EPOCHS", "JSON", "OVERWRITE", "PARAMS", "QUIET", "RESUME", "RUN", "SEED", "TRUST",
-    "VIEWS", "command", "measuring", "section", "several", "split", "within",
+    "CONFIG", "DEVICE", "DTYPE", "EPOCHS", "JSON", "ORIGINS", "OVERWRITE", "PARAMS", "QUIET", "RESUME", "RUN", "SEED",
+    "TRUST", "VIEWS", "command", "measuring", "provenance", "refuse_imports", "section", "several", "split", "within",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -33,6 +33,53 @@ def _silence(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool:
     if value:
         messages.silence()
     return value
+
+
+ORIGINS = {
+    ParameterSource.COMMANDLINE: "flag",
+    ParameterSource.ENVIRONMENT: "environment",
+    ParameterSource.DEFAULT_MAP: "config",
+}
+"""Where a value was given, in the words of the files."""
+
+
+def refuse_imports(names: Iterable[str], trust: bool) -> None:
+    """Refuse names of data sets and models that were not typed, where loading them would run code, unless trusted.
+
+    Raises:
+        click.UsageError: there is such a name.
+    """
+    from ncsam.data import imports_code
+
+    for name in names:
+        if imports_code(name) and not trust:
+            raise click.UsageError(
+                f"{name!r} is from a file or the environment and would import and run code; name it on the command "
+                "line, or add --trust"
+            )
+
+
+def provenance() -> dict[str, Any]:
+    """The command that is running, its options as they were resolved, and where each that was given is from."""
+    ctx = click.get_current_context()
+    values = {
+        long_name(p): ctx.params[p.name]
+        for p in ctx.command.params
+        if isinstance(p, click.Option) and p.name in ctx.params
+    }
+    given = {
+        long_name(p): ORIGINS[source]
+        for p in ctx.command.params
+        if isinstance(p, click.Option) and (source := ctx.get_parameter_source(str(p.name))) in ORIGINS
+    }
+    return {"command": progress.command_line(), "options": {k: _plain(v) for k, v in values.items()}, "given": given}
+
+
+def _plain(value: Any) -> Any:
+    """JSON-able form of an option's value."""
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def _on_the_command_line(ctx: click.Context, param: click.Parameter, value: bool) -> bool:

@@ -5,6 +5,7 @@ The first bar also marks the moment from which an error is a failure, not a refu
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import shlex
@@ -75,11 +76,10 @@ def _in_jupyter() -> bool:
 
 
 def _bar(items: Iterable[Any], label: str, total: int | None, unit: str) -> Iterable[Any]:
-    if _in_jupyter() and importlib.util.find_spec("ipywidgets"):
-        from tqdm.notebook import tqdm
-    else:
-        from tqdm import tqdm
-    return tqdm(items, label, total, file=sys.stderr, unit=unit, dynamic_ncols=True)
+    widgets = _in_jupyter() and importlib.util.find_spec("ipywidgets")
+    tqdm = importlib.import_module("tqdm.notebook" if widgets else "tqdm").tqdm
+    shown: Iterable[Any] = tqdm(items, label, total, file=sys.stderr, unit=unit, dynamic_ncols=True)
+    return shown
 
 
 def _lines(items: Iterable[Any], label: str, total: int | None, unit: str) -> Iterator[Any]:

@@ -56,6 +56,7 @@ def command(
         name,
         views=views,
         epochs=opened.epochs if epochs == ("all",) else epochs,
+        provenance=options.provenance(),
         progress=progress.bar("sharpness", quiet, resumable=True, unit="view"),
         **choices,
     )

@@ -69,6 +69,7 @@ def command(
         raise click.UsageError("--span does not go with the way to another run, which goes from 0 to 1")
     grid = np.linspace(low, high, points or (25 if plane else 51)).tolist()
     bar = progress.bar("surface", quiet, resumable=True, unit="point")
+    choices["provenance"] = options.provenance()
     opened = Run(run, trust=choices["trust"])
     found = directions.measure(opened, name, plane=plane, grid=grid, epoch=epoch, progress=bar, **choices)
     if as_json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from . import options, progress, tables
 
@@ -62,6 +64,7 @@ def _list_presets(ctx: click.Context, _param: click.Parameter, value: str | None
 @click.option("--print", "show", is_flag=True, help="Print the sweep as JSON and stop.")
 @click.option("--dry-run", is_flag=True, help="Print the cells with estimated time and disk, and stop.")
 @click.option("--status", type=click.Path(path_type=Path), metavar="DIR", help="Print how far a sweep is, and stop.")
+@options.TRUST
 @options.OVERWRITE
 @options.RESUME
 @options.JSON
@@ -77,6 +80,7 @@ def command(
     resume: bool,
     as_json: bool,
     quiet: bool,
+    trust: bool,
     **choices: Any,
 ) -> None:
     """Train and measure many runs to be compared, and write one table.
@@ -104,6 +108,7 @@ def command(
     if show:
         click.echo(json.dumps(sweep.description, indent=1))
         return
+    sweep = _trusted(sweep, choices, trust)
     workers = workers or os.cpu_count() or 1
     cells = sweep.cells()
     part = every_nth(cells, *_shard(shard)) if shard else cells
@@ -120,6 +125,9 @@ def command(
         part = every_nth(cells, *_shard(shard)) if shard else cells
     bar = progress.bar("train and measure", quiet, resumable=True, unit="run")
     refuse_failures(folder.run(part, workers=workers, progress=bar), len(part))
+    if shard and as_json:
+        click.echo(json.dumps({"kind": "shard", "cells": [cell.name for cell in part], "of": len(cells)}))
+        return
     if shard:
         click.echo(f"{out}: {len(part)} of {len(cells)} cells, shard {shard}; the table is written by --resume")
         return
@@ -168,6 +176,15 @@ def _described(choices: Mapping[str, Any]) -> Sweep:
         described["measure"] = {name: kept.get(name, {}) for name in choices["measure"]}
     described["arms"] = _arms(described["arms"], choices)
     return Sweep.from_dict(described)
+
+
+def _trusted(sweep: Sweep, choices: Mapping[str, Any], trust: bool) -> Sweep:
+    """The sweep, allowed to import what it names, which was typed here or confirmed."""
+    source_of = click.get_current_context().get_parameter_source
+    typed = {choices[name] for name in ("data", "model") if source_of(name) is ParameterSource.COMMANDLINE}
+    named = {name for cell in sweep.cells() for name in (cell.config.data, cell.config.model)}
+    options.refuse_imports(sorted(named - typed), trust)
+    return dataclasses.replace(sweep, trust=True)
 
 
 def _at(arm: Mapping[str, Any], noise: Sequence[str]) -> dict[str, Any]:
@@ -223,11 +240,11 @@ def _show_plan(sweep: Sweep, cells: Sequence[Cell], workers: int, as_json: bool)
     from ncsam.sweep.estimate import estimate
 
     tuning = [cell for cell, _ in sweep.tuning_cells()]
-    cost = estimate([*tuning, *cells])
+    cost = estimate([*tuning, *cells], trust=sweep.trust)
     seconds = cost.seconds / workers
     if as_json:
         names = {"cells": [c.name for c in cells], "tuning": [c.name for c in tuning]}
-        click.echo(json.dumps({**names, "workers": workers, "seconds": seconds, "bytes": cost.bytes}))
+        click.echo(json.dumps({"kind": "plan", **names, "workers": workers, "seconds": seconds, "bytes": cost.bytes}))
         return
     rows = []
     for arm in sweep.arms:
@@ -255,7 +272,7 @@ def _duration(seconds: float) -> str:
 def _show_status(folder: SweepFolder, as_json: bool) -> None:
     found = folder.status()
     if as_json:
-        click.echo(json.dumps({"complete": found.complete, "begun": found.begun, "pending": found.pending}))
+        click.echo(json.dumps({"kind": "status", **dataclasses.asdict(found)}))
         return
     total = len(found.complete) + len(found.begun) + len(found.pending)
     click.echo(f"{folder.root}: {len(found.complete)} of {total} runs complete, {len(found.begun)} begun")

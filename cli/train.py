@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from . import options, progress, tables
 
@@ -102,6 +101,7 @@ def _presets() -> str:
 @options.section("Computation")
 @click.option("--precision", default="fp32", show_default=True, help="Of the steps: fp32 or bf16 (autocast).")
 @click.option("--compile/--no-compile", default=False, show_default=True, help="Run the steps through torch.compile.")
+@options.TRUST
 @options.OVERWRITE
 @options.RESUME
 @options.JSON
@@ -116,19 +116,20 @@ def command(
     as_json: bool,
     quiet: bool,
     seed: int,
+    trust: bool,
     **choices: Any,
 ) -> None:
     """Train under label noise and write a run file.
 
-    What is given here overrides --config, which overrides --preset, which overrides the defaults; where each value is
-    from is stored in the run file. A preset needs --data cifar10:DIR (or cifar100:DIR).
+    What is given here overrides the environment, which overrides --config, which overrides --preset, which overrides
+    the defaults; where each value is from is stored in the run file. A preset such as cifar10-sym40-ncsam needs
+    --data cifar10:DIR (or cifar100:DIR).
 
     \b
     Examples:
-      landscape train --noise symmetric:0.4 --optimizer ncsam --epochs 40 --out run.h5
-      landscape train --optimizer sam --rho 0.1 --seed 3 --epochs 40 --out sam.h5
+      landscape train --noise symmetric:0.4 --epochs 40 --checkpoints 10,20,30 --out run.h5
+      landscape train --optimizer sam --rho 0.1 --epochs 40 --out sam.h5
       landscape train --preset list
-      landscape train --preset cifar10-sym40-ncsam --data cifar10:DIR --device cuda --out run.h5
     """
     from ncsam.config import TrainConfig
     from ncsam.run import train_run
@@ -142,13 +143,15 @@ def command(
         choices["sign"] = int(choices["sign"])
     values, origins = _resolve(choices, preset)
     config = TrainConfig(**values, seeds={name: seed if value is None else value for name, value in seeds.items()})
+    elsewhere = [name for name in ("data", "model") if origins[name] in ("environment", "config")]
+    options.refuse_imports([values[name] for name in elsewhere], trust)
     run = train_run(
         config,
         out,
         overwrite=overwrite,
         resume=resume,
         device=device,
-        trust=True,  # names typed here are the user's own
+        trust=True,  # what is not the user's own was refused
         command=progress.command_line(),
         attrs={"preset": preset, "origins": origins},
         log=log,
@@ -157,7 +160,7 @@ def command(
     training = run.training
     last = {name: float(training.of_view(name)[-1]) for name in training.views}
     if as_json:
-        click.echo(json.dumps({"file": str(out), "epochs": len(training.epochs), "accuracy": last}))
+        click.echo(json.dumps({"kind": "run", "file": str(out), "epochs": len(training.epochs), "accuracy": last}))
         return
     memorisation, corrected = training.memorisation[-1], training.corrected
     click.echo(f"{out}: {config.optimizer} on {config.data}, {config.noise}, {config.epochs} epochs")
@@ -170,14 +173,13 @@ def command(
 def _resolve(choices: dict[str, Any], preset: str | None) -> tuple[dict[str, Any], dict[str, str]]:
     """Fields of the configuration, and of each, and each option of the optimizer, where its value is from.
 
-    Origins are ``flag``, ``config``, a preset's ``paper``, ``released`` or ``ours``, and ``default``.
+    Origins are ``flag``, ``environment``, ``config``, a preset's ``paper``, ``released`` or ``ours``, and ``default``.
     """
     from ncsam.optimizer import options_of, resolve_options
     from ncsam.presets import Setting, get
 
     source_of = click.get_current_context().get_parameter_source
-    words = {ParameterSource.COMMANDLINE: "flag", ParameterSource.DEFAULT_MAP: "config"}
-    sources = {name: words.get(source) for name in choices if (source := source_of(name)) is not None}
+    sources = {name: options.ORIGINS.get(source) for name in choices if (source := source_of(name)) is not None}
     given = {name: Setting(choices[name], word) for name, word in sources.items() if word is not None}
     fields = {name: Setting(value, "default") for name, value in choices.items() if name not in _OPTIMIZER_OPTIONS}
     found = get(preset) if preset is not None else None

@@ -37,6 +37,7 @@ class Where(TypedDict, total=False):
         overwrite: replace a result of the same name.
         resume: continue what a stopped measurement left.
         progress: wraps the iteration over rows, e.g. ``tqdm.tqdm``.
+        provenance: how the measurement was asked for, JSON-able; stored with the result.
     """
 
     dtype: str
@@ -44,6 +45,7 @@ class Where(TypedDict, total=False):
     overwrite: bool
     resume: bool
     progress: Callable[[Iterable[int]], Iterable[int]]
+    provenance: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -215,11 +217,25 @@ def result_of(
 
         def finish(record: Any) -> Any:
             part.commit()
-            store.add(run.path, name, record, overwrite=overwrite_result)
+            store.add(run.path, name, record, overwrite=overwrite_result, provenance=_provenance(where))
             part.discard()
             return record
 
         yield part, finish
+
+
+def _provenance(where: Where) -> dict[str, Any]:
+    """How a result came about: what was asked for, and with which versions, threads and device it was computed."""
+    asked = where.get("provenance", {})
+    stamp = store.stamp(
+        config=asked.get("options", {}),
+        seeds={},
+        data_hash=None,
+        command=asked.get("command"),
+        device=where.get("device", "cpu"),
+    )
+    kept = {key: value for key, value in stamp.items() if key not in ("schema", "seeds", "data_hash")}
+    return {**kept, "given": dict(asked.get("given", {}))}
 
 
 def _fingerprint(run: Run) -> str:

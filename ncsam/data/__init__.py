@@ -9,9 +9,9 @@ from ncsam.data import cifar, digits, folder, idx, npz
 from ncsam.data.arrays import from_arrays
 from ncsam.data.augment import PadCropFlip
 from ncsam.data.dataset import Data, Normalization, split_validation
-from ncsam.data.names import resolve_factory
+from ncsam.data.names import is_factory, resolve_factory
 
-__all__ = ["Data", "Normalization", "PadCropFlip", "from_arrays", "load", "split_validation"]
+__all__ = ["Data", "Normalization", "PadCropFlip", "from_arrays", "imports_code", "load", "split_validation"]
 
 _READERS: dict[str, Callable[[str], Data]] = {
     "cifar10": cifar.load10,
@@ -62,6 +62,15 @@ def load(name: str, *, seed: int = 0, trust: bool = False) -> Data:
             f"{name} returned a {type(made).__name__}, expected Data or (train_x, train_y, test_x, test_y)"
         )
     return from_arrays(name, *made)
+
+
+def imports_code(name: str) -> bool:
+    """Whether loading the data set, or building the model, of that name imports a factory, and so runs its code.
+
+    >>> imports_code("cifar10:data"), imports_code("mlp"), imports_code("my_lab.sets:flowers")
+    (False, False, True)
+    """
+    return name.partition(":")[0] not in _READERS and is_factory(name)
 
 
 def _load_folder(where: str) -> Data:
