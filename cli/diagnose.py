@@ -63,7 +63,7 @@ def command(
     \b
     Examples:
       landscape diagnose run.h5 --epochs all
-      landscape diagnose clean.h5 --noise symmetric:0.4 --name relabelled-40
+      landscape diagnose run.h5 --noise pair:0.3 --name pair-30
       landscape diagnose run.h5 --bound --rho 0.05
     """
     from ncsam.analyses import measure_bound, measure_diagnostics

@@ -21,9 +21,9 @@ SUFFIXES = {"csv": ".csv", "npz": ".npz", "latex": ".tex", "xdmf": ".xdmf", "li"
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("name", required=False)
 @options.section("Output")
-@click.option("--format", "target", type=click.Choice(list(SUFFIXES)), required=True, help="See below.")
-@click.option("--out", type=click.Path(path_type=Path), help="File to write; default: named after FILE and NAME.")
-@click.option("--view", help="With li: the view that becomes train_loss; default: the first.")
+@click.option("--format", "target", type=click.Choice(list(SUFFIXES)), required=True, help="See above.")
+@click.option("--out", type=click.Path(path_type=Path), show_default="named after FILE and NAME", help="File to write.")
+@click.option("--view", show_default="the first", help="With li: the view that becomes train_loss.")
 @click.option("--test-view", help="With li: the view that becomes test_loss.")
 @options.OVERWRITE
 @options.JSON
@@ -56,7 +56,7 @@ def command(
     Examples:
       landscape export run.h5 hessian/top5 --format csv
       landscape export run.h5 surface/plane --format li --view mixed --test-view test
-      landscape export old_surface.h5 --format h5 --out surface.h5
+      landscape export run.h5 surface/line --format h5 --out line.h5
     """
     import ncsam.schema  # noqa: F401 - makes the kinds of record known that runs hold
     from landscape import store

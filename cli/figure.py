@@ -53,7 +53,7 @@ def command(
     \b
     Examples:
       landscape figure run.h5 --out figures/
-      landscape figure sgd.h5 sam.h5 ncsam.h5 --out comparison/ --formats pdf --width neurips
+      landscape figure run.h5 sam.h5 --out comparison/ --formats pdf --width neurips
       landscape figure run.h5 --out turnable/ --interactive
     """
     from landscape import store

@@ -29,7 +29,13 @@ DENSITY_STEPS = 50
     show_default=True,
     help="Largest, smallest, largest by magnitude, or as many from both ends.",
 )
-@click.option("--tol", type=click.FloatRange(min=0, min_open=True), default=1e-3, show_default=True, help="Residual.")
+@click.option(
+    "--tol",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1e-3,
+    show_default=True,
+    help="Residual at which an eigenvalue counts as converged.",
+)
 @options.section("Trace and density")
 @click.option(
     "--trace", type=click.IntRange(min=0), default=100, show_default=True, help="Products for the trace; 0: none."
@@ -80,8 +86,8 @@ def command(
     Examples:
       landscape hessian run.h5
       landscape hessian run.h5 --top 2 --views mixed,test --name quick
-      landscape hessian run.h5 --epochs all --split --name along
-      landscape hessian run.h5 --which both --density --per-layer --params 'layers.*' --name inner
+      landscape hessian run.h5 --epochs all --views mixed --trace 0 --split --name along
+      landscape hessian run.h5 --views mixed --which both --density --per-layer --params 'layers.*' --name inner
     """
     from ncsam.analyses import measure_spectrum
     from ncsam.run import Run

@@ -20,7 +20,7 @@ def command(file: Path, as_json: bool) -> None:
     \b
     Examples:
       landscape inspect run.h5
-      landscape inspect run.h5.surface.plane.part
+      landscape inspect run.h5 --json
     """
     import json
 

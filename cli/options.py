@@ -124,6 +124,7 @@ VIEWS = within(
     "Measured on",
     click.option(
         "--views",
+        metavar="LIST",
         callback=split,
         default="mixed,clean_part,noisy_part,true_labels,test",
         show_default="all but val",
@@ -134,6 +135,7 @@ EPOCHS = within(
     "Measured on",
     click.option(
         "--epochs",
+        metavar="LIST",
         callback=split,
         default="last",
         show_default=True,
@@ -144,6 +146,7 @@ PARAMS = within(
     "Measured on",
     click.option(
         "--params",
+        metavar="PATTERNS",
         callback=split,
         default="",
         show_default="all",
@@ -154,5 +157,10 @@ PARAMS = within(
 
 def measuring(name: str) -> Callable[[F], F]:
     """The options of a command that measures something on a run file; ``name`` of the result if none is given."""
-    named = within("Output", click.option("--name", default=name, show_default=True, help="Of the result in the file."))
+    named = within(
+        "Output",
+        click.option(
+            "--name", default=name, show_default=name or "after what it is", help="Of the result in the file."
+        ),
+    )
     return several(RUN, VIEWS, SEED, DTYPE, DEVICE, named, OVERWRITE, RESUME, JSON, CONFIG, TRUST, QUIET)

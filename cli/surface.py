@@ -13,11 +13,13 @@ from . import directions, evaluating, options, progress, tables
 
 
 @options.command("surface")
-@options.measuring("[line or plane]")
+@options.measuring("")
 @options.section("Surface")
-@click.option("--epoch", default="last", show_default=True, help="Checkpoint.")
+@click.option("--epoch", default="last", show_default=True, help="Checkpoint: epoch whose weights are the centre.")
 @click.option("--plane", is_flag=True, help="Two directions instead of one.")
-@click.option("--points", type=click.IntRange(min=2), show_default="51 in 1D, 25 in 2D", help="Points a direction.")
+@click.option(
+    "--points", type=click.IntRange(min=2), show_default="51 in 1D, 25 in 2D", help="Points along each direction."
+)
 @click.option(
     "--span",
     type=float,
@@ -45,11 +47,11 @@ def command(
     Examples:
       landscape surface run.h5
       landscape surface run.h5 --plane --points 11 --span 0.5 --name close
-      landscape surface run.h5 --plane --points 51 --tolerance 0.01 --auto-range 2 --name fine
+      landscape surface run.h5 --plane --tolerance 0.02 --auto-range 2 --name fine
       landscape surface run.h5 --views mixed,labels:symmetric:0.6 --name relabelled
-      landscape surface run.h5 --draws 10 --name bands
-      landscape surface run.h5 --plane --directions trajectory --name path
-      landscape surface sgd.h5 --directions between:sam.h5
+      landscape surface run.h5 --draws 3 --name bands
+      landscape surface run.h5 --plane --points 9 --directions trajectory --name way
+      landscape surface run.h5 --directions between:sam.h5
     """
     from landscape.records import Connection, Line, Plane
     from ncsam.directions import usual_span
@@ -59,7 +61,7 @@ def command(
         raise click.BadParameter(f"is {span}, expected a finite number > 0", param_hint="--span")
     spec = choices["directions"]
     way = spec.startswith("between:") and not plane
-    name = {"[line or plane]": "plane" if plane else "connection" if way else "line"}.get(name, name)
+    name = name or ("plane" if plane else "connection" if way else "line")
     if way or choices["draws"] > 1:
         choices = evaluating.only_for_one_surface(choices, "between:" if way else "--draws")
     if span is not None and choices.get("rise"):

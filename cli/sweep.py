@@ -36,7 +36,12 @@ def _list_presets(ctx: click.Context, _param: click.Parameter, value: str | None
 @options.command("sweep")
 @options.section("The sweep")
 @click.option("--preset", is_eager=True, callback=_list_presets, help="demo, digits, cifar10-small, paper, or `list`.")
-@click.option("--config", type=click.Path(path_type=Path), help="TOML file that describes the sweep.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE.toml",
+    help="The sweep that this file describes; not defaults of options.",
+)
 @options.section("Data and noise")
 @click.option("--data", help="Data set of all runs, as for `landscape train`.")
 @click.option("--model", help="Model of all runs.")
@@ -91,10 +96,10 @@ def command(
 
     \b
     Examples:
-      landscape sweep --preset demo --seeds 2 --epochs 10 --out sweep/
-      landscape sweep --optimizer sgd,sam --rho 0.05,0.2 --noise symmetric:0.4 --seeds 3 --epochs 5 --out small/
+      landscape sweep --optimizer sgd,sam --rho 0.05,0.2 --noise symmetric:0.4 --seeds 2 --epochs 5 --out small/
+      landscape sweep --status small/
       landscape sweep --preset digits --dry-run
-      landscape sweep --status sweep/
+      landscape sweep --preset list
     """
     from ncsam.sweep import SweepFolder
     from ncsam.sweep.folder import shard as every_nth

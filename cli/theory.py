@@ -35,8 +35,8 @@ def command(files: tuple[Path, ...], markdown: bool, latex: bool, secondary: boo
     \b
     Examples:
       landscape theory demo/study.h5
-      landscape theory sweep/ --secondary
-      landscape theory runs/*.h5 --latex
+      landscape theory small/ --secondary
+      landscape theory run.h5 sam.h5 --latex
     """
     from ncsam.theory import describe, judge, studies_of
 

@@ -45,66 +45,88 @@ def _presets() -> str:
     return tables.table(("preset", *names, "published accuracy"), rows)
 
 
+_SEED = click.IntRange(min=0)
+
+
 @options.command("train")
 @options.CONFIG
 @options.section("Data and noise")
-@click.option("--preset", is_eager=True, callback=_list_presets, help="Cell of the published comparison, or `list`.")
-@click.option("--data", default="digits", show_default=True, help="Data set: digits, cifar10:DIR, npz:FILE, …")
-@click.option("--noise", default="symmetric:0.4", show_default=True, help="Label noise KIND:RATE, or none.")
+@click.option(
+    "--preset", metavar="NAME", is_eager=True, callback=_list_presets, help="Cell of the published comparison, or list."
+)
+@click.option(
+    "--data",
+    default="digits",
+    show_default=True,
+    help="digits, cifar10:DIR, cifar100:DIR, mnist:DIR, fashion-mnist:DIR, npz:FILE, folder:DIR or "
+    "package.module:factory.",
+)
+@click.option("--noise", default="symmetric:0.4", show_default=True, help="KIND:RATE, e.g. pair:0.3, or none.")
+@click.option("--train-samples", type=int, show_default="all", help="Take only the first so many training samples.")
+@click.option("--val-fraction", type=float, default=0.1, show_default=True, help="Share that is held out, 0 to 1.")
+@click.option("--augment/--no-augment", default=False, show_default=True, help="Pad, crop and flip training images.")
 @options.section("Model")
-@click.option("--model", default="mlp", show_default=True, help="Model: mlp, cnn, …")
+@click.option(
+    "--model", default="mlp", show_default=True, help="mlp, cnn, resnet18, vgg19-bn, … or package.module:factory."
+)
 @options.section("Optimizer")
 @click.option("--optimizer", default="ncsam", show_default=True, help="sgd, sam, ncsam or a control.")
-@click.option("--rho", type=float, show_default="the optimizer's", help="Radius of the perturbation.")
-@click.option("--kappa", type=float, help="Height of NCSAM's schedule.")
-@click.option("--flip-ratio", type=float, help="Share of a batch that NCSAM simulates noise on.")
-@click.option("--sign", type=click.Choice(["1", "-1"]), help="Sign of NCSAM's compensation.")
+@click.option("--rho", type=float, show_default="the optimizer's", help="Radius of the perturbation, L2 norm.")
+@click.option("--kappa", type=float, show_default="the optimizer's", help="Height of NCSAM's schedule.")
+@click.option(
+    "--flip-ratio", type=float, show_default="the optimizer's", help="Share of a batch that NCSAM relabels, 0 to 1."
+)
+@click.option("--sign", type=click.Choice(["1", "-1"]), show_default="1", help="Of NCSAM's compensation.")
 @click.option("--project/--no-project", default=None, help="Whether NCSAM's perturbation is kept within rho.")
-@click.option("--label-smoothing", type=float, help="In the loss of NCSAM's noise gradient.")
+@click.option("--label-smoothing", type=float, help="In the loss of NCSAM's noise gradient, 0 to 1.")
 @click.option("--schedule", help="NCSAM's schedule: paper, linear or constant.")
 @click.option("--scale", help="NCSAM's scaling: raw or relative.")
 @click.option("--eta", type=float, help="Added to |w| by adaptive SAM.")
 @click.option("--clusters", type=int, help="Clusters of the released NCSAM.")
 @click.option("--features", show_default="the last linear one", help="Layer whose input the released NCSAM clusters.")
+@options.section("Base optimizer")
+@click.option("--base-optimizer", default="sgd", show_default=True, help="What steps: sgd, adamw or adam.")
+@click.option("--lr", type=float, default=0.05, show_default=True, help="Learning rate at the start.")
+@click.option("--lr-schedule", default="cosine", show_default=True, help="cosine, constant or step:0.1@0.5,0.75.")
+@click.option("--momentum", type=float, default=0.9, show_default=True, help="Of sgd.")
+@click.option(
+    "--weight-decay", type=float, default=1e-3, show_default=True, help="Through the gradient; adamw: direct."
+)
+@click.option(
+    "--betas", metavar="X X", type=float, nargs=2, default=(0.9, 0.999), show_default=True, help="Of adam and adamw."
+)
 @options.section("Training")
 @click.option("--loss", default="ce", show_default=True, help="ce, smooth:0.1, gce:0.7 or sce:0.1,1.0.")
 @click.option("--epochs", type=int, default=200, show_default=True, help="Passes over the training set.")
 @click.option("--batch-size", type=int, default=128, show_default=True, help="Samples a step.")
-@click.option("--lr", type=float, default=0.05, show_default=True, help="Learning rate.")
-@options.section("Base optimizer")
-@click.option("--momentum", type=float, default=0.9, show_default=True, help="Momentum of SGD.")
-@click.option("--weight-decay", type=float, default=1e-3, show_default=True, help="Weight decay.")
-@click.option("--base-optimizer", default="sgd", show_default=True, help="What steps: sgd, adamw or adam.")
-@click.option("--betas", type=float, nargs=2, default=(0.9, 0.999), show_default=True, help="Betas of Adam and AdamW.")
-@click.option("--lr-schedule", default="cosine", show_default=True, help="cosine, constant or step:0.1@0.5,0.75.")
-@click.option("--warmup", type=float, default=0.25, show_default=True, help="Share of epochs that all arms share.")
+@click.option(
+    "--warmup", type=float, default=0.25, show_default=True, help="Share of epochs that all optimizers share."
+)
 @click.option("--warmup-step", default="base", show_default=True, help="Steps of the warm-up: base or sam.")
-@click.option("--warmup-rho", type=float, default=0.05, show_default=True, help="Radius of SAM in the warm-up.")
-@click.option("--augment/--no-augment", default=False, show_default=True, help="Pad, crop and flip training images.")
-@click.option("--train-samples", type=int, show_default="all", help="Take only the first so many training samples.")
-@click.option("--val-fraction", type=float, default=0.1, show_default=True, help="Share held out of training.")
+@click.option(
+    "--warmup-rho", type=float, default=0.05, show_default=True, help="Radius of SAM in the warm-up, L2 norm."
+)
 @options.section("Along training")
-@click.option("--checkpoints", callback=options.split, help="Epochs to keep besides the last, comma-separated.")
+@click.option("--checkpoints", metavar="LIST", callback=options.split, help="Epochs to keep besides the last: 10,20.")
 @click.option("--diagnose", type=int, default=0, show_default=True, help="Batches to look at gradients on; 0: none.")
 @click.option("--diagnose-every", type=int, default=1, show_default=True, help="Epochs from one such look to the next.")
 @options.SEED
 @options.section("Computation")
-@click.option("--seed-split", type=click.IntRange(min=0), show_default="--seed", help="Seed of the split.")
-@click.option("--seed-noise", type=click.IntRange(min=0), show_default="--seed", help="Seed of the label noise.")
-@click.option("--seed-weights", type=click.IntRange(min=0), show_default="--seed", help="Seed of the initial weights.")
-@click.option("--seed-order", type=click.IntRange(min=0), show_default="--seed", help="Seed of the batch order.")
-@click.option("--seed-picks", type=click.IntRange(min=0), show_default="--seed", help="Seed of NCSAM's picks.")
+@click.option("--seed-split", type=_SEED, show_default="--seed", help="Seed of the split.")
+@click.option("--seed-noise", type=_SEED, show_default="--seed", help="Seed of the label noise.")
+@click.option("--seed-weights", type=_SEED, show_default="--seed", help="Seed of the initial weights.")
+@click.option("--seed-order", type=_SEED, show_default="--seed", help="Seed of the batch order.")
+@click.option("--seed-picks", type=_SEED, show_default="--seed", help="Seed of NCSAM's picks.")
+@options.DEVICE
+@click.option("--precision", default="fp32", show_default=True, help="Of the steps: fp32 or bf16 (autocast).")
+@click.option("--compile/--no-compile", default=False, show_default=True, help="Run the steps through torch.compile.")
 @options.section("Output")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run file to write, e.g. run.h5.")
 @click.option("--log", type=click.Path(path_type=Path), help="Also write a JSON line an epoch to this file.")
-@options.DEVICE
-@options.section("Computation")
-@click.option("--precision", default="fp32", show_default=True, help="Of the steps: fp32 or bf16 (autocast).")
-@click.option("--compile/--no-compile", default=False, show_default=True, help="Run the steps through torch.compile.")
-@options.TRUST
 @options.OVERWRITE
 @options.RESUME
 @options.JSON
+@options.TRUST
 @options.QUIET
 def command(
     out: Path,

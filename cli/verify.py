@@ -20,7 +20,7 @@ def command(files: tuple[Path, ...], as_json: bool) -> int:
     \b
     Examples:
       landscape verify run.h5
-      landscape verify runs/*.h5 --json
+      landscape verify *.h5 --json
     """
     import json
 
