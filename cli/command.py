@@ -13,6 +13,7 @@ An option belongs to the section whose marker stands above it::
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -96,6 +97,16 @@ class Choice(click.Choice):
         return value
 
 
+class Number(click.FloatRange):
+    """A number within bounds, never infinite or NaN, which pass for a number between any."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number", param, ctx)
+        return number
+
+
 def _either(words: list[str]) -> str:
     return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
@@ -129,8 +140,13 @@ class Command(click.Command):
         text, _, examples = inspect.cleandoc(self.help or "").partition("\b\nExamples:\n")
         self.help, self.examples = text.rstrip(), [line.strip() for line in examples.splitlines()]
         for param in self.params:
-            if type(param.type) is click.Choice:
-                param.type = Choice(param.type.choices)
+            kind = param.type
+            if type(kind) is click.Choice:
+                param.type = Choice(kind.choices)
+            elif type(kind) is click.FloatRange:
+                param.type = Number(kind.min, kind.max, kind.min_open, kind.max_open)
+            elif kind is click.FLOAT:
+                param.type = Number()
             if isinstance(param, click.Option):
                 self._polish(param)
 

@@ -25,7 +25,12 @@ _SHOWN = (
 @options.several(options.JSON, options.CONFIG, options.TRUST, options.QUIET)
 @options.EPOCHS
 @options.section("Output")
-@click.option("--name", show_default="default, or bound with --bound", help="Of the result in the file.")
+@click.option(
+    "--name",
+    callback=options.result_name,
+    show_default="default, or bound with --bound",
+    help="Of the result in the file.",
+)
 @options.section("Gradients")
 @click.option("--batches", type=click.IntRange(min=1), default=8, show_default=True, help="Batches of each checkpoint.")
 @click.option("--no-full", is_flag=True, help="Leave the full training set out.")

@@ -16,16 +16,7 @@ if TYPE_CHECKING:
     from landscape.records import Line, Plane
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class _Finite(click.FloatRange):
-    """A number above 0; the largest is there to keep infinity out, and not worth a word."""
-
-    def _describe_range(self) -> str:
-        return "x>0"
-
-
-POSITIVE = _Finite(min=0, min_open=True, max=1e9)
+POSITIVE = click.FloatRange(min=0, min_open=True)
 
 EVALUATION: Callable[[F], F] = options.within(
     "Evaluation",

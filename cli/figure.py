@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from . import options, progress, tables
+from .suggest import did_you_mean
 
 
 @options.command("figure")
@@ -69,7 +70,8 @@ def command(
         )
     for extension in formats:
         if extension not in ("pdf", "png", "svg"):
-            raise click.BadParameter(f"{extension!r}, expected pdf, png or svg", param_hint="--formats")
+            hint = did_you_mean(extension, ("pdf", "png", "svg"))
+            raise click.BadParameter(f"{extension!r}, expected pdf, png or svg{hint}", param_hint="--formats")
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
         raise click.UsageError(f"{out}: exists and is not an empty folder; choose another, or --overwrite")
     with store.open(files[0]) as first:

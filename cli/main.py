@@ -10,6 +10,7 @@ import traceback
 from types import FrameType
 
 import click
+from click.core import ParameterSource
 
 from landscape._version import __version__
 
@@ -110,7 +111,7 @@ def _run(arguments: list[str], debug: bool) -> int:
         return request.exit_code
     except click.UsageError as error:
         where = f" (see `{error.ctx.command_path} --help`)" if error.ctx is not None else ""
-        return _fail(f"{error.format_message()}{where}", error, REFUSED, debug)
+        return _fail(f"{error.format_message()}{_origin(error)}{where}", error, REFUSED, debug)
     except click.ClickException as error:
         return _fail(error.format_message(), error, error.exit_code, debug)
     except (KeyboardInterrupt, click.Abort) as stop:
@@ -121,10 +122,21 @@ def _run(arguments: list[str], debug: bool) -> int:
         return _fail(_one_line(error), error, FAILED if progress.started() else REFUSED, debug)
 
 
+def _origin(error: click.UsageError) -> str:
+    """Where a wrong value was given, unless on the command line."""
+    if not isinstance(error, click.BadParameter) or error.ctx is None or error.param is None:
+        return ""
+    source = error.ctx.get_parameter_source(str(error.param.name))
+    names = {ParameterSource.ENVIRONMENT: "the environment", ParameterSource.DEFAULT_MAP: "the --config file"}
+    return f" in {names[source]}" if source in names else ""
+
+
 def _one_line(error: Exception) -> str:
     from landscape.store import StoreError
 
     expected = (StoreError, ValueError, OSError, FloatingPointError, KeyError)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}; check the path"
     text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
     if isinstance(error, expected):
         return text or type(error).__name__

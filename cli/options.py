@@ -15,7 +15,8 @@ from .config import CONFIG
 
 __all__ = [
     "CONFIG", "DEVICE", "DTYPE", "EPOCHS", "JSON", "ORIGINS", "OVERWRITE", "PARAMS", "QUIET", "RESUME", "RUN", "SEED",
-    "TRUST", "VIEWS", "command", "measuring", "provenance", "refuse_imports", "section", "several", "split", "within",
+    "TRUST", "VIEWS", "command", "measuring", "provenance", "refuse_imports", "result_name", "section", "several",
+    "split", "within",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -26,6 +27,13 @@ RUN = click.argument("run", type=click.Path(path_type=Path))
 def split(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
     """Callback: a comma-separated list."""
     return None if value is None else tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def result_name(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """Callback: a name under which the file can hold a result."""
+    if value is not None and any(part in ("", ".", "..") for part in value.split("/")):
+        raise click.BadParameter(f"{value!r} cannot name a result; use a word such as mine")
+    return value
 
 
 def _silence(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool:
@@ -160,7 +168,11 @@ def measuring(name: str) -> Callable[[F], F]:
     named = within(
         "Output",
         click.option(
-            "--name", default=name, show_default=name or "after what it is", help="Of the result in the file."
+            "--name",
+            default=name or None,
+            callback=result_name,
+            show_default=name or "after what it is",
+            help="Of the result in the file.",
         ),
     )
     return several(RUN, VIEWS, SEED, DTYPE, DEVICE, named, OVERWRITE, RESUME, JSON, CONFIG, TRUST, QUIET)

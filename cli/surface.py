@@ -30,7 +30,7 @@ from . import directions, evaluating, options, progress, tables
 @evaluating.EVALUATION
 def command(
     run: Path,
-    name: str,
+    name: str | None,
     epoch: str,
     plane: bool,
     points: int | None,

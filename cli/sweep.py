@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from . import options, progress, tables
+from .suggest import did_you_mean
 
 if TYPE_CHECKING:
     from ncsam.sweep import Cell, Sweep, SweepFolder
@@ -159,7 +160,8 @@ def _described(choices: Mapping[str, Any]) -> Sweep:
     if preset is not None:
         known = presets()
         if preset not in known:
-            raise click.BadParameter(f"{preset!r}, expected one of {', '.join(known)}", param_hint="--preset")
+            hint = did_you_mean(preset, known)
+            raise click.BadParameter(f"{preset!r}, expected one of {', '.join(known)}{hint}", param_hint="--preset")
         described: dict[str, Any] = tomllib.loads(known[preset])
     elif config is not None:
         described = dict(Sweep.from_toml(config).description)

@@ -335,7 +335,11 @@ def _features_module(model: nn.Module, name: str | None) -> nn.Module | None:
     if name is None:
         return None
     if name:
-        return model.get_submodule(name)
+        try:
+            return model.get_submodule(name)
+        except AttributeError as error:
+            known = [module for module, _ in model.named_modules() if module]
+            raise ValueError(f"features is {name!r}, but the model has {', '.join(known)}") from error
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise ValueError("the model has no nn.Linear whose input could be its features; name the layer: features='…'")

@@ -54,7 +54,11 @@ def load(name: str, *, seed: int = 0, trust: bool = False) -> Data:
         if not where:
             raise ValueError(f"data {name!r} does not say where; spell it {kind}:PATH")
         return _READERS[kind](where)
-    made = resolve_factory("data set", name, ["digits", *_READERS], trust=trust)(seed=seed)
+    factory = resolve_factory("data set", name, ["digits", *_READERS], trust=trust)
+    try:
+        made = factory(seed=seed)
+    except Exception as error:  # whatever the user's code raises, the line says whose code it was
+        raise ValueError(f"{name}, called as factory(seed={seed}), raised {type(error).__name__}: {error}") from error
     if isinstance(made, Data):
         return made
     if not isinstance(made, tuple) or len(made) != 4:
