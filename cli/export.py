@@ -47,7 +47,7 @@ def command(
     npz    NumPy arrays
     latex  booktabs tables
     xdmf   for ParaView: a sidecar that leaves a plane where it is
-    li     surface in the layout of Li et al. (2018): xcoordinates, ycoordinates, train_loss, train_acc
+    li     surface in the layout of Li et al. (2018): xcoordinates, train_loss, …
     h5     a result file of its own
 
     FILE may itself be in the layout of Li et al.

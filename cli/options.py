@@ -70,17 +70,13 @@ def refuse_imports(names: Iterable[str], trust: bool) -> None:
 def provenance() -> dict[str, Any]:
     """The command that is running, its options as they were resolved, and where each that was given is from."""
     ctx = click.get_current_context()
-    values = {
-        long_name(p): ctx.params[p.name]
-        for p in ctx.command.params
-        if isinstance(p, click.Option) and p.name in ctx.params
+    shown = [p for p in ctx.command.params if isinstance(p, click.Option) and p.name in ctx.params]
+    sources = {long_name(p): ctx.get_parameter_source(str(p.name)) for p in shown}
+    return {
+        "command": progress.command_line(),
+        "options": {long_name(p): _plain(ctx.params[str(p.name)]) for p in shown},
+        "given": {name: ORIGINS[source] for name, source in sources.items() if source in ORIGINS},
     }
-    given = {
-        long_name(p): ORIGINS[source]
-        for p in ctx.command.params
-        if isinstance(p, click.Option) and (source := ctx.get_parameter_source(str(p.name))) in ORIGINS
-    }
-    return {"command": progress.command_line(), "options": {k: _plain(v) for k, v in values.items()}, "given": given}
 
 
 def _plain(value: Any) -> Any:

@@ -55,6 +55,7 @@ class SharpnessAware(Optimizer):
         mine = {id(p) for p in model.parameters()}
         if not any(id(p) in mine for group in base.param_groups for p in group["params"]):
             raise ValueError("base holds no parameter of the model; build it from the same model's parameters()")
+        _features_module(model, perturbation.features_of)  # a name that is not there is told now
         self.model, self.base, self.perturbation = model, base, perturbation
         self._forward = forward
         self._generator = torch.Generator().manual_seed(seed)
