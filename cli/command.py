@@ -185,4 +185,6 @@ class Command(click.Command):
 def _readable(spec: str, text: str) -> tuple[str, str]:
     """click's ``[default: (all)]`` and ``[default: 5; x>=1]`` without the brackets, and with the sign people use."""
     text = re.sub(r"\[default: \((.*)\)", r"[default: \1", text)
-    return spec, re.sub(r"x(>=?)", lambda sign: {">": "> ", ">=": "≥ "}[sign[1]], text)
+    return spec, re.sub(
+        r"x(>=?)", lambda sign: {">": ">\N{NO-BREAK SPACE}", ">=": "≥\N{NO-BREAK SPACE}"}[sign[1]], text
+    )

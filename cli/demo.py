@@ -31,12 +31,13 @@ def command(
 
     On scikit-learn's handwritten digits it trains SGD, SAM, NCSAM and controls at 0 to 60 % symmetric label noise,
     measures curvature, sharpness and surfaces of every run, and says which
-    statements of the flatness-noise theory hold.
+    statements of the flatness-noise theory hold. Shorter settings, as in these examples, show the way it goes; verdicts
+    need those that are the default.
 
     \b
     Examples:
-      landscape demo --out demo/
-      landscape demo --out quick/ --seeds 2 --epochs 10
+      landscape demo --out demo/ --seeds 2 --epochs 10
+      landscape demo --out demo/ --seeds 3 --epochs 10 --resume
     """
     from ncsam.study import curves_of
     from ncsam.sweep import Sweep
