@@ -194,7 +194,7 @@ number = 3
 
 
 def test_a_factory_is_not_imported_without_trust(own_module: str) -> None:
-    with pytest.raises(ValueError, match="pass trust=True"):
+    with pytest.raises(ValueError, match="trust=True"):
         data.load("own_sets_of_the_test:arrays")
     assert not Path(own_module + ".ran").exists()
 
