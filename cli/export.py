@@ -55,7 +55,7 @@ def command(
     \b
     Examples:
       landscape export run.h5 hessian/top5 --format csv
-      landscape export run.h5 surface/plane --format li --view mixed --test-view test
+      landscape export run.h5 surface/close --format li --view mixed --test-view test
       landscape export run.h5 surface/line --format h5 --out line.h5
     """
     import ncsam.schema  # noqa: F401 - makes the kinds of record known that runs hold
