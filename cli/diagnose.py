@@ -20,20 +20,28 @@ _SHOWN = (
 )  # fmt: skip
 
 
-@click.command("diagnose")
+@options.command("diagnose")
 @options.several(options.RUN, options.SEED, options.DTYPE, options.DEVICE, options.OVERWRITE, options.RESUME)
-@options.several(options.TRUST, options.JSON, options.QUIET)
+@options.several(options.JSON, options.CONFIG, options.TRUST, options.QUIET)
 @options.EPOCHS
-@click.option("--name", help="Name of the result in the file; `default`, or `bound` with --bound.")
+@options.section("Output")
+@click.option(
+    "--name",
+    callback=options.result_name,
+    show_default="default, or bound with --bound",
+    help="Of the result in the file.",
+)
+@options.section("Gradients")
 @click.option("--batches", type=click.IntRange(min=1), default=8, show_default=True, help="Batches of each checkpoint.")
 @click.option("--no-full", is_flag=True, help="Leave the full training set out.")
 @click.option("--noise", help="Labels of this noise instead of the run's own, e.g. on a clean run: symmetric:0.4.")
+@options.section("Theorem 1")
 @click.option("--bound", is_flag=True, help="Theorem 1 term by term instead of the gradients.")
-@click.option("--rho", type=float, default=0.05, show_default=True, help="--bound: radius of the neighbourhood.")
-@click.option("--delta", type=float, default=0.05, show_default=True, help="--bound: chance with which it may fail.")
-@click.option("--clip", type=float, help="--bound: cross-entropy that counts as 1; twice a uniform guess's if none.")
-@click.option("--steps", type=click.IntRange(min=1), default=20, show_default=True, help="--bound: of an ascent.")
-@click.option("--restarts", type=click.IntRange(min=1), default=3, show_default=True, help="--bound: ascents.")
+@click.option("--rho", type=float, default=0.05, show_default=True, help="Radius of the neighbourhood.")
+@click.option("--delta", type=float, default=0.05, show_default=True, help="Chance with which it may fail.")
+@click.option("--clip", type=float, help="Cross-entropy that counts as 1; twice a uniform guess's if none.")
+@click.option("--steps", type=click.IntRange(min=1), default=20, show_default=True, help="Of an ascent.")
+@click.option("--restarts", type=click.IntRange(min=1), default=3, show_default=True, help="Ascents.")
 def command(
     run: Path,
     epochs: tuple[str, ...],
@@ -52,13 +60,15 @@ def command(
     quiet: bool,
     **where: Any,
 ) -> None:
-    """How the gradients of clean and wrong labels, g* and the perturbations lie to each other, with the true labels
-    as oracle; or, with --bound, every term of Theorem 1 beside the clean test risk.
+    """Gradients of clean and wrong labels, g* and Theorem 1, of a run.
+
+    How the gradients of clean and wrong labels, g* and the perturbations lie to each other, with the true labels as
+    oracle; or, with --bound, every term of Theorem 1 beside the clean test risk.
 
     \b
     Examples:
       landscape diagnose run.h5 --epochs all
-      landscape diagnose clean.h5 --noise symmetric:0.4 --name relabelled-40
+      landscape diagnose run.h5 --noise pair:0.3 --name pair-30
       landscape diagnose run.h5 --bound --rho 0.05
     """
     from ncsam.analyses import measure_bound, measure_diagnostics
@@ -70,6 +80,7 @@ def command(
     at = opened.epochs if epochs == ("all",) else epochs
     where["progress"] = progress.bar("bound" if bound else "diagnose", quiet, resumable=True, unit="row")
     where["ranks"] = processes.ranks()
+    where["provenance"] = options.provenance()
     found: BoundTable | Diagnostics
     if bound:
         found = measure_bound(

@@ -24,7 +24,8 @@ def _policy(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
     return {role.strip(): mode.strip() for role, _, mode in pairs}
 
 
-DIRECTIONS: Callable[[F], F] = options.several(
+DIRECTIONS: Callable[[F], F] = options.within(
+    "Directions",
     click.option(
         "--directions",
         default="random",
@@ -41,13 +42,15 @@ DIRECTIONS: Callable[[F], F] = options.several(
     click.option(
         "--policy",
         callback=_policy,
+        show_default="zero for vector and norm, else filter",
         help="Of random directions: ROLE=MODE, comma-separated. Roles: weight, vector, norm, embedding, position, "
-        "lora; modes: filter, tensor, zero  [default: zero for vector and norm, else filter].",
+        "lora; modes: filter, tensor, zero.",
     ),
     click.option(
         "--norm",
         type=click.FloatRange(min=0, min_open=True),
-        help="Length of eigenvectors and gradients  [default: that of the weights].",
+        show_default="that of the weights",
+        help="Length of eigenvectors and gradients.",
     ),
     click.option(
         "--buffers",

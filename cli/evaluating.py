@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from landscape.records import Line, Plane
 
 F = TypeVar("F", bound=Callable[..., Any])
-POSITIVE = click.FloatRange(min=0, min_open=True, max=1e9)
+POSITIVE = click.FloatRange(min=0, min_open=True)
 
-EVALUATION: Callable[[F], F] = options.several(
+EVALUATION: Callable[[F], F] = options.within(
+    "Evaluation",
     click.option(
         "--tolerance",
         type=POSITIVE,

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+from . import options, tables
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from landscape.records import Record
 
 SUFFIXES = {"csv": ".csv", "npz": ".npz", "latex": ".tex", "xdmf": ".xdmf", "li": "-li.h5", "h5": ".h5"}
 
 
-@click.command("export")
+@options.command("export")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("name", required=False)
-@click.option("--format", "target", type=click.Choice(list(SUFFIXES)), required=True, help="See below.")
-@click.option("--out", type=click.Path(path_type=Path), help="File to write; default: named after FILE and NAME.")
-@click.option("--view", help="With li: the view that becomes train_loss; default: the first.")
+@options.section("Output")
+@click.option("--format", "target", type=click.Choice(list(SUFFIXES)), required=True, help="See above.")
+@click.option("--out", type=click.Path(path_type=Path), show_default="named after FILE and NAME", help="File to write.")
+@click.option("--view", show_default="the first", help="With li: the view that becomes train_loss.")
 @click.option("--test-view", help="With li: the view that becomes test_loss.")
-@click.option("--overwrite", is_flag=True, help="Replace existing files.")
+@options.OVERWRITE
+@options.JSON
+@options.CONFIG
 def command(
     file: Path,
     name: str | None,
@@ -25,15 +36,18 @@ def command(
     view: str | None,
     test_view: str | None,
     overwrite: bool,
+    as_json: bool,
 ) -> None:
-    """Write one result for another program; NAME is what `landscape inspect` shows, needed where FILE holds several.
+    """Write one result for other programs: CSV, NPZ, LaTeX, ParaView, Li et al.
+
+    NAME is what `landscape inspect` shows, needed where FILE holds several.
 
     \b
     csv    tidy tables, one for each set of dimensions
     npz    NumPy arrays
     latex  booktabs tables
     xdmf   for ParaView: a sidecar that leaves a plane where it is
-    li     surface in the layout of Li et al. (2018): xcoordinates, ycoordinates, train_loss, train_acc
+    li     surface in the layout of Li et al. (2018): xcoordinates, train_loss, …
     h5     a result file of its own
 
     FILE may itself be in the layout of Li et al.
@@ -41,15 +55,12 @@ def command(
     \b
     Examples:
       landscape export run.h5 hessian/top5 --format csv
-      landscape export run.h5 surface/plane --format li --view mixed --test-view test
-      landscape export old_surface.h5 --format h5 --out surface.h5
+      landscape export run.h5 surface/close --format li --view mixed --test-view test
+      landscape export run.h5 surface/line --format h5 --out line.h5
     """
-    import numpy as np
-
     import ncsam.schema  # noqa: F401 - makes the kinds of record known that runs hold
     from landscape import store
-    from landscape.records import Line, Plane, Record
-    from landscape.store import export, li_layout
+    from landscape.store import li_layout
 
     content: Record | dict[str, np.ndarray]
     if li_layout.is_li(file):
@@ -62,25 +73,39 @@ def command(
                 raise click.UsageError(f"{file}: holds {', '.join(names) or 'nothing'}; give the NAME of one")
             content = opened.content(name)
     out = out or file.with_name(f"{file.stem}{f'-{name}' if name else ''}{SUFFIXES[target]}".replace("/", "-"))
+    tables.echo_files("export", _write(content, file, name, target, out, view, test_view, overwrite), as_json)
+
+
+def _write(
+    content: Record | dict[str, np.ndarray],
+    file: Path,
+    name: str | None,
+    target: str,
+    out: Path,
+    view: str | None,
+    test_view: str | None,
+    overwrite: bool,
+) -> list[Path]:
+    """Write ``content`` in the format ``target``; the files."""
+    from landscape.records import Line, Plane
+    from landscape.store import export, li_layout
+
     if target == "npz":
-        click.echo(export.to_npz(content, out, overwrite=overwrite))
-        return
+        return [export.to_npz(content, out, overwrite=overwrite)]
     if isinstance(content, dict):
         raise click.UsageError(f"{name} holds bare arrays; export them with --format npz")
     if target == "csv":
-        for path in export.to_csv(content, out, overwrite=overwrite):
-            click.echo(path)
-    elif target == "latex":
-        click.echo(export.to_latex(content, out, overwrite=overwrite))
-    elif target == "h5":
+        return export.to_csv(content, out, overwrite=overwrite)
+    if target == "latex":
+        return [export.to_latex(content, out, overwrite=overwrite)]
+    if target == "h5":
         content.save(out, overwrite=overwrite)
-        click.echo(out)
-    elif target == "xdmf":
+        return [out]
+    if target == "xdmf":
         if not isinstance(content, Plane) or name is None:
             raise click.UsageError("xdmf describes a plane of a file of ours; convert FILE with --format h5 first")
-        click.echo(export.to_xdmf(content, file, name, out, overwrite=overwrite))
-    else:
-        if not isinstance(content, Line | Plane):
-            raise click.UsageError(f"{name} is no line or plane, so it has no place in the layout of Li et al.")
-        views = {"train": view or str(content.views[0])} | ({"test": test_view} if test_view else {})
-        click.echo(li_layout.write_li(content, out, views=views, overwrite=overwrite))
+        return [export.to_xdmf(content, file, name, out, overwrite=overwrite)]
+    if not isinstance(content, Line | Plane):
+        raise click.UsageError(f"{name} is no line or plane, so it has no place in the layout of Li et al.")
+    views = {"train": view or str(content.views[0])} | ({"test": test_view} if test_view else {})
+    return [li_layout.write_li(content, out, views=views, overwrite=overwrite)]

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import click
 
-from . import options, progress
+from . import options, progress, tables
+from .suggest import did_you_mean
 
 
-@click.command("figure")
+@options.command("figure")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@options.section("Output")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the figures.")
 @click.option("--all", "runs", is_flag=True, help="Of a study, also what its runs hold: curves, spectra, surfaces.")
 @click.option("--formats", callback=options.split, default="pdf,png", show_default=True, help="pdf, png or svg.")
+@options.section("Look")
 @click.option(
     "--width",
     type=click.Choice(["icml", "icml-column", "neurips"]),
@@ -31,6 +34,8 @@ from . import options, progress
 )
 @click.option("--interactive", is_flag=True, help="Planes as HTML too, to turn in a browser (needs plotly).")
 @options.OVERWRITE
+@options.JSON
+@options.CONFIG
 @options.QUIET
 def command(
     files: tuple[Path, ...],
@@ -41,17 +46,19 @@ def command(
     scale: str,
     interactive: bool,
     overwrite: bool,
+    as_json: bool,
     quiet: bool,
 ) -> None:
-    """Draw every figure that a study (its file, or the folder of a sweep), or one or more run files together, allow.
+    """Draw every figure that a study or run files allow.
 
-    Beside each figure lies a CSV file of the same name with the numbers that it shows.
+    FILES is one study (its file, or the folder of a sweep), or one or more run files, which are drawn together. Beside
+    each figure lies a CSV file of the same name with the numbers that it shows.
 
     \b
     Examples:
       landscape figure --all sweep/ --out figures/
       landscape figure run.h5 --out figures/
-      landscape figure sgd.h5 sam.h5 ncsam.h5 --out comparison/ --formats pdf --width neurips
+      landscape figure run.h5 sam.h5 --out comparison/ --formats pdf --width neurips
       landscape figure run.h5 --out turnable/ --interactive
     """
     from landscape import store
@@ -66,7 +73,8 @@ def command(
         )
     for extension in formats:
         if extension not in ("pdf", "png", "svg"):
-            raise click.BadParameter(f"{extension!r}, expected pdf, png or svg", param_hint="--formats")
+            hint = did_you_mean(extension, ("pdf", "png", "svg"))
+            raise click.BadParameter(f"{extension!r}, expected pdf, png or svg{hint}", param_hint="--formats")
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
         raise click.UsageError(f"{out}: exists and is not an empty folder; choose another, or --overwrite")
     found = None
@@ -86,5 +94,4 @@ def command(
         written = draw_study(found, out, runs=runs, formats=formats, bar=bar, look=look)
     else:
         written = draw_runs(files, out, formats=formats, bar=bar, look=look)
-    for path in written:
-        click.echo(path)
+    tables.echo_files("figures", written, as_json)

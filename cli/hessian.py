@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 DENSITY_STEPS = 50
 
 
-@click.command("hessian")
+@options.command("hessian")
 @options.measuring("top5")
 @options.EPOCHS
 @options.PARAMS
+@options.section("Eigenvalues")
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Number of eigenvalues.")
 @click.option(
     "--which",
@@ -28,7 +29,14 @@ DENSITY_STEPS = 50
     show_default=True,
     help="Largest, smallest, largest by magnitude, or as many from both ends.",
 )
-@click.option("--tol", type=click.FloatRange(min=0, min_open=True), default=1e-3, show_default=True, help="Residual.")
+@click.option(
+    "--tol",
+    type=click.FloatRange(min=0, min_open=True),
+    default=1e-3,
+    show_default=True,
+    help="Residual at which an eigenvalue counts as converged.",
+)
+@options.section("Trace and density")
 @click.option(
     "--trace", type=click.IntRange(min=0), default=100, show_default=True, help="Products for the trace; 0: none."
 )
@@ -41,10 +49,12 @@ DENSITY_STEPS = 50
     help=f"Also the spectral density, from probes of so many products ({DENSITY_STEPS} if no number is given).",
 )
 @click.option("--probes", type=click.IntRange(min=1), default=2, show_default=True, help="Probes of --density.")
+@options.section("More of each eigenvalue")
 @click.option("--per-layer", is_flag=True, help="Also each layer's largest eigenvalue and trace.")
 @click.option("--split", is_flag=True, help="Also what right and wrong labels add to each eigenvalue; cosines with g.")
 @click.option("--vectors", is_flag=True, help="Store the eigenvectors.")
 @click.option("--cold", is_flag=True, help="Do not start an epoch from the eigenvectors of the one before it.")
+@options.section("Computation")
 @click.option(
     "--strategy",
     type=click.Choice(["auto", "double_backward", "split", "compiled", "lean"]),
@@ -68,14 +78,16 @@ def command(
     quiet: bool,
     **choices: Any,
 ) -> None:
-    """Top Hessian eigenvalues with residuals, and the trace with its standard error, on every view.
+    """Top Hessian eigenvalues, trace and density on every view of a run.
+
+    Eigenvalues come with residuals, the trace and the density with standard errors.
 
     \b
     Examples:
       landscape hessian run.h5
       landscape hessian run.h5 --top 2 --views mixed,test --name quick
-      landscape hessian run.h5 --epochs all --split --name along
-      landscape hessian run.h5 --which both --density --per-layer --params 'layers.*' --name inner
+      landscape hessian run.h5 --epochs all --views mixed --trace 0 --split --name along
+      landscape hessian run.h5 --views mixed --which both --density --per-layer --params 'layers.*' --name inner
     """
     from ncsam.analyses import measure_spectrum
     from ncsam.run import Run
@@ -91,6 +103,7 @@ def command(
         density_steps=density,
         density_probes=probes,
         warm_start=not cold,
+        provenance=options.provenance(),
         progress=progress.bar("hessian", quiet, resumable=True, unit="view"),
         ranks=processes.ranks(),
         **choices,

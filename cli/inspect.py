@@ -6,17 +6,21 @@ from pathlib import Path
 
 import click
 
+from . import options
 
-@click.command("inspect")
+
+@options.command("inspect")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@options.JSON
 def command(file: Path, as_json: bool) -> None:
-    """Show what a file holds: provenance, and every result with its parameters and a small picture.
+    """Show what a file holds.
+
+    Provenance, and every result with its parameters and a small picture. Part files of a running measurement, too.
 
     \b
     Examples:
       landscape inspect run.h5
-      landscape inspect run.h5.surface.plane.part
+      landscape inspect run.h5 --json
     """
     import json
 

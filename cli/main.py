@@ -3,32 +3,35 @@
 from __future__ import annotations
 
 import importlib
-import logging
+import os
 import signal
 import sys
 import traceback
 from types import FrameType
 
 import click
+from click.core import ParameterSource
 
 from landscape._version import __version__
 
-from . import processes, progress
+from . import messages, processes, progress
+from .command import Context
+from .suggest import did_you_mean
 
 COMMANDS = {
     "demo": "The whole main job on embedded real data, in minutes.",
     "train": "Train under label noise and write a run file.",
-    "sweep": "Many runs to be compared: noise, arms, seeds; one table.",
-    "hessian": "Top Hessian eigenvalues and trace of a run.",
-    "surface": "1D or 2D loss surface of a run.",
-    "sharpness": "SAM, adaptive and average sharpness of a run.",
-    "diagnose": "Gradients of clean and wrong labels, g*, and Theorem 1, of a run.",
+    "sweep": "Train and measure many runs to be compared, and write one table.",
+    "hessian": "Top Hessian eigenvalues, trace and density on every view of a run.",
+    "surface": "1D or 2D loss surfaces of a run, on every view.",
+    "sharpness": "SAM, adaptive, average and Keskar's sharpness on every view of a run.",
+    "diagnose": "Gradients of clean and wrong labels, g* and Theorem 1, of a run.",
     "theory": "Judge the statements T1 to T9 by what a study measured.",
-    "figure": "Draw the figures of run or study files.",
+    "figure": "Draw every figure that a study or run files allow.",
     "report": "Write a study as one HTML page.",
     "inspect": "Show what a file holds.",
-    "verify": "Check a file against its checksums and its schema.",
-    "export": "Hand a file's results to other programs.",
+    "verify": "Check files against their checksums and the schema.",
+    "export": "Write one result for other programs: CSV, NPZ, LaTeX, ParaView, Li et al.",
 }
 DONE, FAILED, REFUSED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
@@ -40,6 +43,8 @@ class Terminated(BaseException):
 class LazyCommands(click.Group):
     """Imports a command's module when it is called, so that ``--help`` does not load torch."""
 
+    context_class = Context
+
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
@@ -49,19 +54,35 @@ class LazyCommands(click.Group):
         command: click.Command = importlib.import_module(f"{__package__}.{name}").command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(f"unknown command {name!r}{did_you_mean(name, COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-@click.group(cls=LazyCommands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyCommands,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "auto_envvar_prefix": "LANDSCAPE",
+        "max_content_width": 120,
+    },
+)
 @click.version_option(__version__, prog_name="landscape")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def landscape(debug: bool) -> None:
     """Does label noise sharpen the loss landscape, and does NCSAM help?
 
     Results go to stdout, progress and messages to stderr. Exit status: 0 done, 1 failed, 2 refused before any work,
-    130 interrupted, 143 terminated.
+    130 interrupted, 143 terminated. Options can also be given in the environment, LANDSCAPE_TRAIN_EPOCHS=40 for
+    `landscape train --epochs 40`, and in a file: see --config of each command.
     """
 
 
@@ -72,30 +93,30 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run the command line; returns the exit status."""
-    with processes.one_voice():
-        try:
-            return _run(arguments)
-        except Terminated:  # while another end was being told
-            return TERMINATED
-
-
-def _run(arguments: list[str]) -> int:
-    logging.basicConfig(stream=sys.stderr, format="%(levelname)s: %(message)s", level=logging.WARNING, force=True)
-    logging.captureWarnings(True)
     previous = signal.signal(signal.SIGTERM, _terminate)
-    progress.begin()
-    debug = "--debug" in arguments
+    debug = "--debug" in arguments or os.environ.get("LANDSCAPE_DEBUG", "0") not in ("", "0")
     arguments = [a for a in arguments if a != "--debug"]
+    progress.begin(arguments)
+    try:
+        with processes.one_voice(), messages.shown():
+            return _run(arguments, debug)
+    except Terminated:  # while another end was being told
+        return TERMINATED
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _run(arguments: list[str], debug: bool) -> int:
     try:
         processes.join(arguments)
-        result = landscape.main(arguments, prog_name="landscape", standalone_mode=False)
+        result = landscape.main(arguments, prog_name="landscape", standalone_mode=False, color=messages.color())
         processes.leave()
         return result if isinstance(result, int) else DONE
     except click.exceptions.Exit as request:
         return request.exit_code
     except click.UsageError as error:
         where = f" (see `{error.ctx.command_path} --help`)" if error.ctx is not None else ""
-        return _fail(f"{error.format_message()}{where}", error, REFUSED, debug)
+        return _fail(f"{error.format_message()}{_origin(error)}{where}", error, REFUSED, debug)
     except click.ClickException as error:
         return _fail(error.format_message(), error, error.exit_code, debug)
     except (KeyboardInterrupt, click.Abort) as stop:
@@ -108,8 +129,15 @@ def _run(arguments: list[str]) -> int:
         hint = progress.how_to_resume() if processes.launched() else None
         message = f"{processes.who()}{_one_line(error)}"
         return _fail(f"{message}; continue with: {hint}" if hint else message, error, status, debug)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+
+
+def _origin(error: click.UsageError) -> str:
+    """Where a wrong value was given, unless on the command line."""
+    if not isinstance(error, click.BadParameter) or error.ctx is None or error.param is None:
+        return ""
+    source = error.ctx.get_parameter_source(str(error.param.name))
+    names = {ParameterSource.ENVIRONMENT: "the environment", ParameterSource.DEFAULT_MAP: "the --config file"}
+    return f" in {names[source]}" if source in names else ""
 
 
 def _one_line(error: Exception) -> str:
@@ -120,6 +148,8 @@ def _one_line(error: Exception) -> str:
         from landscape.ranks import RankLostError, RanksDisagreeError
 
         expected += (RankLostError, RanksDisagreeError)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}; check the path"
     text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
     if isinstance(error, expected):
         return text or type(error).__name__
@@ -132,7 +162,7 @@ def _fail(message: str, error: BaseException, status: int, debug: bool) -> int:
     if where is not None:
         if debug:
             traceback.print_exception(error, file=where)
-        click.echo(f"landscape: error: {message}", file=where)
+        messages.error(" ".join(message.split()), where)
     return status
 
 

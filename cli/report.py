@@ -7,20 +7,24 @@ from pathlib import Path
 
 import click
 
-from . import options, progress
+from . import options, progress, tables
 
 
-@click.command("report")
+@options.command("report")
 @click.argument("study", type=click.Path(path_type=Path))
+@options.section("Output")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="HTML file to write.")
-@click.option("--title", help="Title of the page [default: the question of the study].")
+@click.option("--title", show_default="the question of the study", help="Title of the page.")
 @options.OVERWRITE
+@options.JSON
+@options.CONFIG
 @options.QUIET
-def command(study: Path, out: Path, title: str | None, overwrite: bool, quiet: bool) -> None:
-    """Write a study as one HTML page: question, answers, verdicts, figures, settings, provenance, how to reproduce it.
+def command(study: Path, out: Path, title: str | None, overwrite: bool, as_json: bool, quiet: bool) -> None:
+    """Write a study as one HTML page.
 
-    STUDY is the folder of a sweep, or a study file; what needs run files is left out where they are not there. The
-    page needs nothing else: no network, no script.
+    It holds the question, answers, verdicts, figures, settings, provenance and how to reproduce all of it, and needs
+    nothing else: no network, no script. STUDY is the folder of a sweep, or a study file; what needs run files is left
+    out where they are not there.
 
     \b
     Examples:
@@ -42,4 +46,4 @@ def command(study: Path, out: Path, title: str | None, overwrite: bool, quiet: b
         os.replace(temporary, out)
     finally:
         temporary.unlink(missing_ok=True)
-    click.echo(out)
+    tables.echo_files("report", [out], as_json)

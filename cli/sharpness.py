@@ -10,15 +10,17 @@ import click
 from . import options, processes, progress, tables
 
 
-@click.command("sharpness")
+@options.command("sharpness")
 @options.measuring("default")
 @options.EPOCHS
 @options.PARAMS
+@options.section("Sharpness")
 @click.option("--rho", type=float, default=0.05, show_default=True, help="Radius of the SAM ball.")
 @click.option("--adaptive-rho", type=float, default=0.5, show_default=True, help="Radius of the adaptive ball, in |w|.")
 @click.option("--sigma", type=float, help="Also average sharpness, with this deviation.")
 @click.option("--adaptive-sigma", type=float, help="Also adaptive average sharpness, with this deviation in |w|.")
 @click.option("--keskar", type=float, help="Also Keskar's sharpness, with this ε.")
+@options.section("Ascents and averages")
 @click.option("--steps", type=click.IntRange(min=1), default=1, show_default=True, help="Ascent steps.")
 @click.option(
     "--restarts", type=click.IntRange(min=0), default=0, show_default=True, help="Ascents from random points as well."
@@ -35,7 +37,7 @@ def command(
     quiet: bool,
     **choices: Any,
 ) -> None:
-    """SAM and adaptive (and average, and Keskar's) sharpness on every view.
+    """SAM, adaptive, average and Keskar's sharpness on every view of a run.
 
     Worst-case values are lower bounds: the largest rise in loss that the ascents met.
 
@@ -54,6 +56,7 @@ def command(
         name,
         views=views,
         epochs=opened.epochs if epochs == ("all",) else epochs,
+        provenance=options.provenance(),
         progress=progress.bar("sharpness", quiet, resumable=True, unit="view"),
         ranks=processes.ranks(),
         **choices,

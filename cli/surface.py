@@ -12,21 +12,25 @@ import numpy as np
 from . import directions, evaluating, options, processes, progress, tables
 
 
-@click.command("surface")
-@options.measuring("[line or plane]")
-@click.option("--epoch", default="last", show_default=True, help="Checkpoint.")
+@options.command("surface")
+@options.measuring("")
+@options.section("Surface")
+@click.option("--epoch", default="last", show_default=True, help="Checkpoint: epoch whose weights are the centre.")
 @click.option("--plane", is_flag=True, help="Two directions instead of one.")
-@click.option("--points", type=click.IntRange(min=2), help="Points a direction [default: 51 in 1D, 25 in 2D].")
+@click.option(
+    "--points", type=click.IntRange(min=2), show_default="51 in 1D, 25 in 2D", help="Points along each direction."
+)
 @click.option(
     "--span",
     type=float,
-    help="Displacements from -span to span, in units of the directions  [default: 1, and from 0 to 1 between runs].",
+    show_default="1, and from 0 to 1 between runs",
+    help="Displacements from -span to span, in units of the directions.",
 )
 @directions.DIRECTIONS
 @evaluating.EVALUATION
 def command(
     run: Path,
-    name: str,
+    name: str | None,
     epoch: str,
     plane: bool,
     points: int | None,
@@ -35,17 +39,19 @@ def command(
     quiet: bool,
     **choices: Any,
 ) -> None:
-    """Loss and accuracy of every view along random or chosen directions, or on the way to another run.
+    """1D or 2D loss surfaces of a run, on every view.
+
+    Loss and accuracy along random or chosen directions, or on the way to another run.
 
     \b
     Examples:
       landscape surface run.h5
       landscape surface run.h5 --plane --points 11 --span 0.5 --name close
-      landscape surface run.h5 --plane --points 51 --tolerance 0.01 --auto-range 2 --name fine
+      landscape surface run.h5 --plane --tolerance 0.02 --auto-range 2 --name fine
       landscape surface run.h5 --views mixed,labels:symmetric:0.6 --name relabelled
-      landscape surface run.h5 --draws 10 --name bands
-      landscape surface run.h5 --plane --directions trajectory --name path
-      landscape surface sgd.h5 --directions between:sam.h5
+      landscape surface run.h5 --draws 3 --name bands
+      landscape surface run.h5 --plane --points 9 --directions trajectory --name way
+      landscape surface run.h5 --directions between:sam.h5
     """
     from landscape.records import Connection, Line, Plane
     from ncsam.directions import usual_span
@@ -55,7 +61,7 @@ def command(
         raise click.BadParameter(f"is {span}, expected a finite number > 0", param_hint="--span")
     spec = choices["directions"]
     way = spec.startswith("between:") and not plane
-    name = {"[line or plane]": "plane" if plane else "connection" if way else "line"}.get(name, name)
+    name = name or ("plane" if plane else "connection" if way else "line")
     if way or choices["draws"] > 1:
         choices = evaluating.only_for_one_surface(choices, "between:" if way else "--draws")
     if span is not None and choices.get("rise"):
@@ -65,6 +71,7 @@ def command(
         raise click.UsageError("--span does not go with the way to another run, which goes from 0 to 1")
     grid = np.linspace(low, high, points or (25 if plane else 51)).tolist()
     bar = progress.bar("surface", quiet, resumable=True, unit="point")
+    choices["provenance"] = options.provenance()
     opened = Run(run, trust=choices["trust"])
     choices["ranks"] = processes.ranks()
     found = directions.measure(opened, name, plane=plane, grid=grid, epoch=epoch, progress=bar, **choices)

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
 import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from . import options, progress, tables
+from .suggest import did_you_mean
 
 if TYPE_CHECKING:
     from ncsam.sweep import Cell, Sweep, SweepFolder
@@ -33,33 +35,47 @@ def _list_presets(ctx: click.Context, _param: click.Parameter, value: str | None
     return value
 
 
-@click.command("sweep")
+@options.command("sweep")
+@options.section("The sweep")
 @click.option("--preset", is_eager=True, callback=_list_presets, help="demo, digits, cifar10-small, paper, or `list`.")
-@click.option("--config", type=click.Path(path_type=Path), help="TOML file that describes the sweep.")
-@click.option("--print", "show", is_flag=True, help="Print the sweep as JSON and stop.")
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="FILE.toml",
+    help="The sweep that this file describes; not defaults of options.",
+)
+@options.section("Data and noise")
 @click.option("--data", help="Data set of all runs, as for `landscape train`.")
 @click.option("--model", help="Model of all runs.")
 @click.option("--noise", help="Label noise, separated by spaces: 'symmetric:0.0 symmetric:0.4'.")
+@options.section("Arms and seeds")
 @click.option("--optimizer", callback=options.split, help="Arms, comma-separated: sgd,sam,ncsam.")
 @click.option("--rho", callback=options.split, help="Radii to sweep, comma-separated, of arms that have one.")
 @click.option("--kappa", callback=options.split, help="Likewise NCSAM's kappa.")
 @click.option("--flip-ratio", callback=options.split, help="Likewise NCSAM's flip ratio.")
 @click.option("--seeds", help="Number of seeds, or seeds: 10, 0-9 or 3,5,8.")
+@options.section("Training")
 @click.option("--epochs", type=int, help="Epochs of all runs.")
 @click.option("--batch-size", type=int, help="Samples a step.")
 @click.option("--lr", type=float, help="Learning rate.")
 @click.option("--weight-decay", type=float, help="Weight decay.")
 @click.option("--train-samples", type=int, help="Take only the first so many training samples.")
-@click.option("--measure", callback=options.split, help="hessian,sharpness,line,plane, … [default: the config's].")
+@options.section("Measured on each run")
+@click.option("--measure", callback=options.split, show_default="the config's", help="hessian,sharpness,line,plane, ….")
+@options.section("Output")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to fill: run files, table, study file.")
-@click.option("--workers", type=click.IntRange(min=1), help="Processes, one thread each [default: the cores].")
+@options.section("Computation")
+@click.option("--workers", type=click.IntRange(min=1), show_default="the cores", help="Processes, one thread each.")
 @click.option("--scheduler", metavar="ADDRESS", help="Run on a Dask cluster instead, such as tcp://host:8786.")
 @click.option("--shard", metavar="I/N", help="Run only every N-th cell from the I-th on: one job of an array.")
+@options.section("Instead of running")
+@click.option("--print", "show", is_flag=True, help="Print the sweep as JSON and stop.")
 @click.option("--dry-run", is_flag=True, help="Print the cells with estimated time and disk, and stop.")
 @click.option("--status", type=click.Path(path_type=Path), metavar="DIR", help="Print how far a sweep is, and stop.")
 @click.option(
     "--finish", type=click.Path(path_type=Path), metavar="DIR", help="Write the table of complete runs, and stop."
 )
+@options.TRUST
 @options.OVERWRITE
 @options.RESUME
 @options.JSON
@@ -77,19 +93,21 @@ def command(
     resume: bool,
     as_json: bool,
     quiet: bool,
+    trust: bool,
     **choices: Any,
 ) -> None:
-    """Noise kinds and rates x optimizers and controls x seeds: every run, its measurements, one table.
+    """Train and measure many runs to be compared, and write one table.
 
-    What a preset or a --config describes, flags override. Runs are paired by seed, done in parallel processes, and
-    kept when complete: --resume goes on after any stop, with more seeds too. A failed cell is told, the others go on.
+    Noise kinds and rates x optimizers and controls x seeds. What a preset or a --config describes, flags override.
+    Runs are paired by seed, done in parallel processes, and kept when complete: --resume goes on after any stop, with
+    more seeds too. A failed cell is told, the others go on.
 
     \b
     Examples:
-      landscape sweep --preset demo --seeds 2 --epochs 10 --out sweep/
-      landscape sweep --optimizer sgd,sam --rho 0.05,0.2 --noise symmetric:0.4 --seeds 3 --epochs 5 --out small/
+      landscape sweep --optimizer sgd,sam --rho 0.05,0.2 --noise symmetric:0.4 --seeds 2 --epochs 5 --out small/
+      landscape sweep --status small/
       landscape sweep --preset digits --dry-run
-      landscape sweep --status sweep/
+      landscape sweep --preset list
       landscape sweep --preset digits --scheduler tcp://host:8786 --out sweep/
       landscape sweep --preset digits --shard 3/8 --out sweep/     # one of eight jobs; after all of them:
       landscape sweep --finish sweep/
@@ -113,6 +131,7 @@ def command(
     if show:
         click.echo(json.dumps(sweep.description, indent=1))
         return
+    sweep = _trusted(sweep, choices, trust)
     workers = workers or os.cpu_count() or 1
     cells = sweep.cells()
     part = every_nth(cells, *_shard(shard))
@@ -139,6 +158,9 @@ def command(
             part = every_nth(cells, *_shard(shard))
         bar = progress.bar("train and measure", quiet, resumable=True, unit="run")
         refuse_failures(folder.run(part, **where, progress=bar), len(part))
+    if shard and as_json:
+        click.echo(json.dumps({"kind": "shard", "cells": [cell.name for cell in part], "of": len(cells)}))
+        return
     if shard:
         again = f"{progress.program()} sweep --finish {shlex.quote(str(out))}"
         click.echo(f"{out}: {len(part)} of {len(cells)} cells, shard {shard}; after all shards, the table: {again}")
@@ -150,7 +172,7 @@ def _finish(folder: SweepFolder, as_json: bool) -> None:
     """Write the table and print it."""
     from .sweeping import show_table
 
-    table, written = folder.finish(command=["landscape", *sys.argv[1:]])
+    table, written = folder.finish(command=progress.command_line())
     if as_json:
         click.echo(tables.as_json(table))
         return
@@ -173,7 +195,8 @@ def _described(choices: Mapping[str, Any]) -> Sweep:
     if preset is not None:
         known = presets()
         if preset not in known:
-            raise click.BadParameter(f"{preset!r}, expected one of {', '.join(known)}", param_hint="--preset")
+            hint = did_you_mean(preset, known)
+            raise click.BadParameter(f"{preset!r}, expected one of {', '.join(known)}{hint}", param_hint="--preset")
         described: dict[str, Any] = tomllib.loads(known[preset])
     elif config is not None:
         described = dict(Sweep.from_toml(config).description)
@@ -195,6 +218,15 @@ def _described(choices: Mapping[str, Any]) -> Sweep:
         described["measure"] = {name: kept.get(name, {}) for name in choices["measure"]}
     described["arms"] = _arms(described["arms"], choices)
     return Sweep.from_dict(described)
+
+
+def _trusted(sweep: Sweep, choices: Mapping[str, Any], trust: bool) -> Sweep:
+    """The sweep, allowed to import what it names, which was typed here or confirmed."""
+    source_of = click.get_current_context().get_parameter_source
+    typed = {choices[name] for name in ("data", "model") if source_of(name) is ParameterSource.COMMANDLINE}
+    named = {name for cell in sweep.cells() for name in (cell.config.data, cell.config.model)}
+    options.refuse_imports(sorted(named - typed), trust)
+    return dataclasses.replace(sweep, trust=True)
 
 
 def _at(arm: Mapping[str, Any], noise: Sequence[str]) -> dict[str, Any]:
@@ -252,11 +284,11 @@ def _show_plan(sweep: Sweep, cells: Sequence[Cell], workers: int, as_json: bool)
     from ncsam.sweep.estimate import estimate
 
     tuning = [cell for cell, _ in sweep.tuning_cells()]
-    cost = estimate([*tuning, *cells])
+    cost = estimate([*tuning, *cells], trust=sweep.trust)
     seconds = cost.seconds / workers
     if as_json:
         names = {"cells": [c.name for c in cells], "tuning": [c.name for c in tuning]}
-        click.echo(json.dumps({**names, "workers": workers, "seconds": seconds, "bytes": cost.bytes}))
+        click.echo(json.dumps({"kind": "plan", **names, "workers": workers, "seconds": seconds, "bytes": cost.bytes}))
         return
     rows = []
     for arm in sweep.arms:
@@ -287,7 +319,7 @@ def _show_status(folder: SweepFolder, as_json: bool) -> None:
         found = {"tuning runs": folder.tuning_status(), **found}
     if as_json:
         tuning = {"tuning": vars(found["tuning runs"])} if "tuning runs" in found else {}
-        click.echo(json.dumps({**vars(found["runs"]), **tuning}))
+        click.echo(json.dumps({"kind": "status", **vars(found["runs"]), **tuning}))
         return
     for what, progressed in found.items():
         total = len(progressed.complete) + len(progressed.unfinished)

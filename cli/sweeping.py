@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 import numpy as np
 
-from . import tables
+from . import messages, tables
 
 if TYPE_CHECKING:
     from ncsam.schema import CellTable
@@ -71,7 +71,7 @@ def refuse_unfinished(folder: SweepFolder) -> None:
 def refuse_failures(failures: Sequence[Failure], total: int) -> None:
     """Say which runs failed and end with status 1, if any did."""
     for failure in failures:
-        click.echo(f"landscape: error: {failure.cell.name}: {failure.reason}", err=True)
+        messages.error(f"{failure.cell.name}: {failure.reason}")
     if failures:
         raise click.ClickException(f"{len(failures)} of {total} runs failed; repeat with --resume")
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -32,6 +33,15 @@ def status(code: int) -> str:
     """The word for a status that means there is no number, else nothing."""
     found = Status(int(code))
     return found.name.lower().replace("_", " ") if found in (Status.EMPTY, Status.FAILED, Status.PENDING) else ""
+
+
+def echo_files(kind: str, files: Sequence[Path], as_json: bool) -> None:
+    """Print what was written: a path a line, or one JSON object."""
+    if as_json:
+        click.echo(json.dumps({"kind": kind, "files": [str(path) for path in files]}))
+        return
+    for path in files:
+        click.echo(path)
 
 
 def as_json(record: Record, *, leave_out: Sequence[str] = ()) -> str:

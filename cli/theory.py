@@ -16,24 +16,27 @@ if TYPE_CHECKING:
     from ncsam.table import Study
 
 
-@click.command("theory")
+@options.command("theory")
 @click.argument("files", metavar="STUDY...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@options.section("Output")
 @click.option("--markdown", is_flag=True, help="Print a Markdown table.")
 @click.option("--latex", is_flag=True, help="Print a LaTeX tabular.")
 @click.option("--secondary", is_flag=True, help="Also the secondary endpoints.")
 @options.JSON
+@options.CONFIG
 @options.QUIET
 def command(files: tuple[Path, ...], markdown: bool, latex: bool, secondary: bool, as_json: bool, quiet: bool) -> None:
-    """Judge the statements T1 to T9 by what a study measured: a study file, a sweep's folder, or run files.
+    """Judge the statements T1 to T9 by what a study measured.
 
-    Each statement has one primary endpoint and one smallest relevant effect, declared in ncsam/statements.py. Every
-    kind of label noise, data set and model is a study of its own.
+    STUDY is a study file, the folder of a sweep, or run files. Each statement has one primary endpoint and one
+    smallest relevant effect, declared in ncsam/statements.py. Every kind of label noise, data set and model is a study
+    of its own.
 
     \b
     Examples:
       landscape theory demo/study.h5
-      landscape theory sweep/ --secondary
-      landscape theory runs/*.h5 --latex
+      landscape theory small/ --secondary
+      landscape theory run.h5 sam.h5 --latex
     """
     from ncsam.theory import describe, judge, studies_of
 

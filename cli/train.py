@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
-from click.core import ParameterSource
 
 from . import options, progress, tables
 
@@ -47,57 +45,89 @@ def _presets() -> str:
     return tables.table(("preset", *names, "published accuracy"), rows)
 
 
-@click.command("train")
+_SEED = click.IntRange(min=0)
+
+
+@options.command("train")
 @options.CONFIG
-@click.option("--preset", is_eager=True, callback=_list_presets, help="Cell of the published comparison, or `list`.")
-@click.option("--data", default="digits", show_default=True, help="Data set: digits, cifar10:DIR, npz:FILE, …")
-@click.option("--noise", default="symmetric:0.4", show_default=True, help="Label noise KIND:RATE, or none.")
-@click.option("--model", default="mlp", show_default=True, help="Model: mlp, cnn, …")
+@options.section("Data and noise")
+@click.option(
+    "--preset", metavar="NAME", is_eager=True, callback=_list_presets, help="Cell of the published comparison, or list."
+)
+@click.option(
+    "--data",
+    default="digits",
+    show_default=True,
+    help="digits, cifar10:DIR, cifar100:DIR, mnist:DIR, fashion-mnist:DIR, npz:FILE, folder:DIR or "
+    "package.module:factory.",
+)
+@click.option("--noise", default="symmetric:0.4", show_default=True, help="KIND:RATE, e.g. pair:0.3, or none.")
+@click.option("--train-samples", type=int, show_default="all", help="Take only the first so many training samples.")
+@click.option("--test-samples", type=int, show_default="all", help="Take only the first so many test samples.")
+@click.option("--val-fraction", type=float, default=0.1, show_default=True, help="Share that is held out, 0 to 1.")
+@click.option("--augment/--no-augment", default=False, show_default=True, help="Pad, crop and flip training images.")
+@options.section("Model")
+@click.option(
+    "--model", default="mlp", show_default=True, help="mlp, cnn, resnet18, vgg19-bn, … or package.module:factory."
+)
+@options.section("Optimizer")
 @click.option("--optimizer", default="ncsam", show_default=True, help="sgd, sam, ncsam or a control.")
-@click.option("--rho", type=float, help="Radius of the perturbation [default: the optimizer's].")
-@click.option("--kappa", type=float, help="Height of NCSAM's schedule.")
-@click.option("--flip-ratio", type=float, help="Share of a batch that NCSAM simulates noise on.")
-@click.option("--sign", type=click.Choice(["1", "-1"]), help="Sign of NCSAM's compensation.")
+@click.option("--rho", type=float, show_default="the optimizer's", help="Radius of the perturbation, L2 norm.")
+@click.option("--kappa", type=float, show_default="the optimizer's", help="Height of NCSAM's schedule.")
+@click.option(
+    "--flip-ratio", type=float, show_default="the optimizer's", help="Share of a batch that NCSAM relabels, 0 to 1."
+)
+@click.option("--sign", type=click.Choice(["1", "-1"]), show_default="1", help="Of NCSAM's compensation.")
 @click.option("--project/--no-project", default=None, help="Whether NCSAM's perturbation is kept within rho.")
-@click.option("--label-smoothing", type=float, help="In the loss of NCSAM's noise gradient.")
+@click.option("--label-smoothing", type=float, help="In the loss of NCSAM's noise gradient, 0 to 1.")
 @click.option("--schedule", help="NCSAM's schedule: paper, linear or constant.")
 @click.option("--scale", help="NCSAM's scaling: raw or relative.")
 @click.option("--eta", type=float, help="Added to |w| by adaptive SAM.")
 @click.option("--clusters", type=int, help="Clusters of the released NCSAM.")
-@click.option("--features", help="Layer whose input the released NCSAM clusters [default: the last linear one].")
+@click.option("--features", show_default="the last linear one", help="Layer whose input the released NCSAM clusters.")
+@options.section("Base optimizer")
+@click.option("--base-optimizer", default="sgd", show_default=True, help="What steps: sgd, adamw or adam.")
+@click.option("--lr", type=float, default=0.05, show_default=True, help="Learning rate at the start.")
+@click.option("--lr-schedule", default="cosine", show_default=True, help="cosine, constant or step:0.1@0.5,0.75.")
+@click.option("--momentum", type=float, default=0.9, show_default=True, help="Of sgd.")
+@click.option(
+    "--weight-decay", type=float, default=1e-3, show_default=True, help="Through the gradient; adamw: direct."
+)
+@click.option(
+    "--betas", metavar="X X", type=float, nargs=2, default=(0.9, 0.999), show_default=True, help="Of adam and adamw."
+)
+@options.section("Training")
 @click.option("--loss", default="ce", show_default=True, help="ce, smooth:0.1, gce:0.7 or sce:0.1,1.0.")
 @click.option("--epochs", type=int, default=200, show_default=True, help="Passes over the training set.")
 @click.option("--batch-size", type=int, default=128, show_default=True, help="Samples a step.")
-@click.option("--lr", type=float, default=0.05, show_default=True, help="Learning rate.")
-@click.option("--momentum", type=float, default=0.9, show_default=True, help="Momentum of SGD.")
-@click.option("--weight-decay", type=float, default=1e-3, show_default=True, help="Weight decay.")
-@click.option("--base-optimizer", default="sgd", show_default=True, help="What steps: sgd, adamw or adam.")
-@click.option("--betas", type=float, nargs=2, default=(0.9, 0.999), show_default=True, help="Betas of Adam and AdamW.")
-@click.option("--lr-schedule", default="cosine", show_default=True, help="cosine, constant or step:0.1@0.5,0.75.")
-@click.option("--warmup", type=float, default=0.25, show_default=True, help="Share of epochs that all arms share.")
+@click.option(
+    "--warmup", type=float, default=0.25, show_default=True, help="Share of epochs that all optimizers share."
+)
 @click.option("--warmup-step", default="base", show_default=True, help="Steps of the warm-up: base or sam.")
-@click.option("--warmup-rho", type=float, default=0.05, show_default=True, help="Radius of SAM in the warm-up.")
-@click.option("--augment/--no-augment", default=False, show_default=True, help="Pad, crop and flip training images.")
-@click.option("--train-samples", type=int, help="Take only the first so many training samples [default: all].")
-@click.option("--test-samples", type=int, help="Take only the first so many test samples [default: all].")
-@click.option("--val-fraction", type=float, default=0.1, show_default=True, help="Share held out of training.")
-@click.option("--checkpoints", callback=options.split, help="Epochs to keep besides the last, comma-separated.")
+@click.option(
+    "--warmup-rho", type=float, default=0.05, show_default=True, help="Radius of SAM in the warm-up, L2 norm."
+)
+@options.section("Along training")
+@click.option("--checkpoints", metavar="LIST", callback=options.split, help="Epochs to keep besides the last: 10,20.")
 @click.option("--diagnose", type=int, default=0, show_default=True, help="Batches to look at gradients on; 0: none.")
 @click.option("--diagnose-every", type=int, default=1, show_default=True, help="Epochs from one such look to the next.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all that is drawn.")
-@click.option("--seed-split", type=click.IntRange(min=0), help="Seed of the split [default: --seed].")
-@click.option("--seed-noise", type=click.IntRange(min=0), help="Seed of the label noise [default: --seed].")
-@click.option("--seed-weights", type=click.IntRange(min=0), help="Seed of the initial weights [default: --seed].")
-@click.option("--seed-order", type=click.IntRange(min=0), help="Seed of the batch order [default: --seed].")
-@click.option("--seed-picks", type=click.IntRange(min=0), help="Seed of NCSAM's picks [default: --seed].")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run file to write, e.g. run.h5.")
-@click.option("--log", type=click.Path(path_type=Path), help="Also write a JSON line an epoch to this file.")
+@options.SEED
+@options.section("Computation")
+@click.option("--seed-split", type=_SEED, show_default="--seed", help="Seed of the split.")
+@click.option("--seed-noise", type=_SEED, show_default="--seed", help="Seed of the label noise.")
+@click.option("--seed-weights", type=_SEED, show_default="--seed", help="Seed of the initial weights.")
+@click.option("--seed-order", type=_SEED, show_default="--seed", help="Seed of the batch order.")
+@click.option("--seed-picks", type=_SEED, show_default="--seed", help="Seed of NCSAM's picks.")
 @options.DEVICE
 @click.option("--precision", default="fp32", show_default=True, help="Of the steps: fp32 or bf16 (autocast).")
 @click.option("--compile/--no-compile", default=False, show_default=True, help="Run the steps through torch.compile.")
+@options.section("Output")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run file to write, e.g. run.h5.")
+@click.option("--log", type=click.Path(path_type=Path), help="Also write a JSON line an epoch to this file.")
 @options.OVERWRITE
 @options.RESUME
 @options.JSON
+@options.TRUST
 @options.QUIET
 def command(
     out: Path,
@@ -109,19 +139,20 @@ def command(
     as_json: bool,
     quiet: bool,
     seed: int,
+    trust: bool,
     **choices: Any,
 ) -> None:
     """Train under label noise and write a run file.
 
-    What is given here overrides --config, which overrides --preset, which overrides the defaults; where each value is
-    from is stored in the run file. A preset needs --data cifar10:DIR (or cifar100:DIR).
+    What is given here overrides the environment, which overrides --config, which overrides --preset, which overrides
+    the defaults; where each value is from is stored in the run file. A preset such as cifar10-sym40-ncsam needs
+    --data cifar10:DIR (or cifar100:DIR).
 
     \b
     Examples:
-      landscape train --noise symmetric:0.4 --optimizer ncsam --epochs 40 --out run.h5
-      landscape train --optimizer sam --rho 0.1 --seed 3 --epochs 40 --out sam.h5
+      landscape train --noise symmetric:0.4 --epochs 40 --checkpoints 10,20,30 --out run.h5
+      landscape train --optimizer sam --rho 0.1 --epochs 40 --out sam.h5
       landscape train --preset list
-      landscape train --preset cifar10-sym40-ncsam --data cifar10:DIR --device cuda --out run.h5
     """
     from ncsam.config import TrainConfig
     from ncsam.run import train_run
@@ -135,14 +166,16 @@ def command(
         choices["sign"] = int(choices["sign"])
     values, origins = _resolve(choices, preset)
     config = TrainConfig(**values, seeds={name: seed if value is None else value for name, value in seeds.items()})
+    elsewhere = [name for name in ("data", "model") if origins[name] in ("environment", "config")]
+    options.refuse_imports([values[name] for name in elsewhere], trust)
     run = train_run(
         config,
         out,
         overwrite=overwrite,
         resume=resume,
         device=device,
-        trust=True,  # names typed here are the user's own
-        command=["landscape", *sys.argv[1:]],
+        trust=True,  # what is not the user's own was refused
+        command=progress.command_line(),
         attrs={"preset": preset, "origins": origins},
         log=log,
         progress=progress.bar("training", quiet, resumable=True, unit="epoch"),
@@ -150,7 +183,7 @@ def command(
     training = run.training
     last = {name: float(training.of_view(name)[-1]) for name in training.views}
     if as_json:
-        click.echo(json.dumps({"file": str(out), "epochs": len(training.epochs), "accuracy": last}))
+        click.echo(json.dumps({"kind": "run", "file": str(out), "epochs": len(training.epochs), "accuracy": last}))
         return
     memorisation, corrected = training.memorisation[-1], training.corrected
     click.echo(f"{out}: {config.optimizer} on {config.data}, {config.noise}, {config.epochs} epochs")
@@ -163,14 +196,13 @@ def command(
 def _resolve(choices: dict[str, Any], preset: str | None) -> tuple[dict[str, Any], dict[str, str]]:
     """Fields of the configuration, and of each, and each option of the optimizer, where its value is from.
 
-    Origins are ``flag``, ``config``, a preset's ``paper``, ``released`` or ``ours``, and ``default``.
+    Origins are ``flag``, ``environment``, ``config``, a preset's ``paper``, ``released`` or ``ours``, and ``default``.
     """
     from ncsam.optimizer import options_of, resolve_options
     from ncsam.presets import Setting, get
 
     source_of = click.get_current_context().get_parameter_source
-    words = {ParameterSource.COMMANDLINE: "flag", ParameterSource.DEFAULT_MAP: "config"}
-    sources = {name: words.get(source) for name in choices if (source := source_of(name)) is not None}
+    sources = {name: options.ORIGINS.get(source) for name in choices if (source := source_of(name)) is not None}
     given = {name: Setting(choices[name], word) for name, word in sources.items() if word is not None}
     fields = {name: Setting(value, "default") for name, value in choices.items() if name not in _OPTIMIZER_OPTIONS}
     found = get(preset) if preset is not None else None

@@ -6,17 +6,21 @@ from pathlib import Path
 
 import click
 
+from . import options
 
-@click.command("verify")
+
+@options.command("verify")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
+@options.JSON
 def command(files: tuple[Path, ...], as_json: bool) -> int:
-    """Check that files are bit for bit what was written, and say what the schema promises. Exit status 1 if not.
+    """Check files against their checksums and the schema.
+
+    Whether they are bit for bit what was written, and say what the schema promises. Exit status 1 if not.
 
     \b
     Examples:
       landscape verify run.h5
-      landscape verify runs/*.h5 --json
+      landscape verify *.h5 --json
     """
     import json
 

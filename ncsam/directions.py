@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -71,9 +72,11 @@ def parse_directions(spec: str, count: int) -> list[tuple[str, str]]:
         kind, _, argument = part.strip().partition(":")
         takes = kind == "between" or kind in _WITH_VIEW
         if kind not in KINDS or (argument and not takes) or (kind == "between" and not argument):
+            near = difflib.get_close_matches(kind, KINDS, 1) if kind not in KINDS else []
+            hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(
                 f"directions are {part.strip()!r}, expected random, eigen[:VIEW], gradient[:VIEW], noise-gradient, "
-                "trajectory or between:RUN.h5"
+                f"trajectory or between:RUN.h5{hint}"
             )
         chosen.append((kind, argument or ("mixed" if kind in _WITH_VIEW else "")))
     if len(chosen) == 1 and count == 2 and chosen[0][0] in _PAIRS:

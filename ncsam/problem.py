@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from landscape import Objective, View
 from ncsam import data, noise
 from ncsam.config import TrainConfig
+from ncsam.data.names import unknown
 from ncsam.noise import NoisyLabels
 
 VIEWS = ("mixed", "clean_part", "noisy_part", "true_labels", "val", "test")
@@ -94,7 +95,7 @@ class Problem:
         """
         for name in views:
             if name not in VIEWS and not name.startswith(LABELS):
-                raise ValueError(f"unknown view {name!r}; a run has {', '.join(VIEWS)} and {LABELS}NOISE")
+                raise ValueError(unknown("view", name, [*VIEWS, f"{LABELS}NOISE"]))
         if batch_size is None:
             batch_size = min(4096, max(64, 2**19 // self.dataset.train_x[0].numel()))
         flipped = torch.from_numpy(self.labels.flipped[self.train])

@@ -106,7 +106,10 @@ class Run:
 
     def epoch(self, epoch: int | str = "last") -> int:
         """Resolve ``"last"``; refuse epochs without weights."""
-        found = self.epochs[-1] if epoch == "last" else int(epoch)
+        try:
+            found = self.epochs[-1] if epoch == "last" else int(epoch)
+        except ValueError as error:
+            raise StoreError(f"{self.path}: epoch {epoch!r} is neither a number nor 'last'") from error
         if found not in self.epochs:
             raise StoreError(f"{self.path}: no weights of epoch {epoch}; it has {', '.join(map(str, self.epochs))}")
         return found

@@ -62,6 +62,7 @@ class SharpnessAware(Optimizer):
         mine = {id(p) for p in model.parameters()}
         if not any(id(p) in mine for group in base.param_groups for p in group["params"]):
             raise ValueError("base holds no parameter of the model; build it from the same model's parameters()")
+        _features_module(model, perturbation.features_of)  # a name that is not there is told now
         self.model, self.base, self.perturbation = model, base, perturbation
         self.synchronised = synchronised
         ranks = self._ranks()
@@ -353,7 +354,11 @@ def _features_module(model: nn.Module, name: str | None) -> nn.Module | None:
     if name is None:
         return None
     if name:
-        return model.get_submodule(name)
+        try:
+            return model.get_submodule(name)
+        except AttributeError as error:
+            known = [module for module, _ in model.named_modules() if module]
+            raise ValueError(f"features is {name!r}, but the model has {', '.join(known)}") from error
     linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise ValueError("the model has no nn.Linear whose input could be its features; name the layer: features='…'")

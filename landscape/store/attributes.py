@@ -17,7 +17,7 @@ from landscape.store.errors import StoreError
 
 JSON_MARK = "json:"
 DIMENSIONS = {"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST"}  # HDF5's own dimension-scale bookkeeping
-RESERVED = DIMENSIONS | {"content", "schema", "kind", "manifest", "units", "long_name"}
+RESERVED = DIMENSIONS | {"content", "schema", "kind", "manifest", "units", "long_name", "provenance"}
 
 
 def write_attribute(target: h5py.HLObject, name: str, value: Any) -> None:

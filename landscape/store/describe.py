@@ -56,6 +56,8 @@ def _content(file: File, name: str) -> dict[str, Any]:
     try:
         attributes = read_attributes(group, file.size)
         described["content"] = attributes.get("content", "")
+        if "provenance" in attributes:
+            described["provenance"] = attributes["provenance"]
         described["parameters"] = {key: value for key, value in attributes.items() if key not in OWN}
         described["variables"] = [
             _variable(file, group, key, look=described["content"] != schema.ARRAYS)
@@ -159,6 +161,9 @@ def render(described: dict[str, Any]) -> str:
         if "problem" in content:
             lines.append(f"  damaged: {content['problem']}")
         lines += [f"  {count} rows {status}" for status, count in content.get("rows", {}).items()]
+        made = content.get("provenance", {})
+        if made.get("command"):
+            lines.append(f"  {made['created']}: {' '.join(made['command'])}")
         parameters = content.get("parameters", {})
         if parameters:
             lines.append("  " + ", ".join(f"{name} = {_short(value)}" for name, value in parameters.items()))

@@ -14,7 +14,7 @@ import h5py
 
 from landscape.records import Record
 from landscape.store import manifest, schema, seal
-from landscape.store.attributes import write_attributes
+from landscape.store.attributes import write_attribute, write_attributes
 from landscape.store.disk import deferred_signals
 from landscape.store.errors import StoreError, one_line
 from landscape.store.lock import locked
@@ -62,8 +62,17 @@ def create(
         manifest.write(file, _written(file, contents, hashed))
 
 
-def add(path: str | Path, name: str, content: Content, *, overwrite: bool = False) -> None:
+def add(
+    path: str | Path,
+    name: str,
+    content: Content,
+    *,
+    overwrite: bool = False,
+    provenance: Mapping[str, Any] | None = None,
+) -> None:
     """Add one record or mapping of arrays to a finished file under the group path ``name``, in one step.
+
+    ``provenance``, JSON-able, says how it came about; it becomes an attribute of the group.
 
     Raises:
         StoreError: the file is missing, damaged or of a newer schema, ``name`` exists and ``overwrite`` is false, or
@@ -94,7 +103,7 @@ def add(path: str | Path, name: str, content: Content, *, overwrite: bool = Fals
         if name in file and schema.has_content(file[name]):
             del file[name]
             entries = {key: value for key, value in entries.items() if not f"{key}/".startswith(f"/{name}/")}
-        manifest.write(file, entries | _written(file, {name: content}, hashed))
+        manifest.write(file, entries | _written(file, {name: content}, hashed, provenance))
 
 
 def save(record: Record, path: str | Path, *, overwrite: bool = False) -> None:
@@ -132,11 +141,19 @@ def _new_group(file: h5py.File, name: str) -> h5py.Group:
     return file.create_group(name)
 
 
-def _written(file: h5py.File, contents: Mapping[str, Content], hashed: dict[int, tuple[int, str]]) -> dict[str, str]:
+def _written(
+    file: h5py.File,
+    contents: Mapping[str, Content],
+    hashed: dict[int, tuple[int, str]],
+    provenance: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
     """Write ``contents``; the digests of all that is new, and of the groups above it. ``hashed`` as for the seal."""
     with manifest.Digests() as digests:
         for name, content in contents.items():
-            write_content(_new_group(file, name), content, digests)
+            group = _new_group(file, name)
+            if provenance is not None:
+                write_attribute(group, "provenance", dict(provenance))
+            write_content(group, content, digests)
         above = {parent.as_posix() for name in contents for parent in Path(f"/{name}").parents}
         for path in above | {"/"}:
             digests.add(file[path], manifest.UNBOUNDED)

@@ -62,10 +62,13 @@ def is_li(path: str | Path) -> bool:
     """True for an HDF5 file with ``xcoordinates`` at its top.
 
     Raises:
-        StoreError: the file is missing or no HDF5 file.
+        StoreError: it is one, and cannot be opened.
     """
-    with one_line(path, "opening", "check the path"), h5py.File(path, "r", locking=False) as file:
-        return "xcoordinates" in file
+    with one_line(path, "opening", "check the path"):
+        if not h5py.is_hdf5(path):
+            return False
+        with h5py.File(path, "r", locking=False) as file:
+            return "xcoordinates" in file
 
 
 def read_li(path: str | Path) -> Line | Plane:

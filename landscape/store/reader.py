@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import io
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +37,8 @@ class File:
         self.path = Path(path)
         self._names: list[str] | None = None
         with one_line(path, "opening", REMEDY):
+            if self.path.is_dir():
+                raise StoreError(f"{path}: is a folder, expected a file in it")
             if not self.path.is_file():
                 raise StoreError(f"{path}: there is no such file")
             self.size = self.path.stat().st_size
@@ -111,7 +114,9 @@ class File:
     def _group(self, name: str) -> h5py.Group:
         names = self.names()
         if name not in names:
-            raise StoreError(f"{self.path}: there is no {name!r}; it holds {', '.join(names) or 'nothing'}")
+            near = difflib.get_close_matches(name, names, 1)
+            hint = f", did you mean {near[0]!r}?" if near else ";"
+            raise StoreError(f"{self.path}: there is no {name!r}{hint} it holds {', '.join(names) or 'nothing'}")
         return self.h5[name]
 
     def _reading(self) -> Any:

@@ -42,6 +42,7 @@ class Where(TypedDict, total=False):
         resume: continue what a stopped measurement left.
         progress: wraps the iteration over rows, e.g. ``tqdm.auto.tqdm``.
         ranks: processes that all carry out this measurement and share its work; the first of them alone touches files.
+        provenance: how the measurement was asked for, JSON-able; stored with the result.
     """
 
     dtype: str
@@ -50,6 +51,7 @@ class Where(TypedDict, total=False):
     resume: bool
     progress: Callable[[Iterable[int]], Iterable[int]]
     ranks: Ranks | None
+    provenance: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -276,10 +278,24 @@ def _on_disk(
 
         def finish(record: Any) -> None:
             part.commit()
-            store.add(run.path, name, record, overwrite=overwrite_result)
+            store.add(run.path, name, record, overwrite=overwrite_result, provenance=_provenance(where))
             part.discard()
 
         yield part, finish
+
+
+def _provenance(where: Where) -> dict[str, Any]:
+    """How a result came about: what was asked for, and with which versions, threads and device it was computed."""
+    asked = where.get("provenance", {})
+    stamp = store.stamp(
+        config=asked.get("options", {}),
+        seeds={},
+        data_hash=None,
+        command=asked.get("command"),
+        device=where.get("device", "cpu"),
+    )
+    kept = {key: value for key, value in stamp.items() if key not in ("schema", "seeds", "data_hash")}
+    return {**kept, "given": dict(asked.get("given", {}))}
 
 
 def _fingerprint(run: Run) -> str:

@@ -9,9 +9,9 @@ from ncsam.data import cifar, digits, folder, idx, npz
 from ncsam.data.arrays import from_arrays
 from ncsam.data.augment import PadCropFlip
 from ncsam.data.dataset import Data, Normalization, split_validation
-from ncsam.data.names import resolve_factory
+from ncsam.data.names import is_factory, resolve_factory
 
-__all__ = ["Data", "Normalization", "PadCropFlip", "from_arrays", "load", "split_validation"]
+__all__ = ["Data", "Normalization", "PadCropFlip", "from_arrays", "imports_code", "load", "split_validation"]
 
 _READERS: dict[str, Callable[[str], Data]] = {
     "cifar10": cifar.load10,
@@ -54,7 +54,11 @@ def load(name: str, *, seed: int = 0, trust: bool = False) -> Data:
         if not where:
             raise ValueError(f"data {name!r} does not say where; spell it {kind}:PATH")
         return _READERS[kind](where)
-    made = resolve_factory("data set", name, ["digits", *_READERS], trust=trust)(seed=seed)
+    factory = resolve_factory("data set", name, ["digits", *_READERS], trust=trust)
+    try:
+        made = factory(seed=seed)
+    except Exception as error:  # whatever the user's code raises, the line says whose code it was
+        raise ValueError(f"{name}, called as factory(seed={seed}), raised {type(error).__name__}: {error}") from error
     if isinstance(made, Data):
         return made
     if not isinstance(made, tuple) or len(made) != 4:
@@ -62,6 +66,15 @@ def load(name: str, *, seed: int = 0, trust: bool = False) -> Data:
             f"{name} returned a {type(made).__name__}, expected Data or (train_x, train_y, test_x, test_y)"
         )
     return from_arrays(name, *made)
+
+
+def imports_code(name: str) -> bool:
+    """Whether loading the data set, or building the model, of that name imports a factory, and so runs its code.
+
+    >>> imports_code("cifar10:data"), imports_code("mlp"), imports_code("my_lab.sets:flowers")
+    (False, False, True)
+    """
+    return name.partition(":")[0] not in _READERS and is_factory(name)
 
 
 def _load_folder(where: str) -> Data:

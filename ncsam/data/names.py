@@ -48,7 +48,8 @@ def import_factory(name: str, *, trust: bool) -> Callable[..., Any]:
         raise ValueError(f"{name!r} is not spelled package.module:factory")
     if not trust:
         raise ValueError(
-            f"{name!r} would import and run code; pass trust=True (or give it on the command line) if you trust it"
+            f"{name!r} would import and run code; if you trust it, name it on the command line or add --trust "
+            "(in Python: trust=True)"
         )
     module_name, _, attribute = name.partition(":")
     try:

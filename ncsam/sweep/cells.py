@@ -34,6 +34,7 @@ class Cell:
         arm: under which it is compared, e.g. ``sam-rho0.2``.
         config: of the training; the same number seeds everything that is drawn, so that arms are paired by it.
         measures: settings of each measurement by its name in :data:`MEASURES`.
+        trust: import a ``package.module:factory`` that the configuration names.
         role: ``reported``, or ``tuning`` for runs that only choose settings and are never judged.
     """
 
@@ -42,6 +43,7 @@ class Cell:
     config: TrainConfig
     measures: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     role: str = REPORTED
+    trust: bool = False
 
     @property
     def seed(self) -> int:
@@ -67,7 +69,7 @@ class Cell:
 
     def _run(self, path: Path) -> None:
         attrs = {"arm": self.arm, "seed": self.seed, "role": self.role}
-        run = train_run(self.config, path, resume=True, attrs=attrs)
+        run = train_run(self.config, path, resume=True, attrs=attrs, trust=self.trust)
         for name, settings in self.measures.items():
             kind, own = kind_and_name(name)
             if f"{kind.group}/{own}" not in run.names:

@@ -104,6 +104,7 @@ class Sweep:
         measures: settings of each measurement; ``at`` among them restricts it to some noise.
         tuning: none to use the settings as they are.
         description: the mapping that it was built from.
+        trust: import a ``package.module:factory`` that it names as data or model; it is the caller who can know.
     """
 
     seeds: tuple[int, ...]
@@ -113,6 +114,7 @@ class Sweep:
     measures: Mapping[str, Mapping[str, Any]]
     tuning: Tuning | None = None
     description: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    trust: bool = False
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Sweep:
@@ -192,7 +194,7 @@ class Sweep:
                 if noise in settings.get("at", (noise,))
             }
             config = self._config(arm, noise, seed, tuned)
-            found.append(Cell(cell_name(arm.name, noise, seed), arm.name, config, measures, REPORTED))
+            found.append(Cell(cell_name(arm.name, noise, seed), arm.name, config, measures, REPORTED, self.trust))
         return found
 
     def tuning_cells(self) -> list[tuple[Cell, dict[str, Any]]]:
@@ -205,7 +207,7 @@ class Sweep:
                 spelled = "-".join(f"{key}{value}" for key, value in candidate.items())
                 config = self._config(arm, noise, seed, candidate)
                 name = cell_name(f"tuning-{arm.name}-{spelled}", noise, seed)
-                found.append((Cell(name, arm.name, config, {}, TUNING), candidate))
+                found.append((Cell(name, arm.name, config, {}, TUNING, self.trust), candidate))
         return found
 
     def _check_tuning(self) -> None:

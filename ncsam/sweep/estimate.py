@@ -33,10 +33,11 @@ class Cost:
     bytes: int
 
 
-def estimate(cells: Sequence[Cell]) -> Cost:
+def estimate(cells: Sequence[Cell], *, trust: bool = False) -> Cost:
     """Time a few steps, an evaluation and a Hessian product for each arm of ``cells``; nothing is written.
 
-    Data and models are built as in the runs. Arms that share data and model share all but the steps' time.
+    Data and models are built as in the runs, see :func:`ncsam.run.train_run` for ``trust``. Arms that share data and
+    model share all but the steps' time.
 
     Raises:
         ValueError, OSError: what the runs themselves would raise before their first epoch.
@@ -44,12 +45,12 @@ def estimate(cells: Sequence[Cell]) -> Cost:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as in the pool
     try:
-        return _estimate(cells)
+        return _estimate(cells, trust)
     finally:
         torch.set_num_threads(threads)
 
 
-def _estimate(cells: Sequence[Cell]) -> Cost:
+def _estimate(cells: Sequence[Cell], trust: bool) -> Cost:
     seconds, size = 0.0, 0
     problems: dict[tuple[Any, ...], Problem] = {}
     known: dict[tuple[Any, ...], tuple[float, float, float, int]] = {}
@@ -57,11 +58,11 @@ def _estimate(cells: Sequence[Cell]) -> Cost:
         config = cell.config
         shape = (config.data, config.train_samples, config.test_samples, config.val_fraction)
         if shape not in problems:
-            problems[shape] = Problem.of(config, trust=True)
+            problems[shape] = Problem.of(config, trust=trust)
         problem = problems[shape]
         arm = (*shape, config.model, config.optimizer, config.batch_size, config.loss, repr(config.options))
         if arm not in known:
-            known[arm] = _costs(cell, problem)
+            known[arm] = _costs(cell, problem, trust)
         step, forward, product, weights = known[arm]
         train, test = len(problem.train), len(problem.dataset.test_y)
         everything = train + len(problem.val) + test
@@ -86,7 +87,7 @@ def _estimate(cells: Sequence[Cell]) -> Cost:
     return Cost(seconds, size)
 
 
-def _costs(cell: Cell, problem: Problem) -> tuple[float, float, float, int]:
+def _costs(cell: Cell, problem: Problem, trust: bool) -> tuple[float, float, float, int]:
     """Seconds of a step, of the forward pass of a sample, of a Hessian product for a sample; bytes of the weights."""
     rows = problem.train[:_SAMPLES]
     small = dataclasses.replace(problem, train=rows, val=rows[:0])
@@ -95,7 +96,7 @@ def _costs(cell: Cell, problem: Problem) -> tuple[float, float, float, int]:
         dataset=dataclasses.replace(small.dataset, test_x=small.dataset.test_x[:1], test_y=small.dataset.test_y[:1]),
     )
     config = dataclasses.replace(cell.config, val_fraction=0.0, warmup=0.0, checkpoints=())
-    trainer = Trainer(config, small, trust=True)
+    trainer = Trainer(config, small, trust=trust)
     batches = -(-len(rows) // config.batch_size)
     step = _time(lambda: trainer._train(1), max(1, _STEPS // batches)) / batches
     objective = small.objective(trainer.model, ["mixed"])

@@ -35,10 +35,6 @@ def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def files(folder: Path) -> set[str]:
-    return {str(p.relative_to(folder)) for p in folder.rglob("*")}
-
-
 def test_each_command_serves_alone_on_a_run_file(
     copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,110 +119,9 @@ def test_base_optimizer_and_warm_up_from_the_command_line(tmp_path: Path) -> Non
     assert landscape([*arguments, "--betas", "0.9", "0.99", "--out", str(out), "--resume"]) == 2
 
 
-BAD = [
-    (["hessian", "missing.h5"], "missing.h5: there is no such file"),
-    (["train", "--noise", "symmetric:1.7", "--out", "new.h5"], "1.7"),
-    (["train", "--noise", "symetric:0.2", "--out", "new.h5"], "did you mean 'symmetric'"),
-    (["train", "--optimizer", "nscam", "--out", "new.h5"], "did you mean 'ncsam'"),
-    (["train", "--optimizer", "sgd", "--rho", "0.1", "--out", "new.h5"], "unknown option of sgd 'rho'"),
-    (["train", "--optimizer", "sam", "--rho", "-1", "--out", "new.h5"], "rho is -1.0"),
-    (["train", "--data", "digitz", "--out", "new.h5"], "did you mean 'digits'"),
-    (["train", "--data", "cifar10:nowhere", "--out", "new.h5"], "nowhere"),
-    (["train", "--model", "mpl", "--out", "new.h5"], "did you mean 'mlp'"),
-    (["train", "--epochs", "0", "--out", "new.h5"], "epochs is 0"),
-    (["train", "--lr", "fast", "--out", "new.h5"], "not a valid float"),
-    (["train", "--loss", "gec:0.7", "--out", "new.h5"], "unknown loss 'gec', did you mean"),
-    (["train", "--loss", "gce:7", "--out", "new.h5"], "q is 7.0, expected 0 < q ≤ 1"),
-    (["train", "--lr-schedule", "stairs", "--out", "new.h5"], "expected cosine, constant or step:FACTOR@SHARE"),
-    (["train", "--base-optimizer", "adm", "--out", "new.h5"], "expected one of sgd, adamw, adam"),
-    (["train", "--warmup-step", "sgd", "--out", "new.h5"], "expected one of base, sam"),
-    (["train", "--betas", "0.9", "0.99", "--out", "new.h5"], "only with --base-optimizer adamw or adam"),
-    (
-        ["train", "--base-optimizer", "adam", "--momentum", "0.5", "--out", "new.h5"],
-        "--momentum has an effect only with --base-optimizer sgd",
-    ),
-    (["train", "--warmup-rho", "0.1", "--out", "new.h5"], "only with --warmup-step sam"),
-    (["train", "--precision", "fp16", "--out", "new.h5"], "expected one of fp32, bf16"),
-    (["train", "--device", "cudda", "--out", "new.h5"], "device 'cudda' cannot be used"),
-    (["train", "--device", "cuda:99", "--out", "new.h5"], "device 'cuda:99' cannot be used"),
-    (["train", "--train-samples", "5000", "--out", "new.h5"], "digits has 1198 training samples"),
-    (["train", "--optimizer", "sam", "--clusters", "3", "--out", "new.h5"], "unknown option of sam 'clusters'"),
-    (["train", "--preset", "cifar10-sym40-ncsma", "--out", "new.h5"], "did you mean 'cifar10-sym40-ncsam'"),
-    (["train", "--preset", "cifar10-sym40-ncsam", "--out", "new.h5"], "add --data cifar10:DIR"),
-    (["train", "--log", "nowhere/log.jsonl", "--out", "new.h5"], "nowhere: no such folder"),
-    (["train", "--log", "new.h5", "--out", "new.h5"], "is the run file"),
-    (["train", "--log", "notes.txt", "--out", "new.h5"], "the log exists"),
-    (["train", "--out", "run.h5"], "the file exists"),
-    (["train", "--out", "nowhere/new.h5"], "no such folder"),
-    (["train", "--checkpoints", "1,x", "--out", "new.h5"], "expected epochs such as 10,20"),
-    (["train", "--config", "missing.toml", "--out", "new.h5"], "missing.toml"),
-    (["train", "--config", "bad.toml", "--out", "new.h5"], "not a TOML file"),
-    (["train", "--config", "typo.toml", "--out", "new.h5"], "unknown key 'epoch'"),
-    (["train"], "Missing option '--out'"),
-    (["hessian", "notes.txt"], "not an HDF5 file"),
-    (["hessian", "run.h5", "--views", "mixed,tset"], "unknown view 'tset'"),
-    (["hessian", "run.h5", "--top", "0"], "0 is not in the range"),
-    (["hessian", "run.h5", "--epochs", "99"], "no weights of epoch 99"),
-    (["hessian", "run.h5", "--dtype", "int8"], "'int8' is not one of"),
-    (["hessian", "run.h5", "--which", "top"], "'top' is not one of"),
-    (["hessian", "run.h5", "--top", "1000000"], "1000000 eigenpairs asked for, expected 1…"),
-    (["hessian", "run.h5", "--trace", "1"], "trace_matvecs is 1, expected 0 for no trace"),
-    (["hessian", "run.h5", "--params", "conv*"], "'conv*' matches no trainable parameter or module"),
-    (["hessian", "run.h5", "--density", "--probes", "0"], "0 is not in the range"),
-    (["hessian", "run.h5", "--views", "mixed,mixed"], "an epoch or view is named twice"),
-    (["sharpness", "run.h5", "--epochs", "soon"], "soon"),
-    (["sharpness", "run.h5", "--rho", "-1"], "rho is -1.0, expected a finite number ≥ 0"),
-    (["sharpness", "run.h5", "--adaptive-sigma", "nan"], "adaptive_sigma is nan, expected a finite number ≥ 0"),
-    (["sharpness", "run.h5", "--keskar", "-1"], "keskar is -1.0, expected a finite number ≥ 0"),
-    (["sharpness", "run.h5", "--restarts", "-1"], "-1 is not in the range"),
-    (["sharpness", "run.h5", "--params", "conv*"], "'conv*' matches no trainable parameter or module"),
-    (["surface", "run.h5", "--device", "gpu"], "gpu"),
-    (["surface", "run.h5", "--span", "-1"], "expected a finite number > 0"),
-    (["surface", "run.h5", "--points", "1"], "1 is not in the range"),
-    (["figure", "missing.h5", "--out", "figures"], "no such file"),
-    (["figure", "run.h5", "--out", "figures", "--formats", "gif"], "'gif', expected pdf, png or svg"),
-    (["figure", "run.h5", "--out", "full"], "not an empty folder"),
-    (["demo", "--out", "full"], "the folder is not empty"),
-    (["demo", "--out", "notes.txt"], "is a file, expected a folder"),
-    (["nonsense"], "No such command 'nonsense'"),
-]
-
-
-@pytest.mark.parametrize(("arguments", "message"), BAD, ids=lambda v: " ".join(v)[:60] if isinstance(v, list) else "")
-def test_bad_input_is_refused_in_one_line_and_leaves_nothing(
-    arguments: list[str], message: str, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "notes.txt").write_text("not a run")
-    (tmp_path / "bad.toml").write_text("epochs = = 3")
-    (tmp_path / "typo.toml").write_text("epoch = 3")
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "kept.txt").write_text("kept")
-    before, content = files(tmp_path), copy.read_bytes()
-    assert landscape(arguments) == 2
-    captured = capfd.readouterr()
-    assert captured.out == ""
-    lines = captured.err.strip().splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("landscape: error: ")
-    assert message in lines[0]
-    assert files(tmp_path) == before
-    assert copy.read_bytes() == content
-
-
 def test_a_traceback_only_with_debug(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert landscape(["--debug", "hessian", str(tmp_path / "missing.h5")]) == 2
     assert "Traceback" in capfd.readouterr().err
-
-
-def test_what_fails_after_work_began_has_status_1(copy: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    # A learning rate that blows the weights up: the loss has no curvature there.
-    out = copy.with_name("blown.h5")
-    arguments = ["train", "--epochs", "2", "--lr", "1e30", "--optimizer", "sgd", "--out", str(out), "--quiet"]
-    assert landscape(arguments) == 0
-    assert landscape(["hessian", str(out), "--quiet", "--views", "mixed"]) == 1
-    assert "not finite" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ def test_a_fraction_is_a_fraction(fraction: float) -> None:
         ("cifr10:somewhere", "did you mean 'cifar10'.*; as a factory: 'cifr10:somewhere' would import"),
         ("cifar10", "does not say where; spell it cifar10:PATH"),
         ("npz:", "does not say where"),
-        ("my.sets:flowers", "'my.sets:flowers' would import and run code; pass trust=True"),
+        ("my.sets:flowers", "'my.sets:flowers' would import and run code; if you trust it"),
         ("", "unknown data set ''"),
     ],
 )
@@ -194,7 +194,7 @@ number = 3
 
 
 def test_a_factory_is_not_imported_without_trust(own_module: str) -> None:
-    with pytest.raises(ValueError, match="pass trust=True"):
+    with pytest.raises(ValueError, match="trust=True"):
         data.load("own_sets_of_the_test:arrays")
     assert not Path(own_module + ".ran").exists()
 

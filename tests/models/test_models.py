@@ -124,7 +124,7 @@ def test_options_reach_the_model() -> None:
         ("cnn", (64,), {}, r"input shape is \(64,\), expected \(channels, height, width\) of at least 4×4"),
         ("vgg19-bn", (1, 8, 8), {}, "at least 32×32"),
         ("mlp", (1, 8, 8), {"widths": (3,)}, "model 'mlp' cannot take .*unexpected keyword argument 'widths'"),
-        ("lab.nets:net", (1, 8, 8), {}, "'lab.nets:net' would import and run code; pass trust=True"),
+        ("lab.nets:net", (1, 8, 8), {}, "'lab.nets:net' would import and run code; if you trust it"),
     ],
 )
 def test_impossible_requests(name: str, shape: tuple[int, ...], options: dict[str, object], message: str) -> None:
