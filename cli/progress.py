@@ -8,11 +8,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import operator
 import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,8 @@ def bar(label: str, quiet: bool, *, resumable: bool = False, unit: str = "item")
         if resumable:
             words = [word for word in _state["arguments"] if word not in ("--overwrite", "--resume")]
             _state["resume"] = f"{program()} {shlex.join([*words, '--resume'])}"
-        if total is None and isinstance(items, Sized):
-            total = len(items)
+        if total is None and (known := operator.length_hint(items, -1)) >= 0:
+            total = known
         if quiet:
             return items
         if _in_jupyter() or sys.stderr.isatty():

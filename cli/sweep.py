@@ -109,7 +109,7 @@ def command(
       landscape sweep --preset digits --dry-run
       landscape sweep --preset list
       landscape sweep --preset digits --scheduler tcp://host:8786 --out sweep/
-      landscape sweep --preset digits --shard 3/8 --out sweep/     # one of eight jobs; after all of them:
+      landscape sweep --preset digits --shard 3/8 --out sweep/
       landscape sweep --finish sweep/
     """
     from ncsam.sweep import SweepFolder
@@ -314,13 +314,11 @@ def _duration(seconds: float) -> str:
 
 
 def _show_status(folder: SweepFolder, as_json: bool) -> None:
-    found = {"runs": folder.status()}
-    if folder.sweep.tuning is not None:
-        found = {"tuning runs": folder.tuning_status(), **found}
+    runs, tuning = folder.status(), folder.tuning_status()
     if as_json:
-        tuning = {"tuning": vars(found["tuning runs"])} if "tuning runs" in found else {}
-        click.echo(json.dumps({"kind": "status", **vars(found["runs"]), **tuning}))
+        click.echo(json.dumps({"kind": "status", **vars(runs), "tuning": vars(tuning)}))
         return
+    found = {"tuning runs": tuning, "runs": runs} if folder.sweep.tuning is not None else {"runs": runs}
     for what, progressed in found.items():
         total = len(progressed.complete) + len(progressed.unfinished)
         click.echo(

@@ -28,16 +28,22 @@ COMMANDS_RUN = {
     "docs/first-run.md": {"sgd.h5", "ncsam.h5", "planes.png", "figures/*"},
     "docs/spectra.md": {
         "run.h5",
-        *(f"figures/{name}.png" for name in ("training", "eigenvalues", "density", "layers", "split")),
+        *(
+            f"figures/{name}.{end}"
+            for name in ("training", "eigenvalues", "density", "layers", "split")
+            for end in ("csv", "png")
+        ),
     },
 }
 FILES_LEFT = {
     **COMMANDS_RUN,
-    "README.md": {"plane.h5"},
+    "README.md": {"plane.h5", "plane.png"},
     "docs/choose-rho.md": {"rho-*.h5"},
 }
 SLOW = {"docs/first-run.md"}
-OF_ITS_OWN = {"docs/own-model.md"}  # tests/notebooks/test_own_model_page.py: what of it is the user's, what is added
+# Pages with tests of their own: tests/notebooks/test_own_model_page.py tells apart what is the user's and what is
+# added; tests/distributed/test_page.py starts several processes.
+OF_ITS_OWN = {"docs/own-model.md", "docs/cluster.md"}
 WITHOUT_QUIET = {"inspect", "verify", "export"}  # which have no progress to show
 
 
