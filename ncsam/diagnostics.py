@@ -20,13 +20,15 @@ from landscape.isolation import undisturbed
 from landscape.ranks import Ranks
 from ncsam import losses
 from ncsam.config import TrainConfig
+from ncsam.minibatch import Forward, LossFn, MiniBatch
 from ncsam.noise_gradient import Flips, NoiseEstimate, NoiseGradient, SimulatedNoise, draw
 from ncsam.optimizer import options_of
-from ncsam.passes import Buffers, FirstPass, Forward, LossFn, MiniBatch
+from ncsam.passes import FirstPass
 from ncsam.perturbations import Compensated
 from ncsam.problem import Problem
 from ncsam.samples import Batch, Samples
 from ncsam.schema import Diagnostics
+from ncsam.shifting import Buffers
 from ncsam.statistics import t_intervals
 
 LEVEL = 0.95

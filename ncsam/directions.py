@@ -17,8 +17,9 @@ from landscape.directions import direction_hash, eigen_direction, gradient_direc
 from landscape.objective import Objective
 from landscape.records import Trajectory
 from landscape.trajectory import principal_directions, project_path
+from ncsam.minibatch import MiniBatch
 from ncsam.noise_gradient import SimulatedNoise
-from ncsam.passes import FirstPass, MiniBatch
+from ncsam.passes import FirstPass
 from ncsam.run import Run
 
 KINDS = ("random", "eigen", "gradient", "noise-gradient", "trajectory", "between")

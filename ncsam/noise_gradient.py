@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ncsam.passes import FirstPass, LossFn
+from ncsam.minibatch import LossFn
+from ncsam.passes import FirstPass
 
 
 class NoiseEstimate(NamedTuple):

@@ -10,8 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from ncsam.cluster_inversion import ClusterInversion
+from ncsam.minibatch import Forward
 from ncsam.noise_gradient import NoiseGradient, RandomNoise, SimulatedNoise, TrueNoise
-from ncsam.passes import Forward
 from ncsam.perturbations import (
     AdaptiveAscent,
     Compensated,

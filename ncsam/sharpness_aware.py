@@ -13,8 +13,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from landscape.ranks import Ranks
-from ncsam.passes import Buffers, FirstPass, Forward, LossFn, MiniBatch, buffers_of, norm, shifted
+from ncsam.minibatch import Forward, LossFn, MiniBatch
+from ncsam.passes import FirstPass
 from ncsam.perturbations import Perturbation
+from ncsam.shifting import Buffers, buffers_of, norm, shifted
 from ncsam.step_info import StepInfo
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 from landscape.ranks import Ranks
-from ncsam.passes import FirstPass, MiniBatch
+from ncsam.minibatch import MiniBatch
+from ncsam.passes import FirstPass
 from tests.optimizer.problem import ALL, data, loss_fn, make, mlp, weights
 
 F64 = torch.float64

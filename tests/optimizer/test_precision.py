@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ncsam.optimizer import NCSAM, SAM, build
-from ncsam.passes import norm
+from ncsam.shifting import norm
 from tests.optimizer.problem import ALL, bn, data, everything, loss_fn, make, mlp, same, sgd, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:projection keeps")
