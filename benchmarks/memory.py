@@ -139,7 +139,7 @@ def run_large(tol: float, basis_gib: float) -> dict[str, object]:
     wall, cpu = time.perf_counter(), time.process_time()
     pairs = landscape.top_eigenpairs(operator, 1, tol=tol, basis_bytes=int(basis_gib * 2**30), max_matvecs=60)
     return {
-        "parameters": objective.num_parameters,
+        "parameters": int(objective.num_parameters),
         "sequences": len(tokens),
         "tokens": tokens.shape[1] - 1,
         "micro_batch": 2,
@@ -147,7 +147,7 @@ def run_large(tol: float, basis_gib: float) -> dict[str, object]:
         "residual": float(pairs.residuals[0]),
         "tol": tol,
         "converged": bool(pairs.converged[0]),
-        "matvecs": pairs.matvecs,
+        "matvecs": int(pairs.matvecs),
         "basis_gib": basis_gib,
         "wall_s": round(time.perf_counter() - wall, 1),
         "cpu_s": round(time.process_time() - cpu, 1),

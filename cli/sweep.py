@@ -108,9 +108,9 @@ def command(
       landscape sweep --status small/
       landscape sweep --preset digits --dry-run
       landscape sweep --preset list
-      landscape sweep --preset digits --scheduler tcp://host:8786 --out sweep/
-      landscape sweep --preset digits --shard 3/8 --out sweep/
-      landscape sweep --finish sweep/
+      landscape sweep --optimizer sgd,sam --seeds 1 --epochs 2 --shard 1/2 --out jobs/
+      landscape sweep --optimizer sgd,sam --seeds 1 --epochs 2 --shard 2/2 --out jobs/
+      landscape sweep --finish jobs/
     """
     from ncsam.sweep import SweepFolder
     from ncsam.sweep.folder import shard as every_nth

@@ -233,9 +233,9 @@ def test_a_killed_worker_and_a_deadly_cell_cost_nothing_but_themselves(
             json.dumps({"sgd-symmetric-0.4-seed0": "kill once", "sam-symmetric-0.4-seed1": "kill"})
         )
         assert landscape([*FLAGS, "--out", str(out), "--scheduler", dask.address]) == 1
-        # Both workers may be down for a moment; that is said, and then they are there again.
+        # Both workers may be down for a moment: that is a warning, and then they are there again.
         lines = capsys.readouterr().err.splitlines()
-        first, last = (line for line in lines if not line.startswith("WARNING: no worker at "))
+        first, last = (line for line in lines if line.startswith("landscape: error: "))
         assert "sam-symmetric-0.4-seed1: its worker died 3 times, the last time tcp://127.0.0.1:" in first
         assert last == "landscape: error: 1 of 6 runs failed; repeat with --resume"
         begun = [(name, who) for what, name, who, _ in dask.events() if what == "begin"]
