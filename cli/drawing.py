@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from landscape import figures
+from landscape import figures, load
 from landscape.figures.interactive import save_html
 from landscape.figures.style import COLOURS
 from ncsam.figures import training_curves
@@ -61,6 +61,17 @@ def draw_runs(
 ) -> list[Path]:
     """Every figure that the run files allow together, written to ``out``; returns the files."""
     return _save(_of_runs([Run(path) for path in paths], look), out, formats, bar)
+
+
+def draw_results(
+    paths: Sequence[Path], out: Path, *, formats: Sequence[str], bar: Callable[..., Any], look: Look = LOOK
+) -> list[Path]:
+    """Every figure of saved lines and planes, labelled by their files' names, written to ``out``; returns the files.
+
+    Raises:
+        ValueError: a file holds something else.
+    """
+    return _save(drawing_surfaces.of_results({path.stem: load(path) for path in paths}, look), out, formats, bar)
 
 
 def _save(

@@ -34,25 +34,47 @@ def plans(runs: Sequence[Run], suffix: str, look: Look) -> Plans:
     """Pictures of the surfaces that runs of one noise rate hold, those of one name together."""
     drawn: Plans = {}
     for name in sorted({name for run in runs for name in run.names if name.startswith("surface/")}):
-        groups = _grouped(runs, name)
         own = name.partition("/")[2].replace("/", "-")
-        if lines := _of_kind(groups, Line):
-            stem = "line" if own == "line" else f"line_{own}"
-            common = _common(lines, LINE_VIEWS)
-            drawn[f"{stem}{suffix}"] = partial(figures.lines, lines, common, width=look.width)
-            if len(lines) > 1:
-                relative = partial(figures.lines, lines, common, against="relative", width=look.width)
-                drawn[f"{stem.replace('line', 'slices', 1)}{suffix}"] = relative
-        if draws := _firsts(_of_kind(groups, LineDraws)):
-            views = _common({k: [v] for k, v in draws.items()}, LINE_VIEWS)
-            drawn[f"bands_{own}{suffix}"] = partial(figures.bands, draws, views, width=look.width)
-        if ways := _firsts(_of_kind(groups, Connection)):
-            named = {f"{label} to {way.end}": way for label, way in ways.items()}
-            views = _common({k: [v] for k, v in ways.items()}, LINE_VIEWS)
-            drawn[f"way_{own}{suffix}"] = partial(figures.connections, named, views, width=look.width)
-        if planes := _firsts(_of_kind(groups, Plane)):
-            paths = _firsts(_of_kind(_grouped(runs, f"{name}_path"), Trajectory))
-            drawn |= _planes(planes, paths, suffix if own == "plane" else f"_{own}{suffix}", look)
+        drawn |= _of_groups(_grouped(runs, name), _grouped(runs, f"{name}_path"), own, suffix, look)
+    return drawn
+
+
+def of_results(records: Mapping[str, Record], look: Look) -> Plans:
+    """Pictures of saved surfaces by their labels, lines together and planes together.
+
+    Raises:
+        ValueError: one of them is no surface.
+    """
+    for label, record in records.items():
+        if not isinstance(record, Line | LineDraws | Connection | Plane):
+            raise ValueError(f"{label}: holds {record.kind.replace('_', ' ')}; saved lines and planes can be drawn")
+    planes = {label: [record] for label, record in records.items() if isinstance(record, Plane)}
+    others = {label: [record] for label, record in records.items() if label not in planes}
+    return {**_of_groups(others, {}, "line", "", look), **_of_groups(planes, {}, "plane", "", look)}
+
+
+def _of_groups(
+    groups: Mapping[str, Sequence[Record]], paths: Mapping[str, Sequence[Record]], own: str, suffix: str, look: Look
+) -> Plans:
+    """Pictures of the surfaces of one name, by label; those of one label differ in their seed alone."""
+    drawn: Plans = {}
+    if lines := _of_kind(groups, Line):
+        stem = "line" if own == "line" else f"line_{own}"
+        common = _common(lines, LINE_VIEWS)
+        drawn[f"{stem}{suffix}"] = partial(figures.lines, lines, common, width=look.width)
+        if len(lines) > 1:
+            relative = partial(figures.lines, lines, common, against="relative", width=look.width)
+            drawn[f"{stem.replace('line', 'slices', 1)}{suffix}"] = relative
+    if draws := _firsts(_of_kind(groups, LineDraws)):
+        views = _common({k: [v] for k, v in draws.items()}, LINE_VIEWS)
+        drawn[f"bands_{own}{suffix}"] = partial(figures.bands, draws, views, width=look.width)
+    if ways := _firsts(_of_kind(groups, Connection)):
+        named = {f"{label} to {way.end}": way for label, way in ways.items()}
+        views = _common({k: [v] for k, v in ways.items()}, LINE_VIEWS)
+        drawn[f"way_{own}{suffix}"] = partial(figures.connections, named, views, width=look.width)
+    if planes := _firsts(_of_kind(groups, Plane)):
+        trajectories = _firsts(_of_kind(paths, Trajectory))
+        drawn |= _planes(planes, trajectories, suffix if own == "plane" else f"_{own}{suffix}", look)
     return drawn
 
 

@@ -51,12 +51,13 @@ def command(
 ) -> None:
     """Draw every figure that a study or run files allow.
 
-    FILES is one study (its file, or the folder of a sweep), or one or more run files, which are drawn together. Beside
-    each figure lies a CSV file of the same name with the numbers that it shows.
+    FILES is one study (its file, or the folder of a sweep), or one or more run files, which are drawn together, or
+    saved lines and planes of a model of your own. Beside each figure lies a CSV file of the same name with the numbers
+    that it shows.
 
     \b
     Examples:
-      landscape figure --all sweep/ --out figures/
+      landscape figure --all small/ --out pictures/
       landscape figure run.h5 --out figures/
       landscape figure run.h5 sam.h5 --out comparison/ --formats pdf --width neurips
       landscape figure run.h5 --out turnable/ --interactive
@@ -64,7 +65,7 @@ def command(
     from landscape import store
     from ncsam.study_files import StudyFiles
 
-    from .drawing import draw_runs, draw_study
+    from .drawing import draw_results, draw_runs, draw_study
     from .drawing_surfaces import Look
 
     if interactive and importlib.util.find_spec("plotly") is None:
@@ -77,21 +78,21 @@ def command(
             raise click.BadParameter(f"{extension!r}, expected pdf, png or svg{hint}", param_hint="--formats")
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
         raise click.UsageError(f"{out}: exists and is not an empty folder; choose another, or --overwrite")
-    found = None
-    if files[0].is_dir():
-        found = StudyFiles(files[0])
-    else:
+    kind = "study"
+    if not files[0].is_dir():
         with store.open(files[0]) as first:
-            study = first.kind == "study"
-        found = StudyFiles(files[0]) if study else None
+            kind = first.kind
+    found = StudyFiles(files[0]) if kind == "study" else None
     if found is not None and len(files) > 1:
         raise click.UsageError("a study is drawn alone; give one file or folder")
     if found is None and runs:
-        raise click.UsageError(f"--all is of a study, and {files[0]} is a run; give a study's file or folder")
+        raise click.UsageError(f"--all is of a study, and {files[0]} is a {kind}; give a study's file or folder")
     bar = progress.bar("figures", quiet, unit="figure")
     look = Look(width, scale, interactive)
     if found is not None:
         written = draw_study(found, out, runs=runs, formats=formats, bar=bar, look=look)
+    elif kind == "result":
+        written = draw_results(files, out, formats=formats, bar=bar, look=look)
     else:
         written = draw_runs(files, out, formats=formats, bar=bar, look=look)
     tables.echo_files("figures", written, as_json)

@@ -28,8 +28,8 @@ def command(study: Path, out: Path, title: str | None, overwrite: bool, as_json:
 
     \b
     Examples:
-      landscape report sweep/ --out report.html
-      landscape report sweep/study.h5 --out report.html --title "Digits, ten seeds"
+      landscape report small/ --out report.html
+      landscape report small/study.h5 --out digits.html --title "Digits, two seeds"
     """
     if out.exists() and (out.is_dir() or not overwrite):
         raise click.UsageError(f"{out}: exists; choose another file{'' if out.is_dir() else ', or --overwrite'}")

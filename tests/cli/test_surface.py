@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from landscape import store
+from landscape import HessianOperator, Objective, filter_normalized_direction, line, plane, store, top_eigenpairs
 from landscape.records import Line, Plane, Status
 from landscape_cli.main import run as landscape
 
@@ -91,3 +92,24 @@ def test_what_does_not_go_together_is_refused(
 ) -> None:
     assert landscape(["surface", copy, "--points", "3", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_saved_surfaces_of_a_model_of_ones_own_are_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = torch.nn.Linear(4, 3)
+    obj = Objective(model, torch.nn.CrossEntropyLoss(), (torch.randn(20, 4), torch.randint(3, (20,))))
+    first, second = (filter_normalized_direction(model, seed=s) for s in (0, 1))
+    line(obj, first, np.linspace(-1, 1, 5)).save(tmp_path / "mine.h5")
+    plane(obj, first, second, np.linspace(-1, 1, 5), np.linspace(-1, 1, 5)).save(tmp_path / "flat.h5")
+    top_eigenpairs(HessianOperator(obj), k=1).save(tmp_path / "top.h5")
+    names = [str(tmp_path / name) for name in ("mine.h5", "flat.h5", "top.h5")]
+    out = tmp_path / "figures"
+    assert landscape(["figure", *names[:2], "--out", str(out), "--formats", "png", "--quiet"]) == 0
+    drawn = {Path(name).name for name in capsys.readouterr().out.split()}
+    assert drawn == {
+        f"{stem}.{end}"
+        for stem in ("line", "contours_data", "accuracy_data", "surface3d_data")
+        for end in ("png", "csv")
+    }
+    assert landscape(["figure", names[2], "--out", str(tmp_path / "none"), "--quiet"]) == 2
+    assert "top: holds eigenpairs; saved lines and planes can be drawn" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
