@@ -55,6 +55,8 @@ def test_the_site_is_whole_without_a_network(site: Path) -> None:
         html = path.read_text(encoding="utf-8")
         for target in re.findall(r'<(?:script|link|img|iframe)\b[^>]*?\b(?:src|href)="([^"]+)"', html):
             assert not target.startswith(("http:", "https:", "//")), f"{path.name} fetches {target}"
+            if target.startswith("data:"):
+                continue
             local = target.partition("?")[0].partition("#")[0]
             assert (path.parent / local).exists(), f"{path.name} lacks {target}"
         for style in re.findall(r"url\((?!data:)[\"']?(https?:[^)]*)\)", html):
