@@ -1,6 +1,6 @@
 """What two processes gain over one: a Hessian product and a plane, each process with one thread.
 
-    python benchmarks/distributed.py [--rounds 9] [--out benchmarks/results/distributed.json]
+    python benchmarks/several_processes.py [--rounds 9] [--out benchmarks/results/several_processes.json]
 
 Two processes over gloo on this machine. One measures alone while the other waits, then both together, in turns, after a
 warm-up. Wall time says what is gained here and now, on a machine whose cores may be busy with other work; the CPU time
@@ -30,7 +30,7 @@ import landscape
 from landscape.ranks import Ranks
 from ncsam import models
 
-RESULTS = Path(__file__).parent / "results" / "distributed.json"
+RESULTS = Path(__file__).parent / "results" / "several_processes.json"
 SAMPLES = 512
 
 
