@@ -49,8 +49,9 @@ def spectral_density(
             vectors.
         FloatingPointError: a product is not finite.
 
+    >>> from scipy.integrate import trapezoid
     >>> d = spectral_density(torch.diag(torch.tensor([0.0, 0.0, 0.0, 4.0], dtype=torch.float64)), num_steps=2)
-    >>> bool(np.isclose(np.trapezoid(d.density, d.grid), 1.0, atol=1e-3))
+    >>> bool(np.isclose(trapezoid(d.density, d.grid), 1.0, atol=1e-3))
     True
     """
     for name, count in (("num_steps", num_steps), ("num_probes", num_probes), ("num_points", num_points)):

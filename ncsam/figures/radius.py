@@ -37,7 +37,10 @@ def radius_figure(control: RadiusControl) -> DataFigure:
                 if family == "SGD":
                     ax.axhline(y[0].mean(), color=look.colour, linestyle="--", linewidth=1, label=family)
                     continue
-                bars = {"xerr": [x[0] - x[1], x[2] - x[0]], "yerr": [y[0] - y[1], y[2] - y[0]]}
+                bars = {  # as lists: matplotlib 3.8 takes an array of one bar for a number
+                    axis: [(middle - low).tolist(), (high - middle).tolist()]
+                    for axis, (middle, low, high) in (("xerr", x), ("yerr", y))
+                }
                 ax.errorbar(
                     place, y[0], **bars, color=look.colour, marker=look.marker, label=plain(family), capsize=2,
                     linestyle="-" if family == "SAM" else "", elinewidth=0.8, markersize=5,

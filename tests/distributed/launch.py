@@ -51,6 +51,8 @@ def _main(work: str, rank: str, size: str, rendezvous: str) -> None:
     sys.stdout.write(f"{json.dumps(found)}\n")
     dist.barrier()
     dist.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # threads of torch have been seen to abort a process that was done while it shut down
 
 
 if __name__ == "__main__":

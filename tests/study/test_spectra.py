@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import trapezoid
 from torch import nn
 
 import landscape
@@ -201,7 +202,7 @@ def test_everything_at_once_is_stored_verified_and_read_back(run: Run) -> None:
     density = density_at(s, 1, "mixed")
     assert density is not None
     assert density.weights.sum(1) + len(density.outliers) / K == pytest.approx(1)
-    assert np.trapezoid(density.density, density.grid) == pytest.approx(1, abs=1e-3)
+    assert trapezoid(density.density, density.grid) == pytest.approx(1, abs=1e-3)
     with pytest.raises(KeyError, match="no view 'val' at epoch 4; there are mixed, test at"):
         eigenpairs_at(s, 4, "val")
 
