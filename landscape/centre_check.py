@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from landscape.costs import forward_flops
+from landscape.lean import LeanProduct
+from landscape.losses import length
+from landscape.microbatch import BatchLoss
 from landscape.objective import EmptyViewError, Objective
-from landscape.operators import HessianOperator
+from landscape.products import HessianForm
 from landscape.views import View
 
-SAMPLES = 1024  # that the curvature is checked on
+SAMPLES = (16, 1024)  # that the curvature is checked on: at least and at most,
+FLOPS = 2e9  # and in between as many as one forward pass of so many operations takes; float64 is slow
+_PIECE_FLOPS = 4e8  # of the forward pass that a product is made of at a time,
+_PIECES = 4  # in so many pieces of a micro-batch at least, as its graph takes so much more memory than a training step
 STEP = 1e-6  # of the second difference, relative to the norm of the weights
 FINE_STEP = 1e-9  # of the difference of gradients, the same way
 _RELATIVE = 1e-3  # deviation of curvatures that needs no explanation
@@ -44,13 +54,14 @@ def check_centre(
     *Loss*: ``centre_loss`` against one pass of ``loss_fn`` over each view, the way gradients are computed; they may
     differ by rounding.
 
-    *Curvature*: (L(w + hd) − 2L(w) + L(w − hd)) / h² against dᵀHd from a Hessian product, on up to 1024 samples of the
-    first view with samples, on a float64 copy of the model, with h‖d‖ = 10⁻⁶‖w‖. So small a step is not for precision
-    but because of kinks: a network of ReLUs is piecewise smooth and its Hessian knows the smooth pieces only, while a
-    difference also sees the slope jump at every kink between its points; over many samples and units these jumps add
-    up to a multiple of dᵀHd (what the surface *shows*; ``seen_curvature`` in the record). Where a second difference
-    deviates, gradients 10⁻⁹‖w‖ apart decide whether kinks are the reason. The outcome for each direction is
-    ``agrees``, ``kinks`` (the second difference crosses kinks, the gradients agree), ``disagrees`` or ``not finite``.
+    *Curvature*: (L(w + hd) − 2L(w) + L(w − hd)) / h² against dᵀHd from a Hessian product, on a float64 copy of the
+    model, with h‖d‖ = 10⁻⁶‖w‖, on 16 to 1024 samples of the first view that has any: as many as a forward pass of
+    2·10⁹ operations goes through, since double precision is slow. So small a step is not for precision but because of
+    kinks: a network of ReLUs is piecewise smooth and its Hessian knows the smooth pieces only, while a difference also
+    sees the slope jump at every kink between its points; over many samples and units these jumps add up to a multiple
+    of dᵀHd (what the surface *shows*; ``seen_curvature`` in the record). Where a second difference deviates, gradients
+    10⁻⁹‖w‖ apart, on either side, decide whether kinks are the reason. The outcome for each direction is ``agrees``,
+    ``kinks`` (the second difference crosses kinks, the gradients agree), ``disagrees`` or ``not finite``.
 
     Args:
         directions: (K,) each.
@@ -73,10 +84,13 @@ def check_centre(
     curvature, second = np.full((2, len(directions)), np.nan)
     check: dict[str, Any] = {"step": STEP, "fine_step": FINE_STEP}
     try:
-        exact = _sample(objective, SAMPLES).astype(torch.float64)
+        exact, flops = _exact(objective)
         check |= {"view": exact.views[0], "samples": exact.num_samples(exact.views[0]), "outcome": []}
-        for i, direction in enumerate(directions):
-            curvature[i], second[i], outcome = _compare(exact, direction.double())
+        exact_directions = torch.stack(list(directions)).double()
+        curvature[:] = _curvatures(exact, exact_directions, flops)
+        gradient = cache(exact.gradient)
+        for i, direction in enumerate(exact_directions):
+            second[i], outcome = _compare(exact, gradient, direction, curvature[i])
             check["outcome"].append(outcome)
     except EmptyViewError:
         check["unavailable"] = "no view has samples"
@@ -104,12 +118,26 @@ def seen_curvature(loss: np.ndarray, coordinates: np.ndarray) -> float:
     return float(2 * (a * (right - middle) + b * (left - middle)) / (a * b * (a + b)))
 
 
-def _compare(objective: Objective, direction: Tensor) -> tuple[float, float, str]:
-    """dᵀHd, the second difference, and what to make of them."""
+def _curvatures(objective: Objective, directions: Tensor, flops: float) -> np.ndarray:
+    """dᵀHd for each of the directions (k, K), where a sample's forward pass takes ``flops``."""
+
+    def products(batch: BatchLoss) -> Tensor:
+        pieces = max(_PIECES, math.ceil(length(batch.labels) * flops / _PIECE_FLOPS))
+        return LeanProduct(HessianForm(), batch, objective.layout, pieces).of_rows(directions)
+
+    with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+        images = objective.accumulate(products)
+    found: np.ndarray = (directions.T * images).sum(0).cpu().numpy()
+    return found
+
+
+def _compare(
+    objective: Objective, gradient: Callable[[], Tensor], direction: Tensor, curvature: float
+) -> tuple[float, str]:
+    """The second difference along a direction, and what to make of it beside dᵀHd and the centre's ``gradient``."""
     norm, weights = float(direction.norm()), objective.weights
     if not norm:
-        return 0.0, 0.0, "agrees"
-    curvature = float(direction @ (HessianOperator(objective) @ direction))
+        return 0.0, "agrees"
     unit = float(weights.norm() or 1.0) / norm
     losses: list[float] = []
     h = STEP * unit
@@ -118,36 +146,45 @@ def _compare(objective: Objective, direction: Tensor) -> tuple[float, float, str
     left, middle, right = losses
     second = (left - 2 * middle + right) / h**2
     if not np.isfinite([curvature, second]).all():
-        return curvature, second, "not finite"
+        return second, "not finite"
     eps = float(torch.finfo(torch.float64).eps)
     rounding = 20 * eps * max(abs(left), abs(right), 0.05) / h**2
     if abs(second - curvature) <= _RELATIVE * abs(curvature) + rounding:
-        return curvature, second, "agrees"
+        return second, "agrees"
     h = FINE_STEP * unit
-    slopes = [objective.at(weights + c * direction).gradient() @ direction for c in (-h, h)]
-    by_gradients = float(slopes[1] - slopes[0]) / (2 * h)
-    rounding = 100 * eps * max(abs(float(slopes[0])), abs(float(slopes[1])), 1.0) / h
-    agrees = abs(by_gradients - curvature) <= _RELATIVE * abs(curvature) + rounding
-    return curvature, second, "kinks" if agrees else "disagrees"
+    middle = float(gradient() @ direction)
+    for side in (h, -h):  # even so near there may be a kink, hardly on both sides
+        slope = float(objective.at(weights + side * direction).gradient() @ direction)
+        rounding = 200 * eps * max(abs(slope), abs(middle), 1.0) / h
+        if abs((slope - middle) / side - curvature) <= _RELATIVE * abs(curvature) + rounding:
+            return second, "kinks"
+    return second, "disagrees"
 
 
 def _plain_loss(objective: Objective, view: str) -> float:
+    @torch.no_grad()
+    def loss(batch: BatchLoss) -> Tensor:
+        return batch.loss().reshape(1)
+
     try:
-        one = objective.view(view)
-        return float(one.accumulate(lambda batch: batch.loss().detach().reshape(1)))
+        return float(objective.view(view).accumulate(loss))
     except EmptyViewError:
         return float("nan")
 
 
-def _sample(objective: Objective, count: int) -> Objective:
-    """The first view with samples, on at most ``count`` of them, evenly spaced."""
+def _exact(objective: Objective) -> tuple[Objective, float]:
+    """A float64 copy on some samples of the first view that has any, evenly spaced, and what its forward pass takes."""
     for name in objective.views:
         size = objective.num_samples(name)
         if size:
+            flops = forward_flops(objective.view(name))
+            count = min(size, max(SAMPLES[0], min(SAMPLES[1], int(FLOPS / max(flops, 1)))))
             view = objective.view_of(name)
             rows = torch.arange(objective.source_of(name).size) if view.indices is None else view.indices.cpu()
-            chosen = rows[torch.linspace(0, size - 1, min(count, size), dtype=torch.float64).round().long()]
-            return objective.with_views([View(name, view.source, chosen, view.labels)])
+            chosen = rows[torch.linspace(0, size - 1, count, dtype=torch.float64).round().long()]
+            sample = objective.with_views([View(name, view.source, chosen, view.labels)])
+            # Convolutions in float64 have no fast form for other formats.
+            return sample.batched(sample.batch_size, torch.contiguous_format).astype(torch.float64), flops
     raise EmptyViewError("no view has samples")
 
 

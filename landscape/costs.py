@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from landscape.losses import length
 from landscape.microbatch import BatchLoss
 from landscape.parameters import ParameterLayout
 from landscape.products import Form
+
+if TYPE_CHECKING:
+    from landscape.objective import Objective
 
 _PART = 8  # of a micro-batch is enough to tell what the whole one would take
 
@@ -47,6 +50,22 @@ def estimate(form: Form, batch: BatchLoss, layout: ParameterLayout) -> Cost:
         form.linearise(part, layout, form.extras(part))
     times = size / length(part.labels)
     return Cost(*(round(times * value) for value in dataclasses.astuple(cost)))
+
+
+def forward_flops(objective: Objective) -> float:
+    """Operations of matrix products and convolutions that the forward pass of one sample of the single view takes.
+
+    >>> from landscape.objective import Objective
+    >>> forward_flops(Objective(torch.nn.Linear(3, 2), torch.nn.MSELoss(), (torch.ones(8, 3), torch.ones(8, 2))))
+    12.0
+    """
+    with objective.micro_batches() as batches:
+        for batch in batches:
+            part = next(iter(batch.pieces(min(length(batch.labels), _PART))), batch)
+            with torch.no_grad(), _CountFlops(cost := Cost()):
+                _ = part.outputs
+            return cost.flops / length(part.labels)
+    return 0.0
 
 
 @contextmanager

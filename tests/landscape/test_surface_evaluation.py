@@ -16,6 +16,7 @@ from landscape.autorange import find_span
 from landscape.batch_choice import BatchChoice, choose, measure
 from landscape.batchnorm import Recalibration
 from landscape.centre_check import SurfaceCheckWarning, check_centre
+from landscape.lean import LeanProduct
 from landscape.objective import Objective
 from landscape.records import Line, Plane
 from landscape.rows import MemoryRows
@@ -254,8 +255,9 @@ def test_the_centre_agrees_with_plain_evaluation_and_the_hessian(case: Case) -> 
     assert s.curvature[0] == pytest.approx(float(d @ (H @ d)), rel=1e-3, abs=1e-4)
 
 
-def test_kinks_within_the_step_are_told_from_faults() -> None:
-    """|w| on many samples with a kink at the weights: the difference sees it, the Hessian does not."""
+@pytest.mark.parametrize("place", [5e-7, 5e-10], ids=["within the step", "within that of the gradients"])
+def test_kinks_are_told_from_faults(place: float) -> None:
+    """A kink next to the weights: the difference sees it, the Hessian does not."""
 
     class Kink(nn.Module):
         def __init__(self) -> None:
@@ -263,7 +265,7 @@ def test_kinks_within_the_step_are_told_from_faults() -> None:
             self.w = nn.Parameter(torch.zeros(1).double())
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return (self.w - 5e-7).relu().expand(len(x)) + self.w.square()
+            return (self.w - place).relu().expand(len(x)) + self.w.square()
 
     objective = Objective(Kink(), lambda o, _: o.mean(), (torch.zeros(2, 1), torch.zeros(2)))
     s = landscape.line(objective, [1.0], [0.0])
@@ -278,10 +280,22 @@ def test_a_disagreement_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     centre = objective.evaluate().loss
     with pytest.warns(SurfaceCheckWarning, match="'some' at its centre"):
         check_centre(objective, d, {**centre, "some": centre["some"] + 1e-3})
-    product = landscape.HessianOperator.__matmul__
-    monkeypatch.setattr(landscape.HessianOperator, "__matmul__", lambda self, v: 3 * product(self, v))
+    products = LeanProduct.of_rows
+    monkeypatch.setattr(LeanProduct, "of_rows", lambda self, rows: 3 * products(self, rows))
     with pytest.warns(SurfaceCheckWarning, match="along direction 1 second differences give"):
         assert check_centre(objective, d, centre).check["outcome"] == ["disagrees"]
+
+
+def test_the_curvature_of_a_costly_network_is_checked_on_fewer_samples(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, objective = network()
+    d = directions(objective)[:1]
+    centre = objective.evaluate().loss
+    all_of_them = check_centre(objective, d, centre)
+    assert all_of_them.check["samples"] == objective.num_samples(all_of_them.check["view"]) > 16
+    monkeypatch.setattr(landscape.centre_check, "FLOPS", 1.0)
+    few = check_centre(objective, d, centre)
+    assert few.check["samples"] == 16
+    assert few.check["outcome"][0] in ("agrees", "kinks")
 
 
 def test_a_model_that_cannot_be_checked_says_so() -> None:
