@@ -21,7 +21,7 @@ from landscape.store.verifier import integrity
 from tests.store.samples import WEIGHTS, eigenpairs, line, run_file
 
 LOOK_AT_ALL = """
-import random, resource, signal, sys
+import random, signal, sys
 from pathlib import Path
 from landscape import store
 from landscape.store.verifier import integrity
@@ -47,7 +47,9 @@ for number in range(first, last):
         except store.StoreError as error:
             assert "\\n" not in str(error) and str(target) in str(error), error
     print(number, len(found), readable, flush=True)
-print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+status = Path("/proc/self/status")  # what getrusage says would include the process that started this one
+lines = status.read_text().splitlines() if status.exists() else ["VmHWM: 0 kB"]
+print(*[line for line in lines if line.startswith("VmHWM:")])
 """
 
 
@@ -95,7 +97,7 @@ def test_damaged_files_give_an_error_never_a_crash_or_a_hang(count: int, tmp_pat
     assert result.returncode == 0, result.stdout[-200:] + result.stderr
     *lines, peak = result.stdout.splitlines()
     assert len(lines) == count
-    assert int(peak.split()[1]) < 1e6  # KiB; the files are some 50 kB
+    assert int(peak.split()[1]) < 200_000  # KiB, on Linux; the files are some 50 kB
     whole = source.read_bytes()
     for number in range(count):
         broken = damage(whole, random.Random(number))
