@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from landscape.costs import forward_flops
+from landscape.evaluation import Evaluation
 from landscape.lean import LeanProduct
 from landscape.losses import length
 from landscape.microbatch import BatchLoss
@@ -88,9 +89,10 @@ def check_centre(
         check |= {"view": exact.views[0], "samples": exact.num_samples(exact.views[0]), "outcome": []}
         exact_directions = torch.stack(list(directions)).double()
         curvature[:] = _curvatures(exact, exact_directions, flops)
+        losses, steps = _losses(exact, exact_directions)
         gradient = cache(exact.gradient)
         for i, direction in enumerate(exact_directions):
-            second[i], outcome = _compare(exact, gradient, direction, curvature[i])
+            second[i], outcome = _compare(exact, gradient, direction, curvature[i], losses[i], steps[i])
             check["outcome"].append(outcome)
     except EmptyViewError:
         check["unavailable"] = "no view has samples"
@@ -131,19 +133,36 @@ def _curvatures(objective: Objective, directions: Tensor, flops: float) -> np.nd
     return found
 
 
+def _losses(objective: Objective, directions: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Losses at −h, 0 and h along each of the directions (k, K), and these steps h; 0 where a direction is none."""
+    size, norms = float(objective.weights.norm() or 1.0), directions.norm(dim=1).cpu().numpy()
+    steps = np.divide(STEP * size, norms, out=np.zeros(len(norms)), where=norms > 0)
+    losses = np.empty((len(directions), 3))
+
+    def run(evaluate: Callable[[Sequence[float]], Evaluation]) -> None:
+        def at(coordinates: np.ndarray) -> float:
+            return evaluate(coordinates.tolist()).loss[objective.views[0]]
+
+        losses[:, 1] = at(np.zeros(len(steps)))
+        for i, step in enumerate(np.diag(steps)):
+            losses[i, ::2] = at(-step), at(step)
+
+    objective.explore(list(directions), run)
+    return losses, steps
+
+
 def _compare(
-    objective: Objective, gradient: Callable[[], Tensor], direction: Tensor, curvature: float
+    objective: Objective,
+    gradient: Callable[[], Tensor],
+    direction: Tensor,
+    curvature: float,
+    losses: np.ndarray,
+    h: float,
 ) -> tuple[float, str]:
     """The second difference along a direction, and what to make of it beside dᵀHd and the centre's ``gradient``."""
-    norm, weights = float(direction.norm()), objective.weights
-    if not norm:
+    if not h:
         return 0.0, "agrees"
-    unit = float(weights.norm() or 1.0) / norm
-    losses: list[float] = []
-    h = STEP * unit
-    view = objective.views[0]
-    objective.explore([direction], lambda evaluate: losses.extend(evaluate([c]).loss[view] for c in (-h, 0.0, h)))
-    left, middle, right = losses
+    left, middle, right = losses.tolist()
     second = (left - 2 * middle + right) / h**2
     if not np.isfinite([curvature, second]).all():
         return second, "not finite"
@@ -151,8 +170,8 @@ def _compare(
     rounding = 20 * eps * max(abs(left), abs(right), 0.05) / h**2
     if abs(second - curvature) <= _RELATIVE * abs(curvature) + rounding:
         return second, "agrees"
-    h = FINE_STEP * unit
-    middle = float(gradient() @ direction)
+    h *= FINE_STEP / STEP
+    weights, middle = objective.weights, float(gradient() @ direction)
     for side in (h, -h):  # even so near there may be a kink, hardly on both sides
         slope = float(objective.at(weights + side * direction).gradient() @ direction)
         rounding = 200 * eps * max(abs(slope), abs(middle), 1.0) / h

@@ -1,27 +1,36 @@
 """Evaluate an objective at many points at little more than the cost of its forward passes, or less.
 
 Parameters are swapped in once and moved in place from point to point; layers fed with the data themselves are not run
-again; the losses of all views come from one log-softmax and one gather a micro-batch, and reach the host once a point.
+again, BatchNorm is folded into the layer before it, and freed memory stays at hand; the losses of all views come from
+one log-softmax and one gather a micro-batch, and reach the host once a point.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from landscape.batches import labels_of, select
 from landscape.first_layers import combined
+from landscape.folded_norms import FoldedNorms, folded
+from landscape.freed_memory import keep_freed_memory
 from landscape.isolation import undisturbed
+from landscape.losses import length
 from landscape.microbatch import holding
-from landscape.point import PackedPoint
+from landscape.point import PackedBuffers, PackedPoint
 from landscape.scoring import Evaluation, Scorer
 
 if TYPE_CHECKING:
     from landscape.objective import Objective
 
 __all__ = ["Evaluation", "Forward", "Prepare", "explore"]
+
+_FEW = 4  # samples that a model is tried out on
 
 Forward = Callable[[Any], Any]
 """Runs the model, as it is at the point, on a micro-batch."""
@@ -40,27 +49,38 @@ def explore(
     While ``run`` is active the model is in eval mode and holds other tensors; they are given back on return, also after
     an exception.
     """
+    keep_freed_memory()
     plan = objective._plan()
     point = PackedPoint(objective.layout, objective.weights, directions, objective.memory_format)
-    fixed, buffers = dict(objective._constant), objective.buffers()
-    saved = [buffer.clone() for buffer in buffers.values()]
+    fixed, buffers = dict(objective._constant), PackedBuffers(objective.buffers())
     scorer = Scorer(objective, plan)
+    forward = objective._call.forward
 
-    def evaluate(coordinates: Sequence[float]) -> Evaluation:
+    def evaluate(norms: FoldedNorms, coordinates: Sequence[float]) -> Evaluation:
         with torch.inference_mode():
             point.move(coordinates)
-            for buffer, value in zip(buffers.values(), saved, strict=True):  # a forward pass may have written to it
-                buffer.copy_(value)
+            buffers.restore()  # a forward pass may have written to them
             if prepare is not None:
-                prepare(objective._call.forward)
+                prepare(forward)
+            norms.refresh()
             scorer.reset()
             for position, (batch, parts) in enumerate(plan):
-                scorer.add(position, objective._call.forward(batch), parts)
+                scorer.add(position, norms.run(partial(forward, batch)), parts)
             return scorer.result()
 
+    def trial() -> Any:
+        batch, _ = next(iter(plan))
+        rows = torch.arange(min(_FEW, length(labels_of(batch))), device=objective.layout.device)
+        return forward(select(batch, rows))
+
     def swapped_in() -> None:
-        with combined(objective.model, point, plan):
-            run(evaluate)
+        foldable = directions and prepare is None and objective._call.precision is None
+        times = max(map(objective.num_samples, objective.views)) / _FEW
+        with (
+            combined(objective.model, point, plan),
+            folded(objective.model, trial, times) if foldable else nullcontext(FoldedNorms([])) as norms,
+        ):
+            run(partial(evaluate, norms))
 
     with undisturbed(objective.model):
-        holding(objective.model, {**fixed, **point.parameters, **buffers}, swapped_in)
+        holding(objective.model, {**fixed, **point.parameters, **buffers.tensors}, swapped_in)
