@@ -1,74 +1,57 @@
 """Cost of a loss surface beside the forward passes it needs, a loop written the obvious way, and published tools.
 
-Run ``python benchmarks/surface_cost.py``, best on an idle machine; it takes ten minutes of CPU, needs the extra
+Run ``python benchmarks/surface_cost.py``, best on an idle machine; it takes twenty minutes, needs the extra
 ``bench`` and writes ``results/surface_cost.json``; with ``--cases`` it measures some networks and keeps the others'
 results. A peer that does not import is noted as such. ``landscaper`` 1.3.1 is in no extra, since ``topopy``, which it
 needs, asks for NumPy < 2 and cannot be installed beside ours; its compiled parts do run beside NumPy 2, so
 ``pip install --no-deps --target PEERS landscaper==1.3.1 topopy==1.0.4 nglpy==1.1.7 gudhi==3.13.0 treelib==1.8.0
 coloraide==8.13.1 drawsvg==2.4.2`` and ``PYTHONPATH=PEERS`` let it take part, with pandas installed.
 
-The measure is process CPU time on one thread. In every round each
-contestant evaluates the same plane, in turns forwards and backwards, and ratios are taken within a round. Then a
-plane of 51 × 51 points and five views is drawn to a tolerance of one per cent and compared with the plane of all
-points, or for ResNet-20 with 100 of its points; what the others would take for it is their time a point times 2601
+The measure is process CPU time on one thread. Every contestant has a process of its own, since what one does to the C
+library's memory (see ``landscape/freed_memory.py``) would serve the others too, and a new one in every round, since
+where its memory lies has a say in its speed. In a round each of them evaluates the same plane, one at a time, in turns
+forwards and backwards; the median of its times counts, and ratios are taken within a round. The forward limit is the
+model called in a loop under ``inference_mode``; a second one keeps freed memory as we do.
+
+Then a plane of 51 × 51 points and five views is drawn to a tolerance of one per cent and compared with the plane of all
+points, or for ResNet-20 with some of its points; what the others would take for it is their time a point times 2601
 times five runs, since they evaluate one set of labels.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
+import copy
 import importlib
-import io
 import json
 import logging
+import multiprocessing
 import os
 import platform
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import surface_peers as peers
 import torch
+from curvature_product import ResNet20
 from torch import Tensor, nn
 
 import landscape
 from landscape.batch_choice import choose
+from landscape.freed_memory import keep_freed_memory
 from ncsam import TrainConfig, Trainer
 from ncsam.problem import Problem
 
 _log = logging.getLogger("surface_cost")
 VIEWS = ("mixed", "clean_part", "noisy_part", "true_labels", "labels:symmetric:0.6")
 Case = tuple[nn.Module, landscape.Objective, Tensor, Tensor]
-
-
-class BasicBlock(nn.Module):
-    def __init__(self, inside: int, outside: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inside, outside, 3, stride, 1, bias=False)
-        self.norm1 = nn.BatchNorm2d(outside)
-        self.conv2 = nn.Conv2d(outside, outside, 3, 1, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(outside)
-        same = inside == outside
-        self.shortcut = nn.Identity() if same else nn.Sequential(nn.Conv2d(inside, outside, 1, stride, bias=False))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu())) + self.shortcut(x)
-        return out.relu()
-
-
-def resnet20() -> nn.Module:
-    """ResNet-20 for 32 × 32 images (He et al. 2016)."""
-    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
-    width = 16
-    for outside in (16, 32, 64):
-        for i in range(3):
-            layers.append(BasicBlock(width, outside, 2 if i == 0 and outside > 16 else 1))
-            width = outside
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
 def trained(model: str, epochs: int) -> Case:
@@ -87,8 +70,8 @@ def trained(model: str, epochs: int) -> Case:
 def synthetic(samples: int) -> Case:
     """ResNet-20 at its initial weights on random images: for cost, the numbers do not matter."""
     torch.manual_seed(0)
-    model, x, y = resnet20(), torch.randn(samples, 3, 32, 32), torch.randint(10, (samples,))
-    model(x)
+    model, x, y = ResNet20(), torch.randn(samples, 3, 32, 32), torch.randint(10, (samples,))
+    model(x[:16])  # so that BatchNorm has statistics
     views = [landscape.View("mixed"), landscape.View("clean_part", indices=torch.arange(3 * samples // 5))]
     views += [landscape.View(f"labels{i}", labels=torch.randint(10, (samples,))) for i in range(3)]
     return model.eval(), landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), views=views), x, y
@@ -111,74 +94,6 @@ def forward_limit(model: nn.Module, objective: landscape.Objective, x: Tensor) -
     return run
 
 
-def obvious(model: nn.Module, x: Tensor, y: Tensor, d1: list[Tensor], d2: list[Tensor], steps: int) -> np.ndarray:
-    """Set the weights, loop over batches of 256, sum the losses."""
-    start = [p.detach().clone() for p in model.parameters()]
-    values = np.empty((steps, steps))
-    with torch.no_grad():
-        for i in range(steps):
-            for j in range(steps):
-                for p, w, a, b in zip(model.parameters(), start, d1, d2, strict=True):
-                    p.copy_(w + i * a + j * b)
-                total = 0.0
-                for batch, labels in zip(x.split(256), y.split(256), strict=True):
-                    total += nn.functional.cross_entropy(model(batch), labels, reduction="sum").item()
-                values[i, j] = total / len(y)
-        for p, w in zip(model.parameters(), start, strict=True):
-            p.copy_(w)
-    return values
-
-
-def loss_landscapes(
-    model: nn.Module, x: Tensor, y: Tensor, d1: list[Tensor], d2: list[Tensor], steps: int
-) -> np.ndarray:
-    """``planar_interpolation``; column i holds the points j = 1 … steps where i is even, 0 … steps - 1 where odd."""
-    import copy
-
-    import loss_landscapes as peer
-    from loss_landscapes.metrics import Loss
-
-    ends = []
-    for direction in (d1, d2):
-        end = copy.deepcopy(model)
-        with torch.no_grad():
-            for p, d in zip(end.parameters(), direction, strict=True):
-                p.add_(steps * d)
-        ends.append(end)
-    metric = Loss(nn.functional.cross_entropy, x, y)
-    found: np.ndarray = peer.planar_interpolation(model, *ends, metric, steps, deepcopy_model=True)
-    return found
-
-
-def landscaper_directions(model: nn.Module, vectors: list[list[Tensor]], steps: int) -> list[list[Tensor]]:
-    """What landscaper makes of directions: it rescales every tensor."""
-    from landscaper.compute import get_model_norm, normalize_direction, scale_direction
-
-    weights = [p.detach() for p in model.parameters()]
-    made = []
-    for vector in vectors:
-        copied = normalize_direction([t.clone() for t in vector], weights)
-        scale_direction(copied, ((get_model_norm(weights) * DISTANCE) / (steps / 2)) / get_model_norm(copied))
-        made.append(copied)
-    return made
-
-
-DISTANCE = 0.2
-
-
-def landscaper(model: nn.Module, x: Tensor, y: Tensor, d1: list[Tensor], d2: list[Tensor], steps: int) -> np.ndarray:
-    """``compute_loss_landscape``; it starts steps // 2 below the centre, and adds noise to the largest value."""
-    from landscaper.compute import compute_loss_landscape
-
-    def scalar(network: nn.Module, data: Any) -> float:
-        return nn.functional.cross_entropy(network(data[0]), data[1]).item()
-
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        values, _ = compute_loss_landscape(model, (x, y), [d1, d2], scalar, steps, DISTANCE, 2, "cpu")
-    found: np.ndarray = values
-    return found
-
-
 def as_tensors(objective: landscape.Objective, vector: Tensor) -> list[Tensor]:
     return list(objective.layout.unflatten(vector).values())
 
@@ -189,32 +104,79 @@ def timed(run: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - start, found
 
 
-def measure(case: Case, steps: int, rounds: int, installed: dict[str, bool]) -> dict[str, Any]:
-    """Milliseconds a point, ratios to the forward limit and to ours, and how far the values agree."""
+def directions(model: nn.Module) -> list[Tensor]:
+    return [0.05 * landscape.filter_normalized_direction(model, seed=i) for i in (0, 1)]
+
+
+FORWARD, KEPT, ONE, FIVE = "forward passes alone", "the same, freed memory kept", "ours, one view", "ours, five views"
+OBVIOUS = "obvious loop"
+TURNS = 3  # of each process
+OURS = (FORWARD, KEPT, ONE, FIVE)
+
+
+def contestant(name: str, case: Case, steps: int) -> Callable[[], np.ndarray | None]:
+    """What evaluates a plane of steps × steps points, from the present weights outwards."""
     model, objective, x, y = case
     objective = choose(objective).apply(objective)
-    layout = objective.layout
-    d1, d2 = (0.05 * landscape.filter_normalized_direction(model, seed=i) for i in (0, 1))
-    t1, t2 = as_tensors(objective, d1), as_tensors(objective, d2)
+    d1, d2 = directions(model)
     grid = np.arange(steps, dtype=float)
-    one = objective.view("mixed")
-    forward = forward_limit(_copy(model), objective, x)
+    if name in (FORWARD, KEPT):
+        if name == KEPT:
+            keep_freed_memory()
+        forward = forward_limit(copy.deepcopy(model), objective, x)
+        return lambda: forward(steps * steps)
+    if name in (ONE, FIVE):
+        chosen = objective if name == FIVE else objective.view("mixed")
+        return lambda: landscape.plane(chosen, d1, d2, grid, grid, check=False).loss[0]
+    peer = {OBVIOUS: peers.obvious, "loss-landscapes": peers.loss_landscapes, "landscaper": peers.landscaper}[name]
+    return lambda: peer(model, x, y, as_tensors(objective, d1), as_tensors(objective, d2), steps)
+
+
+def serve(name: str, case: str, connection: Connection) -> None:
+    """The process of a contestant: once told to, evaluates the plane and says how long that took."""
+    torch.set_num_threads(1)
+    make, steps, _ = CASES[case]
+    run = contestant(name, make(), steps)
+    connection.send((0.0, run()))  # warms up
+    while connection.recv():
+        connection.send((timed(run)[0], None))
+
+
+@contextmanager
+def contestants(names: Sequence[str], case: str) -> Iterator[dict[str, Connection]]:
+    """Processes that wait for their turns, one started at a time."""
+    context = multiprocessing.get_context("spawn")
+    connections, processes = {}, []
+    try:
+        for name in names:
+            connections[name], other = context.Pipe()
+            processes.append(context.Process(target=serve, args=(name, case, other), daemon=True))
+            processes[-1].start()
+            other.close()
+            connections[name].poll(None)
+        yield connections
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def measure(name: str, case: Case, rounds: int, names: Sequence[str]) -> dict[str, Any]:
+    """Milliseconds a point, ratios to the forward limit and to ours, and how far the values agree."""
+    model, objective, x, _ = case
+    objective = choose(objective).apply(objective)
+    layout, steps = objective.layout, CASES[name][1]
     points = steps * steps
-    arms: dict[str, Callable[[], Any]] = {
-        "forward passes alone": lambda: forward(points),
-        "ours, one view": lambda: landscape.plane(one, d1, d2, grid, grid, check=False).loss[0],
-        "ours, five views": lambda: landscape.plane(objective, d1, d2, grid, grid, check=False).loss[0],
-        "obvious loop": lambda: obvious(model, x, y, t1, t2, steps),
-    }
-    if installed["loss-landscapes"]:
-        arms["loss-landscapes"] = lambda: loss_landscapes(model, x, y, t1, t2, steps)
-    if installed["landscaper"]:
-        arms["landscaper"] = lambda: landscaper(model, x, y, t1, t2, steps)
-    values = {name: run() for name, run in arms.items()}  # also warms up
-    times: dict[str, list[float]] = {name: [] for name in arms}
-    for i in range(rounds):
-        for name in list(arms)[:: 1 if i % 2 else -1]:
-            times[name].append(timed(arms[name])[0] / points)
+    times: dict[str, list[float]] = {arm: [] for arm in names}
+    for _ in range(rounds):
+        with contestants(names, name) as connections:
+            values = {arm: connection.recv()[1] for arm, connection in connections.items()}
+            taken: dict[str, list[float]] = {arm: [] for arm in names}
+            for turn in range(TURNS):
+                for arm in list(names)[:: 1 if turn % 2 else -1]:
+                    connections[arm].send(True)
+                    taken[arm].append(connections[arm].recv()[0] / points)
+        for arm in names:
+            times[arm].append(statistics.median(taken[arm]))
 
     def ratios(a: str, b: str) -> list[float]:
         return [s / t for s, t in zip(times[a], times[b], strict=True)]
@@ -225,20 +187,23 @@ def measure(case: Case, steps: int, rounds: int, installed: dict[str, bool]) -> 
     def spread(a: str, b: str) -> list[float]:
         return [round(f(ratios(a, b)), 3) for f in (min, max)]
 
-    agreement = {"obvious loop": float(np.abs(values["obvious loop"] - values["ours, one view"]).max())}
-    if "loss-landscapes" in arms:
+    d1, d2 = directions(model)
+    grid, one = np.arange(steps, dtype=float), objective.view("mixed")
+    agreement = {OBVIOUS: float(np.abs(values[OBVIOUS] - values[ONE]).max())}
+    if "loss-landscapes" in names:
         wide = landscape.plane(one, d1, d2, grid, np.arange(steps + 1.0), check=False).loss[0]
         same = np.stack([wide[i, 1:] if i % 2 == 0 else wide[i, :-1] for i in range(steps)])
         agreement["loss-landscapes"] = float(np.abs(values["loss-landscapes"] - same).max())
-    if "landscaper" in arms:
+    if "landscaper" in names:
         theirs = [
             layout.flatten(dict(zip(layout.names, d, strict=True)))
-            for d in landscaper_directions(model, [t1, t2], steps)
+            for d in peers.landscaper_directions(model, [as_tensors(objective, d) for d in (d1, d2)], steps)
         ]
         ours = landscape.plane(one, *theirs, grid - steps // 2, grid - steps // 2, check=False).loss[0]
         apart = np.abs(values["landscaper"] - ours)
         apart[np.unravel_index(ours.argmax(), ours.shape)] = 0.0  # where it adds noise
         agreement["landscaper"] = float(apart.max())
+    others = [arm for arm in names if arm not in OURS]
     return {
         "samples": len(x),
         "parameters": layout.size,
@@ -246,24 +211,18 @@ def measure(case: Case, steps: int, rounds: int, installed: dict[str, bool]) -> 
         "memory format": "channels_last" if objective.memory_format == torch.channels_last else "contiguous",
         "points": points,
         "rounds": rounds,
-        "ms a point": {name: round(1e3 * statistics.median(seconds), 4) for name, seconds in times.items()},
-        "over the forward limit": {name: ratio(name, "forward passes alone") for name in arms},
-        "smallest and largest of these": {name: spread(name, "forward passes alone") for name in arms},
-        "five views over one": ratio("ours, five views", "ours, one view"),
-        "slower than ours, one view": {n: ratio(n, "ours, one view") for n in arms if n not in _OURS},
-        "five runs slower than ours, five views": {n: 5 * ratio(n, "ours, five views") for n in arms if n not in _OURS},
+        "turns a round": TURNS,
+        "ms a point": {arm: round(1e3 * statistics.median(seconds), 4) for arm, seconds in times.items()},
+        "over the forward limit": {arm: ratio(arm, FORWARD) for arm in names},
+        "smallest and largest of these": {arm: spread(arm, FORWARD) for arm in names},
+        "over the forward limit, freed memory kept": {arm: ratio(arm, KEPT) for arm in (ONE, FIVE)},
+        "five views over one": ratio(FIVE, ONE),
+        "slower than ours, one view": {arm: ratio(arm, ONE) for arm in others},
+        "smallest and largest of those": {arm: spread(arm, ONE) for arm in others},
+        "five runs slower than ours, five views": {arm: round(5 * ratio(arm, FIVE), 2) for arm in others},
         "largest difference of values": agreement,
         "load average": _load(),
     }
-
-
-_OURS = ("forward passes alone", "ours, one view", "ours, five views")
-
-
-def _copy(model: nn.Module) -> nn.Module:
-    import copy
-
-    return copy.deepcopy(model).eval()
 
 
 def to_tolerance(
@@ -275,11 +234,11 @@ def to_tolerance(
     """
     model, objective, _, _ = case
     objective = choose(objective).apply(objective)
-    directions = [landscape.filter_normalized_direction(model, seed=i) for i in (0, 1)]
+    chosen_directions = [landscape.filter_normalized_direction(model, seed=i) for i in (0, 1)]
     grid = np.linspace(-1, 1, 51)
-    seconds, found = timed(lambda: landscape.plane(objective, *directions, grid, grid, tolerance=tolerance))
+    seconds, found = timed(lambda: landscape.plane(objective, *chosen_directions, grid, grid, tolerance=tolerance))
     chosen = np.random.default_rng(0).permutation(51 * 51)[:checked]
-    whole_seconds, whole = timed(lambda: at_points(objective, directions, grid, chosen))
+    whole_seconds, whole = timed(lambda: at_points(objective, chosen_directions, grid, chosen))
     spans = np.ptp(found.loss.reshape(len(found.views), -1), axis=1)
     errors = np.abs(found.loss.reshape(len(found.views), -1)[:, chosen] - whole).max(1) / spans
     per_point = measured["ms a point"]
@@ -293,7 +252,7 @@ def to_tolerance(
         "seconds": round(seconds, 3),
         "seconds of the points compared": round(whole_seconds, 3),
         "work of five runs of others over ours": {
-            name: round(5 * per_point[name] * 51 * 51 / 1e3 / seconds, 1) for name in per_point if name not in _OURS
+            arm: round(5 * per_point[arm] * 51 * 51 / 1e3 / seconds, 1) for arm in per_point if arm not in OURS
         },
         "load average": _load(),
     }
@@ -326,14 +285,14 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
-    installed = {name: _importable(module) for name, module in PEERS.items()}
+    installed = {name: _importable(module) for name, module in peers.MODULES.items()}
+    names = [*OURS, OBVIOUS, *(name for name, found in installed.items() if found)]
     results: dict[str, Any] = {}
     for name in args.cases:
-        make, steps, checked = CASES[name]
+        make, _, checked = CASES[name]
         case = make()
-        results[name] = measure(case, steps, args.rounds, installed)
-        if checked != 0:
-            results[name]["to a tolerance"] = to_tolerance(case, results[name], checked)
+        results[name] = measure(name, case, args.rounds, names)
+        results[name]["to a tolerance"] = to_tolerance(case, results[name], checked)
         _log.info("%s: %s", name, json.dumps(results[name], indent=1))
     environment = {
         "python": platform.python_version(),
@@ -342,7 +301,7 @@ def main() -> None:
         "machine": platform.machine(),
         "cpus": os.cpu_count(),
         "threads": 1,
-        "measure": "process CPU time, interleaved; medians over rounds, ratios within a round",
+        "measure": "process CPU time, new processes in every round, interleaved; medians, ratios within a round",
     }
     kept = json.loads(args.out.read_text())["cases"] if args.out.exists() else {}
     cases = {name: results.get(name, kept.get(name)) for name in CASES if name in results or name in kept}
@@ -351,14 +310,13 @@ def main() -> None:
 
 
 # How to make each, points along an axis of the plane that is timed, and how many points of the plane to a tolerance are
-# compared: all, or no such plane at 0.
+# compared, all of them if none.
 CASES: dict[str, tuple[Callable[[], Case], int, int | None]] = {
     "digits, mlp": (lambda: trained("mlp", 45), 25, None),
-    "digits, cnn": (lambda: trained("cnn", 8), 4, None),
-    "32 × 32 images, resnet20": (lambda: synthetic(512), 3, 0),
-    "16 such images, resnet20": (lambda: synthetic(16), 3, 100),
+    "digits, cnn": (lambda: trained("cnn", 8), 8, None),
+    "32 × 32 images, resnet20": (lambda: synthetic(512), 3, 20),
+    "16 such images, resnet20": (lambda: synthetic(16), 8, 100),
 }
-PEERS = {"loss-landscapes": "loss_landscapes", "landscaper": "landscaper.compute"}
 
 
 def _importable(module: str) -> bool:
