@@ -170,6 +170,8 @@ class _Consumers(TorchFunctionMode):
 
 def _found(model: nn.Module, trial: Forward, times: float) -> list[Pair]:
     """Pairs of a layer and a norm, each called once, where nothing but the norm took the layer's output."""
+    if any(_compiled(module) for module in model.modules()):
+        return []
     norms = [m for m in model.modules() if type(m) in _NORMS and _plain(m) and m.running_mean is not None]
     layers = [m for m in model.modules() if type(m) in _LAYERS and _plain(m)] if norms else []
     if not layers:
@@ -204,6 +206,11 @@ def _found(model: nn.Module, trial: Forward, times: float) -> list[Pair]:
         if calls[id(layer)] == calls[id(norm)] == 1 and _fit(layer, norm, output)
         if output.numel() * times >= WORTH * layer.weight.numel()  # type: ignore[operator]
     ]
+
+
+def _compiled(module: nn.Module) -> bool:
+    """Whether ``torch.compile`` has made code of it, so that a changed ``forward`` would cost compiling anew."""
+    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
 
 
 def _plain(module: nn.Module) -> bool:

@@ -287,6 +287,21 @@ def test_a_model_that_takes_no_few_samples_is_not_folded(caplog: pytest.LogCaptu
     assert_same(before, state(model))
 
 
+@pytest.mark.parametrize("how", ["wrapped", "in place"])
+def test_compiled_models_run_as_they_are(how: str) -> None:
+    model: nn.Module = settled(
+        nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(64, CLASSES))
+    )
+    if how == "in place":
+        model.compile(backend="eager")
+    else:
+        model = torch.compile(model, backend="eager")
+    objective = objective_of(model)
+    assert pairs(objective) == 0
+    direction = torch.randn(objective.num_parameters)
+    np.testing.assert_allclose(losses(objective, direction, [0.3]), expected(objective, direction, [0.3]), rtol=1e-5)
+
+
 def test_models_come_back_after_an_error() -> None:
     model = settled(Using(lambda z, y: y))
     objective = objective_of(model)
