@@ -23,7 +23,6 @@ import json
 import logging
 import multiprocessing
 import os
-import platform
 import resource
 import statistics
 import time
@@ -35,7 +34,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from curvature_product import PEERS, ResNet20, installed
+from curvature_product import PEERS, ResNet20
+from environment import environment
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
@@ -270,15 +270,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "curvature_peers.json")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    environment = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        **{name: installed(package) for name, package in PEERS.items()},
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "threads": 1,
-        "measure": "process CPU time of the whole job, a process an arm; over_ours: ratio within a round",
-    }
+    measured_with = environment(
+        *PEERS.values(),
+        threads=1,
+        measure="process CPU time of the whole job, a process an arm; over_ours: ratio within a round",
+    )
     jobs: dict[str, Any] = json.loads(args.out.read_text())["jobs"] if args.out.exists() else {}
     for job in args.jobs:
         arms = (
@@ -291,7 +287,7 @@ def main() -> None:
             args.out.parent.mkdir(parents=True, exist_ok=True)
             load = round(os.getloadavg()[1], 2) if hasattr(os, "getloadavg") else None
             jobs[job][case]["load_average_5min"] = load
-            args.out.write_text(json.dumps({"environment": environment, "jobs": jobs}, indent=1) + "\n")
+            args.out.write_text(json.dumps({"environment": measured_with, "jobs": jobs}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

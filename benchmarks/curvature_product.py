@@ -14,16 +14,14 @@ import dataclasses
 import functools
 import json
 import logging
-import os
-import platform
 import statistics
 import time
 import warnings
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from environment import environment
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -233,13 +231,6 @@ def summary(values: list[float]) -> dict[str, float]:
     return {"median": round(median, 4), "q1": round(low, 4), "q3": round(high, 4)}
 
 
-def installed(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
@@ -255,24 +246,17 @@ def main() -> None:
     for case in args.cases:
         images = args.images if case == "resnet20" else CASES[case][2]
         found = measure(case, images, args.rounds, args.arms)
-        known[case] = {"environment": environment(), **found}
+        known[case] = {
+            "environment": environment(
+                *PEERS.values(),
+                threads=1,
+                measure="process CPU time of a product, interleaved; ratio to an eager gradient in the same round; "
+                "relative difference to a product by double backward",
+            ),
+            **found,
+        }
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps({"cases": known}, indent=1) + "\n")
-
-
-def environment() -> dict[str, object]:
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        **{name: installed(package) for name, package in PEERS.items()},
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "threads": 1,
-        "measure": "process CPU time of a product, interleaved; ratio to an eager gradient in the same round; "
-        "relative difference to a product by double backward",
-        # Other work on the machine does not count as CPU time of ours, but slows it down through shared caches.
-        "load_average_5min": round(os.getloadavg()[1], 2) if hasattr(os, "getloadavg") else None,
-    }
 
 
 if __name__ == "__main__":

@@ -12,15 +12,13 @@ import argparse
 import itertools
 import json
 import logging
-import os
-import platform
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from environment import environment
 from scipy.sparse.linalg import LinearOperator, eigsh
 from sklearn.datasets import load_digits
 from torch import nn
@@ -269,14 +267,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
     result = json.loads(arguments.out.read_text(encoding="utf-8")) if arguments.out.exists() else {}
-    result["environment"] = {
-        "python": platform.python_version(),
-        "torch": version("torch"),
-        "numpy": version("numpy"),
-        "scipy": version("scipy"),
-        "threads": 1,
-        "cores": os.cpu_count(),
-    }
+    result["environment"] = environment("numpy", "scipy", threads=1)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     for name, section in SECTIONS.items():
         if arguments.only in name:

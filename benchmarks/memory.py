@@ -14,7 +14,6 @@ import dataclasses
 import json
 import logging
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -24,12 +23,14 @@ from typing import Any
 
 import torch
 from curvature_product import ResNet20
+from environment import environment
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 import landscape
 
+MEASURE = "VmHWM less its value before the arm, one process an arm"
 _log = logging.getLogger("memory")
 MIB = 2**20
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
@@ -184,13 +185,13 @@ def main() -> None:
     known = json.loads(args.out.read_text()) if args.out.exists() else {}
     if args.large:
         known["large"] = alone("--large-alone", "--tol", str(args.tol), "--basis-gib", str(args.basis_gib))
-        known["large"]["environment"] = environment()
+        known["large"]["environment"] = environment(threads=1, measure=MEASURE)
         _log.info("%s", known["large"])
     else:
         arms = ["training step", *(args.arms or ARMS)]
         with ThreadPoolExecutor(args.jobs) as pool:  # memory does not depend on what runs beside it
             rows = {(name, arm): pool.submit(alone, "--arm", name, arm) for name in args.cases for arm in arms}
-            known["environment"] = environment()
+            known["environment"] = environment(threads=1, measure=MEASURE)
             for (name, arm), future in rows.items():
                 row = future.result()
                 own = known.setdefault("cases", {}).setdefault(name, {})
@@ -198,17 +199,6 @@ def main() -> None:
                 _log.info("%-26s %-30s %8.1f MiB %6.2f × a training step", name, arm, row["mib"], own[arm]["ratio"])
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(known, indent=1) + "\n")
-
-
-def environment() -> dict[str, object]:
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "threads": 1,
-        "measure": "VmHWM less its value before the arm, one process an arm",
-    }
 
 
 if __name__ == "__main__":

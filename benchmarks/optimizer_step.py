@@ -10,16 +10,14 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
-import platform
 import statistics
 import time
 import warnings
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from environment import environment
 from torch import nn
 
 import ncsam.optimizer as arms
@@ -173,24 +171,14 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     warnings.simplefilter("ignore", arms.ProjectionWarning)  # κ is not tuned here
     torch.set_num_threads(1)
-    try:
-        peer = version("pytorch_optimizer")
-    except ImportError:
-        peer = None
-    environment: dict[str, object] = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "pytorch_optimizer": peer,
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "threads": 1,
-        "measure": "process CPU time a step, interleaved; ratio to the bare loop in the same round",
-    }
     cases = {case: measure(case, args.rounds) for case in CASES}
-    # Other work on the machine does not count as CPU time of ours, but slows it down through shared caches.
-    environment["load_average_5min"] = round(os.getloadavg()[1], 2) if hasattr(os, "getloadavg") else None
+    measured_with = environment(
+        "pytorch_optimizer",
+        threads=1,
+        measure="process CPU time a step, interleaved; ratio to the bare loop in the same round",
+    )
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"environment": environment, "cases": cases}, indent=1) + "\n")
+    args.out.write_text(json.dumps({"environment": measured_with, "cases": cases}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

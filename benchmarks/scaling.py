@@ -12,8 +12,6 @@ import argparse
 import json
 import logging
 import math
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -21,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from environment import environment
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
@@ -146,21 +145,15 @@ def main() -> None:
     torch.set_num_threads(1)
     known = json.loads(args.out.read_text())["cases"] if args.out.exists() else {}
     for name in args.cases:
-        known[name] = {"environment": environment(), **measure(name, args.rounds)}
+        known[name] = {
+            "environment": environment(
+                threads=1,
+                measure="process CPU time, sizes interleaved; slope of log time against log size, fitted in each round",
+            ),
+            **measure(name, args.rounds),
+        }
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps({"cases": known}, indent=1) + "\n")
-
-
-def environment() -> dict[str, object]:
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "threads": 1,
-        "measure": "process CPU time, sizes interleaved; slope of log time against log size, fitted in each round",
-        "load_average_5min": round(os.getloadavg()[1], 2) if hasattr(os, "getloadavg") else None,
-    }
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from environment import environment, load_average
 from torch import nn
 
 import landscape
@@ -110,27 +110,23 @@ def main() -> None:
     if asked.work is not None:
         work(asked.rounds, asked.work)
         return
-    before = os.getloadavg()[0]
+    before = load_average()
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "raw.json"
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
         command = [*launcher, __file__, "--rounds", str(asked.rounds), "--work", str(raw)]
         subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
         rows = json.loads(raw.read_text())
-    environment = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "processes": 2,
-        "threads": 1,
-        "backend": "gloo over loopback",
-        "samples": SAMPLES,
-        "measure": f"quartiles over {asked.rounds} interleaved rounds; efficiency = time alone / (2 x time of two); "
+    measured_with = environment(
+        processes=2,
+        threads=1,
+        backend="gloo over loopback",
+        samples=SAMPLES,
+        measure=f"quartiles over {asked.rounds} interleaved rounds; efficiency = time alone / (2 x time of two); "
         "cpu of two: of the busier process",
-        "load_average_before_and_after": [round(before, 1), round(os.getloadavg()[0], 1)],
-    }
-    asked.out.write_text(json.dumps({"environment": environment, "results": rows}, indent=1) + "\n")
+        load_average_before=before,
+    )
+    asked.out.write_text(json.dumps({"environment": measured_with, "results": rows}, indent=1) + "\n")
     for row in rows:
         wall, cpu = (row[f"efficiency_{kind}"] for kind in ("wall", "cpu"))
         sys.stdout.write(f"{row['model']:4} {row['job']:16} efficiency wall {wall}  cpu {cpu}\n")

@@ -11,7 +11,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -21,6 +20,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from environment import environment, load_average
 
 from landscape import store
 
@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where to write; default: the system's temporary folder")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "store_commit.json")
     options = parser.parse_args()
-    load_before = os.getloadavg()[0]
+    before = load_average()
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         results: dict[str, Any] = {}
@@ -182,15 +182,7 @@ def main() -> None:
             (folder / str(rows)).mkdir()
             results[f"commit of {rows} rows"] = commits(folder / str(rows), rows)
         results["weights of 11 million parameters"] = weights(folder)
-    results["environment"] = {
-        "python": platform.python_version(),
-        "h5py": h5py.__version__,
-        "hdf5": h5py.version.hdf5_version,
-        "numpy": np.__version__,
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "load_average_before_and_after": [load_before, os.getloadavg()[0]],
-    }
+    results["environment"] = environment("h5py", "numpy", hdf5=h5py.version.hdf5_version, load_average_before=before)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps(results, indent=2))  # noqa: T201

@@ -26,8 +26,6 @@ import importlib
 import json
 import logging
 import multiprocessing
-import os
-import platform
 import statistics
 import time
 import warnings
@@ -41,6 +39,7 @@ import numpy as np
 import surface_peers as peers
 import torch
 from curvature_product import ResNet20
+from environment import environment, installed, load_average
 from torch import Tensor, nn
 
 import landscape
@@ -221,7 +220,7 @@ def measure(name: str, case: Case, rounds: int, names: Sequence[str]) -> dict[st
         "smallest and largest of those": {arm: spread(arm, ONE) for arm in others},
         "five runs slower than ours, five views": {arm: round(5 * ratio(arm, FIVE), 2) for arm in others},
         "largest difference of values": agreement,
-        "load average": _load(),
+        "load average": load_average(),
     }
 
 
@@ -254,7 +253,7 @@ def to_tolerance(
         "work of five runs of others over ours": {
             arm: round(5 * per_point[arm] * 51 * 51 / 1e3 / seconds, 1) for arm in per_point if arm not in OURS
         },
-        "load average": _load(),
+        "load average": load_average(),
     }
 
 
@@ -272,11 +271,6 @@ def at_points(
     return np.array(losses).T
 
 
-def _load() -> list[float]:
-    """Of the last minute, five and fifteen."""
-    return [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else []
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
@@ -285,8 +279,8 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     torch.set_num_threads(1)
-    installed = {name: _importable(module) for name, module in peers.MODULES.items()}
-    names = [*OURS, OBVIOUS, *(name for name, found in installed.items() if found)]
+    importable = {name: _importable(module) for name, module in peers.MODULES.items()}
+    names = [*OURS, OBVIOUS, *(name for name, found in importable.items() if found)]
     results: dict[str, Any] = {}
     for name in args.cases:
         make, _, checked = CASES[name]
@@ -294,19 +288,15 @@ def main() -> None:
         results[name] = measure(name, case, args.rounds, names)
         results[name]["to a tolerance"] = to_tolerance(case, results[name], checked)
         _log.info("%s: %s", name, json.dumps(results[name], indent=1))
-    environment = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "peers": {name: _version(name) if found else "does not import here" for name, found in installed.items()},
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "threads": 1,
-        "measure": "process CPU time, new processes in every round, interleaved; medians, ratios within a round",
-    }
+    measured_with = environment(
+        threads=1,
+        peers={name: installed(name) if found else "does not import here" for name, found in importable.items()},
+        measure="process CPU time, new processes in every round, interleaved; medians, ratios within a round",
+    )
     kept = json.loads(args.out.read_text())["cases"] if args.out.exists() else {}
     cases = {name: results.get(name, kept.get(name)) for name in CASES if name in results or name in kept}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"environment": environment, "cases": cases}, indent=1, ensure_ascii=False) + "\n")
+    args.out.write_text(json.dumps({"environment": measured_with, "cases": cases}, indent=1, ensure_ascii=False) + "\n")
 
 
 # How to make each, points along an axis of the plane that is timed, and how many points of the plane to a tolerance are
@@ -327,12 +317,6 @@ def _importable(module: str) -> bool:
     except ImportError:
         return False
     return True
-
-
-def _version(name: str) -> str:
-    from importlib.metadata import version
-
-    return version(name)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ import dataclasses
 import heapq
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -30,6 +29,7 @@ from typing import Any
 import distributed
 import numpy as np
 import torch
+from environment import environment, load_average
 
 from ncsam.sweep import Cluster, Sweep, SweepFolder, run_cells
 
@@ -202,9 +202,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "sweep_scaling.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    load = [os.getloadavg()[0]]
+    before = load_average()
     measured = measure(sweep(options.seeds, options.epochs), options.rounds)
-    load.append(os.getloadavg()[0])
     cells, ways = measured["cells"], measured["ways"]
     count = len(cells)
 
@@ -265,18 +264,14 @@ def main() -> None:
         "worker_s_per_cell": own,
         "sweeps": simulate(cells, serial, own),
     }
-    results["environment"] = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "distributed": distributed.__version__,
-        "platform": platform.platform(),
-        "cores": os.cpu_count(),
-        "threads_per_cell": 1,
-        "rounds": options.rounds,
-        "epochs": options.epochs,
-        "load_average_before_and_after": load,
-    }
+    results["environment"] = environment(
+        "numpy",
+        "distributed",
+        threads_per_cell=1,
+        rounds=options.rounds,
+        epochs=options.epochs,
+        load_average_before=before,
+    )
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(results, indent=2) + "\n")
     print(json.dumps(results, indent=2))  # noqa: T201

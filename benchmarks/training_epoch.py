@@ -12,14 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from environment import environment
 from torch import nn
 
 from ncsam import TrainConfig, Trainer, models
@@ -109,18 +108,11 @@ def main() -> None:
         name: measure(TrainConfig(**{**vars(shared), **changes}), args.rounds * (10 if "mlp" in name else 1))
         for name, changes in cases.items()
     }
-    environment = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "cpus": os.cpu_count(),
-        "threads": 1,
-        "measure": "process CPU time an epoch without evaluation, interleaved; ratio in the same round",
-        # Other work on the machine does not count as CPU time of ours, but slows it down through shared caches.
-        "load_average_5min": round(os.getloadavg()[1], 2) if hasattr(os, "getloadavg") else None,
-    }
+    measured_with = environment(
+        threads=1, measure="process CPU time an epoch without evaluation, interleaved; ratio in the same round"
+    )
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"environment": environment, "cases": results}, indent=1) + "\n")
+    args.out.write_text(json.dumps({"environment": measured_with, "cases": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from landscape.batches import Source, as_sources
 from landscape.evaluation import Evaluation, Prepare, explore
 from landscape.isolation import undisturbed
-from landscape.losses import Metric, accuracy, accuracy_ignoring, normalizer_of
+from landscape.losses import Metric, normalizer_of
 from landscape.microbatch import BatchLoss, Forward, ForwardModule, Loss
 from landscape.parameters import ParameterLayout, layers, matching
-from landscape.trial import check_inside, try_out
+from landscape.trial import try_all_out
 from landscape.views import Plan, View, check_view
 
 if TYPE_CHECKING:
@@ -424,40 +424,12 @@ class Objective:
             raise EmptyViewError(f"view {name!r} has no samples, so it has no loss")
         return name
 
-    def _metrics_for(self, outputs: Any, labels: Any) -> Mapping[str, Metric]:
-        if self._metrics is not None:
-            return self._metrics
-        classes = (
-            isinstance(outputs, Tensor)
-            and isinstance(labels, Tensor)
-            and not labels.is_floating_point()
-            and outputs.ndim == labels.ndim + 1
-        )
-        ignore = getattr(self.loss_fn, "ignore_index", None)
-        return {"accuracy": accuracy if ignore is None else accuracy_ignoring(ignore)} if classes else {}
-
     def _plan(self) -> Plan:
         key = tuple(self._views)
         if key not in self._plans:
             plan = Plan(
                 list(self._views.values()), self._sources, self._whole, self._normalizer, self.memory_format, self.ranks
             )
-            self._probe(plan)
+            try_all_out(self, plan)
             self._plans[key] = plan
         return self._plans[key]
-
-    def _probe(self, plan: Plan) -> None:
-        """Try model and loss out, once for each source; refuse views that a loss inside the model cannot serve."""
-        unknown = {view.source for view in self._views.values()} - self._probed.keys()
-        for batch, parts in plan if unknown else ():
-            source = self._views[parts[0].view].source
-            if source in unknown:
-                unknown.remove(source)
-                self._probed[source] = try_out(self, batch, parts[0])
-            if not unknown:
-                break
-        if self.ranks is not None:  # one without samples of a source learns what the others found
-            for found in self.ranks.gather(self._probed):
-                self._probed |= found
-        for source in (source for source, inside in self._probed.items() if inside):
-            check_inside([view for view in self._views.values() if view.source == source])

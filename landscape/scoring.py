@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from landscape.batches import select
+from landscape.losses import Metric, accuracy, accuracy_ignoring
 
 if TYPE_CHECKING:
     from landscape.objective import Objective
@@ -174,12 +175,26 @@ class Scorer:
     def _one_by_one(self, outputs: Any, part: Part) -> None:
         loss = self._objective.loss_fn(outputs, part.labels).item() * part.norm
         self._losses[part.view] = self._losses.get(part.view, 0.0) + loss
-        for name, metric in self._objective._metrics_for(outputs, part.labels).items():
+        for name, metric in self._metrics_for(outputs, part.labels).items():
             value = metric(outputs, part.labels)
             entry = self._metrics.setdefault(name, {}).setdefault(part.view, [0.0, 0.0])
             count = value.numel() if value.ndim else _length(part.labels)
             entry[0] += value.double().sum().item() if value.ndim else value.item() * count
             entry[1] += count
+
+    def _metrics_for(self, outputs: Any, labels: Any) -> Mapping[str, Metric]:
+        """Those asked for, else the accuracy where labels are class indices."""
+        objective = self._objective
+        if objective._metrics is not None:
+            return objective._metrics
+        classes = (
+            isinstance(outputs, Tensor)
+            and isinstance(labels, Tensor)
+            and not labels.is_floating_point()
+            and outputs.ndim == labels.ndim + 1
+        )
+        ignore = getattr(objective.loss_fn, "ignore_index", None)
+        return {"accuracy": accuracy if ignore is None else accuracy_ignoring(ignore)} if classes else {}
 
 
 def _added(parts: Sequence[tuple[dict[str, float], Sums]]) -> tuple[dict[str, float], Sums]:

@@ -18,11 +18,34 @@ from landscape.losses import length
 
 if TYPE_CHECKING:
     from landscape.objective import Objective
-    from landscape.views import Part, View
+    from landscape.views import Part, Plan, View
 
 
 class NotDeterministicError(RuntimeError):
     """Two evaluations at one point differ, so derivatives of the objective have no meaning."""
+
+
+def try_all_out(objective: Objective, plan: Plan) -> None:
+    """Try model and loss out, once for each source; refuse views that a loss inside the model cannot serve.
+
+    Raises:
+        ValueError: see :func:`try_out` and :func:`check_inside`.
+        NotDeterministicError: see :func:`try_out`.
+    """
+    views, probed = objective._views.values(), objective._probed
+    unknown = {view.source for view in views} - probed.keys()
+    for batch, parts in plan if unknown else ():
+        source = objective._views[parts[0].view].source
+        if source in unknown:
+            unknown.remove(source)
+            probed[source] = try_out(objective, batch, parts[0])
+        if not unknown:
+            break
+    if objective.ranks is not None:  # one without samples of a source learns what the others found
+        for found in objective.ranks.gather(probed):
+            probed |= found
+    for source in (source for source, inside in probed.items() if inside):
+        check_inside([view for view in views if view.source == source])
 
 
 def try_out(objective: Objective, batch: Any, part: Part) -> bool:
