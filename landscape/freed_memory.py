@@ -1,9 +1,10 @@
 """Freed memory stays with the process, so that the next tensor need not be made of fresh pages.
 
 glibc, the C library of most Linux systems, gives blocks of more than 128 KiB back to the operating system as soon as
-they are freed, which then has to clear pages for the next tensor: on networks for images a third of a forward pass
+they are freed, which then has to clear pages for the next tensor: on networks for images up to half of a forward pass
 without gradients, where every output is freed at once. The library raises these limits by itself when a large block
-is freed for the first time, up to 32 MiB, and twice that for what lies free at the end of its heap.
+is freed for the first time, up to 32 MiB, and twice that for what lies free at the end of its heap; so how fast a
+process is would depend on what it happened to free before.
 """
 
 from __future__ import annotations
