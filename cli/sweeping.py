@@ -54,7 +54,9 @@ def connected(scheduler: str | None) -> Iterator[Cluster | None]:
     except ImportError as error:
         raise click.UsageError("--scheduler needs dask.distributed: pip install 'ncsam-landscape[sweep]'") from error
     # Dask tells of lost connections and dead workers at length; what of it concerns the sweep, the sweep says.
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    for name in ("distributed", *logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "distributed":  # several have a level of their own
+            logging.getLogger(name).setLevel(logging.CRITICAL)
     with cluster:
         yield cluster
 
