@@ -136,7 +136,7 @@ def _curvatures(objective: Objective, directions: Tensor, flops: float) -> np.nd
 def _losses(objective: Objective, directions: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Losses at −h, 0 and h along each of the directions (k, K), and these steps h; 0 where a direction is none."""
     size, norms = float(objective.weights.norm() or 1.0), directions.norm(dim=1).cpu().numpy()
-    steps = np.divide(STEP * size, norms, out=np.zeros(len(norms)), where=norms > 0)
+    steps = np.divide(STEP * size, norms, out=np.zeros(len(norms)), where=norms != 0)
     losses = np.empty((len(directions), 3))
 
     def run(evaluate: Callable[[Sequence[float]], Evaluation]) -> None:
@@ -160,8 +160,8 @@ def _compare(
     h: float,
 ) -> tuple[float, str]:
     """The second difference along a direction, and what to make of it beside dᵀHd and the centre's ``gradient``."""
-    if not h:
-        return 0.0, "agrees"
+    if not h:  # the direction is zero, or infinite
+        return (0.0, "agrees") if curvature == 0 else (float("nan"), "not finite")
     left, middle, right = losses.tolist()
     second = (left - 2 * middle + right) / h**2
     if not np.isfinite([curvature, second]).all():

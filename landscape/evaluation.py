@@ -75,7 +75,7 @@ def explore(
 
     def swapped_in() -> None:
         foldable = directions and prepare is None and objective._call.precision is None
-        times = max(map(objective.num_samples, objective.views)) / _FEW
+        times = max(map(objective.num_samples, objective.views), default=0) / _FEW
         with (
             combined(objective.model, point, plan),
             folded(objective.model, trial, times) if foldable else nullcontext(FoldedNorms([])) as norms,

@@ -298,6 +298,15 @@ def test_the_curvature_of_a_costly_network_is_checked_on_fewer_samples(monkeypat
     assert few.check["outcome"][0] in ("agrees", "kinks")
 
 
+@pytest.mark.parametrize(
+    ("entry", "outcome"), [(0.0, "agrees"), (float("nan"), "not finite"), (float("inf"), "not finite")]
+)
+def test_directions_that_are_none_are_told_from_broken_ones(entry: float, outcome: str) -> None:
+    _, objective = network()
+    direction = torch.full((objective.num_parameters,), entry)
+    assert check_centre(objective, [direction], objective.evaluate().loss).check["outcome"] == [outcome]
+
+
 def test_a_model_that_cannot_be_checked_says_so() -> None:
     class OnlySingle(nn.Module):
         def __init__(self) -> None:
