@@ -31,8 +31,6 @@ NUMERICS = (
     "eigen",
     "evaluation",
     "filters",
-    "first_layers",
-    "folded_norms",
     "folding",
     "freed_memory",
     "graphs",
