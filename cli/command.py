@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 
 import click
 
-from .suggest import did_you_mean
+from landscape._suggest import did_you_mean
 
 F = TypeVar("F", bound=Callable[..., Any])
 

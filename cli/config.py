@@ -14,8 +14,9 @@ from typing import Any
 
 import click
 
+from landscape._suggest import did_you_mean
+
 from .command import long_name, within
-from .suggest import did_you_mean
 
 NOT_IN_A_FILE = ("config", "trust", "help")
 """Options that must be given on the command line itself."""

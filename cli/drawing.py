@@ -14,8 +14,7 @@ from landscape.figures.interactive import save_html
 from landscape.figures.style import COLOURS
 from ncsam.figures import training_curves
 from ncsam.figures.against_noise import compared
-from ncsam.figures.plans import plans as study_plans
-from ncsam.figures.plans import suffixes
+from ncsam.figures.plans import plans as study_plans, suffixes
 from ncsam.run import Run
 from ncsam.schema import Spectrum, Training
 from ncsam.study import curves_of

@@ -60,11 +60,11 @@ def command(
     """
     import ncsam.schema  # noqa: F401 - makes the kinds of record known that runs hold
     from landscape import store
-    from landscape.store import li_layout
+    from landscape.store import export_li
 
     content: Record | dict[str, np.ndarray]
-    if li_layout.is_li(file):
-        content = li_layout.read_li(file)
+    if export_li.is_li(file):
+        content = export_li.read_li(file)
     else:
         with store.open(file) as opened:
             names = opened.names()
@@ -88,7 +88,7 @@ def _write(
 ) -> list[Path]:
     """Write ``content`` in the format ``target``; the files."""
     from landscape.records import Line, Plane
-    from landscape.store import export, li_layout
+    from landscape.store import export, export_li
 
     if target == "npz":
         return [export.to_npz(content, out, overwrite=overwrite)]
@@ -108,4 +108,4 @@ def _write(
     if not isinstance(content, Line | Plane):
         raise click.UsageError(f"{name} is no line or plane, so it has no place in the layout of Li et al.")
     views = {"train": view or str(content.views[0])} | ({"test": test_view} if test_view else {})
-    return [li_layout.write_li(content, out, views=views, overwrite=overwrite)]
+    return [export_li.write_li(content, out, views=views, overwrite=overwrite)]

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import click
 
+from landscape._suggest import did_you_mean
+
 from . import options, progress, tables
-from .suggest import did_you_mean
 
 
 @options.command("figure")

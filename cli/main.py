@@ -12,11 +12,11 @@ from types import FrameType
 import click
 from click.core import ParameterSource
 
+from landscape._suggest import did_you_mean
 from landscape._version import __version__
 
 from . import messages, processes, progress
 from .command import Context
-from .suggest import did_you_mean
 
 COMMANDS = {
     "demo": "The whole main job on embedded real data, in minutes.",

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
+from landscape._suggest import did_you_mean
+
 from . import options, progress, tables
-from .suggest import did_you_mean
 
 if TYPE_CHECKING:
     from ncsam.sweep import Cell, Sweep, SweepFolder

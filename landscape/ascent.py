@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.objective import Objective
+from landscape.objective.objective import Objective
 
 _TINY = torch.finfo(torch.float64).tiny
 

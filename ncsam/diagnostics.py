@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape.isolation import undisturbed
+from landscape.objective.isolation import undisturbed
 from landscape.ranks import Ranks
 from ncsam import losses
 from ncsam.config import TrainConfig

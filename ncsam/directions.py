@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 import landscape
-from landscape.directions import direction_hash, eigen_direction, gradient_direction, signed, with_norm
-from landscape.objective import Objective
+from landscape.objective.objective import Objective
 from landscape.records import Trajectory
-from landscape.trajectory import principal_directions, project_path
+from landscape.surfaces.directions import direction_hash, eigen_direction, gradient_direction, signed, with_norm
+from landscape.surfaces.trajectory import principal_directions, project_path
 from ncsam.minibatch import MiniBatch
 from ncsam.noise_gradient import SimulatedNoise
 from ncsam.passes import FirstPass

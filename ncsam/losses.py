@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ncsam.data.names import unknown
+from landscape._suggest import unknown
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits (B, C), labels (B,) int64) ↦ the mean over the batch, a scalar, in nats."""

@@ -367,6 +367,6 @@ def build(name: str, model: nn.Module, base: Optimizer, **options: Any) -> Sharp
 
 
 def _unknown(what: str, got: str, known: Iterable[str]) -> ValueError:
-    from ncsam.data.names import unknown  # here, so that optimizers alone do not load the data readers
+    from landscape._suggest import unknown  # here, so that optimizers alone do not load the data readers
 
     return ValueError(unknown(what, got, known))

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from landscape import Objective, View
+from landscape._suggest import unknown
 from ncsam import data, noise
 from ncsam.config import TrainConfig
-from ncsam.data.names import unknown
 from ncsam.noise import NoisyLabels
 
 VIEWS = ("mixed", "clean_part", "noisy_part", "true_labels", "val", "test")

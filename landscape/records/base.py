@@ -139,10 +139,10 @@ class Record:
             object.__setattr__(self, name, array if declared.dims else array[()])
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the record to an HDF5 file of its own; read it back with :func:`landscape.load`."""
-        from landscape import store
+        """Write the record to an HDF5 file of its own, as :func:`landscape.save` does."""
+        import landscape
 
-        store.save(self, path, overwrite=overwrite)
+        landscape.save(self, path, overwrite=overwrite)
 
     def _repr_html_(self) -> str:
         """The record as a table, which Jupyter shows in place of its ``repr``."""

@@ -7,13 +7,12 @@ layout; a package declares its own kinds of file with :func:`declare_layout`.
 """
 
 from landscape.store.errors import StoreError
-from landscape.store.finished import add, create, load, save
 from landscape.store.layouts import declare as declare_layout
-from landscape.store.part import PartFile, part_path
+from landscape.store.part_file import PartFile, part_path
 from landscape.store.provenance import stamp
-from landscape.store.reader import File
-from landscape.store.reader import File as open
+from landscape.store.reader import File, File as open
 from landscape.store.verifier import checked_writes, verify
+from landscape.store.writer import add, create, load, save
 
 __all__ = [
     "File",

@@ -16,7 +16,7 @@ from landscape.store.arrays import is_only_a_length
 from landscape.store.attributes import RESERVED, raw_attributes, read_attributes
 from landscape.store.errors import StoreError
 from landscape.store.manifest import member
-from landscape.store.part import read_status
+from landscape.store.part_file import read_status
 from landscape.store.reader import File
 
 LEVELS = "▁▂▃▄▅▆▇█"

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from landscape.records import Status
-from landscape.store import finished, layouts, manifest, schema, seal
+from landscape.store import layouts, manifest, schema, seal, writer
 from landscape.store.errors import StoreError
-from landscape.store.part import read_rows
+from landscape.store.part_file import read_rows
 from landscape.store.reader import File
 
 TIME_LIMIT = 20.0  # seconds, on top of what reading the file at SLOWEST takes
@@ -71,11 +71,11 @@ def checked_writes() -> Iterator[None]:
         if found:
             raise StoreError(f"what was written is not valid: {'; '.join(found)}")
 
-    finished.CHECKS.append(check)
+    writer.CHECKS.append(check)
     try:
         yield
     finally:
-        finished.CHECKS.remove(check)
+        writer.CHECKS.remove(check)
 
 
 def _in_a_process_apart(path: Path) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Unpack
 import numpy as np
 
 from landscape.records import Status
-from landscape.scan import groups, together
+from landscape.surfaces.scan import groups, together
 from ncsam.analyses.common import DTYPES, Where, result_of
 from ncsam.diagnostics import QUANTITIES, Diagnosis
 from ncsam.execution import usable_device

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Unpack
 
-from landscape.connectivity import connect
-from landscape.draws import line_draws, plane_draws
 from landscape.records import Connection, LineDraws, PlaneDraws
-from landscape.scan import row_fields
+from landscape.surfaces.connectivity import connect
+from landscape.surfaces.draws import line_draws, plane_draws
+from landscape.surfaces.scan import row_fields
 from ncsam.analyses.common import ANALYSIS_VIEWS, Where, objective_of, result_of
 from ncsam.run import Run
 
@@ -72,7 +72,7 @@ def measure_connection(
     """All views of ``run`` on the straight line to another run's weights, with barriers; stored as ``surface/<name>``.
 
     ``other`` may be the same run at another epoch. Losses are those on the first run's data and labels throughout.
-    For ``alphas`` and ``buffers`` see :func:`landscape.connectivity.connect`.
+    For ``alphas`` and ``buffers`` see :func:`landscape.surfaces.connectivity.connect`.
     """
     if (run.config.data, run.config.seeds["split"]) != (other.config.data, other.config.seeds["split"]):
         _log.warning(

@@ -10,11 +10,11 @@ from typing import Any
 from torch import Tensor
 
 import landscape
-from landscape.autorange import find_span
-from landscape.batch_choice import BatchChoice, choose, measure
-from landscape.batchnorm import SAMPLES
 from landscape.records import Line, Plane
-from landscape.surface import surface_fields
+from landscape.surfaces.batch_size import BatchChoice, choose, measure
+from landscape.surfaces.line_and_plane import surface_fields
+from landscape.surfaces.recalibration import SAMPLES
+from landscape.surfaces.span import find_span
 from ncsam.analyses.common import Where, on_first, recorded_identity, result_of
 from ncsam.run import Run
 

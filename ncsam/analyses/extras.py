@@ -10,8 +10,8 @@ import numpy as np
 
 import landscape
 from landscape import HessianOperator, Objective
-from landscape.blocks import layer_spectra
 from landscape.records import EigenResult
+from landscape.spectrum.layers import layer_spectra
 from ncsam.analyses.common import Place
 from ncsam.analyses.gradients import GRADIENTS, gradients
 from ncsam.run import Run

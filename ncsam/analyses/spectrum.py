@@ -12,9 +12,9 @@ from torch import Tensor
 
 import landscape
 from landscape import HessianOperator, Objective
+from landscape.curvature.strategies import STRATEGIES
 from landscape.ranks import Ranks
 from landscape.records import EigenResult, Status
-from landscape.strategies import STRATEGIES
 from ncsam.analyses.common import (
     ANALYSIS_VIEWS,
     DTYPES,
@@ -70,8 +70,8 @@ def measure_spectrum(
             cosines with g_clean, g_noise and g*, see :func:`ncsam.analyses.gradients.gradients`.
         vectors: store the eigenvectors (in the precision of the products).
         warm_start: start each epoch from the eigenvectors of the one before it in ``epochs``, on the same view.
-        strategy: how products are made, see :class:`landscape.operators.CurvatureOperator`; the result records what
-            each row used.
+        strategy: how products are made, see :class:`landscape.curvature.operators.CurvatureOperator`; the result
+            records what each row used.
         autotune: time one product each way on the first row and take the faster one throughout, instead of following
             the rule of ``strategy="auto"``. A resumed measurement takes what the stopped one took.
         where: see :class:`Where`.

@@ -1,26 +1,15 @@
-"""From a name on the command line to a thing: did-you-mean messages and ``package.module:factory``."""
+"""From a name on the command line to a thing: ``package.module:factory``."""
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from landscape._suggest import unknown
+
 _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
-
-
-def unknown(what: str, got: str, known: Iterable[str]) -> str:
-    """One line for a name nobody knows: what was got, what it was probably meant to be, and all that is known.
-
-    >>> unknown("model", "resnet8", ["mlp", "resnet18"])
-    "unknown model 'resnet8', did you mean 'resnet18'? known: mlp, resnet18"
-    """
-    names = list(known)
-    close = difflib.get_close_matches(got, names, n=1)
-    hint = f", did you mean {close[0]!r}?" if close else ";"
-    return f"unknown {what} {got!r}{hint} known: {', '.join(names)}"
 
 
 def is_factory(name: str) -> bool:

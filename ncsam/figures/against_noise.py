@@ -18,13 +18,13 @@ from ncsam.figures.look import (
     SKY,
     VERMILION,
     Look,
+    band as draw_band,
     hide_spare,
     in_order,
     legend_below,
     looks,
     shares,
 )
-from ncsam.figures.look import band as draw_band
 from ncsam.schema import Curves
 
 QUANTITIES = {

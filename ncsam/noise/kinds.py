@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import special, stats
 
-from ncsam.data.names import unknown
+from landscape._suggest import unknown
 from ncsam.noise.class_maps import CLASS_MAPS
 from ncsam.noise.record import NoisyLabels, transition_counts
 

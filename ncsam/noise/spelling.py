@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ncsam.data.names import unknown
+from landscape._suggest import unknown
 from ncsam.noise import kinds
 from ncsam.noise.record import NoisyLabels
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from landscape_cli.main import COMMANDS
-from landscape_cli.main import run as landscape
+from landscape_cli.main import COMMANDS, run as landscape
 
 BAD = [
     (["hessian", "missing.h5"], "missing.h5: there is no such file"),

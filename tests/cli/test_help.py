@@ -12,8 +12,7 @@ import click
 import pytest
 
 from landscape_cli.command import Command
-from landscape_cli.main import COMMANDS, landscape
-from landscape_cli.main import run as call
+from landscape_cli.main import COMMANDS, landscape, run as call
 
 EXAMPLES = [(name, example) for name in COMMANDS for example in import_module(f"landscape_cli.{name}").command.examples]
 

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from landscape_cli.main import COMMANDS
-from landscape_cli.main import run as landscape
+from landscape_cli.main import COMMANDS, run as landscape
 from ncsam.run import Run
 from ncsam.study import write_study
 from tests.study.synthetic import table

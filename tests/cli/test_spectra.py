@@ -66,7 +66,7 @@ def test_the_spectrum_along_training_from_the_command_to_the_pictures(
 def test_what_did_not_converge_is_marked(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["hessian", str(copy), "--params", "classifier", "--views", "mixed", "--trace", "0", "--quiet"]
     with pytest.MonkeyPatch.context() as patch:
-        import landscape.eigen as eigen
+        import landscape.spectrum.eigenpairs as eigen
 
         patch.setattr(
             "landscape.top_eigenpairs", lambda H, k, **more: eigen.top_eigenpairs(H, k, **more, max_matvecs=6)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 import landscape
 from landscape import Objective, View
-from landscape.operators import EmpiricalFisherOperator, GGNOperator, HessianOperator
+from landscape.curvature.operators import EmpiricalFisherOperator, GGNOperator, HessianOperator
+from landscape.curvature.strategies import MEMORY_BUDGET
 from landscape.ranks import Ranks, RanksDisagreeError
-from landscape.strategies import MEMORY_BUDGET
 from tests.distributed import training
 from tests.reference import ARCHITECTURES, CASES, Case
 

@@ -9,17 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from matplotlib.contour import ContourSet
 from matplotlib.figure import Figure
 
 from landscape import figures
-from landscape.connectivity import barrier
 from landscape.figures.interactive import interactive, save_html
 from landscape.figures.levels import levels_between, symmetric_levels
 from landscape.figures.style import inches
 from landscape.records import Connection, Line, LineDraws, Plane, Status, Trajectory
+from landscape.surfaces.connectivity import barrier
 
 VIEWS = ("mixed", "test")
 GRID = np.linspace(-1, 1, 5)

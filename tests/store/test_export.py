@@ -19,7 +19,7 @@ from landscape.records import Line, Plane, Record, Status
 from landscape.store import layouts
 from landscape.store.describe import describe, render
 from landscape.store.export import to_csv, to_latex, to_npz, to_xdmf
-from landscape.store.li_layout import read_li, write_li
+from landscape.store.export_li import read_li, write_li
 from tests.store.samples import WEIGHTS, eigenpairs, every_kind, line, plane, run_file, same
 
 

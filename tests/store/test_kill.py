@@ -26,9 +26,9 @@ WRITER = """
 import signal, sys
 from pathlib import Path
 from landscape import store
-from landscape.store import part
+from landscape.store import part_file
 from tests.store.test_kill import ROWS, FIELDS, values
-part.COMMIT_EVERY = 0.0  # every row, so that kills meet commits
+part_file.COMMIT_EVERY = 0.0  # every row, so that kills meet commits
 
 def stop(number, frame):
     raise SystemExit(143)
@@ -185,7 +185,7 @@ def test_two_processes_that_add_both_succeed(tmp_path: Path) -> None:
 
 def test_adding_gives_up_when_another_never_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = run_file(tmp_path / "run.h5")
-    monkeypatch.setattr("landscape.store.finished.PATIENCE", 0.1)
+    monkeypatch.setattr("landscape.store.writer.PATIENCE", 0.1)
     held = try_lock(path)
     assert held is not None
     with pytest.raises(store.StoreError, match="another process is writing to it; wait until it is done"):

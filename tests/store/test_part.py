@@ -13,7 +13,7 @@ import pytest
 
 from landscape import store
 from landscape.records import Status
-from landscape.store import part
+from landscape.store import part_file
 
 FIELDS: dict[str, Any] = {"loss": (2,), "accuracy": ((2, 3), np.float32), "count": ((), "i8")}
 IDENTITY = {"seed": 3, "config": {"lr": 0.1, "layers": [1, 2]}}
@@ -102,7 +102,7 @@ def test_layouts_that_cannot_be_are_refused(changes: dict[str, Any], path: Path)
 
 def test_rows_are_committed_every_half_second_and_not_at_every_row(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now, syncs = [100.0], [0]
-    monkeypatch.setattr(part.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(part_file.time, "monotonic", lambda: now[0])
     work = open_part(path)
     monkeypatch.setattr(os, "fsync", lambda descriptor: syncs.__setitem__(0, syncs[0] + 1))
     for row, at in enumerate((100.1, 100.2, 100.4)):

@@ -14,8 +14,7 @@ import h5py
 import numpy as np
 import pytest
 import xarray
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from landscape import store
 from landscape.records import Line, Record, parameter, variable

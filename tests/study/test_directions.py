@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import landscape
-from landscape.directions import cosine
 from landscape.records import Connection
+from landscape.surfaces.directions import cosine
 from ncsam import Run, TrainConfig
 from ncsam.analyses.draws import measure_connection, measure_draws
 from ncsam.directions import directions_for, parse_directions, simulated_noise_gradient, trajectory_on

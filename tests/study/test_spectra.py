@@ -99,11 +99,11 @@ def test_a_timed_choice_is_kept_when_resumed(run: Run, monkeypatch: pytest.Monke
     whole = measure_spectrum(run, "whole", **asked, strategy="split")
     # A choice the clock might not make again: resuming must not ask it.
     monkeypatch.setattr(
-        "landscape.strategies._seconds", lambda product, v: float(product.__class__.__name__ != "KeptProduct")
+        "landscape.curvature.strategies._seconds", lambda product, v: float(product.__class__.__name__ != "KeptProduct")
     )
     with pytest.raises(Stop):
         measure_spectrum(run, "parts", **asked, autotune=True, progress=stop_after(1))
-    monkeypatch.setattr("landscape.strategies._seconds", None)
+    monkeypatch.setattr("landscape.curvature.strategies._seconds", None)
     resumed = measure_spectrum(run, "parts", **asked, autotune=True, resume=True)
     assert resumed.strategies.tolist() == [["split", "split"]]
     same(whole, resumed)

@@ -1,0 +1,87 @@
+"""The public names, each with the module that defines it."""
+
+from landscape import (
+    figures as figures,
+    records as records,
+    store as store,
+)
+from landscape._version import __version__ as __version__
+from landscape.curvature.operators import (
+    EmpiricalFisherOperator as EmpiricalFisherOperator,
+    GGNOperator as GGNOperator,
+    HessianOperator as HessianOperator,
+)
+from landscape.curvature.precision import (
+    PrecisionError as PrecisionError,
+    precision_error as precision_error,
+)
+from landscape.curvature.scaled import ScaledOperator as ScaledOperator
+from landscape.objective.logits import with_normalized_logits as with_normalized_logits
+from landscape.objective.objective import Objective as Objective
+from landscape.objective.sharding import sharded as sharded
+from landscape.objective.views import View as View
+from landscape.records import (
+    Alignment as Alignment,
+    Connection as Connection,
+    CurvatureSplit as CurvatureSplit,
+    DensityResult as DensityResult,
+    DiagonalResult as DiagonalResult,
+    EigenResult as EigenResult,
+    KeskarSharpness as KeskarSharpness,
+    LayerSpectra as LayerSpectra,
+    Line as Line,
+    LineDraws as LineDraws,
+    MomentsResult as MomentsResult,
+    NegativeMass as NegativeMass,
+    Plane as Plane,
+    PlaneDraws as PlaneDraws,
+    Sharpness as Sharpness,
+    Status as Status,
+    SubspaceOverlap as SubspaceOverlap,
+    TraceResult as TraceResult,
+    Trajectory as Trajectory,
+)
+from landscape.sharpness import (
+    adaptive_sharpness as adaptive_sharpness,
+    average_sharpness as average_sharpness,
+    keskar_sharpness as keskar_sharpness,
+    sam_sharpness as sam_sharpness,
+)
+from landscape.spectrum.decomposition import (
+    alignment as alignment,
+    split_curvature as split_curvature,
+    subspace_overlap as subspace_overlap,
+)
+from landscape.spectrum.density import (
+    negative_mass as negative_mass,
+    spectral_density as spectral_density,
+)
+from landscape.spectrum.eigenpairs import top_eigenpairs as top_eigenpairs
+from landscape.spectrum.estimators import (
+    diagonal as diagonal,
+    spectral_moments as spectral_moments,
+)
+from landscape.spectrum.layers import layer_spectra as layer_spectra
+from landscape.spectrum.traces import trace as trace
+from landscape.store import (
+    load as load,
+    save as save,
+)
+from landscape.surfaces.connectivity import connect as connect
+from landscape.surfaces.directions import (
+    eigen_direction as eigen_direction,
+    filter_normalized_direction as filter_normalized_direction,
+    gradient_direction as gradient_direction,
+)
+from landscape.surfaces.draws import (
+    line_draws as line_draws,
+    plane_draws as plane_draws,
+)
+from landscape.surfaces.line_and_plane import (
+    line as line,
+    plane as plane,
+)
+from landscape.surfaces.trajectory import (
+    principal_directions as principal_directions,
+    project_path as project_path,
+)

@@ -1,0 +1,242 @@
+"""Curvature as linear operators over an objective: Hessian, generalised Gauss–Newton and empirical Fisher matrix."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Self
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator
+from torch import Tensor
+
+from landscape.curvature.products import FisherForm, Form, GaussNewtonForm, HessianForm
+from landscape.curvature.strategies import MEMORY_BUDGET, STRATEGIES, Probe, Products, Strategy
+from landscape.objective.losses import PerSampleLoss, per_sample_of
+from landscape.objective.objective import Objective
+
+
+class CurvatureOperator(ABC):
+    """A symmetric (K, K) matrix of an objective's single view, known by its products; never formed.
+
+    ``H @ v`` takes (K,) or (K, k), tensor or array, and returns the same kind. Products are computed in the
+    parameters' dtype, summed over micro-batches in float64 and returned in the vector's dtype.
+
+    The operator belongs to the weights that the objective has when it is made; make a new one after the model has
+    changed. What does not depend on the vector is kept from product to product, for as many micro-batches as the
+    memory budget holds, and released with the operator.
+
+    Args:
+        objective: with a single view; :meth:`landscape.Objective.restricted` gives the block of some parameters.
+        strategy: how products are made. ``"double_backward"`` differentiates the gradient's graph and works for every
+            model. ``"split"`` traces the product once for each shape of micro-batch and cuts it in two, so that only
+            what the vector touches is computed again; several seconds for a deep net, then about half the time.
+            ``"compiled"`` also compiles that part, which takes a minute or more and a C++ compiler. ``"auto"`` takes
+            ``"split"`` where a gradient over the data costs more than 10⁹ floating-point operations, else double
+            backward. A traced product is compared with double backward on the first micro-batch; where tracing
+            fails or they disagree, double backward is used, with a warning in the log and the reason in ``strategy``.
+            ``"lean"`` takes no more memory than a training step on the same micro-batch, by double backward on pieces
+            of it with nothing kept; ``"auto"`` takes it where the graph of one micro-batch, estimated from a part of
+            it, exceeds the memory budget. See ``strategy.pieces``, ``.forward_bytes`` and ``.graph_bytes``.
+        memory_budget: bytes to keep at most; 0 to keep nothing.
+        autotune: let ``"auto"`` time both ways instead; the choice may differ from run to run.
+        precision: ``"bf16"`` for matrix products and convolutions in bfloat16, with parameters, vectors and sums as
+            they are otherwise; nothing is traced then. ``probe.precision_error`` is what it costs on the first
+            micro-batch, :func:`landscape.precision_error` on all data and for eigenvalues. None: full precision.
+
+    Raises:
+        ValueError: the objective has several views, the strategy or precision is unknown or does not fit the model, or
+            a vector of the wrong length is given.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        *,
+        strategy: str = "auto",
+        memory_budget: int = MEMORY_BUDGET,
+        autotune: bool = False,
+        precision: str | None = None,
+    ) -> None:
+        if len(objective.views) != 1:
+            raise ValueError(
+                f"the objective has several views ({', '.join(objective.views)}); choose one with .view(name)"
+            )
+        if strategy not in STRATEGIES:
+            raise ValueError(f"strategy is {strategy!r}, expected one of {', '.join(STRATEGIES)}")
+        if memory_budget < 0:
+            raise ValueError(f"memory_budget is {memory_budget}, expected bytes, at least 0")
+        if precision not in (None, "bf16"):
+            raise ValueError(f"precision is {precision!r}, expected 'bf16' or None")
+        if precision is not None:
+            objective = objective.in_precision(torch.bfloat16)
+            if strategy in ("split", "compiled"):
+                raise ValueError(
+                    f"strategy {strategy!r} is for full precision; take 'auto' with precision {precision!r}"
+                )
+        self.objective = objective.at(objective.weights)
+        self.shape = (objective.num_parameters, objective.num_parameters)
+        self.device = objective.layout.device
+        self.dtype = objective.layout.dtype
+        self._products_of = partial(
+            Products, form=self._form(), requested=strategy, memory_budget=memory_budget, autotune=autotune
+        )
+        self._products = self._products_of(self.objective)
+
+    @abstractmethod
+    def _form(self) -> Form:
+        """The kind of curvature."""
+
+    def __matmul__(self, other: Any) -> Any:
+        if isinstance(other, np.ndarray):
+            return (self @ torch.from_numpy(np.ascontiguousarray(other)).to(self.device)).cpu().numpy()
+        if other.ndim not in (1, 2) or len(other) != self.shape[0]:
+            raise ValueError(
+                f"operand has shape {tuple(other.shape)}, expected ({self.shape[0]},) or ({self.shape[0]}, k)"
+            )
+        columns = other.detach().to(self.device, self.dtype).reshape(self.shape[0], -1).T.contiguous()
+        return self._products(columns).to(other.dtype).reshape(other.shape)
+
+    @property
+    def strategy(self) -> Strategy:
+        """How products are made, and what is kept for them; costs a pass over the data before the first product."""
+        if self._products.strategy is None:
+            self @ torch.zeros(self.shape[0], dtype=self.dtype)
+        assert self._products.strategy is not None
+        return self._products.strategy
+
+    @property
+    def probe(self) -> Probe:
+        """Symmetry and repeatability, found once with the first product."""
+        _ = self.strategy
+        assert self._products.probe is not None
+        return self._products.probe
+
+    def in_full_precision(self) -> Self:
+        """The same operator in its parameters' precision."""
+        clone = copy.copy(self)
+        clone.objective = self.objective.in_precision(None)
+        clone._products = self._products_of(clone.objective)
+        return clone
+
+    def to_scipy(self) -> LinearOperator:
+        """The operator for ``scipy.sparse.linalg``, in float64."""
+        size, matmul = self.shape[0], lambda v: self @ np.asarray(v, dtype=np.float64)
+        return LinearOperator(
+            (size, size), matvec=lambda v: matmul(v).reshape(-1), matmat=matmul, rmatvec=matmul, dtype=np.float64
+        )
+
+
+class HessianOperator(CurvatureOperator):
+    """The Hessian ∇²L of an objective's single view; see :class:`CurvatureOperator`.
+
+    Pearlmutter, *Fast exact multiplication by the Hessian* (1994).
+
+    >>> x, y = torch.randn(10, 3, dtype=torch.float64), torch.randn(10, 1, dtype=torch.float64)
+    >>> model = torch.nn.Linear(3, 1, bias=False).double()
+    >>> H = HessianOperator(Objective(model, torch.nn.MSELoss(), (x, y)))
+    >>> bool(torch.allclose(H @ torch.eye(3, dtype=torch.float64), 2 * x.T @ x / 10))
+    True
+    >>> H.strategy.name, H.probe.asymmetry < 1e-12
+    ('double_backward', True)
+    """
+
+    def _form(self) -> Form:
+        return HessianForm()
+
+
+class GGNOperator(CurvatureOperator):
+    """The generalised Gauss–Newton matrix E[Jᵀ (∇²ℓ) J] of an objective's single view; see :class:`CurvatureOperator`.
+
+    J is the Jacobian of the model's outputs, ∇²ℓ the Hessian of the loss in the outputs. Positive semi-definite where
+    the loss is convex in the outputs; for losses from the exponential family (cross-entropy, squared error) it is the
+    Fisher information (Schraudolph 2002; Martens 2020, arXiv 1412.1193, §8). No outputs-by-parameters matrix is formed.
+
+    >>> x, y = torch.randn(10, 3, dtype=torch.float64), torch.randn(10, 1, dtype=torch.float64)
+    >>> obj = Objective(torch.nn.Linear(3, 1).double(), torch.nn.MSELoss(), (x, y))
+    >>> v = torch.randn(4, dtype=torch.float64)
+    >>> bool(torch.allclose(GGNOperator(obj) @ v, HessianOperator(obj) @ v))  # a linear model: the two agree
+    True
+    """
+
+    def _form(self) -> Form:
+        _needs_outputs(self.objective, "a GGN")
+        return GaussNewtonForm()
+
+
+class EmpiricalFisherOperator(CurvatureOperator):
+    """The empirical Fisher matrix Σ pᵢ ∇ℓᵢ ∇ℓᵢᵀ of an objective's single view; see :class:`CurvatureOperator`.
+
+    ℓᵢ is the loss of sample i alone and pᵢ its weight in the mean loss Σ pᵢ ℓᵢ: 1/n, or its share of the class weights;
+    an ignored sample has none. It is the uncentred covariance of the samples' gradients, not the Fisher information,
+    from which it differs away from a perfect fit (Kunstner, Balles & Hennig 2019, arXiv 1905.12558). No
+    samples-by-parameters matrix is formed.
+
+    Args:
+        objective: with a single view.
+        per_sample_loss: ``(outputs, labels) -> (n,)``; if none, derived from the objective's ``loss_fn``.
+        strategy: see :class:`CurvatureOperator`, as for the rest.
+        memory_budget: bytes to keep at most.
+        autotune: choose by timing.
+        precision: of matrix products.
+
+    Raises:
+        ValueError: (with the first product) the losses of single samples cannot be derived, or their mean is not the
+            loss.
+
+    >>> x, y = torch.randn(10, 3, dtype=torch.float64), torch.randn(10, 1, dtype=torch.float64)
+    >>> model = torch.nn.Linear(3, 1, bias=False).double()
+    >>> F = EmpiricalFisherOperator(Objective(model, torch.nn.MSELoss(), (x, y)))
+    >>> slopes = 2 * (model(x) - y).detach() * x
+    >>> bool(torch.allclose(F @ torch.eye(3, dtype=torch.float64), slopes.T @ slopes / 10))
+    True
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        *,
+        per_sample_loss: PerSampleLoss | None = None,
+        strategy: str = "auto",
+        memory_budget: int = MEMORY_BUDGET,
+        autotune: bool = False,
+        precision: str | None = None,
+    ) -> None:
+        self._per_sample_loss = per_sample_loss
+        super().__init__(
+            objective, strategy=strategy, memory_budget=memory_budget, autotune=autotune, precision=precision
+        )
+
+    def _form(self) -> Form:
+        given = self._per_sample_loss
+        _needs_outputs(self.objective, "an empirical Fisher matrix")
+        return FisherForm(per_sample_of(self.objective.loss_fn) if given is None else given, key=given)
+
+
+def _needs_outputs(objective: Objective, what: str) -> None:
+    if objective.loss_is_inside:
+        raise ValueError(
+            f"the loss is computed inside the model, but {what} needs it as a function of outputs and labels; let "
+            "forward= return logits, and give loss_fn= (logits, labels)"
+        )
+
+
+def as_product(operator: Any) -> tuple[int, torch.device, float, Callable[[Tensor], Tensor]]:
+    """Size, device, machine epsilon and product of any symmetric operator: ours, a tensor, an array, a scipy operator.
+
+    Raises:
+        ValueError: the operator is not square.
+    """
+    rows, columns = operator.shape
+    if rows != columns:
+        raise ValueError(f"operator has shape {tuple(operator.shape)}, expected a square one")
+    if isinstance(operator, Tensor):
+        matrix = operator.double()
+        return rows, matrix.device, torch.finfo(operator.dtype).eps, lambda v: matrix @ v
+    if isinstance(operator.dtype, torch.dtype):
+        return rows, operator.device, torch.finfo(operator.dtype).eps, lambda v: operator @ v
+    eps = float(np.finfo(np.result_type(operator.dtype, np.float32)).eps)
+    return rows, torch.device("cpu"), eps, lambda v: torch.as_tensor(np.asarray(operator @ v.numpy())).double()

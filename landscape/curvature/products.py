@@ -1,0 +1,244 @@
+"""Curvature–vector products of one micro-batch: by double backward, and as rules on dual numbers for tracing.
+
+A *form* is one kind of curvature, written twice. ``linearise`` builds an autograd graph that can be differentiated
+along any number of vectors and works for every model. ``along`` computes the product from leaves that are dual numbers
+(their tangent is the vector), which :mod:`landscape.curvature.tracing.program` takes apart into a part that depends on
+the vector and one that does not.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from landscape.objective.losses import PerSampleLoss, check_per_sample, sample_weights
+from landscape.objective.micro_batch import BatchLoss
+from landscape.objective.parameters import ParameterLayout
+
+
+class Product(ABC):
+    """One micro-batch's share of an operator, ready for any number of vectors."""
+
+    @abstractmethod
+    def __call__(self, column: Tensor, *, keep: bool = True) -> Tensor:
+        """The product with one vector (K,); ``keep`` what is needed for further calls."""
+
+    def of_rows(self, rows: Tensor, *, keep: bool = True) -> Tensor:
+        """The products with every row of ``rows`` (k, K), as columns (K, k)."""
+        last = len(rows) - 1
+        return torch.stack([self(row, keep=keep or i < last) for i, row in enumerate(rows)], dim=1)
+
+
+class Form(ABC):
+    """A kind of curvature; forms of equal ``key`` have equal products."""
+
+    key: Any
+
+    def extras(self, batch: BatchLoss) -> list[Tensor]:
+        """Tensors that products need besides the batch, computed from the data alone."""
+        return []
+
+    @abstractmethod
+    def linearise(self, batch: BatchLoss, layout: ParameterLayout, extras: Sequence[Tensor]) -> Product:
+        """The product by double backward."""
+
+    @abstractmethod
+    def along(self, batch: BatchLoss, extras: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """The product's share of each of ``batch.parameters``, whose tangents are the vector; none for zero."""
+
+
+class HessianForm(Form):
+    """∇²ℓ v: the derivative of the gradient along v."""
+
+    key = "hessian"
+
+    def linearise(self, batch: BatchLoss, layout: ParameterLayout, extras: Sequence[Tensor]) -> Product:
+        return _Gradient(batch, layout)
+
+    def along(self, batch: BatchLoss, extras: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        loss, leaves = batch.loss(), list(batch.parameters.values())
+        if not loss.requires_grad:
+            return [None] * len(leaves)
+        grads = torch.autograd.grad(loss, leaves, allow_unused=True)
+        return [None if g is None else forward_ad.unpack_dual(g).tangent for g in grads]
+
+
+class GaussNewtonForm(Form):
+    """Jᵀ (∇²ℓ) J v with J the Jacobian of the outputs, ∇²ℓ the loss's Hessian in them."""
+
+    key = "ggn"
+
+    def linearise(self, batch: BatchLoss, layout: ParameterLayout, extras: Sequence[Tensor]) -> Product:
+        return _GaussNewton(batch, layout)
+
+    def along(self, batch: BatchLoss, extras: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        outputs, rebuild = _differentiable(batch.outputs)
+        pairs = [forward_ad.unpack_dual(z) for z in outputs]
+        free = [
+            forward_ad.make_dual(
+                z.primal.detach().clone().requires_grad_(),
+                torch.zeros_like(z.primal) if z.tangent is None else z.tangent.clone(),
+            )
+            for z in pairs
+        ]
+        if not free:
+            return _pulled_back(batch, [])
+        slopes = torch.autograd.grad(batch.loss(rebuild(free)), free, allow_unused=True)
+        curved = [None if s is None else forward_ad.unpack_dual(s).tangent for s in slopes]
+        return _pulled_back(batch, [(z, u) for z, u in zip(outputs, curved, strict=True) if u is not None])
+
+
+class FisherForm(Form):
+    """Σ pᵢ ∇ℓᵢ ∇ℓᵢᵀ v with ℓᵢ the loss of sample i and pᵢ its weight in the mean."""
+
+    def __init__(self, per_sample: PerSampleLoss, key: Any) -> None:
+        self.key = "fisher", key
+        self._per_sample = per_sample
+        self._checked = False
+
+    def extras(self, batch: BatchLoss) -> list[Tensor]:
+        leaf = next(iter(batch.parameters.values()))
+        weights = sample_weights(batch.normalizer, batch.labels).to(leaf.device)
+        if not self._checked:
+            check_per_sample(self._per_sample, batch.outputs, batch.labels, weights, batch.loss())
+            self._checked = True
+        return [weights]
+
+    def linearise(self, batch: BatchLoss, layout: ParameterLayout, extras: Sequence[Tensor]) -> Product:
+        return _OuterProducts(batch, layout, self._per_sample(batch.outputs, batch.labels), extras[0])
+
+    def along(self, batch: BatchLoss, extras: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        losses = self._per_sample(batch.outputs, batch.labels)
+        tangent = forward_ad.unpack_dual(losses).tangent
+        return _pulled_back(batch, [] if tangent is None else [(losses, tangent * extras[0].to(tangent.dtype))])
+
+
+class _Gradient(Product):
+    """The gradient of a micro-batch's loss with its graph, to be differentiated along a vector."""
+
+    def __init__(self, batch: BatchLoss, layout: ParameterLayout) -> None:
+        self._parameters, self._layout = batch.parameters, layout
+        loss = batch.loss()
+        grads: Sequence[Tensor] = ()
+        if loss.requires_grad:  # else no sample of this micro-batch has to do with the parameters
+            leaves = list(batch.parameters.values())
+            grads = torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True)
+        self._curved = [(name, g) for name, g in zip(batch.parameters, grads, strict=False) if g.requires_grad]
+
+    def __call__(self, column: Tensor, *, keep: bool = True) -> Tensor:
+        if not self._curved:  # a loss linear in the parameters has no second derivative at all
+            return torch.zeros_like(column)
+        direction = self._layout.unflatten(column)
+        parts = torch.autograd.grad(
+            [g for _, g in self._curved],
+            list(self._parameters.values()),
+            [direction[name] for name, _ in self._curved],
+            retain_graph=keep,
+            materialize_grads=True,
+        )
+        return self._layout.flatten(dict(zip(self._parameters, parts, strict=True)))
+
+
+class _Jacobian:
+    """Some differentiable outputs with Jᵀu as a function of u, enough for J v and Jᵀu by backward passes."""
+
+    def __init__(self, batch: BatchLoss, layout: ParameterLayout, outputs: list[Tensor]) -> None:
+        self._parameters, self._layout, self._outputs = batch.parameters, layout, outputs
+        self._weights = [torch.zeros_like(z, requires_grad=True) for z in outputs]
+        self._pulled = torch.autograd.grad(
+            outputs, list(batch.parameters.values()), self._weights, create_graph=True, materialize_grads=True
+        )
+
+    def push(self, column: Tensor) -> list[Tensor]:
+        """J v, one tensor for each output."""
+        direction = self._layout.unflatten(column)
+        linked = [(p, direction[n]) for n, p in zip(self._parameters, self._pulled, strict=True) if p.requires_grad]
+        if not linked:
+            return [torch.zeros_like(z) for z in self._outputs]
+        # Jᵀu is linear in u, so differentiating ⟨Jᵀu, v⟩ by u gives J v.
+        return list(
+            torch.autograd.grad(
+                [p for p, _ in linked], self._weights, [v for _, v in linked], retain_graph=True, materialize_grads=True
+            )
+        )
+
+    def pull(self, cotangents: Sequence[Tensor], *, keep: bool) -> Tensor:
+        """Jᵀu, (K,)."""
+        parts = torch.autograd.grad(
+            self._outputs, list(self._parameters.values()), cotangents, retain_graph=keep, materialize_grads=True
+        )
+        return self._layout.flatten(dict(zip(self._parameters, parts, strict=True)))
+
+
+class _GaussNewton(Product):
+    """The outputs' Jacobian and the loss's gradient in the outputs."""
+
+    def __init__(self, batch: BatchLoss, layout: ParameterLayout) -> None:
+        outputs, rebuild = _differentiable(batch.outputs)
+        self._free = [z.detach().requires_grad_() for z in outputs]
+        slopes: Sequence[Tensor] = ()
+        if self._free:  # else no output of this micro-batch has to do with the parameters
+            loss = batch.loss(rebuild(self._free))
+            slopes = torch.autograd.grad(loss, self._free, create_graph=True, materialize_grads=True)
+        self._slopes = [(i, slope) for i, slope in enumerate(slopes) if slope.requires_grad]
+        if not self._slopes:
+            return
+        self._jacobian = _Jacobian(batch, layout, outputs)
+
+    def __call__(self, column: Tensor, *, keep: bool = True) -> Tensor:
+        if not self._slopes:
+            return torch.zeros_like(column)
+        pushed = self._jacobian.push(column)
+        curved = torch.autograd.grad(
+            [slope for _, slope in self._slopes],
+            self._free,
+            [pushed[i] for i, _ in self._slopes],
+            retain_graph=keep,
+            materialize_grads=True,
+        )
+        return self._jacobian.pull(curved, keep=keep)
+
+
+class _OuterProducts(Product):
+    """The Jacobian of the vector of per-sample losses, and the samples' weights."""
+
+    def __init__(self, batch: BatchLoss, layout: ParameterLayout, losses: Tensor, weights: Tensor) -> None:
+        self._weights = weights.to(losses.dtype)
+        self._depends = losses.requires_grad
+        if self._depends:
+            self._jacobian = _Jacobian(batch, layout, [losses])
+
+    def __call__(self, column: Tensor, *, keep: bool = True) -> Tensor:
+        if not self._depends:
+            return torch.zeros_like(column)
+        (slopes,) = self._jacobian.push(column)
+        return self._jacobian.pull([self._weights * slopes], keep=keep)
+
+
+def _differentiable(outputs: Any) -> tuple[list[Tensor], Any]:
+    """The output tensors that depend on the parameters, and how to put others in their place."""
+    every, spec = tree_flatten(outputs)
+    at = [i for i, z in enumerate(every) if isinstance(z, Tensor) and z.requires_grad]
+
+    def rebuild(replacements: Sequence[Tensor]) -> Any:
+        replaced = list(every)
+        for i, z in zip(at, replacements, strict=True):
+            replaced[i] = z
+        return tree_unflatten(replaced, spec)
+
+    return [every[i] for i in at], rebuild
+
+
+def _pulled_back(batch: BatchLoss, pairs: Sequence[tuple[Tensor, Tensor]]) -> Sequence[Tensor | None]:
+    """Jᵀu for pairs (output, u), whose tangents play no part any more."""
+    leaves = list(batch.parameters.values())
+    if not pairs:
+        return [None] * len(leaves)
+    grads = torch.autograd.grad([z for z, _ in pairs], leaves, [u for _, u in pairs], allow_unused=True)
+    return [None if g is None else forward_ad.unpack_dual(g).primal for g in grads]

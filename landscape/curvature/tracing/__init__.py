@@ -1,0 +1,1 @@
+"""Products recorded once as a program, rewritten to cost less, and run again."""

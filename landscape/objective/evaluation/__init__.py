@@ -1,0 +1,1 @@
+"""Loss and metrics of every view at many points, fast and without a trace."""

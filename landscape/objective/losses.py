@@ -1,0 +1,131 @@
+"""What a mean-reduced loss averages over: the weight of a batch, the losses of its samples, and accuracy."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from landscape.objective.sources import select
+
+Metric = Callable[[Any, Any], Tensor]
+PerSampleLoss = Callable[[Any, Any], Tensor]
+_ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss)
+
+
+def normalizer_of(loss_fn: Callable[[Any, Any], Tensor]) -> Callable[[Any], float]:
+    """How much a batch counts in the loss's own mean: its samples, or the class weights of those not ignored."""
+    if isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss):
+        weight, ignore = loss_fn.weight, loss_fn.ignore_index
+
+        def of_classes(labels: Any) -> float:
+            if labels.is_floating_point():
+                return float(len(labels))
+            kept = labels[labels != ignore]
+            return float(kept.numel()) if weight is None else weight.to(kept.device)[kept].double().sum().item()
+
+        return of_classes
+    return lambda labels: float(length(labels))
+
+
+def length(labels: Any) -> int:
+    """Number of samples that labels, a tensor or a mapping of tensors, belong to."""
+    return len(labels) if isinstance(labels, Tensor) else len(next(iter(labels.values())))
+
+
+def sample_weights(normalizer: Callable[[Any], float], labels: Any) -> Tensor:
+    """What each sample of a batch counts in the loss's mean, (n,) in float64, summing to 1."""
+    weights = [normalizer(select(labels, torch.tensor([i]))) for i in range(length(labels))]
+    found = torch.tensor(weights, dtype=torch.float64)
+    return found / found.sum()
+
+
+def per_sample_of(loss_fn: Callable[[Any, Any], Tensor]) -> PerSampleLoss:
+    """The loss of each sample, (n,), as ``loss_fn`` gives it for a batch of this sample alone.
+
+    Torch's own losses are asked for their unreduced values; any other is mapped over batches of one. A sample that
+    the loss ignores has loss 0.
+
+    >>> out, labels = torch.zeros(3, 2), torch.tensor([0, 1, -100])
+    >>> per_sample_of(nn.CrossEntropyLoss())(out, labels)
+    tensor([0.6931, 0.6931, 0.0000])
+    """
+    if isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss):
+        return _of_classes(loss_fn)
+    if isinstance(loss_fn, nn.Module) and type(loss_fn) in _ELEMENTWISE:
+        unreduced = _unreduced(loss_fn)
+        return lambda outputs, labels: _over_rows(unreduced(outputs, labels), torch.mean)
+
+    def mapped(outputs: Any, labels: Any) -> Tensor:
+        def alone(output: Any, label: Any) -> Tensor:
+            one = tree_map(lambda t: t[None] if isinstance(t, Tensor) else t, (output, label))
+            return loss_fn(*one)
+
+        dims = tree_map(lambda t: 0 if isinstance(t, Tensor) else None, (outputs, labels))
+        return torch.func.vmap(alone, in_dims=dims)(outputs, labels)
+
+    return mapped
+
+
+def check_per_sample(per_sample: PerSampleLoss, outputs: Any, labels: Any, weights: Tensor, whole: Tensor) -> None:
+    """Refuse losses of samples whose weighted mean is not the loss of the batch.
+
+    Raises:
+        ValueError: they cannot be computed, have another shape, or another mean.
+    """
+    advice = "; give per_sample_loss= (outputs, labels -> losses of shape (n,))"
+    try:
+        values = per_sample(outputs, labels)
+    except Exception as error:
+        raise ValueError(
+            f"the losses of single samples cannot be derived from loss_fn ({type(error).__name__}){advice}"
+        ) from error
+    if values.shape != weights.shape:
+        raise ValueError(f"per-sample losses have shape {tuple(values.shape)}, expected {tuple(weights.shape)}{advice}")
+    mean, expected = float(values.detach().double() @ weights), whole.item()
+    if not abs(mean - expected) <= torch.finfo(whole.dtype).eps ** 0.5 * max(1.0, abs(expected)):
+        raise ValueError(
+            f"per-sample losses average to {mean:.6g}, but loss_fn gives {expected:.6g} for the batch{advice}"
+        )
+
+
+def accuracy(outputs: Tensor, labels: Tensor) -> Tensor:
+    return (outputs.argmax(1) == labels).float()
+
+
+def accuracy_ignoring(ignore: int) -> Metric:
+    def of_the_rest(outputs: Tensor, labels: Tensor) -> Tensor:
+        return accuracy(outputs, labels)[labels != ignore]
+
+    return of_the_rest
+
+
+def _unreduced(loss_fn: nn.Module) -> nn.Module:
+    unreduced = copy.copy(loss_fn)
+    setattr(unreduced, "reduction", "none")  # noqa: B010 - a plain attribute that nn.Module does not declare
+    return unreduced
+
+
+def _over_rows(values: Tensor, reduce: Callable[..., Tensor]) -> Tensor:
+    """Reduced to one value a row; torch's forward mode does not like views of what is one already."""
+    return values if values.ndim == 1 else reduce(values.flatten(1), 1)
+
+
+def _of_classes(loss_fn: nn.CrossEntropyLoss | nn.NLLLoss) -> PerSampleLoss:
+    unreduced, weight, ignore = _unreduced(loss_fn), loss_fn.weight, loss_fn.ignore_index
+
+    def of(outputs: Tensor, labels: Tensor) -> Tensor:
+        values = unreduced(outputs, labels)
+        if labels.is_floating_point():
+            return _over_rows(values, torch.mean)
+        kept = (labels != ignore).reshape(len(labels), -1)
+        classes = torch.where(kept, labels.reshape(len(labels), -1), 0)
+        counts = kept.to(values.dtype) if weight is None else weight.to(values.dtype)[classes] * kept
+        total = counts.sum(1)
+        return _over_rows(values, torch.sum) / torch.where(total > 0, total, 1)
+
+    return of

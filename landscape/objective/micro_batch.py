@@ -1,0 +1,122 @@
+"""One micro-batch of an objective: a model called with given tensors in place of its own, and the loss that follows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from landscape.objective.isolation import holding, rewind
+from landscape.objective.losses import length
+from landscape.objective.sources import copied, select
+
+Forward = Callable[[nn.Module, Any], Any]
+Loss = Callable[[Any, Any], Tensor]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ModelCall:
+    """A model and how to call it on a batch.
+
+    Attributes:
+        model: what is called.
+        forward: how; ``model(*inputs)`` if none.
+        precision: of matrix products and convolutions (``torch.autocast``), if less than the parameters' own; outputs
+            are float32 then, and so is the loss.
+    """
+
+    model: nn.Module
+    forward: Forward | None = None
+    precision: torch.dtype | None = None
+
+    def __call__(self, batch: Any) -> Any:
+        """Outputs on a batch, which is handed over as a copy, from the state that every forward pass starts from."""
+        rewind(self.model)
+        return self.run(copied(batch))
+
+    def run(self, batch: Any) -> Any:
+        """Outputs on a batch, from the state that the model is in."""
+        if self.precision is None:
+            return self._run(batch)
+        device = next(self.model.parameters()).device.type
+        with torch.autocast(device, self.precision):
+            outputs = self._run(batch)
+        return tree_map(lambda t: t.float() if isinstance(t, Tensor) and t.is_floating_point() else t, outputs)
+
+    def _run(self, batch: Any) -> Any:
+        if self.forward is not None:
+            return self.forward(self.model, batch)
+        if isinstance(batch, Mapping):
+            raise ValueError("batches are mappings; say how to call the model: forward=lambda model, batch: …")
+        return self.model(*batch[:-1])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BatchLoss:
+    """One micro-batch, its forward pass run when first asked for.
+
+    Attributes:
+        index: its place among the view's micro-batches.
+        share: of the whole mean that it makes up.
+        parameters: the leaves it is computed from, by name; not the model's own.
+        fixed: everything else that the model holds, by name: other parameters and buffers.
+        batch: what the model is called with.
+        labels: of the samples.
+        loss_fn: mean over the micro-batch.
+        normalizer: ``labels -> weight`` that the loss divides by.
+        call: the model and how to call it.
+    """
+
+    index: int
+    share: float
+    parameters: dict[str, Tensor]
+    fixed: dict[str, Tensor]
+    batch: Any
+    labels: Any
+    loss_fn: Loss
+    normalizer: Callable[[Any], float]
+    call: ModelCall
+
+    @cached_property
+    def outputs(self) -> Any:
+        """Of the model, connected to the leaves."""
+        with self.held():
+            return self.call(self.batch)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let the model hold this micro-batch's tensors, which code that a backward pass runs again needs too."""
+        if self._is_held():
+            yield
+        else:
+            with holding(self.call.model, {**self.fixed, **self.parameters}):
+                yield
+
+    def _is_held(self) -> bool:
+        """Whether the model holds this micro-batch's tensors already: all of them or none, so one tells."""
+        name, leaf = next(iter(self.parameters.items()))
+        path, _, attribute = name.rpartition(".")
+        return getattr(self.call.model.get_submodule(path), attribute) is leaf
+
+    def pieces(self, count: int) -> Iterator[BatchLoss]:
+        """This micro-batch in up to ``count`` smaller ones; their shares are of this one's mean and add up to 1.
+
+        Those that the loss ignores as a whole are left out.
+        """
+        rows = torch.arange(length(self.labels), device=next(iter(self.parameters.values())).device)
+        cut = [(chunk, select(self.labels, chunk)) for chunk in rows.chunk(count)]
+        norms = [self.normalizer(labels) for _, labels in cut]
+        for (chunk, labels), norm in zip(cut, norms, strict=True):
+            if norm:
+                batch = select(self.batch, chunk)
+                yield dataclasses.replace(self, share=norm / sum(norms), batch=batch, labels=labels)
+
+    def loss(self, outputs: Any = None) -> Tensor:
+        """The mean loss, of the model's outputs or of others of the same form."""
+        return self.loss_fn(self.outputs if outputs is None else outputs, copied(self.labels))

@@ -1,0 +1,435 @@
+"""The objective: a loss over data as an exact, deterministic function of the flat parameter vector.
+
+Everything in this package measures an :class:`Objective`. It owns the three things that tools of this kind get
+wrong: means weighted by the true size of each micro-batch, frozen layers (eval mode), and a model that comes back
+untouched.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from landscape.objective.checks import try_all_out
+from landscape.objective.evaluation.evaluate import Evaluate, Evaluation, Prepare, along
+from landscape.objective.isolation import exclusive, holding, ordinary, undisturbed
+from landscape.objective.losses import Metric, normalizer_of
+from landscape.objective.micro_batch import BatchLoss, Forward, Loss, ModelCall
+from landscape.objective.parameters import ParameterLayout, layers, matching
+from landscape.objective.sources import Source, as_sources
+from landscape.objective.views import Plan, View, check_view
+
+if TYPE_CHECKING:
+    from landscape.ranks import Ranks
+
+
+class EmptyViewError(ValueError):
+    """A view without samples has no loss."""
+
+
+class Objective:
+    """A mean loss over data as a function of a model's trainable parameters.
+
+    Evaluated in eval mode (BatchNorm statistics frozen, dropout off) on the model's device and in its dtype, summed
+    in float64 over micro-batches weighted by their true size. The model is never written to: weights, buffers,
+    train/eval modes, ``requires_grad`` and the global RNG state come back as they were, also after an exception.
+
+    Args:
+        model: any module.
+        loss_fn: ``loss_fn(outputs, labels)``, reduced by the mean over samples. Class weights and ``ignore_index``
+            of ``nn.CrossEntropyLoss`` and ``nn.NLLLoss`` are honoured exactly. A model that computes its loss itself,
+            from labels in the batch, may hand it through: ``lambda outputs, labels: outputs["loss"]``; then
+            views cannot have labels of their own.
+        data: ``(x, y)`` tensors, a mapping of equally long tensors with a ``"labels"`` entry, a ``Dataset``, a
+            ``DataLoader``, or a mapping of source names to any of these.
+        batch_size: samples in a micro-batch; has no influence on results beyond rounding.
+        forward: ``(model, batch) -> outputs`` for dict batches or unusual models; ``model(*inputs)`` if none.
+        metrics: ``{name: fn(outputs, labels)}``, means over samples or one value a sample; if none, ``accuracy`` where
+            labels are class indices. ``{}`` for no metrics.
+        views: the views to evaluate; if none, one view a source, carrying its name.
+        normalizer: ``labels -> weight of the batch`` for losses that do not average over samples.
+
+    Raises:
+        ValueError: the data are empty or malformed, a view's indices or labels do not fit its source; (on first use)
+            the loss is not a mean over samples, or cannot serve the views.
+        NotDeterministicError: (on first use) two evaluations of one batch differ.
+
+    >>> x, y = torch.randn(10, 3), torch.tensor([0, 1] * 5)
+    >>> obj = Objective(nn.Linear(3, 2), nn.CrossEntropyLoss(), (x, y), batch_size=4)
+    >>> obj.num_parameters, obj.views, obj.gradient().shape
+    (8, ('data',), torch.Size([8]))
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss_fn: Loss,
+        data: Any,
+        batch_size: int = 256,
+        *,
+        forward: Forward | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+        views: Sequence[View] | None = None,
+        normalizer: Callable[[Any], float] | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+        self.model = model
+        self.loss_fn = loss_fn
+        self.batch_size = batch_size
+        self.memory_format = torch.contiguous_format
+        self.layout = self._whole = ParameterLayout(model)
+        self._constant: dict[str, Tensor] = {}  # what a restriction holds fixed
+        self._call = ModelCall(model, forward)
+        self._metrics = metrics
+        self.own_mean = normalizer is None
+        self._normalizer = normalizer or normalizer_of(loss_fn)
+        self._sources = as_sources(data, batch_size)
+        self._views = {v.name: v for v in views or [View(name, name) for name in self._sources]}
+        for view in self._views.values():
+            check_view(view, self._sources)
+        self._weights: Tensor | None = None
+        self._buffers: dict[str, Tensor] = {}  # that replace the model's own
+        self._plans: dict[tuple[str, ...], Plan] = {}
+        self._probed: dict[str, bool] = {}  # sources tried out, and whether the loss is computed inside the model
+        self.ranks: Ranks | None = None  # processes that share its data, see landscape.objective.sharding
+        self.programs: dict[Any, Any] = {}  # traced products, which serve every point and view of this objective
+
+    @property
+    def num_parameters(self) -> int:
+        """Number K of trainable parameters, or of those that it is restricted to."""
+        return self.layout.size
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Names of the views, in order."""
+        return tuple(self._views)
+
+    @property
+    def weights(self) -> Tensor:
+        """A copy of the (K,) point at which the objective is evaluated."""
+        return self.layout.weights(self.model) if self._weights is None else self._weights.clone()
+
+    def num_samples(self, view: str) -> int:
+        """Number of samples in a view."""
+        chosen = self._views[view]
+        return self._sources[chosen.source].size if chosen.indices is None else len(chosen.indices)
+
+    @property
+    def num_batches(self) -> int:
+        """Number of micro-batches that one pass over the views takes, on this process."""
+        return self._plan().num_batches
+
+    @property
+    def loss_is_inside(self) -> bool:
+        """Whether the loss is computed inside the model, so that it is no function of outputs and labels.
+
+        Gradients, Hessians and surfaces need no more; what looks at outputs (the GGN, losses of single samples, views
+        with labels of their own) does.
+        """
+        self._plan()
+        return any(self._probed.get(view.source, False) for view in self._views.values())
+
+    def view(self, *names: str) -> Objective:
+        """The same objective restricted to some of its views; shares data with this one."""
+        for name in names:
+            if name not in self._views:
+                raise ValueError(f"no view {name!r}; this objective has {', '.join(self._views)}")
+        clone = copy.copy(self)
+        clone._views = {name: self._views[name] for name in names}
+        return clone
+
+    def view_of(self, name: str) -> View:
+        """What a view of this name selects."""
+        return self._views[name]
+
+    def source_of(self, view: str) -> Source:
+        """Where a view's inputs come from."""
+        return self._sources[self._views[view].source]
+
+    def with_views(self, views: Sequence[View]) -> Objective:
+        """The same model and data with other views.
+
+        Raises:
+            ValueError: a view's indices or labels do not fit its source.
+        """
+        for view in views:
+            check_view(view, self._sources)
+        clone = copy.copy(self)
+        clone._views = {view.name: view for view in views}
+        clone._plans = {}
+        return clone
+
+    def forward(self, batch: Any) -> Any:
+        """Outputs of the model as it is on a micro-batch."""
+        with undisturbed(self.model):
+            return self._call(batch)
+
+    def astype(self, dtype: torch.dtype) -> Objective:
+        """The same objective at the same point in another precision; the model itself is not converted."""
+        clone = copy.copy(self)
+        clone.layout, clone._whole = self.layout.astype(dtype), self._whole.astype(dtype)
+        clone._weights = self.weights.to(clone.layout.dtype)
+        held = self._fixed()
+        clone._constant = {n: held[n].to(dtype) for n, _ in self.model.named_parameters() if n in held}
+        clone._buffers = {
+            n: held[n].to(dtype) if held[n].is_floating_point() else held[n] for n, _ in self.model.named_buffers()
+        }
+        clone.loss_fn = copy.deepcopy(self.loss_fn).to(dtype) if isinstance(self.loss_fn, nn.Module) else self.loss_fn
+        clone._plans, clone._probed, clone.programs = {}, {}, {}
+        return clone
+
+    def batched(self, batch_size: int, memory_format: torch.memory_format | None = None) -> Objective:
+        """The same objective with micro-batches of another size, or images and filters laid out otherwise in memory.
+
+        Neither has an influence on results beyond rounding.
+
+        Raises:
+            ValueError: ``batch_size`` is less than 1.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+        clone = copy.copy(self)
+        clone.batch_size = batch_size
+        clone.memory_format = self.memory_format if memory_format is None else memory_format
+        clone._sources = {name: source.batched(batch_size) for name, source in self._sources.items()}
+        clone._plans = {}
+        return clone
+
+    def in_precision(self, precision: torch.dtype | None) -> Objective:
+        """The same objective with matrix products and convolutions of forward and backward passes in less precision.
+
+        Parameters, gradients, outputs and the loss stay float32 and sums float64 (``torch.autocast``). The checks that
+        an objective makes with its first use are made in full precision. ``None`` goes back to it.
+
+        Raises:
+            ValueError: parameters are not float32, or the precision is not bfloat16.
+
+        >>> obj = Objective(nn.Linear(3, 2), nn.MSELoss(), (torch.ones(4, 3), torch.zeros(4, 2)))
+        >>> abs(obj.in_precision(torch.bfloat16).loss() / obj.loss() - 1) < 0.03
+        True
+        """
+        if precision not in (None, torch.bfloat16):  # float16 would need its gradients scaled
+            raise ValueError(f"precision is {precision}, expected torch.bfloat16 or None")
+        if precision is not None and self.layout.dtype != torch.float32:
+            raise ValueError(f"parameters are {self.layout.dtype}, expected torch.float32 for products in bfloat16")
+        self._plan()
+        clone = copy.copy(self)
+        clone._call, clone.programs = dataclasses.replace(self._call, precision=precision), {}
+        return clone
+
+    def over(self, ranks: Ranks | None) -> Objective:
+        """The same objective with its data shared by processes, or on this one (:mod:`landscape.objective.sharding`).
+
+        The number of samples stays that of the whole.
+        """
+        if ranks is self.ranks:
+            return self
+        clone = copy.copy(self)
+        clone.ranks = ranks
+        clone._plans, clone._probed = {}, {}
+        return clone
+
+    def at(self, weights: Any) -> Objective:
+        """The same objective at another (K,) point; the model is not changed."""
+        clone = copy.copy(self)
+        clone._weights = self.layout.as_vector(weights)
+        return clone
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Copies of the buffers that it is evaluated with, by name."""
+        with exclusive(self.model):
+            return {name: self._buffers.get(name, buffer).clone() for name, buffer in self.model.named_buffers()}
+
+    def with_buffers(self, buffers: Mapping[str, Tensor]) -> Objective:
+        """The same objective with other values of some buffers (BatchNorm statistics); the model is not changed.
+
+        Raises:
+            ValueError: the model has no buffer of that name, or one of another shape.
+
+        >>> model = nn.Sequential(nn.BatchNorm1d(2, affine=False), nn.Linear(2, 1))
+        >>> obj = Objective(model, nn.MSELoss(), (torch.ones(4, 2), torch.zeros(4, 1)))
+        >>> centred = obj.with_buffers({"0.running_mean": torch.ones(2)})  # so that the last layer sees zeros
+        >>> abs(centred.loss() - model[1].bias.item() ** 2) < 1e-6
+        True
+        """
+        own = self.buffers()
+        for name, value in buffers.items():
+            if name not in own or own[name].shape != value.shape:
+                raise ValueError(
+                    f"no buffer {name!r} of shape {tuple(value.shape)} in this model; it has "
+                    + (", ".join(f"{n} {tuple(b.shape)}" for n, b in own.items()) or "none")
+                )
+        clone = copy.copy(self)
+        clone._buffers = {**self._buffers, **{n: v.detach().to(own[n]) for n, v in buffers.items()}}
+        return clone
+
+    def restricted(self, *patterns: str) -> Objective:
+        """The same objective as a function of some parameters alone, at the present point.
+
+        Its vectors, gradients and operators have one entry for each of the matching parameters, in their usual order;
+        all others stay constant at their present values. So ``HessianOperator(obj.restricted("layer3"))`` is a
+        diagonal block of the whole Hessian.
+
+        Args:
+            patterns: shell-style, of parameter names or of module names, which stand for all parameters below them.
+
+        Raises:
+            ValueError: a pattern matches nothing.
+
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+        >>> obj = Objective(model, nn.CrossEntropyLoss(), (torch.randn(10, 3), torch.tensor([0, 1] * 5)))
+        >>> obj.restricted("2").gradient().shape, obj.restricted("*.bias").layout.names
+        (torch.Size([10]), ('0.bias', '2.bias'))
+        """
+        chosen = matching(self.model, self.layout, patterns)
+        current = self.layout.unflatten(self.weights)
+        clone = copy.copy(self)
+        clone.layout = self.layout.only(chosen)
+        clone._constant = {**self._constant, **{n: t for n, t in current.items() if n not in chosen}}
+        clone._weights = clone.layout.flatten(current)
+        return clone
+
+    def layers(self) -> dict[str, tuple[str, ...]]:
+        """Modules that own parameters of this objective, with those: ``restricted(*names)`` gives the layer's block.
+
+        >>> obj = Objective(nn.Sequential(nn.Linear(3, 2)), nn.MSELoss(), (torch.randn(5, 3), torch.randn(5, 2)))
+        >>> obj.layers()
+        {'0': ('0.weight', '0.bias')}
+        """
+        return layers(self.layout)
+
+    def extract(self, whole: Any) -> Tensor:
+        """Entries that this objective's parameters have in a vector of all trainable ones."""
+        return self.layout.flatten(self._whole.unflatten(self._whole.as_vector(whole)))
+
+    def loss(self) -> float:
+        """Mean loss of the single view.
+
+        Raises:
+            ValueError: the objective has several views.
+            EmptyViewError: the view has no samples.
+        """
+        name = self._only_view()
+        return self.evaluate().loss[name]
+
+    def evaluate(self) -> Evaluation:
+        """Loss and metrics of every view, from one forward pass a source."""
+        with self.along([]) as evaluate:
+            return evaluate([])
+
+    def along(self, directions: Sequence[Tensor], prepare: Prepare | None = None) -> AbstractContextManager[Evaluate]:
+        """Give ``evaluate`` within a context: ``evaluate(c)`` has every view at w + Σ cᵢ·dᵢ, w being the present point.
+
+        For many points this is cheaper than :meth:`at` with :meth:`evaluate`. Meanwhile the model is in eval mode and
+        holds other tensors; it comes back as it was, also after an exception.
+
+        Args:
+            directions: (K,) each.
+            prepare: called at every point with the forward function (batch -> outputs) before it is evaluated; may
+                change buffers, which are set back for the next point.
+
+        >>> obj = Objective(nn.Linear(1, 1, bias=False), nn.MSELoss(), (torch.ones(2, 1), torch.zeros(2, 1)))
+        >>> with obj.at([2.0]).along([torch.ones(1)]) as evaluate:
+        ...     evaluate([0.0]).loss, evaluate([1.0]).loss
+        ({'data': 4.0}, {'data': 9.0})
+        """
+        return along(self, directions, prepare)
+
+    def gradient(self) -> Tensor:
+        """Gradient of the single view's mean loss, shape (K,), summed in float64, in the parameters' dtype."""
+
+        def flat_gradient(batch: BatchLoss) -> Tensor:
+            leaves = list(batch.parameters.values())
+            loss = batch.loss()
+            if not loss.requires_grad:  # no sample of this micro-batch has to do with the parameters
+                return torch.zeros(self.layout.size, dtype=self.layout.dtype, device=self.layout.device)
+            grads = torch.autograd.grad(loss, leaves, materialize_grads=True)
+            return self.layout.flatten(dict(zip(batch.parameters, grads, strict=True)))
+
+        return self.accumulate(flat_gradient).to(self.layout.dtype)
+
+    def accumulate(self, derivative: Callable[[BatchLoss], Tensor]) -> Tensor:
+        """Sum ``derivative(batch)`` over the single view's micro-batches, in float64.
+
+        Each term is weighted by the micro-batch's share of the total, so that any linear functional of the loss
+        (gradient, Hessian-vector product, …) comes out as that of the whole mean loss.
+        """
+        total = self.accumulate_here(derivative)
+        if self.ranks is not None:
+            if not self._plan().everywhere[self._only_view()]:
+                shapes = self.ranks.gather(None if total is None else total.shape)
+                shape = next((s for s in shapes if s is not None), None)
+                if total is None and shape is not None:
+                    total = torch.zeros(shape, dtype=torch.float64, device=self.layout.device)
+            if total is not None:
+                total = self.ranks.total(total, self.weights)
+        if total is None:
+            raise EmptyViewError(f"every label of view {self._only_view()!r} is ignored by the loss, so it has no loss")
+        return total
+
+    def accumulate_here(self, derivative: Callable[[BatchLoss], Tensor]) -> Tensor | None:
+        """What :meth:`accumulate` sums up, of this process's samples alone; none where nothing counts."""
+        total: Tensor | None = None
+        with self.micro_batches() as batches:
+            for micro in batches:
+                term = derivative(micro).detach().double()
+                term *= micro.share
+                total = term if total is None else total.add_(term)
+        return total
+
+    @contextmanager
+    def micro_batches(self) -> Iterator[Iterator[BatchLoss]]:
+        """Those of the single view that count, on this process; meanwhile the model is in eval mode."""
+        name = self._only_view()
+        plan = self._plan()
+        with undisturbed(self.model), ExitStack() as stack:
+            fixed = self._fixed()
+            leaves = {n: p.detach().requires_grad_() for n, p in self.layout.unflatten(ordinary(self.weights)).items()}
+            stack.enter_context(holding(self.model, {**fixed, **leaves}))
+            counted = ((batch, part) for batch, parts in plan for part in parts if part.norm)
+            yield (
+                BatchLoss(
+                    index,
+                    part.norm / plan.norms[name],
+                    leaves,
+                    fixed,
+                    batch,
+                    part.labels,
+                    self.loss_fn,
+                    self._normalizer,
+                    self._call,
+                )
+                for index, (batch, part) in enumerate(counted)
+            )
+
+    def _fixed(self) -> dict[str, Tensor]:
+        """All that the model holds beside this objective's parameters: frozen ones and buffers."""
+        with exclusive(self.model):
+            frozen = {n: p.detach() for n, p in self.model.named_parameters() if n not in self.layout.names}
+            buffers = {n: self._buffers.get(n, b.detach()) for n, b in self.model.named_buffers()}
+        return {name: ordinary(tensor) for name, tensor in {**frozen, **self._constant, **buffers}.items()}
+
+    def _only_view(self) -> str:
+        if len(self._views) != 1:
+            raise ValueError(f"the objective has several views ({', '.join(self._views)}); choose one with .view(name)")
+        name = next(iter(self._views))
+        if not self.num_samples(name):
+            raise EmptyViewError(f"view {name!r} has no samples, so it has no loss")
+        return name
+
+    def _plan(self) -> Plan:
+        key = tuple(self._views)
+        if key not in self._plans:
+            views = list(self._views.values())
+            with undisturbed(self.model):
+                plan = Plan(views, self._sources, self._whole, self._normalizer, self.memory_format, self.ranks)
+                try_all_out(self, plan)
+            self._plans[key] = plan
+        return self._plans[key]

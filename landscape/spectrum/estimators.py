@@ -1,0 +1,121 @@
+"""What probes tell of a symmetric operator beside its trace: Frobenius norm, participation ratio, diagonal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from landscape.records import DiagonalResult, MomentsResult
+from landscape.spectrum.probes import DeflatedProbes
+
+
+def spectral_moments(H: Any, num_matvecs: int = 100, *, deflate: Any = None, seed: int = 0) -> MomentsResult:
+    """Trace, Frobenius norm and participation ratio of a symmetric operator, from the same probes.
+
+    With H = [T, C*; C, B] in a known subspace and its complement, ‖H‖² = ‖T‖² + 2 ‖C‖² + E‖Bz‖². The participation
+    ratio (tr H)² / ‖H‖² is the number of eigenvalues that would have to be equal to give the same two moments; it is an
+    effective rank where H is (nearly) positive semi-definite, as the Gauss–Newton matrix is, and otherwise only a
+    number, since positive and negative eigenvalues cancel in the trace. Norm and ratio are not linear in what is
+    sampled: their values and errors are the jackknife's (Efron & Stein 1981), so the bias is of second order.
+
+    Args:
+        H: :class:`landscape.HessianOperator`, tensor, array or scipy ``LinearOperator``, (K, K), symmetric.
+        num_matvecs: products to spend; from K on everything is exact and the errors are 0.
+        deflate: as for :func:`landscape.trace`; an :class:`landscape.EigenResult` without ``basis``, or found by a
+            search, costs a product for each of its vectors.
+        seed: of the probes.
+
+    Returns:
+        MomentsResult: NaN for the ratio of a zero operator.
+
+    Raises:
+        ValueError: fewer than two products for probes, or ``deflate`` of another size.
+        FloatingPointError: a product is not finite.
+
+    >>> m = spectral_moments(torch.diag(torch.tensor([3.0, 4.0, 0.0], dtype=torch.float64)))
+    >>> print(m.trace.round(6), m.frobenius.round(6), m.effective_rank.round(6))
+    7.0 5.0 1.96
+    """
+    probes = DeflatedProbes(H, num_matvecs, deflate, seed, coupled=True)
+    sums = [torch.stack([(z * image).sum(0), (image**2).sum(0)]).cpu().numpy() for z, image in probes]
+    known = np.array([[probes.known_trace], [probes.known_square]])
+    samples = known + np.concatenate(sums, axis=1) if sums else known
+    (trace, trace_error), (norm, norm_error), (ratio, ratio_error) = (
+        _jackknife(samples, f) for f in (_trace, _norm, _ratio)
+    )
+    return MomentsResult(
+        trace=trace,
+        trace_stderr=trace_error,
+        frobenius=norm,
+        frobenius_stderr=norm_error,
+        effective_rank=ratio,
+        effective_rank_stderr=ratio_error,
+        deflated=len(probes.basis),
+        matvecs=probes.matvecs,
+        seed=seed,
+    )
+
+
+def diagonal(H: Any, num_matvecs: int = 100, *, deflate: Any = None, seed: int = 0) -> DiagonalResult:
+    """Diagonal of a symmetric operator, (K,), with a standard error for every entry.
+
+    E z ⊙ Hz over Rademacher vectors z (Bekas, Kokiopoulou, Saad 2007), with the known part of H taken out first, as in
+    :func:`landscape.trace`. An entry's variance is the sum of squares of the rest of its row, so small entries beside
+    large ones are uncertain: the errors say how much.
+
+    Args:
+        H: :class:`landscape.HessianOperator`, tensor, array or scipy ``LinearOperator``, (K, K), symmetric.
+        num_matvecs: products to spend; from K on the diagonal is exact and the errors are 0.
+        deflate: as for :func:`spectral_moments`.
+        seed: of the probes.
+
+    Raises:
+        ValueError: fewer than two products for probes, or ``deflate`` of another size.
+        FloatingPointError: a product is not finite.
+
+    >>> diagonal(torch.tensor([[3.0, 1.0], [1.0, 2.0]], dtype=torch.float64)).values.round(6)
+    array([3., 2.])
+    """
+    probes = DeflatedProbes(H, num_matvecs, deflate, seed, coupled=True)
+    mean, squares = torch.zeros(2, probes.basis.size, dtype=torch.float64, device=probes.basis.device)
+    done = 0
+    for z, image in probes:
+        for sample in (z * image).T:  # Welford's update, as a block of samples would double the memory
+            done += 1
+            step = sample - mean
+            mean = mean + step / done
+            squares = squares + step * (sample - mean)
+    stderr = (squares / max(done * (done - 1), 1)).sqrt()
+    return DiagonalResult(
+        values=(mean + probes.known_diagonal()).cpu().numpy(),
+        stderr=stderr.cpu().numpy(),
+        deflated=len(probes.basis),
+        matvecs=probes.matvecs,
+        seed=seed,
+    )
+
+
+def _trace(means: np.ndarray) -> np.ndarray:
+    return means[0]
+
+
+def _norm(means: np.ndarray) -> np.ndarray:
+    return np.sqrt(means[1])
+
+
+def _ratio(means: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return means[0] ** 2 / means[1]
+
+
+def _jackknife(samples: np.ndarray, function: Any) -> tuple[float, float]:
+    """Value, less its bias, and standard error of a function of means over the samples (quantity, n)."""
+    count = samples.shape[1]
+    whole = float(function(samples.mean(axis=1)))
+    if count == 1:
+        return whole, 0.0
+    without = function((samples.sum(axis=1, keepdims=True) - samples) / (count - 1))
+    bias = (count - 1) * (float(without.mean()) - whole)
+    return whole - bias, float(np.sqrt((count - 1) * without.var()))

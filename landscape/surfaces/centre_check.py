@@ -1,0 +1,209 @@
+"""The cross-check of every surface: what it shows at its centre against plain evaluation and a Hessian product."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.curvature.costs import forward_flops
+from landscape.curvature.lean import LeanProduct
+from landscape.curvature.products import HessianForm
+from landscape.objective.isolation import plain_attention
+from landscape.objective.losses import length
+from landscape.objective.micro_batch import BatchLoss
+from landscape.objective.objective import EmptyViewError, Objective
+from landscape.objective.views import View
+
+SAMPLES = (16, 1024)  # that the curvature is checked on: at least and at most,
+FLOPS = 2e9  # and in between as many as one forward pass of so many operations takes; float64 is slow
+_PIECE_FLOPS = 4e8  # of the forward pass that a product is made of at a time,
+_PIECES = 4  # in so many pieces of a micro-batch at least, as its graph takes so much more memory than a training step
+STEP = 1e-6  # of the second difference, relative to the norm of the weights
+FINE_STEP = 1e-9  # of the difference of gradients, the same way
+_RELATIVE = 1e-3  # deviation of curvatures that needs no explanation
+
+
+class SurfaceCheckWarning(UserWarning):
+    """A surface disagrees with plain evaluation, or its second differences with the Hessian."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CentreCheck:
+    """What a surface's record says of its centre; see :func:`check_centre`."""
+
+    centre_loss: np.ndarray
+    plain_loss: np.ndarray
+    curvature: np.ndarray
+    second_difference: np.ndarray
+    check: dict[str, Any]
+
+
+def check_centre(
+    objective: Objective, directions: Sequence[Tensor], centre_loss: Mapping[str, float], *, frozen: bool = True
+) -> CentreCheck:
+    """Compare the centre of a surface with plain evaluation, and its second differences with dᵀHd.
+
+    *Loss*: ``centre_loss`` against one pass of ``loss_fn`` over each view, the way gradients are computed; they may
+    differ by rounding.
+
+    *Curvature*: (L(w + hd) − 2L(w) + L(w − hd)) / h² against dᵀHd from a Hessian product, on a float64 copy of the
+    model, with h‖d‖ = 10⁻⁶‖w‖, on 16 to 1024 samples of the first view that has any: as many as a forward pass of
+    2·10⁹ operations goes through, since double precision is slow. So small a step is not for precision but because of
+    kinks: a network of ReLUs is piecewise smooth and its Hessian knows the smooth pieces only, while a difference also
+    sees the slope jump at every kink between its points; over many samples and units these jumps add up to a multiple
+    of dᵀHd (what the surface *shows*; ``seen_curvature`` in the record). Where a second difference deviates, gradients
+    10⁻⁹‖w‖ apart, on either side, decide whether kinks are the reason. The outcome for each direction is ``agrees``,
+    ``kinks`` (the second difference crosses kinks, the gradients agree), ``disagrees`` or ``not finite``.
+
+    Args:
+        directions: (K,) each.
+        centre_loss: of every view, as the surface has it.
+        frozen: whether the surface keeps BatchNorm statistics frozen; if not, losses are expected to differ.
+
+    Warns:
+        SurfaceCheckWarning: losses or curvatures disagree beyond rounding and kinks.
+    """
+    plain = np.array([_plain_loss(objective, view) for view in objective.views])
+    centre = np.array([centre_loss[view] for view in objective.views])
+    eps = torch.finfo(objective.layout.dtype).eps
+    differs = np.abs(centre - plain) > 100 * eps * np.fmax(np.abs(plain), 1)
+    if frozen and differs.any():
+        worst = objective.views[int(np.nanargmax(np.where(differs, np.abs(centre - plain), -1)))]
+        _warn(
+            f"the surface has loss {centre_loss[worst]:.6g} of {worst!r} at its centre, plain evaluation "
+            f"{plain[objective.views.index(worst)]:.6g}"
+        )
+    curvature, second = np.full((2, len(directions)), np.nan)
+    check: dict[str, Any] = {"step": STEP, "fine_step": FINE_STEP}
+    try:
+        exact, flops = _exact(objective)
+        check |= {"view": exact.views[0], "samples": exact.num_samples(exact.views[0]), "outcome": []}
+        exact_directions = torch.stack(list(directions)).double()
+        curvature[:] = _curvatures(exact, exact_directions, flops)
+        losses, steps = _losses(exact, exact_directions)
+        gradient = cache(exact.gradient)
+        for i, direction in enumerate(exact_directions):
+            second[i], outcome = _compare(exact, gradient, direction, curvature[i], losses[i], steps[i])
+            check["outcome"].append(outcome)
+    except EmptyViewError:
+        check["unavailable"] = "no view has samples"
+    except (RuntimeError, TypeError) as error:
+        # A model without float64 or a second derivative: the surface stands, and says that it could not be checked.
+        check["unavailable"] = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+    for i, outcome in enumerate(check.get("outcome", [])):
+        if outcome == "disagrees":
+            _warn(f"along direction {i + 1} second differences give {second[i]:.6g}, the Hessian {curvature[i]:.6g}")
+    return CentreCheck(centre, plain, curvature, second, check)
+
+
+def seen_curvature(loss: np.ndarray, coordinates: np.ndarray) -> float:
+    """Second difference at 0 between the two coordinates next to it; NaN where the grid has not all three.
+
+    >>> seen_curvature(np.array([4.0, 0.0, 4.0]), np.array([-2.0, 0.0, 2.0]))
+    2.0
+    """
+    at = np.flatnonzero(coordinates == 0)
+    below, above = coordinates[coordinates < 0], coordinates[coordinates > 0]
+    if not (len(at) and len(below) and len(above)):
+        return float("nan")
+    a, b = -below.max(), above.min()
+    left, middle, right = (loss[np.flatnonzero(coordinates == x)[0]] for x in (-a, 0.0, b))
+    return float(2 * (a * (right - middle) + b * (left - middle)) / (a * b * (a + b)))
+
+
+def _curvatures(objective: Objective, directions: Tensor, flops: float) -> np.ndarray:
+    """dᵀHd for each of the directions (k, K), where a sample's forward pass takes ``flops``."""
+
+    def products(batch: BatchLoss) -> Tensor:
+        pieces = max(_PIECES, math.ceil(length(batch.labels) * flops / _PIECE_FLOPS))
+        return LeanProduct(HessianForm(), batch, objective.layout, pieces).of_rows(directions)
+
+    with plain_attention():  # fused attention has no second derivative
+        images = objective.accumulate(products)
+    found: np.ndarray = (directions.T * images).sum(0).cpu().numpy()
+    return found
+
+
+def _losses(objective: Objective, directions: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Losses at −h, 0 and h along each of the directions (k, K), and these steps h; 0 where a direction is none."""
+    size, norms = float(objective.weights.norm() or 1.0), directions.norm(dim=1).cpu().numpy()
+    steps = np.divide(STEP * size, norms, out=np.zeros(len(norms)), where=norms != 0)
+    losses = np.empty((len(directions), 3))
+
+    with objective.along(list(directions)) as evaluate:
+
+        def at(coordinates: np.ndarray) -> float:
+            return evaluate(coordinates.tolist()).loss[objective.views[0]]
+
+        losses[:, 1] = at(np.zeros(len(steps)))
+        for i, step in enumerate(np.diag(steps)):
+            losses[i, ::2] = at(-step), at(step)
+    return losses, steps
+
+
+def _compare(
+    objective: Objective,
+    gradient: Callable[[], Tensor],
+    direction: Tensor,
+    curvature: float,
+    losses: np.ndarray,
+    h: float,
+) -> tuple[float, str]:
+    """The second difference along a direction, and what to make of it beside dᵀHd and the centre's ``gradient``."""
+    if not h:  # the direction is zero, or infinite
+        return (0.0, "agrees") if curvature == 0 else (float("nan"), "not finite")
+    left, middle, right = losses.tolist()
+    second = (left - 2 * middle + right) / h**2
+    if not np.isfinite([curvature, second]).all():
+        return second, "not finite"
+    eps = float(torch.finfo(torch.float64).eps)
+    rounding = 20 * eps * max(abs(left), abs(right), 0.05) / h**2
+    if abs(second - curvature) <= _RELATIVE * abs(curvature) + rounding:
+        return second, "agrees"
+    h *= FINE_STEP / STEP
+    weights, middle = objective.weights, float(gradient() @ direction)
+    for side in (h, -h):  # even so near there may be a kink, hardly on both sides
+        slope = float(objective.at(weights + side * direction).gradient() @ direction)
+        rounding = 200 * eps * max(abs(slope), abs(middle), 1.0) / h
+        if abs((slope - middle) / side - curvature) <= _RELATIVE * abs(curvature) + rounding:
+            return second, "kinks"
+    return second, "disagrees"
+
+
+def _plain_loss(objective: Objective, view: str) -> float:
+    @torch.no_grad()
+    def loss(batch: BatchLoss) -> Tensor:
+        return batch.loss().reshape(1)
+
+    try:
+        return float(objective.view(view).accumulate(loss))
+    except EmptyViewError:
+        return float("nan")
+
+
+def _exact(objective: Objective) -> tuple[Objective, float]:
+    """A float64 copy on some samples of the first view that has any, evenly spaced, and what its forward pass takes."""
+    for name in objective.views:
+        size = objective.num_samples(name)
+        if size:
+            flops = forward_flops(objective.view(name))
+            count = min(size, max(SAMPLES[0], min(SAMPLES[1], int(FLOPS / max(flops, 1)))))
+            view = objective.view_of(name)
+            rows = torch.arange(objective.source_of(name).size) if view.indices is None else view.indices.cpu()
+            chosen = rows[torch.linspace(0, size - 1, count, dtype=torch.float64).round().long()]
+            sample = objective.with_views([View(name, view.source, chosen, view.labels)])
+            # Convolutions in float64 have no fast form for other formats.
+            return sample.batched(sample.batch_size, torch.contiguous_format).astype(torch.float64), flops
+    raise EmptyViewError("no view has samples")
+
+
+def _warn(message: str) -> None:
+    warnings.warn(f"cross-check of the surface: {message}", SurfaceCheckWarning, stacklevel=4)

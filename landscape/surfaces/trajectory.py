@@ -1,0 +1,95 @@
+"""A training run as a path through parameter space: its principal plane, and checkpoints in the coordinates of any."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from landscape.records import Trajectory
+from landscape.surfaces.directions import direction_hash, signed
+
+
+def principal_directions(
+    checkpoints: Sequence[Tensor], centre: Tensor, count: int = 2, *, centred: bool = False
+) -> tuple[list[Tensor], np.ndarray]:
+    """The ``count`` orthonormal directions that hold most of Σ‖w_t − centre‖², and the share along every component.
+
+    Right singular vectors of the rows w_t − centre (Li et al. 2018, arXiv 1712.09913, §7): of all planes *through the
+    centre* theirs is the one that the checkpoints lie nearest to. The entry of largest magnitude is positive.
+
+    Args:
+        checkpoints: (K,) weights, one or more besides the centre.
+        centre: (K,) the point that the plane goes through, usually the final weights.
+        centred: subtract the mean of the rows first, as the published tool of that paper does: directions of largest
+            variance about the mean, whose plane through the centre may pass further from the checkpoints.
+
+    Returns:
+        The directions, (K,) float64 each, and the shares, descending, which add up to 1.
+
+    Raises:
+        ValueError: the checkpoints do not span so many directions.
+
+    >>> points = [torch.tensor([3.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0]), torch.zeros(3)]
+    >>> directions, shares = principal_directions(points, points[-1])
+    >>> directions[0].tolist(), shares.round(6).tolist()
+    ([1.0, 0.0, 0.0], [0.9, 0.1, 0.0])
+    """
+    rows = torch.stack([w.double() for w in checkpoints]) - centre.double()
+    if not torch.isfinite(rows).all():
+        raise ValueError("a checkpoint holds values that are not finite; leave it out")
+    if centred:
+        rows = rows - rows.mean(0)
+    _, singular, right = torch.linalg.svd(rows, full_matrices=False)
+    rank = int((singular > singular.max() * max(rows.shape) * torch.finfo(torch.float64).eps).sum())
+    if rank < count:
+        raise ValueError(
+            f"{len(rows)} checkpoints span {rank} directions, expected at least {count}; keep more checkpoints"
+        )
+    squares = (singular**2).cpu().numpy()
+    return [signed(direction) for direction in right[:count]], squares / squares.sum()
+
+
+def project_path(
+    checkpoints: Sequence[Tensor],
+    epochs: Sequence[int],
+    centre: Tensor,
+    directions: Sequence[Tensor],
+    ratios: np.ndarray | None = None,
+) -> Trajectory:
+    """Least-squares coordinates of the checkpoints in the plane centre + span(directions), and how far off it they lie.
+
+    Args:
+        checkpoints, epochs: (K,) weights and the epoch of each.
+        centre: (K,), the origin of the coordinates.
+        directions: one or two (K,) tensors of any length, orthogonal or not.
+        ratios: to be recorded, from :func:`principal_directions`.
+
+    Raises:
+        ValueError: the directions are linearly dependent.
+
+    >>> found = project_path([torch.tensor([2.0, 1.0])], [1], torch.zeros(2), [torch.tensor([0.5, 0.0])])
+    >>> found.coordinates.tolist(), found.distance.tolist(), round(float(found.explained), 3)
+    ([[4.0]], [1.0], 0.8)
+    """
+    basis = torch.stack([d.double() for d in directions], dim=1)
+    q, r = torch.linalg.qr(basis)
+    diagonal = r.diagonal().abs()
+    if not bool((diagonal > 1e-10 * basis.norm(dim=0)).all()):
+        raise ValueError("the directions are linearly dependent, so that coordinates have no meaning")
+    steps = torch.stack([w.double() for w in checkpoints], dim=1) - centre.double()[:, None]
+    inside = q.T @ steps
+    coordinates = torch.linalg.solve_triangular(r, inside, upper=True)
+    distance, length = (steps - q @ inside).norm(dim=0), steps.norm(dim=0)
+    total = float((length**2).sum())
+    return Trajectory(
+        epochs=np.array(epochs),
+        coordinates=coordinates.T.cpu().numpy(),
+        distance=distance.cpu().numpy(),
+        length=length.cpu().numpy(),
+        explained=float((inside**2).sum()) / total if total else float("nan"),
+        hashes=np.array([direction_hash(d) for d in directions]),
+        ratios=ratios,
+    )
