@@ -7,9 +7,9 @@ import json
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.fuzz.checks import QUICK, THOROUGH, Depth
+from tests.fuzz.checks import QUICK, THOROUGH, Depth, Outcome
 from tests.fuzz.networks import recipe_of
-from tests.fuzz.run import described, isolated, outcomes, reduce, summary, to_json
+from tests.fuzz.run import described, isolated, outcomes, reduce, summary, to_json, told
 
 
 def main() -> int:
@@ -33,8 +33,16 @@ def main() -> int:
     depth = QUICK if given.quick else THOROUGH
     share = -(-len(seeds) // given.processes)
     parts = [seeds[i : i + share] for i in range(0, len(seeds), share)]
+    found: list[Outcome] = []
+
+    def watch(part: range) -> None:
+        for outcome in isolated(part, depth):
+            found.append(outcome)
+            if outcome.faults:
+                print(told(outcome), flush=True)  # noqa: T201
+
     with ThreadPoolExecutor(len(parts)) as pool:
-        found = [o for part in pool.map(lambda part: list(isolated(part, depth)), parts) for o in part]
+        list(pool.map(watch, parts))
     print(summary(found))  # noqa: T201
     return int(any(o.faults for o in found))
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse.linalg
+import scipy.special
 import torch
 import torch._dynamo
 from torch import Tensor, nn
@@ -28,6 +29,7 @@ from tests.fuzz.untouched import changed, graphs, leftovers, model_state, proces
 
 # Imported here because they add warning filters, which a call that imports them first would seem to leave behind.
 assert scipy.sparse.linalg
+assert scipy.special
 assert torch._dynamo
 
 
@@ -109,6 +111,7 @@ class Session:
         self.x = network.x.clone()
         self.model = network.model()
         self.w = self.reference.weights
+        self.broken = False  # by a call, so that the next check takes a model made anew
         self.fills = {f"body.{i}": found.fills for i, found in self._places(self.model)}
         self._watch()
 
@@ -172,11 +175,12 @@ class Session:
         same = torch.equal(self.x, self._data[0]) and torch.equal(self.task.labels, self._data[1])
         self._compare(f"{check}: data untouched", same, "inputs or labels were written to")
         if different:
-            self._before = after
+            self._before, self.broken = after, True
         if not same:
             with torch.no_grad():
                 self.x.copy_(self._data[0])
-        self._graphs |= set(left)
+        if left or unusable:
+            self.broken = True
 
     def call(self, check: str, function: Callable[[], Any], *, collect: bool = False) -> Any:
         """The result of a call, with all that surrounds it checked.
@@ -282,8 +286,17 @@ class Session:
             )
         self.differentiable = self._is_gradient_of_loss()
         for name in chosen:
-            with contextlib.suppress(Refused):
+            if self.broken:
+                self.model, self.broken = self.network.model(), False
+                self._watch()
+            try:
                 CHECKS[name](self)
+            except Refused:
+                pass
+            except Exception as error:
+                where = traceback.extract_tb(error.__traceback__)[-1]
+                message = f"{type(error).__name__}: {str(error)[:200]} at {where.filename}:{where.lineno}"
+                self._compare(f"fuzzer's own {name}", False, message)
         with contextlib.suppress(Refused):
             _trains_on(self)
         self.outcome.seconds = time.perf_counter() - start
@@ -704,10 +717,7 @@ def _count(table: dict[str, int], key: str) -> None:
 
 
 def check_network(recipe: Recipe, depth: Depth = THOROUGH) -> Outcome:
-    """Make a network's checks.
-
-    An error of the reference itself is an error of this fuzzer, and raised.
-    """
+    """Make a network's checks; an error of the reference itself is filed as the fuzzer's own."""
     logging.getLogger("landscape").setLevel(logging.CRITICAL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -119,7 +120,7 @@ def _smaller(recipe: Recipe) -> Iterator[Recipe]:
 
 
 def summary(found: list[Outcome]) -> str:
-    """Tables of checks, refusals, skips and strategies, then every fault by check with its seeds and idioms."""
+    """Tables of products, refusals and what was left out, and the idioms of networks with faults."""
     lines = [
         f"{len(found)} networks, {sum(sum(o.counts.values()) for o in found)} comparisons, "
         f"{sum(len(o.faults) for o in found)} faults in {sum(bool(o.faults) for o in found)} networks, "
@@ -141,14 +142,19 @@ def summary(found: list[Outcome]) -> str:
     lines.append(f"{len(used)} idioms met")
     for name, seeds in sorted(by_idiom.items(), key=lambda item: -len(item[1]) / used[item[0]]):
         lines.append(f"  {name}: faults in {len(seeds)} of {used[name]} networks, e.g. seed {min(seeds)}")
-    for outcome in found:
-        if outcome.faults:
-            lines.append(f"seed {outcome.recipe.seed}: {described(outcome.recipe)}")
-            seen: set[str] = set()
-            for fault in outcome.faults:
-                if fault.check not in seen:
-                    lines.append(f"    {fault.check}: {fault.message}")
-                seen.add(fault.check)
+    return "\n".join(lines)
+
+
+def told(outcome: Outcome) -> str:
+    """A network with its faults, those of like messages in one line."""
+    lines = [f"seed {outcome.recipe.seed}: {described(outcome.recipe)}"]
+    first = {fault.check: fault.message for fault in reversed(outcome.faults)}
+    kinds: dict[str, list[str]] = collections.defaultdict(list)
+    for check, message in reversed(first.items()):
+        kinds[re.sub(r"[-\d.e]+", "#", message)].append(check)
+    for checks in kinds.values():
+        more = f" (and {len(checks) - 1} more: {', '.join(checks[1:4])} …)" if len(checks) > 1 else ""
+        lines.append(f"    {checks[0]}: {first[checks[0]]}{more}")
     return "\n".join(lines)
 
 

@@ -12,7 +12,7 @@ import landscape
 from tests.fuzz.checks import QUICK, THOROUGH, Depth, check_network
 from tests.fuzz.networks import Recipe, recipe_of
 from tests.fuzz.registry import IDIOMS
-from tests.fuzz.run import from_json, isolated, reduce, summary, to_json
+from tests.fuzz.run import from_json, isolated, reduce, to_json, told
 
 CHUNK, CHUNKS = 50, 40
 
@@ -20,7 +20,7 @@ CHUNK, CHUNKS = 50, 40
 @pytest.mark.parametrize("seed", range(100))
 def test_network(seed: int) -> None:
     outcome = check_network(recipe_of(seed), QUICK)
-    assert not outcome.faults, summary([outcome])
+    assert not outcome.faults, told(outcome)
 
 
 @pytest.mark.slow
@@ -28,7 +28,7 @@ def test_network(seed: int) -> None:
 def test_networks_thoroughly(chunk: int) -> None:
     found = list(isolated(range(1000 + chunk * CHUNK, 1000 + (chunk + 1) * CHUNK), THOROUGH))
     assert len(found) == CHUNK
-    assert not any(outcome.faults for outcome in found), summary(found)
+    assert not any(outcome.faults for outcome in found), "\n".join(told(o) for o in found if o.faults)
 
 
 PLAIN = Recipe(1, "vector", blocks=(("plain_layers.vector", 2), ("activation.Tanh", 3)), loss="squared_error")

@@ -19,6 +19,9 @@ def _positive(w: Tensor) -> Tensor:
     return w @ w.t() + 0.5 * torch.eye(len(w), dtype=w.dtype)
 
 
+_ONCE = dict.fromkeys(("hessian*", "ggn*", "fisher*", "eigenpairs*", "trace*"), "derivative for '_cdist_backward'")
+
+
 def _signed(q: Tensor) -> Tensor:
     """Columns with their largest entries made positive, so that factorisations are unique."""
     return q * q.detach().gather(0, q.detach().abs().argmax(0, keepdim=True)).sign()
@@ -73,6 +76,7 @@ for _name, _apply in {
         f"algebra.{_name}",
         "vector",
         (lambda apply: lambda s: Block(lambda m, x: _like(apply(x, m.w), x), w=_near_identity(s)))(_apply),
+        _ONCE if _name == "cdist_p1" else None,
     )
 
 
