@@ -20,9 +20,9 @@ import torch
 from environment import environment
 from torch import nn
 
-import ncsam.optimizer as arms
+import ncsam.optimizers as arms
 from ncsam.models import build as build_model
-from ncsam.noise_gradient import draw, pick_chances, temporary_labels
+from ncsam.optimizers.noise_gradient import draw, pick_chances, temporary_labels
 
 _log = logging.getLogger("optimizer_step")
 Step = Callable[[], object]

@@ -46,7 +46,7 @@ import landscape
 from landscape.objective.evaluation.freed_memory import keep_freed_memory
 from landscape.surfaces.batch_size import choose
 from ncsam import TrainConfig, Trainer
-from ncsam.problem import Problem
+from ncsam.training.problem import Problem
 
 _log = logging.getLogger("surface_cost")
 VIEWS = ("mixed", "clean_part", "noisy_part", "true_labels", "labels:symmetric:0.6")

@@ -22,7 +22,7 @@ from environment import environment
 from torch import nn
 
 from ncsam import TrainConfig, Trainer, models
-from ncsam.problem import Problem
+from ncsam.training.problem import Problem
 
 _log = logging.getLogger("training_epoch")
 Epoch = Callable[[int], object]

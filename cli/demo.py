@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from . import options, progress
+from .shared import options, progress
 
 
 @options.command("demo")
@@ -39,14 +39,14 @@ def command(
       landscape demo --out demo/ --seeds 2 --epochs 10
       landscape demo --out demo/ --seeds 3 --epochs 10 --resume
     """
-    from ncsam.study import curves_of
-    from ncsam.study_files import StudyFiles
+    from ncsam.study.files import StudyFiles
+    from ncsam.study.study import curves_of
+    from ncsam.study.verdicts import describe, judge, studies_of
     from ncsam.sweep import Sweep
-    from ncsam.theory import describe, judge, studies_of
 
-    from .drawing import draw_study
-    from .sweeping import open_folder, refuse_failures
-    from .verdicts import as_object, show_comparison, show_verdicts
+    from .shared.drawing import draw_study
+    from .shared.sweep_folder import open_folder, refuse_failures
+    from .shared.verdict_tables import as_object, show_comparison, show_verdicts
 
     folder = open_folder(
         Sweep.preset("demo", seeds=seeds, train={"epochs": epochs}), out, overwrite=overwrite, resume=resume

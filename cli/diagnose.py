@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import options, processes, progress, tables
+from .shared import options, progress, tables, torchrun
 
 if TYPE_CHECKING:
-    from ncsam.schema import BoundTable, Diagnostics
+    from ncsam.records.measurements import BoundTable, Diagnostics
 
 _SHOWN = (
     "noise_share", "cos_clean_noise", "cos_star_noise", "cos_random_noise", "cos_star_clean", "cos_noise_halves",
@@ -71,15 +71,15 @@ def command(
       landscape diagnose run.h5 --noise pair:0.3 --name pair-30
       landscape diagnose run.h5 --bound --rho 0.05
     """
-    from ncsam.analyses import measure_bound, measure_diagnostics
-    from ncsam.run import Run
+    from ncsam.measurements import measure_bound, measure_diagnostics
+    from ncsam.runs.run import Run
 
     if bound and noise is not None:
         raise click.UsageError("--bound is about the labels the run was trained on; leave --noise out")
     opened = Run(run, trust=trust)
     at = opened.epochs if epochs == ("all",) else epochs
     where["progress"] = progress.bar("bound" if bound else "diagnose", quiet, resumable=True, unit="row")
-    where["ranks"] = processes.ranks()
+    where["ranks"] = torchrun.ranks()
     where["provenance"] = options.provenance()
     found: BoundTable | Diagnostics
     if bound:
@@ -97,7 +97,7 @@ def command(
 
 
 def _gradients(found: Diagnostics) -> str:
-    from ncsam.diagnostics import QUANTITIES
+    from ncsam.training.gradient_diagnostics import QUANTITIES
 
     names = found.quantities.tolist()
     heads = ["quantity", *(f"epoch {epoch}" for epoch in found.epochs)]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from . import options, tables
+from .shared import options, tables
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,7 +58,7 @@ def command(
       landscape export run.h5 surface/close --format li --view mixed --test-view test
       landscape export run.h5 surface/line --format h5 --out line.h5
     """
-    import ncsam.schema  # noqa: F401 - makes the kinds of record known that runs hold
+    import ncsam.records.measurements  # noqa: F401 - makes the kinds of record known that runs hold
     from landscape import store
     from landscape.store import export_li
 

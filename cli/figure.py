@@ -9,7 +9,7 @@ import click
 
 from landscape._suggest import did_you_mean
 
-from . import options, progress, tables
+from .shared import options, progress, tables
 
 
 @options.command("figure")
@@ -64,10 +64,10 @@ def command(
       landscape figure run.h5 --out turnable/ --interactive
     """
     from landscape import store
-    from ncsam.study_files import StudyFiles
+    from ncsam.study.files import StudyFiles
 
-    from .drawing import draw_results, draw_runs, draw_study
-    from .drawing_surfaces import Look
+    from .shared.drawing import draw_results, draw_runs, draw_study
+    from .shared.drawing_surfaces import Look
 
     if interactive and importlib.util.find_spec("plotly") is None:
         raise click.UsageError(

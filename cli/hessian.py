@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import options, processes, progress, tables
+from .shared import options, progress, tables, torchrun
 
 if TYPE_CHECKING:
-    from ncsam.schema import Spectrum
+    from ncsam.records.measurements import Spectrum
 
 DENSITY_STEPS = 50
 
@@ -89,8 +89,8 @@ def command(
       landscape hessian run.h5 --epochs all --views mixed --trace 0 --split --name along
       landscape hessian run.h5 --views mixed --which both --density --per-layer --params 'layers.*' --name inner
     """
-    from ncsam.analyses import measure_spectrum
-    from ncsam.run import Run
+    from ncsam.measurements import measure_spectrum
+    from ncsam.runs.run import Run
 
     opened = Run(run, trust=trust)
     found = measure_spectrum(
@@ -105,7 +105,7 @@ def command(
         warm_start=not cold,
         provenance=options.provenance(),
         progress=progress.bar("hessian", quiet, resumable=True, unit="view"),
-        ranks=processes.ranks(),
+        ranks=torchrun.ranks(),
         **choices,
     )
     if as_json:
@@ -174,7 +174,7 @@ def _negative(found: Spectrum) -> tuple[list[str], list[list[str]]]:
     if found.density is None:
         return [], []
     from landscape import negative_mass
-    from ncsam.spectra import density_at
+    from ncsam.records.spectra import density_at
 
     rows = []
     for _, labels, missing in _rows(found):

@@ -15,24 +15,9 @@ from click.core import ParameterSource
 from landscape._suggest import did_you_mean
 from landscape._version import __version__
 
-from . import messages, processes, progress
-from .command import Context
+from .shared import messages, progress, torchrun
+from .shared.command import COMMANDS, Context
 
-COMMANDS = {
-    "demo": "The whole main job on embedded real data, in minutes.",
-    "train": "Train under label noise and write a run file.",
-    "sweep": "Train and measure many runs to be compared, and write one table.",
-    "hessian": "Top Hessian eigenvalues, trace and density on every view of a run.",
-    "surface": "1D or 2D loss surfaces of a run, on every view.",
-    "sharpness": "SAM, adaptive, average and Keskar's sharpness on every view of a run.",
-    "diagnose": "Gradients of clean and wrong labels, g* and Theorem 1, of a run.",
-    "theory": "Judge the statements T1 to T9 by what a study measured.",
-    "figure": "Draw every figure that a study or run files allow.",
-    "report": "Write a study as one HTML page.",
-    "inspect": "Show what a file holds.",
-    "verify": "Check files against their checksums and the schema.",
-    "export": "Write one result for other programs: CSV, NPZ, LaTeX, ParaView, Li et al.",
-}
 DONE, FAILED, REFUSED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 
@@ -89,7 +74,7 @@ def landscape(debug: bool) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit with its status."""
     status = run(sys.argv[1:] if arguments is None else arguments)
-    if processes.launched():  # threads of torch have been seen to abort a process that was done while it shut down
+    if torchrun.launched():  # threads of torch have been seen to abort a process that was done while it shut down
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -103,7 +88,7 @@ def run(arguments: list[str]) -> int:
     arguments = [a for a in arguments if a != "--debug"]
     progress.begin(arguments)
     try:
-        with processes.one_voice(), messages.shown():
+        with torchrun.one_voice(), messages.shown():
             return _run(arguments, debug)
     except Terminated:  # while another end was being told
         return TERMINATED
@@ -113,9 +98,9 @@ def run(arguments: list[str]) -> int:
 
 def _run(arguments: list[str], debug: bool) -> int:
     try:
-        processes.join(arguments)
+        torchrun.join(arguments)
         result = landscape.main(arguments, prog_name="landscape", standalone_mode=False, color=messages.color())
-        processes.leave()
+        torchrun.leave()
         return result if isinstance(result, int) else DONE
     except click.exceptions.Exit as request:
         return request.exit_code
@@ -127,12 +112,12 @@ def _run(arguments: list[str], debug: bool) -> int:
     except (KeyboardInterrupt, click.Abort) as stop:
         return _stopped("interrupted", stop, INTERRUPTED, debug)
     except Terminated as stop:
-        why = " (the job was stopped, or another of its processes ended)" if processes.launched() else ""
+        why = " (the job was stopped, or another of its processes ended)" if torchrun.launched() else ""
         return _stopped(f"terminated{why}", stop, TERMINATED, debug)
     except Exception as error:
         status = FAILED if progress.started() else REFUSED
-        hint = progress.how_to_resume() if processes.launched() else None
-        message = f"{processes.who()}{_one_line(error)}"
+        hint = progress.how_to_resume() if torchrun.launched() else None
+        message = f"{torchrun.who()}{_one_line(error)}"
         return _fail(f"{message}; continue with: {hint}" if hint else message, error, status, debug)
 
 
@@ -149,7 +134,7 @@ def _one_line(error: Exception) -> str:
     from landscape.store import StoreError
 
     expected: tuple[type[Exception], ...] = (StoreError, ValueError, OSError, FloatingPointError, KeyError)
-    if processes.launched():
+    if torchrun.launched():
         from landscape.ranks import RankLostError, RanksDisagreeError
 
         expected += (RankLostError, RanksDisagreeError)
@@ -163,7 +148,7 @@ def _one_line(error: Exception) -> str:
 
 def _fail(message: str, error: BaseException, status: int, debug: bool) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is said now shall be said; run() sets it back
-    where = processes.speaker()
+    where = torchrun.speaker()
     if where is not None:
         if debug:
             traceback.print_exception(error, file=where)

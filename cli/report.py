@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from . import options, progress, tables
+from .shared import options, progress, tables
 
 
 @options.command("report")
@@ -37,7 +37,7 @@ def command(study: Path, out: Path, title: str | None, overwrite: bool, as_json:
         raise click.UsageError(f"{out.parent}: no such folder; create it first")
 
     from ncsam.report import report
-    from ncsam.study_files import StudyFiles
+    from ncsam.study.files import StudyFiles
 
     page = report(StudyFiles(study), title=title, progress=progress.bar("figures", quiet, unit="figure"))
     temporary = out.with_name(f".{out.name}.tmp")

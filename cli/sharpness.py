@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from . import options, processes, progress, tables
+from .shared import options, progress, tables, torchrun
 
 
 @options.command("sharpness")
@@ -47,8 +47,8 @@ def command(
       landscape sharpness run.h5 --rho 0.1 --steps 10 --restarts 2 --sigma 0.01 --name wide
       landscape sharpness run.h5 --normalize-logits --adaptive-sigma 0.1 --keskar 1e-3 --name scale-free
     """
-    from ncsam.analyses import measure_sharpness
-    from ncsam.run import Run
+    from ncsam.measurements import measure_sharpness
+    from ncsam.runs.run import Run
 
     opened = Run(run, trust=trust)
     found = measure_sharpness(
@@ -58,7 +58,7 @@ def command(
         epochs=opened.epochs if epochs == ("all",) else epochs,
         provenance=options.provenance(),
         progress=progress.bar("sharpness", quiet, resumable=True, unit="view"),
-        ranks=processes.ranks(),
+        ranks=torchrun.ranks(),
         **choices,
     )
     if as_json:

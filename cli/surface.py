@@ -9,7 +9,7 @@ from typing import Any
 import click
 import numpy as np
 
-from . import directions, evaluating, options, processes, progress, tables
+from .shared import direction_options, options, progress, surface_options, tables, torchrun
 
 
 @options.command("surface")
@@ -26,8 +26,8 @@ from . import directions, evaluating, options, processes, progress, tables
     show_default="1, and from 0 to 1 between runs",
     help="Displacements from -span to span, in units of the directions.",
 )
-@directions.DIRECTIONS
-@evaluating.EVALUATION
+@direction_options.DIRECTIONS
+@surface_options.EVALUATION
 def command(
     run: Path,
     name: str | None,
@@ -54,8 +54,8 @@ def command(
       landscape surface run.h5 --directions between:sam.h5
     """
     from landscape.records import Connection, Line, Plane
-    from ncsam.directions import usual_span
-    from ncsam.run import Run
+    from ncsam.measurements.directions import usual_span
+    from ncsam.runs.run import Run
 
     if span is not None and not (math.isfinite(span) and span > 0):
         raise click.BadParameter(f"is {span}, expected a finite number > 0", param_hint="--span")
@@ -63,7 +63,7 @@ def command(
     way = spec.startswith("between:") and not plane
     name = name or ("plane" if plane else "connection" if way else "line")
     if way or choices["draws"] > 1:
-        choices = evaluating.only_for_one_surface(choices, "between:" if way else "--draws")
+        choices = surface_options.only_for_one_surface(choices, "between:" if way else "--draws")
     if span is not None and choices.get("rise"):
         raise click.UsageError("--span and --auto-range both choose the span; leave one out")
     low, high = usual_span(spec, 1 + plane) if span is None else (-span, span)
@@ -73,8 +73,8 @@ def command(
     bar = progress.bar("surface", quiet, resumable=True, unit="point")
     choices["provenance"] = options.provenance()
     opened = Run(run, trust=choices["trust"])
-    choices["ranks"] = processes.ranks()
-    found = directions.measure(opened, name, plane=plane, grid=grid, epoch=epoch, progress=bar, **choices)
+    choices["ranks"] = torchrun.ranks()
+    found = direction_options.measure(opened, name, plane=plane, grid=grid, epoch=epoch, progress=bar, **choices)
     if as_json:
         click.echo(tables.as_json(found))
         return
@@ -94,4 +94,4 @@ def command(
     head = ["view", "loss at the weights", "lowest", "highest", "not finite"]
     click.echo(tables.table([*head, "barrier"] if isinstance(found, Connection) else head, rows))
     if isinstance(found, Line | Plane):
-        click.echo(evaluating.summary(found))
+        click.echo(surface_options.summary(found))

@@ -16,7 +16,7 @@ from click.core import ParameterSource
 
 from landscape._suggest import did_you_mean
 
-from . import options, progress, tables
+from .shared import options, progress, tables
 
 if TYPE_CHECKING:
     from ncsam.sweep import Cell, Sweep, SweepFolder
@@ -116,7 +116,7 @@ def command(
     from ncsam.sweep import SweepFolder
     from ncsam.sweep.folder import shard as every_nth
 
-    from .sweeping import connected, open_folder, refuse_failures, refuse_unfinished
+    from .shared.sweep_folder import connected, open_folder, refuse_failures, refuse_unfinished
 
     if status is not None:
         _show_status(SweepFolder.open(status), as_json)
@@ -171,7 +171,7 @@ def command(
 
 def _finish(folder: SweepFolder, as_json: bool) -> None:
     """Write the table and print it."""
-    from .sweeping import show_table
+    from .shared.sweep_folder import show_table
 
     table, written = folder.finish(command=progress.command_line())
     if as_json:
@@ -236,7 +236,7 @@ def _at(arm: Mapping[str, Any], noise: Sequence[str]) -> dict[str, Any]:
 
 
 def _arms(arms: Sequence[Mapping[str, Any]], choices: Mapping[str, Any]) -> list[dict[str, Any]]:
-    from ncsam.optimizer import options_of
+    from ncsam.optimizers import options_of
 
     if choices["optimizer"]:
         arms = [{"optimizer": name} for name in choices["optimizer"]]

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from . import options, progress
+from .shared import options, progress
 
 if TYPE_CHECKING:
-    from ncsam.schema import CellTable
-    from ncsam.table import Study
+    from ncsam.records.measurements import CellTable
+    from ncsam.study.table import Study
 
 
 @options.command("theory")
@@ -29,8 +29,8 @@ def command(files: tuple[Path, ...], markdown: bool, latex: bool, secondary: boo
     """Judge the statements T1 to T9 by what a study measured.
 
     STUDY is a study file, the folder of a sweep, or run files. Each statement has one primary endpoint and one
-    smallest relevant effect, declared in ncsam/statements.py. Every kind of label noise, data set and model is a study
-    of its own.
+    smallest relevant effect, declared in ncsam/study/statements.py. Every kind of label noise, data set and model is a
+    study of its own.
 
     \b
     Examples:
@@ -38,9 +38,9 @@ def command(files: tuple[Path, ...], markdown: bool, latex: bool, secondary: boo
       landscape theory small/ --secondary
       landscape theory run.h5 sam.h5 --latex
     """
-    from ncsam.theory import describe, judge, studies_of
+    from ncsam.study.verdicts import describe, judge, studies_of
 
-    from . import verdicts as shown
+    from .shared import verdict_tables as shown
 
     if markdown + latex + as_json > 1:
         raise click.UsageError("--markdown, --latex and --json exclude each other")
@@ -72,8 +72,8 @@ def _title(study: Study) -> str:
 def _table(files: Sequence[Path], quiet: bool) -> CellTable:
     """The table of a study file, or of the runs that are named or lie in the folders that are named."""
     from landscape import store
-    from ncsam.schema import CellTable, Curves
-    from ncsam.table import rows_of, table_of, table_of_curves
+    from ncsam.records.measurements import CellTable, Curves
+    from ncsam.study.table import rows_of, table_of, table_of_curves
 
     paths = [path for file in files for path in _files(file)]
     rows, runs = [], []
@@ -88,8 +88,8 @@ def _table(files: Sequence[Path], quiet: bool) -> CellTable:
         assert isinstance(record, CellTable)
         rows += rows_of(record)
     if runs:
-        from ncsam.endpoints import row_of
-        from ncsam.run import Run
+        from ncsam.runs.run import Run
+        from ncsam.study.endpoints import row_of
 
         rows += [row_of(Run(path)) for path in progress.bar("read", quiet, unit="run")(runs, len(runs))]
     return table_of(rows)

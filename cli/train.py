@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from . import options, progress, tables
+from .shared import options, progress, tables
 
 _COMPENSATION = ("kappa", "flip_ratio", "sign", "project", "label_smoothing", "schedule", "scale")
 _OPTIMIZER_OPTIONS = ("rho", *_COMPENSATION, "eta", "clusters", "features")
@@ -31,7 +31,7 @@ def _list_presets(ctx: click.Context, _param: click.Parameter, value: str | None
 
 def _presets() -> str:
     """Every preset as a row of a table."""
-    from ncsam.presets import PRESETS
+    from ncsam.training.presets import PRESETS
 
     def shown(preset: Any, *names: str) -> list[str]:
         found = {**preset.settings, **preset.options}
@@ -154,8 +154,8 @@ def command(
       landscape train --optimizer sam --rho 0.1 --epochs 40 --out sam.h5
       landscape train --preset list
     """
-    from ncsam.config import TrainConfig
-    from ncsam.run import train_run
+    from ncsam.runs.run import train_run
+    from ncsam.training.config import TrainConfig
 
     seeds = {name: choices.pop(f"seed_{name}") for name in _SEEDS}
     try:
@@ -198,8 +198,8 @@ def _resolve(choices: dict[str, Any], preset: str | None) -> tuple[dict[str, Any
 
     Origins are ``flag``, ``environment``, ``config``, a preset's ``paper``, ``released`` or ``ours``, and ``default``.
     """
-    from ncsam.optimizer import options_of, resolve_options
-    from ncsam.presets import Setting, get
+    from ncsam.optimizers import options_of, resolve_options
+    from ncsam.training.presets import Setting, get
 
     source_of = click.get_current_context().get_parameter_source
     sources = {name: options.ORIGINS.get(source) for name in choices if (source := source_of(name)) is not None}

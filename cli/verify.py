@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from . import options
+from .shared import options
 
 
 @options.command("verify")
@@ -24,7 +24,7 @@ def command(files: tuple[Path, ...], as_json: bool) -> int:
     """
     import json
 
-    import ncsam.schema  # noqa: F401 - makes the kinds of record known that runs hold
+    import ncsam.records.measurements  # noqa: F401 - makes the kinds of record known that runs hold
     from landscape import store
 
     found = {str(file): store.verify(file) for file in files}

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ncsam.data.names import resolve_factory
+from ncsam.data.factories import resolve_factory
 
 
 class Classifier(nn.Module):

@@ -9,7 +9,7 @@ from ncsam.data import cifar, digits, folder, idx, npz
 from ncsam.data.arrays import from_arrays
 from ncsam.data.augment import PadCropFlip
 from ncsam.data.dataset import Data, Normalization, split_validation
-from ncsam.data.names import is_factory, resolve_factory
+from ncsam.data.factories import is_factory, resolve_factory
 
 __all__ = ["Data", "Normalization", "PadCropFlip", "from_arrays", "imports_code", "load", "split_validation"]
 

@@ -1,7 +1,7 @@
 """Pictures of runs and studies, from records only; each carries the numbers it shows.
 
 Every function returns a :class:`landscape.figures.DataFigure`; ``landscape.figures.save`` writes the picture and
-``landscape.figures.save_data`` what it shows. :mod:`ncsam.figures.plans` says which of them a study allows.
+``landscape.figures.save_data`` what it shows. :mod:`ncsam.figures.catalogue` says which of them a study allows.
 """
 
 from ncsam.figures.against_noise import against_noise, bound_terms, sharpness_against_noise

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from landscape.figures.data import DataFigure
 from landscape.figures.style import STYLE, figure, log_scale
-from ncsam.figures.look import (
+from ncsam.figures.style import (
     BLACK,
     BLUE,
     GREY,
@@ -25,7 +25,7 @@ from ncsam.figures.look import (
     looks,
     shares,
 )
-from ncsam.schema import Curves
+from ncsam.records.measurements import Curves
 
 QUANTITIES = {
     "test_accuracy": "test accuracy (last five epochs)",

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 
 from landscape.figures.data import DataFigure
 from landscape.figures.style import STYLE, figure, log_scale
-from ncsam.effects import CONTRAST_RATE
-from ncsam.figures.look import base, hide_spare, legend_below, looks, plain
-from ncsam.schema import Curves
+from ncsam.figures.style import base, hide_spare, legend_below, looks, plain
+from ncsam.records.measurements import Curves
 from ncsam.statistics import Interval, kendall_tau, t_interval
+from ncsam.study.effects import CONTRAST_RATE
 
 COLUMNS = {
     "test_accuracy": ("test accuracy (%)", 100),
@@ -73,7 +73,7 @@ def sharpness_against_gap(
 
     Args:
         curves: of a study.
-        families: what each arm is shown as, e.g. by :func:`ncsam.radius.family_of`; its own name if none.
+        families: what each arm is shown as, e.g. by :func:`ncsam.study.radius_control.family_of`; its own name if none.
 
     Raises:
         ValueError: no sharpness, or no gap, was measured at that rate.

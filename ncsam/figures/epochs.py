@@ -10,7 +10,7 @@ import numpy as np
 
 from landscape.figures.data import DataFigure
 from landscape.figures.style import STYLE, figure
-from ncsam.figures.look import (
+from ncsam.figures.style import (
     BLACK,
     BLUE,
     GREEN,
@@ -25,7 +25,7 @@ from ncsam.figures.look import (
     plain,
     shares,
 )
-from ncsam.schema import Diagnostics, Training
+from ncsam.records.measurements import Diagnostics, Training
 from ncsam.statistics import t_intervals
 
 LEVEL = 0.95

@@ -9,8 +9,8 @@ import numpy as np
 
 from landscape.figures.data import DataFigure
 from landscape.figures.style import STYLE, figure
-from ncsam.figures.look import BLUE, GREEN, GREY, VERMILION
-from ncsam.schema import Verdicts
+from ncsam.figures.style import BLUE, GREEN, GREY, VERMILION
+from ncsam.records.measurements import Verdicts
 
 _COLOURS = {"supported": GREEN, "contradicted": VERMILION, "undecided": BLUE}
 

@@ -7,8 +7,8 @@ import numpy as np
 
 from landscape.figures.data import DataFigure
 from landscape.figures.style import STYLE, figure
-from ncsam.figures.look import legend_below, looks, plain, shares
-from ncsam.schema import RadiusControl
+from ncsam.figures.style import legend_below, looks, plain, shares
+from ncsam.records.measurements import RadiusControl
 
 _BESIDE = 0.04  # radii that differ by less are drawn side by side, as far apart as this
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from ncsam.effects import CONTRAST_RATE, rank_agreement
 from ncsam.figures.against_noise import compared
 from ncsam.figures.at_one_rate import MEASURES
-from ncsam.radius import radius_control
-from ncsam.report.words import interval, listed, mean, number, of_arm, percent, signed, tally
+from ncsam.report.prose import interval, listed, mean, number, of_arm, percent, signed, tally
 from ncsam.statistics import t_interval
-from ncsam.study import curves_of
-from ncsam.table import Study
-from ncsam.theory import LEVEL, judge
+from ncsam.study.effects import CONTRAST_RATE, rank_agreement
+from ncsam.study.radius_control import radius_control
+from ncsam.study.study import curves_of
+from ncsam.study.table import Study
+from ncsam.study.verdicts import LEVEL, judge
 
 TITLES = {
     "verdicts": "The verdicts: each effect against its smallest relevant size",
@@ -32,7 +32,7 @@ _AT = f"{CONTRAST_RATE:.0%} noise".replace("%", " %")
 
 
 def caption(name: str, study: Study) -> str:
-    """The caption of the figure of that name, see :func:`ncsam.figures.plans.plans`.
+    """The caption of the figure of that name, see :func:`ncsam.figures.catalogue.plans`.
 
     Raises:
         KeyError: no such figure.

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ncsam.schema import Verdicts
-from ncsam.statements import EVERY_ARM, STATEMENTS, Statement
-from ncsam.study_files import StudyFiles
-from ncsam.table import Study
+from ncsam.records.measurements import Verdicts
+from ncsam.study.files import StudyFiles
+from ncsam.study.statements import EVERY_ARM, STATEMENTS, Statement
+from ncsam.study.table import Study
 
 MOST_COLUMNS = 8  # of what the effects are computed from; beyond, the CSV of all runs serves better
 _ALSO = ("test_accuracy", "best_accuracy", "drop", "memorisation", "perturbation_norm", "compensation_norm", "gap")

@@ -20,16 +20,16 @@ from PIL import Image  # matplotlib needs it, so it is there
 from landscape._version import __version__
 from landscape.figures.data import DataFigure
 from landscape.figures.style import STYLE
-from ncsam.effects import CONTRAST_RATE
-from ncsam.figures.plans import plans
-from ncsam.radius import radius_control
-from ncsam.report import origin, words
+from ncsam.figures.catalogue import plans
+from ncsam.records.measurements import RadiusControl, Secondary, Verdicts
+from ncsam.report import prose, provenance
 from ncsam.report.captions import TITLES, caption
 from ncsam.report.effects import Effects, effects_of, numbers_of
-from ncsam.schema import RadiusControl, Secondary, Verdicts
-from ncsam.study_files import StudyFiles
-from ncsam.table import Study, studies
-from ncsam.theory import LEVEL, describe, judge, seeds_needed
+from ncsam.study.effects import CONTRAST_RATE
+from ncsam.study.files import StudyFiles
+from ncsam.study.radius_control import radius_control
+from ncsam.study.table import Study, studies
+from ncsam.study.verdicts import LEVEL, describe, judge, seeds_needed
 
 LARGEST_DRAWING = 90_000  # bytes of SVG up to which a figure is drawn in lines, beyond in pixels
 LARGEST_DATA = 150_000  # characters of a figure's CSV up to which it lies in the page
@@ -62,7 +62,7 @@ class Part:
     secondary: Secondary
     control: RadiusControl | None
     tally: str
-    answers: list[words.Answer]
+    answers: list[prose.Answer]
     effects: list[Effects]
     pictures: list[Picture]
     limits: list[str]
@@ -88,7 +88,7 @@ def report(files: StudyFiles, *, title: str | None = None, progress: Progress | 
     drawn: dict[int, list[Picture]] = {n: [] for n in range(len(found))}
     for n, study, name, draw in planned if progress is None else progress(planned, len(planned)):
         drawn[n].append(_picture(f"{name}-{_anchor(n)}", name, study, draw()))
-    lines, described = origin.commands(files)
+    lines, described = provenance.commands(files)
     return (
         _environment()
         .get_template("report.html.jinja")
@@ -97,13 +97,13 @@ def report(files: StudyFiles, *, title: str | None = None, progress: Progress | 
             style=resources.files(__package__).joinpath("report.css").read_text(encoding="utf-8"),
             parts=[_part(n, study, files, drawn[n]) for n, study in enumerate(found)],
             folder=files.root.resolve().name,
-            settings=origin.shared_settings(runs),
+            settings=provenance.shared_settings(runs),
             measured=(files.description or {}).get("measure", {}),
-            arms=origin.arms(files),
-            seeds=origin.seeds(files, runs),
-            tuned=origin.tuned(files),
-            provenance=origin.provenance(files, runs),
-            commit=origin.checkout(files, runs),
+            arms=provenance.arms(files),
+            seeds=provenance.seeds(files, runs),
+            tuned=provenance.tuned(files),
+            provenance=provenance.provenance(files, runs),
+            commit=provenance.checkout(files, runs),
             commands=lines,
             described=described,
             described_link=link(described, "application/toml") if described else "",
@@ -111,7 +111,7 @@ def report(files: StudyFiles, *, title: str | None = None, progress: Progress | 
             contrast=f"{100 * CONTRAST_RATE:g} %",
             level=f"{100 * LEVEL:g} %",
             needed=seeds_needed(),
-            controls=words.CONTROLS,
+            controls=prose.CONTROLS,
         )
     )
 
@@ -145,7 +145,7 @@ def _cell(value: Any) -> Any:
 
 def _part(n: int, study: Study, files: StudyFiles, pictures: list[Picture]) -> Part:
     verdicts, control = judge(study), _control(study)
-    named = ", ".join(filter(None, (origin.without_folders(study.data), study.model)))
+    named = ", ".join(filter(None, (provenance.without_folders(study.data), study.model)))
     return Part(
         title=f"{(study.noise or 'label').capitalize()} noise{f' on {named}' if named else ''}",
         anchor=_anchor(n),
@@ -154,12 +154,12 @@ def _part(n: int, study: Study, files: StudyFiles, pictures: list[Picture]) -> P
         verdicts=verdicts,
         secondary=describe(study),
         control=control,
-        tally=words.tally(verdicts),
-        answers=words.answers(verdicts, control),
+        tally=prose.tally(verdicts),
+        answers=prose.answers(verdicts, control),
         effects=effects_of(study, verdicts),
         pictures=pictures,
-        limits=words.limits(study, verdicts),
-        rivals=words.rivals(study, control),
+        limits=prose.limits(study, verdicts),
+        rivals=prose.rivals(study, control),
         numbers=link(as_csv(numbers_of(study, files)), "text/csv"),
     )
 
@@ -218,8 +218,8 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters |= {
-        "signed": words.signed, "percent": words.percent, "number": words.number, "p": words.p_value,
-        "plain": origin.plain,
+        "signed": prose.signed, "percent": prose.percent, "number": prose.number, "p": prose.p_value,
+        "plain": provenance.plain,
     }  # fmt: skip
-    made.globals |= {"interval": words.interval, "zip": zip}
+    made.globals |= {"interval": prose.interval, "zip": zip}
     return made

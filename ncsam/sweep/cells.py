@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from landscape.store.lock import sole
-from ncsam.analyses import (
+from ncsam.measurements import (
     measure_bound,
     measure_diagnostics,
     measure_line,
@@ -18,9 +18,9 @@ from ncsam.analyses import (
     measure_sharpness,
     measure_spectrum,
 )
-from ncsam.config import TrainConfig
-from ncsam.run import Run, train_run
-from ncsam.state import state_path
+from ncsam.runs.resume_state import state_path
+from ncsam.runs.run import Run, train_run
+from ncsam.training.config import TrainConfig
 
 REPORTED, TUNING = "reported", "tuning"
 

@@ -232,7 +232,7 @@ def run_cell(cell: str, folder: str, expected: Mapping[str, str]) -> tuple[str, 
     import torch
     from distributed import get_worker
 
-    from ncsam.optimizer import ProjectionWarning
+    from ncsam.optimizers.sharpness_aware import ProjectionWarning
 
     worker = get_worker()
     if (problem := unfit(expected, folder, worker)) is not None:

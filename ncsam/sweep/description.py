@@ -45,9 +45,9 @@ from pathlib import Path
 from typing import Any
 
 from ncsam import noise as label_noise
-from ncsam.config import TrainConfig
-from ncsam.optimizer import options_of, resolve_options
+from ncsam.optimizers import options_of, resolve_options
 from ncsam.sweep.cells import MEASURES, REPORTED, TUNING, Cell, cell_name
+from ncsam.training.config import TrainConfig
 
 _FIELDS = {f.name for f in dataclasses.fields(TrainConfig)} - {"seeds", "options", "optimizer", "noise"}
 

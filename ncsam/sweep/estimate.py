@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 import landscape
-from ncsam.analyses import ANALYSIS_VIEWS
-from ncsam.problem import Problem
+from ncsam.measurements import ANALYSIS_VIEWS
 from ncsam.sweep.cells import Cell
-from ncsam.training import Trainer
+from ncsam.training.problem import Problem
+from ncsam.training.trainer import Trainer
 
 PRODUCTS = 40  # a view: about what five eigenvalues take; the one number here that is assumed, not measured
 _STEPS = 6
@@ -36,8 +36,8 @@ class Cost:
 def estimate(cells: Sequence[Cell], *, trust: bool = False) -> Cost:
     """Time a few steps, an evaluation and a Hessian product for each arm of ``cells``; nothing is written.
 
-    Data and models are built as in the runs, see :func:`ncsam.run.train_run` for ``trust``. Arms that share data and
-    model share all but the steps' time.
+    Data and models are built as in the runs, see :func:`ncsam.runs.run.train_run` for ``trust``. Arms that share data
+    and model share all but the steps' time.
 
     Raises:
         ValueError, OSError: what the runs themselves would raise before their first epoch.

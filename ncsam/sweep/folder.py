@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from landscape.store import StoreError
-from ncsam.run import Run
-from ncsam.schema import CellTable
-from ncsam.study import collect, write_study
+from ncsam.records.measurements import CellTable
+from ncsam.runs.run import Run
+from ncsam.study.study import collect, write_study
+from ncsam.study.table import SETTINGS, rows_of
 from ncsam.sweep.cells import Cell
 from ncsam.sweep.cluster import Cluster
 from ncsam.sweep.description import Sweep
 from ncsam.sweep.pool import Failure, Progress, run_cells
 from ncsam.sweep.tuning import Choice, choose
-from ncsam.table import SETTINGS, rows_of
 
 Shard = tuple[int, int]
 """Which part of how many, counted from 1."""

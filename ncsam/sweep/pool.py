@@ -104,7 +104,7 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
 def _start_worker() -> None:
     import torch
 
-    from ncsam.optimizer import ProjectionWarning
+    from ncsam.optimizers.sharpness_aware import ProjectionWarning
 
     torch.set_num_threads(1)
     # Ctrl-C reaches every process of the terminal; the parent decides what becomes of the workers.

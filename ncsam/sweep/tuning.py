@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ncsam.run import Run
+from ncsam.runs.run import Run
 from ncsam.sweep.cells import Cell
 
 LAST_EPOCHS = 5  # the accuracy is the mean over these, as that of the reported runs

@@ -20,9 +20,9 @@ import pytest
 
 from landscape import store
 from landscape_cli.main import run as landscape
-from ncsam.schema import Curves, Verdicts
+from ncsam.records.measurements import Curves, Verdicts
+from ncsam.study.verdicts import judge
 from ncsam.sweep import description, presets
-from ncsam.theory import judge
 
 SHRUNKEN = ["--seeds", "2", "--epochs", "8", "--quiet"]
 TRAIN = ["train", "--epochs", "3", "--optimizer", "sam", "--weight-decay", "0", "--quiet"]

@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 import pytest
 
-from landscape_cli.command import Command
 from landscape_cli.main import COMMANDS, landscape, run as call
+from landscape_cli.shared.command import Command
 
 EXAMPLES = [(name, example) for name in COMMANDS for example in import_module(f"landscape_cli.{name}").command.examples]
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from landscape_cli.main import COMMANDS, run as landscape
-from ncsam.run import Run
-from ncsam.study import write_study
-from tests.study.synthetic import table
+from ncsam.runs.run import Run
+from ncsam.study.study import write_study
+from tests.ncsam.study.synthetic import table
 
 PAGE = Path(__file__).parents[2] / "docs" / "commandline.md"
 TABLES = dict(

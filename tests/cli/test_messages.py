@@ -16,8 +16,8 @@ from pathlib import Path
 import click
 import pytest
 
-from landscape_cli import messages, progress
 from landscape_cli.main import run as landscape
+from landscape_cli.shared import messages, progress
 
 pty, termios = (pytest.importorskip(name, reason="this system has no pseudo-terminals") for name in ("pty", "termios"))
 TRAIN = ["train", "--epochs", "2", "--train-samples", "100", "--optimizer", "sgd"]

@@ -17,11 +17,11 @@ import pytest
 
 from landscape_cli.main import run as landscape
 from ncsam.report import page as page_module
-from ncsam.study_files import StudyFiles
+from ncsam.study.files import StudyFiles
+from ncsam.study.table import studies
+from ncsam.study.verdicts import judge
 from ncsam.sweep import Sweep
-from ncsam.table import studies
-from ncsam.theory import judge
-from tests.study.folder import COMMIT, SWEEP, study_rows, write_folder
+from tests.ncsam.study.folder import COMMIT, SWEEP, study_rows, write_folder
 
 HOSTILE = "<script>alert('x')</script>\"&${7*7}{{ 7*7 }}"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

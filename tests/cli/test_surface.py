@@ -51,7 +51,7 @@ def test_a_plane_to_a_tolerance_over_a_span_that_it_finds(copy: str, capsys: pyt
 
 
 def test_labels_of_another_rate_are_nested_in_the_runs_own(copy: str) -> None:
-    from ncsam.run import Run
+    from ncsam.runs.run import Run
 
     run = Run(copy)
     objective = run.objective(views=("mixed", "labels:symmetric:0.4", "labels:symmetric:0.6", "true_labels"))

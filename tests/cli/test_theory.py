@@ -11,11 +11,11 @@ import pytest
 
 from landscape import store
 from landscape_cli.main import run as landscape
-from landscape_cli.verdicts import show_comparison
-from ncsam.run import Run
-from ncsam.study import collect, write_study
-from ncsam.theory import judge
-from tests.study.synthetic import table
+from landscape_cli.shared.verdict_tables import show_comparison
+from ncsam.runs.run import Run
+from ncsam.study.study import collect, write_study
+from ncsam.study.verdicts import judge
+from tests.ncsam.study.synthetic import table
 
 KEYS = {
     "id", "text", "endpoint", "verdict", "note", "contrast", "test", "estimate", "low", "high", "smallest_effect",

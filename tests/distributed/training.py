@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel as DDP
 
 from landscape.ranks import Ranks
-from ncsam.minibatch import MiniBatch
-from ncsam.passes import FirstPass
-from tests.optimizer.problem import ALL, data, loss_fn, make, mlp, weights
+from ncsam.optimizers.first_pass import FirstPass
+from ncsam.optimizers.mini_batch import MiniBatch
+from tests.ncsam.optimizers.problem import ALL, data, loss_fn, make, mlp, weights
 
 F64 = torch.float64
 STEPS = 3

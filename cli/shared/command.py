@@ -1,0 +1,206 @@
+"""What all commands have in common: options in titled sections, and a suggestion for what is mistyped.
+
+An option belongs to the section whose marker stands above it::
+
+    @command("train")
+    @section("Training")
+    @click.option("--epochs", type=int, default=200, show_default=True, help="Passes over the training set.")
+    @click.option("--lr", type=float, default=0.05, show_default=True, help="Learning rate.")
+    @section("Noise")
+    @click.option("--noise", default="symmetric:0.4", show_default=True, help="Label noise KIND:RATE, or none.")
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import click
+
+from landscape._suggest import did_you_mean
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+COMMANDS = {
+    "demo": "The whole main job on embedded real data, in minutes.",
+    "train": "Train under label noise and write a run file.",
+    "sweep": "Train and measure many runs to be compared, and write one table.",
+    "hessian": "Top Hessian eigenvalues, trace and density on every view of a run.",
+    "surface": "1D or 2D loss surfaces of a run, on every view.",
+    "sharpness": "SAM, adaptive, average and Keskar's sharpness on every view of a run.",
+    "diagnose": "Gradients of clean and wrong labels, g* and Theorem 1, of a run.",
+    "theory": "Judge the statements T1 to T9 by what a study measured.",
+    "figure": "Draw every figure that a study or run files allow.",
+    "report": "Write a study as one HTML page.",
+    "inspect": "Show what a file holds.",
+    "verify": "Check files against their checksums and the schema.",
+    "export": "Write one result for other programs: CSV, NPZ, LaTeX, ParaView, Li et al.",
+}
+"""Every command by name, with what the list of commands says of it."""
+LAST = ("Computation", "Output", "General")
+"""Sections that end a command's help, whatever the order of its options."""
+_COLUMN = 24  # longer options have a line of their own
+_PLACEHOLDERS = {"integer": "N", "integer range": "N", "float": "X", "float range": "X", "path": "PATH"}
+_sections: WeakKeyDictionary[click.Parameter, str] = WeakKeyDictionary()
+
+
+def section(title: str) -> Callable[[F], F]:
+    """The options below, up to the next section, are shown under ``title``."""
+
+    def mark(function: F) -> F:
+        for param in _params(function):
+            _sections.setdefault(param, title)
+        return function
+
+    return mark
+
+
+def several(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Apply decorators as if written above each other in this order."""
+
+    def apply(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+def within(title: str, *decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """These options are shown under ``title``, wherever they stand; those below keep to their own section."""
+
+    def apply(function: F) -> F:
+        before = len(_params(function))
+        function = several(*decorators)(function)
+        for param in _params(function)[before:]:
+            _sections.setdefault(param, title)
+        return function
+
+    return apply
+
+
+def _params(function: Callable[..., Any]) -> list[click.Parameter]:
+    """What click's decorators have put on a function so far, the lowest first."""
+    found: list[click.Parameter] = getattr(function, "__click_params__", [])
+    return found
+
+
+def command(name: str) -> Callable[[Callable[..., Any]], Command]:
+    """Make a function the command of that name."""
+    return click.command(name, cls=Command)
+
+
+def long_name(option: click.Option) -> str:
+    """How an option is spelled, without its dashes.
+
+    >>> long_name(click.Option(["-n", "--dry-run"]))
+    'dry-run'
+    """
+    return max(option.opts, key=len).lstrip("-")
+
+
+class Choice(click.Choice):
+    """One of some words; the nearest is suggested for another."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value not in self.choices:
+            known = [str(choice) for choice in self.choices]
+            self.fail(f"{value!r}, expected {_either(known)}{did_you_mean(str(value), known)}", param, ctx)
+        return value
+
+
+class Number(click.FloatRange):
+    """A number within bounds, never infinite or NaN, which pass for a number between any."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{number} is not a finite number", param, ctx)
+        return number
+
+
+def _either(words: list[str]) -> str:
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
+
+
+class Formatter(click.HelpFormatter):
+    """Help with bold headings."""
+
+    def write_heading(self, heading: str) -> None:
+        super().write_heading(click.style(heading, bold=True))
+
+    def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
+        super().write_usage(prog, args, click.style("Usage:", bold=True) + " " if prefix is None else prefix)
+
+
+class Context(click.Context):
+    """Writes its help with :class:`Formatter`."""
+
+    formatter_class = Formatter
+
+
+class Command(click.Command):
+    """A command whose help shows its options by section, and whose messages suggest what was meant.
+
+    Its docstring is a line that says what it is for, further paragraphs, and ``Examples:``, which end the help.
+    """
+
+    context_class = Context
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        text, _, examples = inspect.cleandoc(self.help or "").partition("\b\nExamples:\n")
+        self.help, self.examples = text.rstrip(), [line.strip() for line in examples.splitlines()]
+        for param in self.params:
+            kind = param.type
+            if type(kind) is click.Choice:
+                param.type = Choice(kind.choices)
+            elif type(kind) is click.FloatRange:
+                param.type = Number(kind.min, kind.max, kind.min_open, kind.max_open)
+            elif kind is click.FLOAT:
+                param.type = Number()
+            if isinstance(param, click.Option):
+                self._polish(param)
+
+    def _polish(self, option: click.Option) -> None:
+        if option.metavar is None and not option.is_flag and option.nargs == 1:
+            option.metavar = _PLACEHOLDERS.get(option.type.name)
+        if option.name != long_name(option).replace("-", "_"):
+            # The environment knows an option as it is spelled, not as the code calls it.
+            option.allow_from_autoenv = False
+            option.envvar = f"LANDSCAPE_{self.name}_{long_name(option)}".upper().replace("-", "_")
+
+    def sections(self, ctx: click.Context) -> dict[str, list[click.Option]]:
+        """The options by section, in the order of the help."""
+        found: dict[str, list[click.Option]] = {}
+        for param in self.get_params(ctx):
+            if isinstance(param, click.Option):
+                found.setdefault(_sections.get(param, LAST[-1]), []).append(param)
+        return {title: found[title] for title in [*(t for t in found if t not in LAST), *LAST] if title in found}
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = {
+            title: [_readable(*row) for option in options if (row := option.get_help_record(ctx)) is not None]
+            for title, options in self.sections(ctx).items()
+        }
+        width = min(_COLUMN, max(len(spec) for shown in rows.values() for spec, _ in shown))
+        for title, shown in rows.items():
+            with formatter.section(title):
+                formatter.write_dl([(spec.ljust(width), text) for spec, text in shown], col_max=_COLUMN)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Examples"):
+            for example in self.examples:  # not wrapped: to be copied
+                formatter.write(f"{'':{formatter.current_indent}}{example}\n")
+
+
+def _readable(spec: str, text: str) -> tuple[str, str]:
+    """click's ``[default: (all)]`` and ``[default: 5; x>=1]`` without the brackets, and with the sign people use."""
+    text = re.sub(r"\[default: \((.*)\)", r"[default: \1", text)
+    return spec, re.sub(
+        r"x(>=?)", lambda sign: {">": ">\N{NO-BREAK SPACE}", ">=": "≥\N{NO-BREAK SPACE}"}[sign[1]], text
+    )

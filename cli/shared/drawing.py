@@ -1,0 +1,114 @@
+"""Which figures a set of files allows, and drawing them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from landscape import figures, load
+from landscape.figures.interactive import save_html
+from landscape.figures.style import COLOURS
+from ncsam.figures import training_curves
+from ncsam.figures.against_noise import compared
+from ncsam.figures.catalogue import plans as study_plans, suffixes
+from ncsam.records.measurements import Spectrum, Training
+from ncsam.runs.run import Run
+from ncsam.study.files import StudyFiles
+from ncsam.study.study import curves_of
+from ncsam.study.table import Study, studies
+
+from . import drawing_spectra, drawing_surfaces
+from .drawing_surfaces import Look
+
+LOOK = Look()
+
+
+def draw_study(
+    files: StudyFiles,
+    out: Path,
+    *,
+    runs: bool,
+    formats: Sequence[str] = ("pdf", "png"),
+    bar: Callable[..., Any],
+    look: Look = LOOK,
+) -> list[Path]:
+    """Every figure of a study and, with ``runs``, of what its runs hold, written to ``out``; returns the files."""
+    found = studies(files.table)
+    plans: dict[str, Callable[[], Any]] = {}
+    for study, suffix in zip(found, suffixes(found), strict=True):
+        own = study_plans(study, files if runs else None)
+        own.pop("density", None)  # drawn below for each noise rate
+        plans |= {f"{name}{suffix}": draw for name, draw in own.items()}
+        if runs:
+            paths = [files.run_path(name) for (arm, _, _), name in files.names(study).items() if arm in _shown(study)]
+            plans |= _of_runs([Run(path) for path in paths if path is not None], look, training=False)
+    return _save(plans, out, formats, bar)
+
+
+def _shown(study: Study) -> tuple[str, ...]:
+    """Arms whose surfaces and spectra are laid over each other: all where there are colours for them, else those that
+    ran at several noise rates."""
+    return study.arms if len(study.arms) <= len(COLOURS) else tuple(compared(curves_of(study)))
+
+
+def draw_runs(
+    paths: Sequence[Path], out: Path, *, formats: Sequence[str], bar: Callable[..., Any], look: Look = LOOK
+) -> list[Path]:
+    """Every figure that the run files allow together, written to ``out``; returns the files."""
+    return _save(_of_runs([Run(path) for path in paths], look), out, formats, bar)
+
+
+def draw_results(
+    paths: Sequence[Path], out: Path, *, formats: Sequence[str], bar: Callable[..., Any], look: Look = LOOK
+) -> list[Path]:
+    """Every figure of saved lines and planes, labelled by their files' names, written to ``out``; returns the files.
+
+    Raises:
+        ValueError: a file holds something else.
+    """
+    return _save(drawing_surfaces.of_results({path.stem: load(path) for path in paths}, look), out, formats, bar)
+
+
+def _save(
+    plans: dict[str, Callable[[], Any]], out: Path, formats: Sequence[str], bar: Callable[..., Iterable[Any]]
+) -> list[Path]:
+    out.mkdir(parents=True, exist_ok=True)
+    written: list[Path] = []
+    for name, draw in bar(list(plans.items()), len(plans)):
+        drawn = draw()
+        if isinstance(drawn, Figure):
+            written += figures.save(drawn, out / name, formats)
+            written += filter(None, [figures.save_data(drawn, out / name)])
+        else:
+            written.append(save_html(drawn, out / f"{name}.html"))
+    return written
+
+
+def _of_runs(runs: Sequence[Run], look: Look = LOOK, *, training: bool = True) -> dict[str, Callable[[], Any]]:
+    """Runs of one noise rate are drawn together: training curves, line overlays, contours, spectra."""
+    plans: dict[str, Callable[[], Any]] = {}
+    for noise in dict.fromkeys(run.config.noise for run in runs):
+        here = [run for run in runs if run.config.noise == noise]
+        suffix = "" if len(runs) == 1 else f"_{noise.replace(':', '')}"
+        if training:
+            plans[f"training{suffix}"] = partial(training_curves, _grouped(here, "training", Training))
+        plans |= drawing_surfaces.plans(here, suffix, look)
+        for name in sorted({name for run in here for name in run.names if name.startswith("hessian/")}):
+            if spectra := {label: members[0] for label, members in _grouped(here, name, Spectrum).items()}:
+                own = "" if name == "hessian/top5" else f"_{name.partition('/')[2].replace('/', '-')}"
+                plans |= drawing_spectra.plans(spectra, f"{suffix}{own}")
+    return plans
+
+
+def _grouped(runs: Sequence[Run], name: str, kind: type) -> dict[str, list[Any]]:
+    groups: dict[str, list[Any]] = {}
+    for run in runs:
+        if name in run.names:
+            record = run.result(name)
+            if isinstance(record, kind):
+                groups.setdefault(str(run.attrs.get("arm", run.config.optimizer)), []).append(record)
+    return groups

@@ -1,0 +1,162 @@
+"""Which pictures a set of stored surfaces allows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from landscape import figures
+from landscape.records import Connection, Line, LineDraws, Plane, Record, Trajectory
+from ncsam.runs.run import Run
+
+LINE_VIEWS = ("mixed", "clean_part", "noisy_part", "test")
+PLANE_VIEWS = ("mixed", "test")
+_SHOWN = 0.05  # share of a path that must lie in a plane for it to be drawn there
+_PAIRS = 3  # labels up to which the first is compared with each other one
+
+Plans = dict[str, Callable[[], Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """How surfaces are drawn: width of the page, scale of the levels, and whether HTML is wanted."""
+
+    width: str = "icml"
+    scale: str = "auto"
+    interactive: bool = False
+
+
+def plans(runs: Sequence[Run], suffix: str, look: Look) -> Plans:
+    """Pictures of the surfaces that runs of one noise rate hold, those of one name together."""
+    drawn: Plans = {}
+    for name in sorted({name for run in runs for name in run.names if name.startswith("surface/")}):
+        own = name.partition("/")[2].replace("/", "-")
+        drawn |= _of_groups(_grouped(runs, name), _grouped(runs, f"{name}_path"), own, suffix, look)
+    return drawn
+
+
+def of_results(records: Mapping[str, Record], look: Look) -> Plans:
+    """Pictures of saved surfaces by their labels, lines together and planes together.
+
+    Raises:
+        ValueError: one of them is no surface.
+    """
+    for label, record in records.items():
+        if not isinstance(record, Line | LineDraws | Connection | Plane):
+            raise ValueError(f"{label}: holds {record.kind.replace('_', ' ')}; saved lines and planes can be drawn")
+    planes = {label: [record] for label, record in records.items() if isinstance(record, Plane)}
+    others = {label: [record] for label, record in records.items() if label not in planes}
+    return {**_of_groups(others, {}, "line", "", look), **_of_groups(planes, {}, "plane", "", look)}
+
+
+def _of_groups(
+    groups: Mapping[str, Sequence[Record]], paths: Mapping[str, Sequence[Record]], own: str, suffix: str, look: Look
+) -> Plans:
+    """Pictures of the surfaces of one name, by label; those of one label differ in their seed alone."""
+    drawn: Plans = {}
+    if lines := _of_kind(groups, Line):
+        stem = "line" if own == "line" else f"line_{own}"
+        common = _common(lines, LINE_VIEWS)
+        drawn[f"{stem}{suffix}"] = partial(figures.lines, lines, common, width=look.width)
+        if len(lines) > 1:
+            relative = partial(figures.lines, lines, common, against="relative", width=look.width)
+            drawn[f"{stem.replace('line', 'slices', 1)}{suffix}"] = relative
+    if draws := _firsts(_of_kind(groups, LineDraws)):
+        views = _common({k: [v] for k, v in draws.items()}, LINE_VIEWS)
+        drawn[f"bands_{own}{suffix}"] = partial(figures.bands, draws, views, width=look.width)
+    if ways := _firsts(_of_kind(groups, Connection)):
+        named = {f"{label} to {way.end}": way for label, way in ways.items()}
+        views = _common({k: [v] for k, v in ways.items()}, LINE_VIEWS)
+        drawn[f"way_{own}{suffix}"] = partial(figures.connections, named, views, width=look.width)
+    if planes := _firsts(_of_kind(groups, Plane)):
+        trajectories = _firsts(_of_kind(paths, Trajectory))
+        drawn |= _planes(planes, trajectories, suffix if own == "plane" else f"_{own}{suffix}", look)
+    return drawn
+
+
+def _planes(planes: Mapping[str, Plane], paths: Mapping[str, Trajectory], suffix: str, look: Look) -> Plans:
+    drawn: Plans = {}
+    for kind in _same_grid(planes):
+        tag = suffix if len(kind) == len(planes) else f"{suffix}_{next(iter(kind))}"
+        shared = _common({k: [v] for k, v in kind.items()}, PLANE_VIEWS)
+        options: dict[str, Any] = {"width": look.width, "names": _axis_names(next(iter(kind.values())))}
+        shown = {k: p for k, p in paths.items() if k in kind and p.explained >= _SHOWN}
+        scaled = {**options, "scale": look.scale}
+        for view in shared:
+            drawn[f"contours{tag}_{view}"] = partial(figures.contours, kind, view, trajectories=shown, **scaled)
+        if all(plane.accuracy is not None for plane in kind.values()):
+            view = "test" if "test" in shared else shared[0]
+            drawn[f"accuracy{tag}_{view}"] = partial(
+                figures.contours, kind, view, quantity="accuracy", trajectories=shown, **options
+            )
+        drawn[f"surface3d{tag}_{shared[0]}"] = partial(figures.surface3d, kind, shared[0], **scaled)
+        first, *others = kind.items()
+        # Only random draws are shared by runs; each has eigenvectors and principal components of its own.
+        comparable = len(kind) <= _PAIRS and all(_random(plane) for plane in kind.values())
+        for other in others if comparable else []:
+            pair = f"{first[0]}-{other[0]}"
+            drawn[f"difference{tag}_{pair}_{shared[0]}"] = partial(
+                figures.difference, first, other, shared[0], **scaled
+            )
+        if look.interactive:
+            from landscape.figures.interactive import interactive
+
+            drawn[f"interactive{tag}_{shared[0]}"] = partial(interactive, kind, shared[0], scale=look.scale)
+    return drawn
+
+
+def _same_grid(planes: Mapping[str, Plane]) -> Iterator[dict[str, Plane]]:
+    """Planes that lie on one grid along directions of one kind, together."""
+    left = dict(planes)
+    while left:
+        first = next(iter(left.values()))
+        same = {
+            label: plane
+            for label, plane in left.items()
+            if np.array_equal(plane.alphas, first.alphas)
+            and np.array_equal(plane.betas, first.betas)
+            and _axis_names(plane) == _axis_names(first)
+        }
+        yield same
+        left = {label: plane for label, plane in left.items() if label not in same}
+
+
+def _random(plane: Plane) -> bool:
+    return all(what.startswith("random") for what in plane.along or ["random"])
+
+
+def _axis_names(plane: Plane) -> tuple[str, str]:
+    names = [
+        f"{letter} (filter norms)" if what.startswith("random") else what
+        for letter, what in zip("αβ", plane.along or ("random", "random"), strict=True)
+    ]
+    return names[0], names[1]
+
+
+def _grouped(runs: Sequence[Run], name: str) -> dict[str, list[Record]]:
+    groups: dict[str, list[Record]] = {}
+    for run in runs:
+        if name in run.names:
+            groups.setdefault(str(run.attrs.get("arm", run.config.optimizer)), []).append(run.result(name))
+    return groups
+
+
+def _of_kind(groups: Mapping[str, Sequence[Record]], kind: type) -> dict[str, list[Any]]:
+    found = {label: [record for record in records if isinstance(record, kind)] for label, records in groups.items()}
+    return {label: records for label, records in found.items() if records}
+
+
+def _firsts(groups: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
+    """One record a label: runs that differ in their seed alone have their own surfaces, of which one is drawn."""
+    return {label: records[0] for label, records in groups.items()}
+
+
+def _common(groups: Mapping[str, Sequence[Any]], wanted: Sequence[str]) -> list[str]:
+    """Views that every surface holds, the wanted ones if there are any of them."""
+    held = [set(member.views.tolist()) for members in groups.values() for member in members]
+    shared = set.intersection(*held)
+    return [view for view in wanted if view in shared] or sorted(shared)[:4]

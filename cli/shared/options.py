@@ -1,0 +1,174 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+from click.core import ParameterSource
+
+from . import messages, progress
+from .command import command, long_name, section, several, within
+from .config_file import CONFIG
+
+__all__ = [
+    "CONFIG", "DEVICE", "DTYPE", "EPOCHS", "JSON", "ORIGINS", "OVERWRITE", "PARAMS", "QUIET", "RESUME", "RUN", "SEED",
+    "TRUST", "VIEWS", "command", "measuring", "provenance", "refuse_imports", "result_name", "section", "several",
+    "split", "within",
+]  # fmt: skip
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+RUN = click.argument("run", type=click.Path(path_type=Path))
+
+
+def split(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    """Callback: a comma-separated list."""
+    return None if value is None else tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def result_name(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """Callback: a name under which the file can hold a result."""
+    if value is not None and any(part in ("", ".", "..") for part in value.split("/")):
+        raise click.BadParameter(f"{value!r} cannot name a result; use a word such as mine")
+    return value
+
+
+def _silence(_ctx: click.Context, _param: click.Parameter, value: bool) -> bool:
+    """Callback: ``--quiet``."""
+    if value:
+        messages.silence()
+    return value
+
+
+ORIGINS = {
+    ParameterSource.COMMANDLINE: "flag",
+    ParameterSource.ENVIRONMENT: "environment",
+    ParameterSource.DEFAULT_MAP: "config",
+}
+"""Where a value was given, in the words of the files."""
+
+
+def refuse_imports(names: Iterable[str], trust: bool) -> None:
+    """Refuse names of data sets and models that were not typed, where loading them would run code, unless trusted.
+
+    Raises:
+        click.UsageError: there is such a name.
+    """
+    from ncsam.data import imports_code
+
+    for name in names:
+        if imports_code(name) and not trust:
+            raise click.UsageError(
+                f"{name!r} is from a file or the environment and would import and run code; name it on the command "
+                "line, or add --trust"
+            )
+
+
+def provenance() -> dict[str, Any]:
+    """The command that is running, its options as they were resolved, and where each that was given is from."""
+    ctx = click.get_current_context()
+    shown = [p for p in ctx.command.params if isinstance(p, click.Option) and p.name in ctx.params]
+    sources = {long_name(p): ctx.get_parameter_source(str(p.name)) for p in shown}
+    return {
+        "command": progress.command_line(),
+        "options": {long_name(p): _plain(ctx.params[str(p.name)]) for p in shown},
+        "given": {name: ORIGINS[source] for name, source in sources.items() if source in ORIGINS},
+    }
+
+
+def _plain(value: Any) -> Any:
+    """JSON-able form of an option's value."""
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _on_the_command_line(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
+    """Callback: what a file or the environment says is not the user's own word."""
+    if value and ctx.get_parameter_source(str(param.name)) is not ParameterSource.COMMANDLINE:
+        raise click.BadParameter("must be given on the command line, not in the environment or a file", ctx, param)
+    return value
+
+
+DEVICE = within(
+    "Computation",
+    click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch spells it: cuda:0."),
+)
+DTYPE = within(
+    "Computation",
+    click.option(
+        "--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True, help="Precision."
+    ),
+)
+SEED = within(
+    "Computation",
+    click.option(
+        "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all that is drawn at random."
+    ),
+)
+OVERWRITE = within("Output", click.option("--overwrite", is_flag=True, help="Replace what exists under that name."))
+RESUME = within("Output", click.option("--resume", is_flag=True, help="Continue what a stopped command left."))
+JSON = within("Output", click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."))
+QUIET = within(
+    "General", click.option("--quiet", is_flag=True, callback=_silence, help="No progress and no notes; warnings stay.")
+)
+TRUST = within(
+    "General",
+    click.option(
+        "--trust",
+        is_flag=True,
+        callback=_on_the_command_line,
+        help="Import a package.module:factory that is not named here but in a file; that runs its code.",
+    ),
+)
+VIEWS = within(
+    "Measured on",
+    click.option(
+        "--views",
+        metavar="LIST",
+        callback=split,
+        default="mixed,clean_part,noisy_part,true_labels,test",
+        show_default="all but val",
+        help="Views of the data, comma-separated: mixed, clean_part, noisy_part, true_labels, val, test, labels:NOISE.",
+    ),
+)
+EPOCHS = within(
+    "Measured on",
+    click.option(
+        "--epochs",
+        metavar="LIST",
+        callback=split,
+        default="last",
+        show_default=True,
+        help="Epochs whose weights were kept, comma-separated, or `all`.",
+    ),
+)
+PARAMS = within(
+    "Measured on",
+    click.option(
+        "--params",
+        metavar="PATTERNS",
+        callback=split,
+        default="",
+        show_default="all",
+        help="Only these parameters: patterns of parameter or module names, comma-separated, such as 'layers.*'.",
+    ),
+)
+
+
+def measuring(name: str) -> Callable[[F], F]:
+    """The options of a command that measures something on a run file; ``name`` of the result if none is given."""
+    named = within(
+        "Output",
+        click.option(
+            "--name",
+            default=name or None,
+            callback=result_name,
+            show_default=name or "after what it is",
+            help="Of the result in the file.",
+        ),
+    )
+    return several(RUN, VIEWS, SEED, DTYPE, DEVICE, named, OVERWRITE, RESUME, JSON, CONFIG, TRUST, QUIET)

@@ -1,0 +1,103 @@
+"""The options that say how a surface's points are evaluated, and what its cross-check found as text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import numpy as np
+
+from landscape.records import Status
+
+from . import options
+
+if TYPE_CHECKING:
+    from landscape.records import Line, Plane
+
+F = TypeVar("F", bound=Callable[..., Any])
+POSITIVE = click.FloatRange(min=0, min_open=True)
+
+EVALUATION: Callable[[F], F] = options.within(
+    "Evaluation",
+    click.option(
+        "--tolerance",
+        type=POSITIVE,
+        help="Interpolate where that is good to this share of each view's range, e.g. 0.01; all points by default.",
+    ),
+    click.option(
+        "--auto-range", "rise", type=POSITIVE, help="Choose the span so that the first view's loss rises by this much."
+    ),
+    click.option(
+        "--batchnorm",
+        type=click.Choice(["frozen", "recalibrated"]),
+        default="frozen",
+        show_default=True,
+        help="Statistics of BatchNorm layers: those of the weights, or recomputed at every point.",
+    ),
+    click.option("--by-class", is_flag=True, help="Loss and accuracy of every class too."),
+    click.option("--autotune", is_flag=True, help="Measure which batch size and memory layout are fastest."),
+)
+"""Options that end up in :class:`ncsam.measurements.evaluating.SurfaceWhere`."""
+
+_DEFAULTS = {"tolerance": None, "rise": None, "batchnorm": "frozen", "by_class": False, "autotune": False}
+
+
+def only_for_one_surface(choices: dict[str, Any], instead: str) -> dict[str, Any]:
+    """The choices without those that a single line or plane takes.
+
+    Raises:
+        click.UsageError: one of them was made.
+    """
+    for name, default in _DEFAULTS.items():
+        if choices[name] != default:
+            option = {"rise": "--auto-range"}.get(name, f"--{name.replace('_', '-')}")
+            raise click.UsageError(f"{option} goes with a single line or plane, not with {instead}")
+    return {name: value for name, value in choices.items() if name not in _DEFAULTS}
+
+
+def summary(found: Line | Plane) -> str:
+    """How the points came about, and how the centre compares with plain evaluation and the Hessian."""
+    lines = []
+    evaluated = int(np.count_nonzero(found.status[_first(found)] != Status.INTERPOLATED))
+    if found.tolerance is not None and found.interpolation_error is not None:
+        ranges = np.ptp(np.where(np.isfinite(found.loss), found.loss, np.nan).reshape(len(found.views), -1), axis=1)
+        share = np.nanmax(found.interpolation_error / np.where(ranges > 0, ranges, np.nan), initial=0.0)
+        lines.append(
+            f"evaluated {evaluated} of {found.loss[0].size} points, the others interpolated; "
+            f"estimated error up to {share:.2%} of a view's range (asked for {found.tolerance:.2%})"
+        )
+    if found.auto_range is not None:
+        a = found.auto_range
+        lines.append(f"span {a['span']:.4g}, at which the loss of {a['view']} has risen by {a['rise']:g}")
+    chosen = {"rule": "chosen by rule", "measured": "fastest as measured", "given": "as given"}[found.batch_choice]
+    lines.append(f"batches of {found.batch_size}, {found.memory_format}, {chosen}")
+    if found.centre_loss is not None and found.plain_loss is not None:
+        deviation = np.nanmax(np.abs(found.centre_loss - found.plain_loss), initial=0.0)
+        why = "" if found.batchnorm == "frozen" else " (BatchNorm recalibrated against frozen)"
+        lines.append(f"check: loss at the centre deviates from plain evaluation by {deviation:.2g}{why}")
+    return "\n".join([*lines, *_curvatures(found)])
+
+
+def _curvatures(found: Line | Plane) -> list[str]:
+    check = found.check or {}
+    if "unavailable" in check:
+        return [f"check: no Hessian product to compare with: {check['unavailable']}"]
+    if found.curvature is None or found.second_difference is None:
+        return []
+    lines = []
+    for i, outcome in enumerate(check["outcome"]):
+        c, d = float(found.curvature[i]), float(found.second_difference[i])
+        deviation = f"{abs(d - c) / abs(c):.1e}" if c else f"{abs(d - c):.1e} absolute"
+        told = {"kinks": "kinks within the step; gradients agree", "disagrees": "WARNING: they disagree"}
+        text = f"check: direction {i + 1}: second difference {d:.5g}, d·Hd {c:.5g}, deviation {deviation}"
+        text += f" ({told.get(outcome, outcome)})"
+        if found.seen_curvature is not None:
+            text += f"; between points of the surface {float(found.seen_curvature[i]):.5g}"
+        lines.append(text)
+    return lines
+
+
+def _first(found: Line | Plane) -> int:
+    """The first view that is not empty."""
+    return next((i for i, codes in enumerate(found.status) if (codes != Status.EMPTY).any()), 0)

@@ -1,0 +1,101 @@
+"""What the commands that run many runs share: their folder, their failures, their table."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import numpy as np
+
+from . import messages, tables
+
+if TYPE_CHECKING:
+    from ncsam.records.measurements import CellTable
+    from ncsam.sweep import Cluster, Failure, Sweep, SweepFolder
+
+_COLUMNS = {
+    "test_accuracy": ("test accuracy", "{:.1%}"),
+    "best_accuracy": ("best epoch", "{:.1%}"),
+    "memorisation": ("memorised", "{:.0%}"),
+    "perturbation_norm": ("mean ‖ε‖", "{:.3f}"),
+    "adaptive/mixed": ("adaptive sharpness", "{:.3f}"),
+    "top_eigenvalue/mixed": ("λ1", "{:.1f}"),
+}
+
+
+def open_folder(sweep: Sweep, out: Path, *, overwrite: bool, resume: bool) -> SweepFolder:
+    """The folder to fill; refused if it holds anything, unless it is to go on or to start over."""
+    from ncsam.sweep import SweepFolder
+
+    if out.exists() and not out.is_dir():
+        raise click.BadParameter(f"{out} is a file, expected a folder", param_hint="--out")
+    if out.exists() and any(out.iterdir()) and not (overwrite or resume):
+        raise click.UsageError(f"{out}: the folder is not empty; choose another, --overwrite, or --resume")
+    folder = SweepFolder.create(sweep, out)
+    if overwrite and not resume:
+        folder.clear()
+    return folder
+
+
+@contextmanager
+def connected(scheduler: str | None) -> Iterator[Cluster | None]:
+    """The Dask cluster at an address, if there is one."""
+    if scheduler is None:
+        yield None
+        return
+    from ncsam.sweep import Cluster
+
+    try:
+        cluster = Cluster(scheduler)
+    except ImportError as error:
+        raise click.UsageError("--scheduler needs dask.distributed: pip install 'ncsam-landscape[sweep]'") from error
+    # Dask tells of lost connections and dead workers at length; what of it concerns the sweep, the sweep says.
+    for name in ("distributed", *logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "distributed":  # several have a level of their own
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    with cluster:
+        yield cluster
+
+
+def refuse_unfinished(folder: SweepFolder) -> None:
+    """Refuse to draw a table from runs that are not complete."""
+    found = [folder.status().unfinished, folder.tuning_status().unfinished]
+    if names := [name for of_role in found for name in of_role]:
+        raise click.UsageError(
+            f"{folder.root}: {len(names)} runs are not complete, such as {names[0]}; see --status {folder.root}"
+        )
+
+
+def refuse_failures(failures: Sequence[Failure], total: int) -> None:
+    """Say which runs failed and end with status 1, if any did."""
+    for failure in failures:
+        messages.error(f"{failure.cell.name}: {failure.reason}")
+    if failures:
+        raise click.ClickException(f"{len(failures)} of {total} runs failed; repeat with --resume")
+
+
+def show_table(table: CellTable) -> str:
+    """Arm by noise: mean over the reported seeds and their standard deviation."""
+    shown = [name for name in _COLUMNS if name in table.endpoints.tolist()]
+    spelled = [f"{noise}:{rate:g}" for noise, rate in zip(table.noise, table.rate, strict=True)]
+    rows = []
+    for noise in dict.fromkeys(spelled):
+        for arm in dict.fromkeys(table.arm.tolist()):
+            here = (np.array(spelled) == noise) & (table.arm == arm) & (table.role == "reported")
+            if not here.any():
+                continue
+            cells = [_spread(table.value[here, table.endpoints.tolist().index(n)], _COLUMNS[n][1]) for n in shown]
+            rows.append([noise, arm, str(int(here.sum())), *cells])
+    heads = ["noise", "arm", "runs", *(_COLUMNS[name][0] for name in shown)]
+    return f"Mean ± standard deviation over the seeds\n{tables.table(heads, rows)}"
+
+
+def _spread(values: np.ndarray, form: str) -> str:
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return ""
+    return form.format(values.mean()) + (f" ±{form.format(values.std(ddof=1))}" if len(values) > 1 else "")

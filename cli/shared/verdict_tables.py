@@ -1,0 +1,231 @@
+"""The verdicts of a study as text, JSON, Markdown and LaTeX."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from typing import Any
+
+import click
+import numpy as np
+
+from ncsam.records.measurements import Curves, Secondary, Verdicts
+from ncsam.study.effects import nanmean
+from ncsam.study.radius_control import radius_control
+from ncsam.study.table import Study
+from ncsam.study.verdicts import CONTRAST_RATE, NOT_MEASURED, STATEMENTS, seeds_needed
+
+from .tables import table
+
+_TESTS = "Page's trend test for T2 and T6a, exact sign-flip test else, two-sided"
+_COLOUR = {"supported": "green", "contradicted": "red", "undecided": "yellow"}
+HEADS = ("", "statement", "effect", "interval", "m", "p", "p (Holm)", "seeds", "runs", "verdict")
+
+
+def verdict_rows(verdicts: Verdicts) -> list[list[str]]:
+    """The table's cells, a row a statement; ``*`` marks what is preliminary, nothing what was not measured."""
+    rows = []
+    for i, statement in enumerate(verdicts.statements):
+        measured = str(verdicts.verdict[i]) != NOT_MEASURED
+        numbers = [
+            f"{verdicts.estimate[i]:+.3f}",
+            _interval(verdicts.low[i], verdicts.high[i]),
+            f"{verdicts.smallest_effect[i]:+.2f}",
+            _p(verdicts.p_value[i]),
+            _p(verdicts.p_holm[i]),
+            str(verdicts.pairs[i]),
+            "" if verdicts.runs is None else str(verdicts.runs[i]),
+        ]
+        star = "*" if measured and verdicts.preliminary[i] else ""
+        shown = numbers if measured else ["", "", numbers[2], "", "", "", ""]
+        rows.append([f"{statement}{star}", str(verdicts.text[i]), *shown, str(verdicts.verdict[i])])
+    return rows
+
+
+def show_verdicts(verdicts: Verdicts) -> str:
+    """The verdict table, what each number is, and what limits it."""
+    rows = verdict_rows(verdicts)
+    for row in rows:
+        row[1] = textwrap.shorten(row[1], 52, placeholder="…")
+        row[-1] = click.style(row[-1], fg=_COLOUR.get(row[-1].split()[0]))
+    lines = [table(_heads(verdicts), rows), ""]
+    for i, statement in enumerate(verdicts.statements):
+        note = f" {str(verdicts.note[i])[:1].upper()}{str(verdicts.note[i])[1:]}." if verdicts.note[i] else ""
+        lines.append(_wrapped(f"{statement}: {verdicts.endpoint[i]}.{note}"))
+    if verdicts.check:
+        lines.append(_wrapped(f"Check: {verdicts.check}."))
+    if verdicts.joint:
+        lines.append(_wrapped(f"T3-T5 together: {verdicts.joint}."))
+    lines.append(_wrapped(legend(verdicts)))
+    return "\n".join(lines)
+
+
+def legend(verdicts: Verdicts) -> str:
+    """What the columns mean."""
+    return (
+        "Supported: the interval lies above m, the smallest relevant effect; contradicted: below it. "
+        f"p: {_TESTS}; Holm over {verdicts.family or len(STATEMENTS)} endpoints. * preliminary: the sign-flip test "
+        f"needs {seeds_needed()} seeds to decide after Holm's correction."
+    )
+
+
+def show_secondary(secondary: Secondary) -> str:
+    """Secondary endpoints, descriptive."""
+    rows = [
+        [str(s), str(q), f"{e:+.3f}", _interval(low, high), str(n)]
+        for s, q, e, low, high, n in zip(
+            secondary.statement, secondary.quantity, secondary.estimate, secondary.low, secondary.high,
+            secondary.pairs, strict=True,
+        )
+    ]  # fmt: skip
+    title = "Secondary endpoints: descriptive, intervals not adjusted, no verdict follows from them"
+    return f"{title}\n{table(['', 'quantity', 'mean', f'{secondary.level:.0%} interval', 'seeds'], rows)}"
+
+
+def show_bound(study: Study) -> str:
+    """Theorem 1's terms (0-1 error) against the noise rate, means over arms and seeds; nothing where not measured."""
+    if not study.measured("bound/error/total"):
+        return ""
+    names = ("alpha", "neighbourhood", "sampling", "complexity", "total", "risk")
+    rows = []
+    for rate in study.rates:
+        means = [nanmean(study.over_arms(f"bound/error/{name}", rate).ravel()) for name in names]
+        rows.append([f"{rate:.0%}", *("" if np.isnan(mean) else f"{float(mean):.4g}" for mean in means)])
+    heads = ["noise", "α", "neighbourhood", "sampling", "complexity", "bound", "test risk"]
+    title = "Theorem 1, 0-1 error, means over arms and seeds; 1 or more is vacuous, the maximum is a lower estimate"
+    return f"{title}\n{table(heads, rows)}"
+
+
+def show_radius(study: Study) -> str:
+    """Each arm against SAM of the same realised ‖ε‖; nothing where that was not measured."""
+    try:
+        control = radius_control(study)
+    except ValueError:
+        return ""
+    rows = []
+    for i in np.argsort(control.radius, kind="stable"):
+        excess = _interval(control.excess_low[i], control.excess_high[i]) if np.isfinite(control.excess[i]) else ""
+        shown = f"{control.excess[i]:+.3f}" if excess and control.family[i] not in ("SGD", "SAM") else ""
+        half = control.accuracy_high[i] - control.accuracy[i]
+        accuracy = f"{control.accuracy[i]:.1%}" + (f" ±{half:.1%}" if np.isfinite(half) else "")
+        cells = [str(control.arms[i]), str(control.family[i]), f"{control.radius[i]:.3f}", accuracy]
+        rows.append([*cells, f"{control.memorisation[i]:.0%}", shown, excess if shown else ""])
+    heads = ["arm", "", "realised ‖ε‖", "test accuracy", "memorised", "over SAM", f"{control.level:.0%} interval"]
+    title = (
+        f"Radius control at {control.rate:.0%} noise: accuracy over that of SAM (SGD at 0) with the same realised ‖ε‖"
+    )
+    return f"{title}\n{table(heads, rows)}"
+
+
+def as_markdown(verdicts: Verdicts) -> str:
+    """A Markdown table, with the legend below."""
+    rows = [list(_heads(verdicts)), ["---"] * len(HEADS), *verdict_rows(verdicts)]
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    return "\n".join([*lines, "", legend(verdicts)])
+
+
+def as_latex(verdicts: Verdicts) -> str:
+    """A LaTeX ``tabular`` (package ``booktabs``), with the legend as a comment."""
+    rows = [r" & ".join(_tex(cell) for cell in row) + r" \\" for row in verdict_rows(verdicts)]
+    heads = " & ".join(_tex(head) for head in _heads(verdicts)) + r" \\"
+    return "\n".join(
+        [
+            f"% {legend(verdicts)}",
+            r"\begin{tabular}{llrrrrrrrl}",
+            r"\toprule",
+            heads,
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+    )
+
+
+def as_object(verdicts: Verdicts, secondary: Secondary) -> dict[str, Any]:
+    """One study for JSON; numbers that are not there are null. The keys are promised."""
+    statements = []
+    for i, name in enumerate(verdicts.statements):
+        statements.append(
+            {
+                "id": str(name),
+                **{
+                    k: str(getattr(verdicts, k)[i]) for k in ("text", "endpoint", "verdict", "note", "contrast", "test")
+                },
+                **{
+                    k: _number(getattr(verdicts, k)[i])
+                    for k in ("estimate", "low", "high", "smallest_effect", "p_value", "p_holm")
+                },
+                "seeds": int(verdicts.pairs[i]),
+                "runs": 0 if verdicts.runs is None else int(verdicts.runs[i]),
+                "preliminary": bool(verdicts.preliminary[i]),
+            }
+        )
+    described = [
+        {
+            "statement": str(secondary.statement[i]),
+            "quantity": str(secondary.quantity[i]),
+            **{k: _number(getattr(secondary, k)[i]) for k in ("estimate", "low", "high")},
+            "seeds": int(secondary.pairs[i]),
+        }
+        for i in range(len(secondary.statement))
+    ]
+    return {
+        **{name: getattr(verdicts, name) for name in ("data", "model", "noise", "level", "family", "check", "joint")},
+        "seeds_needed": seeds_needed(),
+        "statements": statements,
+        "secondary": described,
+    }
+
+
+def show_comparison(curves: Curves) -> str:
+    """Every arm at the contrast rate: accuracy beside the perturbation it really took."""
+    rate = int(np.flatnonzero(np.isclose(curves.rates, CONTRAST_RATE))[0])
+    quantities = curves.quantities.tolist()
+    columns = {
+        "test accuracy": ("test_accuracy", "{:.1%}"),
+        "best epoch": ("best_accuracy", "{:.1%}"),
+        "memorised": ("memorisation", "{:.0%}"),
+        "mean ‖ε‖": ("perturbation_norm", "{:.3f}"),
+        "mean s‖g*‖": ("compensation_norm", "{:.3f}"),
+        "adaptive sharpness": ("adaptive/mixed", "{:.3f}"),
+        "λ1": ("top_eigenvalue/mixed", "{:.1f}"),
+    }
+    columns = {head: column for head, column in columns.items() if column[0] in quantities}
+    rows = []
+    for a, arm in enumerate(curves.arms):
+        cells = [str(arm)]
+        for quantity, form in columns.values():
+            q = quantities.index(quantity)
+            mean, high = curves.mean[q, a, rate], curves.high[q, a, rate]
+            cells.append(f"{form.format(mean)} ±{form.format(high - mean)}" if np.isfinite(mean) else "")
+        rows.append(cells)
+    spread = f"mean ± half of the {curves.level:.0%} interval over {len(curves.seeds)} seeds"
+    title = f"All arms at {CONTRAST_RATE:.0%} noise, {spread}"
+    return f"{title}\n{table(['arm', *columns], rows)}"
+
+
+def _heads(verdicts: Verdicts) -> tuple[str, ...]:
+    return (*HEADS[:3], f"{verdicts.level:.0%} interval", *HEADS[4:])
+
+
+def _interval(low: float, high: float) -> str:
+    return f"[{low:+.3f}, {high:+.3f}]" if math.isfinite(low) else "one seed"
+
+
+def _p(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.3f}" if value >= 0.001 else "<0.001"
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _tex(cell: str) -> str:
+    for plain, escaped in (("%", r"\%"), ("&", r"\&"), ("_", r"\_"), ("<", r"$<$"), ("α", r"$\alpha$"), ("−", "-")):
+        cell = cell.replace(plain, escaped)
+    return cell.replace("*", r"$^*$")
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 118, subsequent_indent="     ")

@@ -1,0 +1,22 @@
+"""The public names, each with the module that defines it."""
+
+from landscape._version import __version__ as __version__
+from ncsam import data as data, figures as figures, models as models, noise as noise
+from ncsam.measurements.theorem1_bound import theorem1_bound as theorem1_bound
+from ncsam.optimizers import (
+    NCSAM as NCSAM,
+    SAM as SAM,
+    CleanDirection as CleanDirection,
+    GStarOnly as GStarOnly,
+    Matched as Matched,
+    NCSAMReleased as NCSAMReleased,
+    Oracle as Oracle,
+    Plain as Plain,
+    ProjectionWarning as ProjectionWarning,
+    RandomDirection as RandomDirection,
+    RandomPicks as RandomPicks,
+    SharpnessAware as SharpnessAware,
+)
+from ncsam.runs.run import Run as Run, train_run as train_run
+from ncsam.training.config import TrainConfig as TrainConfig
+from ncsam.training.trainer import Trainer as Trainer

@@ -1,0 +1,96 @@
+"""Surfaces of a run along several random directions, and the way from one run to another."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Unpack
+
+from landscape.records import Connection, LineDraws, PlaneDraws
+from landscape.surfaces.connectivity import connect
+from landscape.surfaces.draws import line_draws, plane_draws
+from landscape.surfaces.scan import row_fields
+from ncsam.measurements.measurement import ANALYSIS_VIEWS, Where, objective_of, result_of
+from ncsam.runs.run import Run
+
+_log = logging.getLogger(__name__)
+
+
+def measure_draws(
+    run: Run,
+    name: str = "draws",
+    *,
+    views: Sequence[str] = ANALYSIS_VIEWS,
+    epoch: int | str = "last",
+    alphas: Sequence[float],
+    betas: Sequence[float] | None = None,
+    draws: int = 5,
+    seed: int = 0,
+    layers: Sequence[str] = (),
+    policy: Mapping[str, str] | None = None,
+    **where: Unpack[Where],
+) -> LineDraws | PlaneDraws:
+    """All views along ``draws`` random directions, or over as many planes; stored as ``surface/<name>``.
+
+    The first draw is the one that :func:`ncsam.measurements.measure_line` and ``measure_plane`` take with this seed.
+    """
+    objective = objective_of(run, epoch, views, where)
+    a, b = list(map(float, alphas)), None if betas is None else list(map(float, betas))
+    settings = {
+        "epoch": run.epoch(epoch), "views": list(views), "seed": seed, "draws": draws, "grids": [a, b],
+        "layers": list(layers), "policy": dict(policy or {}),
+    }  # fmt: skip
+    chosen = tuple(layers) or None
+    count = draws * len(a) * (1 if b is None else len(b))
+    with result_of(run, f"surface/{name}", settings, count, row_fields(objective), where) as (part, finish):
+        progress = where.get("progress", iter)
+        record: LineDraws | PlaneDraws
+        if b is None:
+            record = line_draws(
+                objective, a, draws, seed=seed, layers=chosen, policy=policy, rows=part, progress=progress
+            )
+        else:
+            record = plane_draws(
+                objective, a, b, draws, seed=seed, layers=chosen, policy=policy, rows=part, progress=progress
+            )
+        finish(record)
+        return record
+
+
+def measure_connection(
+    run: Run,
+    other: Run,
+    name: str = "connection",
+    *,
+    views: Sequence[str] = ANALYSIS_VIEWS,
+    epoch: int | str = "last",
+    other_epoch: int | str = "last",
+    alphas: Sequence[float],
+    buffers: str = "interpolated",
+    **where: Unpack[Where],
+) -> Connection:
+    """All views of ``run`` on the straight line to another run's weights, with barriers; stored as ``surface/<name>``.
+
+    ``other`` may be the same run at another epoch. Losses are those on the first run's data and labels throughout.
+    For ``alphas`` and ``buffers`` see :func:`landscape.surfaces.connectivity.connect`.
+    """
+    if (run.config.data, run.config.seeds["split"]) != (other.config.data, other.config.seeds["split"]):
+        _log.warning(
+            "%s and %s split other data off for testing, so each may have trained on the other's test samples",
+            run.path.name, other.path.name,
+        )  # fmt: skip
+    objective = objective_of(run, epoch, views, where)
+    end = objective_of(other, other_epoch, views, where)
+    a = list(map(float, alphas))
+    to = f"{other.path.name} epoch {other.epoch(other_epoch)}"
+    settings = {
+        "epoch": run.epoch(epoch), "views": list(views), "alphas": a, "buffers": buffers, "to": to,
+        "weights": other.attrs["created"],
+    }  # fmt: skip
+    with result_of(run, f"surface/{name}", settings, len(a), row_fields(objective), where) as (part, finish):
+        names = (f"{run.path.name} epoch {run.epoch(epoch)}", to)
+        record = connect(
+            objective, end, a, buffers=buffers, names=names, rows=part, progress=where.get("progress", iter)
+        )
+        finish(record)
+        return record

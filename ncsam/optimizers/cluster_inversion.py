@@ -1,0 +1,111 @@
+"""The noise gradient of the *released* NCSAM code: labels inverted cluster by cluster of the batch's features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ncsam.optimizers.first_pass import FirstPass
+from ncsam.optimizers.noise_gradient import (
+    NoiseEstimate,
+    NoiseGradient,
+    check_share,
+    draw,
+    logits_and_labels,
+    margins,
+    smoothed_cross_entropy,
+)
+
+
+@dataclass(frozen=True)
+class ClusterInversion(NoiseGradient):
+    """g* from labels flipped at a rate that each feature cluster of the batch has of its own.
+
+    The batch's L2-normalised penultimate features are clustered by k-means. A sample of cluster k is picked with
+    probability r_k = flip_ratio·clip(1 − mean_k(δ)/max(δ), 0, 1) and gets a label drawn uniformly from the classes
+    other than its observed one; g* is the gradient of label-smoothed cross-entropy on a forward pass of the picked
+    samples alone. The mean is over the cluster; that the maximum is over the *batch* is our reading, as are k-means++
+    seeds and that fewer than two picked samples give g* = 0 (BatchNorm cannot normalise over one).
+
+    Args:
+        flip_ratio: r_max, the highest flip rate, in [0, 1].
+        label_smoothing: mass taken off the new label, spread over the C − 1 others.
+        clusters: K of k-means.
+        features: name of the layer whose *input* is clustered; "" for the model's last ``nn.Linear``.
+    """
+
+    flip_ratio: float = 0.4
+    label_smoothing: float = 0.1
+    clusters: int = 5
+    features: str = ""
+
+    def __post_init__(self) -> None:
+        check_share("flip_ratio", self.flip_ratio)
+        check_share("label_smoothing", self.label_smoothing)
+        if self.clusters < 1:
+            raise ValueError(f"clusters is {self.clusters}, expected at least 1")
+
+    @property
+    def features_of(self) -> str:  # type: ignore[override]
+        return self.features
+
+    def __call__(self, first: FirstPass) -> NoiseEstimate:
+        logits, labels = logits_and_labels(first)
+        if first.features is None or len(first.features) != len(labels):
+            rows = 0 if first.features is None else len(first.features)
+            raise ValueError(f"captured {rows} feature rows, expected {len(labels)}; name the layer: features='…'")
+        cluster = kmeans(normalize(first.features), self.clusters, first.generator)
+        rates = flip_rates(margins(logits.float()), cluster, self.flip_ratio)
+        chance = torch.rand(len(labels), generator=first.generator).to(rates.device)
+        picked = (chance < rates).nonzero().flatten()
+        if len(picked) < 2:
+            return NoiseEstimate(torch.zeros_like(first.gradient), 0)
+        classes = logits.shape[1]
+        step = torch.randint(1, classes, (len(picked),), generator=first.generator).to(labels.device)
+        new = (labels[picked] + step) % classes
+        loss_fn = smoothed_cross_entropy(self.label_smoothing)
+        return NoiseEstimate(first.gradient_of(new, picked, loss_fn=loss_fn, fresh=True), len(picked))
+
+
+def flip_rates(margin: Tensor, cluster: Tensor, highest: float) -> Tensor:
+    """Each sample's flip rate, shape (B,): the higher the less certain its cluster is.
+
+    >>> flip_rates(torch.tensor([1.0, 3.0, 4.0, 4.0]), torch.tensor([0, 0, 1, 1]), 0.4).tolist()
+    [0.2..., 0.2..., 0.0, 0.0]
+    """
+    members = torch.bincount(cluster).to(margin)
+    mean = torch.zeros_like(members).index_add_(0, cluster, margin) / members.clamp(min=1)
+    top = margin.max()
+    certainty = mean / top if top > 0 else torch.zeros_like(mean)
+    return (highest * (1.0 - certainty).clamp(0.0, 1.0))[cluster]
+
+
+def kmeans(points: Tensor, clusters: int, generator: torch.Generator, max_iter: int = 50) -> Tensor:
+    """Cluster index of each point, shape (n,): Lloyd's iterations from k-means++ seeds, drawn with ``generator``.
+
+    Written out because it runs once a step, on the points' device and without touching any global random state.
+
+    >>> points = torch.tensor([[0.0], [0.1], [5.0], [5.1]])
+    >>> a = kmeans(points, 2, torch.Generator().manual_seed(0))
+    >>> bool(a[0] == a[1]), bool(a[2] == a[3]), bool(a[0] != a[2])
+    (True, True, True)
+    """
+    n = len(points)
+    centres = points[draw(torch.ones(n, device=points.device), 1, generator)]
+    for _ in range(min(clusters, n) - 1):
+        far = torch.cdist(points, centres).amin(dim=1).square()
+        # Where all points coincide with centres any will do; draw() needs some chance above zero.
+        chances = far if bool(far.sum() > 0) else torch.ones_like(far)
+        centres = torch.cat([centres, points[draw(chances, 1, generator)]])
+    nearest = torch.cdist(points, centres).argmin(dim=1)
+    for _ in range(max_iter):
+        members = torch.bincount(nearest, minlength=len(centres)).to(points)[:, None]
+        sums = torch.zeros_like(centres).index_add_(0, nearest, points)
+        centres = torch.where(members > 0, sums / members.clamp(min=1), centres)
+        before, nearest = nearest, torch.cdist(points, centres).argmin(dim=1)
+        if torch.equal(before, nearest):
+            break
+    return nearest

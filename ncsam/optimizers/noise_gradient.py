@@ -1,0 +1,190 @@
+"""Estimators of the gradient that label noise adds to a batch: NCSAM's g*, and what it must be compared with."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ncsam.optimizers.first_pass import FirstPass
+from ncsam.optimizers.mini_batch import LossFn
+
+
+class NoiseEstimate(NamedTuple):
+    """An estimate of the noise gradient: ``vector`` (K,) and how many samples it is the mean over."""
+
+    vector: Tensor
+    picked: int
+
+
+class Flips(NamedTuple):
+    """Picked samples: ``rows`` of the batch (P,), and a temporary label for each, ``labels`` (P,)."""
+
+    rows: Tensor
+    labels: Tensor
+
+
+class NoiseGradient(ABC):
+    """Estimates the noise gradient of a batch from its first pass.
+
+    Attributes:
+        needs_true_labels, features_of: as for :class:`ncsam.optimizers.perturbations.Perturbation`.
+    """
+
+    needs_true_labels = False
+    features_of: str | None = None
+
+    @abstractmethod
+    def __call__(self, first: FirstPass) -> NoiseEstimate:
+        """The estimate at the weights of ``first``, in the flat layout of ``first.gradient``."""
+
+
+@dataclass(frozen=True)
+class SimulatedNoise(NoiseGradient):
+    """g* of the NCSAM paper: the gradient on samples that are given a likely wrong label (eq. 16–18).
+
+    ⌊flip_ratio·B⌋ samples are drawn without replacement with chances ∝ 1 / (1 + δ), δ the margin between their two
+    largest logits; each gets the largest logit's class that is not its *observed* label; g* is the gradient of their
+    mean loss, taken through the graph of the whole batch. "Without replacement" and "mean" are ours, the paper does
+    not say.
+
+    Args:
+        flip_ratio: r_flip, share of the batch that is picked, in [0, 1].
+        label_smoothing: mass taken off the temporary label and spread over the C − 1 others; 0 uses the training loss,
+            more uses cross-entropy.
+        uniform_picks: draw with equal chances instead (the *random picks* control).
+    """
+
+    flip_ratio: float = 0.4
+    label_smoothing: float = 0.0
+    uniform_picks: bool = False
+
+    def __post_init__(self) -> None:
+        check_share("flip_ratio", self.flip_ratio)
+        check_share("label_smoothing", self.label_smoothing)
+
+    def __call__(self, first: FirstPass) -> NoiseEstimate:
+        flips = self.flips(first)
+        return NoiseEstimate(self.gradient(first, flips), len(flips.rows))
+
+    def flips(self, first: FirstPass) -> Flips:
+        """The samples that are picked, and the temporary label of each."""
+        logits, labels = logits_and_labels(first)
+        count = int(self.flip_ratio * len(labels) + 1e-9)  # 0.29 · 100 is 28.999… in binary
+        chances = torch.ones(len(logits), device=logits.device) if self.uniform_picks else pick_chances(logits)
+        rows = draw(chances, count, first.generator)
+        return Flips(rows, temporary_labels(logits[rows], labels[rows]))
+
+    def gradient(self, first: FirstPass, flips: Flips, *, keep_graph: bool = False) -> Tensor:
+        """g* of these picks, (K,)."""
+        loss_fn = smoothed_cross_entropy(self.label_smoothing) if self.label_smoothing else None
+        return first.gradient_of(flips.labels, flips.rows, loss_fn=loss_fn, keep_graph=keep_graph)
+
+
+@dataclass(frozen=True)
+class TrueNoise(NoiseGradient):
+    """g_noise itself (the *oracle* control): mean gradient over the batch's wrong-labelled samples, observed labels."""
+
+    needs_true_labels = True
+
+    def __call__(self, first: FirstPass) -> NoiseEstimate:
+        wrong = (first.labels != first.true_labels).reshape(len(first.labels), -1).any(dim=1)
+        rows = wrong.nonzero().flatten()
+        return NoiseEstimate(first.gradient_of(first.labels[rows], rows), len(rows))
+
+
+@dataclass(frozen=True)
+class RandomNoise(NoiseGradient):
+    """A Gaussian direction of the length that ``like`` has at this very step (the *random direction* control)."""
+
+    like: NoiseGradient
+
+    def __call__(self, first: FirstPass) -> NoiseEstimate:
+        vector, picked = self.like(first)
+        seed = int(torch.randint(2**62, (), generator=first.generator))
+        generator = torch.Generator(vector.device).manual_seed(seed)
+        gaussian = torch.randn(vector.shape, generator=generator, device=vector.device, dtype=vector.dtype)
+        return NoiseEstimate(gaussian * (torch.linalg.vector_norm(vector) / torch.linalg.vector_norm(gaussian)), picked)
+
+
+def margins(logits: Tensor) -> Tensor:
+    """δᵢ = zᵢ⁽¹⁾ − zᵢ⁽²⁾, the gap between the two largest logits, shape (B,) from (B, C) (eq. 16).
+
+    >>> margins(torch.tensor([[3.0, 1.0, 2.5], [0.0, 4.0, 1.0]])).tolist()
+    [0.5, 3.0]
+    """
+    first, second = logits.topk(2, dim=1).values.unbind(dim=1)
+    return first - second
+
+
+def pick_chances(logits: Tensor) -> Tensor:
+    """pᵢ = (1 + δᵢ)⁻¹ / Σⱼ (1 + δⱼ)⁻¹: the less certain a prediction the likelier it is picked, shape (B,) (eq. 17).
+
+    >>> pick_chances(torch.tensor([[1.0, 1.0], [3.0, 0.0]])).tolist()
+    [0.800..., 0.200...]
+    """
+    weight = 1.0 / (1.0 + margins(logits.float()))
+    return weight / weight.sum()
+
+
+def draw(chances: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """``count`` distinct indices, drawn one after the other with the given chances among those left, shape (count,).
+
+    The smallest of independent exponential times with rates ``chances`` are such a draw; the times come from the CPU
+    generator, so that the same seed picks alike on any device.
+
+    >>> sorted(draw(torch.tensor([0.2, 0.0, 0.3]), 2, torch.Generator().manual_seed(0)).tolist())
+    [0, 2]
+    """
+    times = torch.empty(len(chances)).exponential_(generator=generator).to(chances.device)
+    return (times / chances).topk(count, largest=False).indices
+
+
+def temporary_labels(logits: Tensor, observed: Tensor) -> Tensor:
+    """ŷ*ᵢ = argmax over c ≠ ỹᵢ of zᵢ⁽ᶜ⁾: the likeliest class that is not the *observed* label, shape (B,) (eq. 18).
+
+    >>> temporary_labels(torch.tensor([[3.0, 1.0, 2.5], [3.0, 1.0, 2.5]]), torch.tensor([0, 1])).tolist()
+    [2, 0]
+    """
+    classes = torch.arange(logits.shape[1], device=logits.device)
+    return logits.masked_fill(classes == observed[:, None], -torch.inf).argmax(dim=1)
+
+
+def smoothed_cross_entropy(smoothing: float) -> LossFn:
+    """Mean cross-entropy against 1 − smoothing on the label and smoothing / (C − 1) on each other class.
+
+    This is the released NCSAM code's form; ``torch``'s ``label_smoothing`` spreads its mass over all C classes.
+
+    >>> loss = smoothed_cross_entropy(0.1)
+    >>> round(float(loss(torch.tensor([[0.9, 0.05, 0.05]]).log(), torch.tensor([0]))), 4)
+    0.3944
+    """
+
+    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+        log_p = logits.log_softmax(dim=1)
+        on_label = log_p.gather(1, labels[:, None]).squeeze(1)
+        elsewhere = (log_p.sum(dim=1) - on_label) / (logits.shape[1] - 1)
+        return -((1.0 - smoothing) * on_label + smoothing * elsewhere).mean()
+
+    return loss
+
+
+def logits_and_labels(first: FirstPass) -> tuple[Tensor, Tensor]:
+    """Logits (B, C) and integer labels (B,) of a classification batch; a ValueError for anything else."""
+    logits, labels = first.outputs, first.labels
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < 2:
+        raise ValueError(f"outputs are {shape}, expected logits (batch, classes ≥ 2); for other tasks use SAM")
+    if not isinstance(labels, Tensor) or labels.shape != logits.shape[:1] or labels.is_floating_point():
+        got = f"{tuple(labels.shape)} {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
+        raise ValueError(f"labels are {got}, expected integer classes of shape ({len(logits)},)")
+    return logits, labels
+
+
+def check_share(name: str, value: float) -> None:
+    """A ValueError unless ``value`` is in [0, 1]."""
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{name} is {value}, expected a share in [0, 1]")

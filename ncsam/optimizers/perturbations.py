@@ -1,0 +1,244 @@
+"""Where a sharpness-aware step looks: the perturbations ε of SAM, NCSAM and their controls, one small class each."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ncsam.optimizers.first_pass import FirstPass
+from ncsam.optimizers.noise_gradient import NoiseGradient, SimulatedNoise
+from ncsam.optimizers.schedule import SCHEDULES
+
+
+@dataclass(slots=True)
+class Perturbed:
+    """A perturbation and how it came about; scalars are 0-dim tensors, so that nothing waits for an accelerator.
+
+    Attributes:
+        epsilon: ε, shape (K,).
+        compensation_norm: s‖g*‖, the length of what was added to SAM's perturbation.
+        kept: factor in (0, 1] by which the projection onto the ρ-ball shortened ε.
+        picked: samples that g* was computed from.
+    """
+
+    epsilon: Tensor
+    compensation_norm: Tensor | float = 0.0
+    kept: Tensor | float = 1.0
+    picked: int = 0
+
+
+class Perturbation(ABC):
+    """Turns the first pass of a step into the ε at which the step's gradient is taken.
+
+    A new one overrides :meth:`__call__`; see ``docs/extending.md``.
+
+    Attributes:
+        rho: ρ, the nominal length of ε, in the unit of the weights.
+        needs_progress, needs_true_labels: whether ``step`` must be given them.
+        reuses_graph: whether :meth:`FirstPass.gradient_of` is used, so that the graph must be kept.
+        features_of: name of the layer whose input ``first.features`` shall hold; "" for the last ``nn.Linear``.
+        adds_to_sam: whether ε contains SAM's, so that a projection which discards most of it deserves a warning.
+    """
+
+    rho: float = 0.0
+    needs_progress = False
+    needs_true_labels = False
+    reuses_graph = False
+    features_of: str | None = None
+    adds_to_sam = False
+
+    def active(self, progress: float | None) -> bool:
+        """Whether there is anything to perturb; otherwise the base optimizer steps alone, at its own price."""
+        return self.rho > 0
+
+    @abstractmethod
+    def __call__(self, first: FirstPass) -> Perturbed:
+        """ε at the weights of ``first``."""
+
+
+class NoPerturbation(Perturbation):
+    """ε = 0: the base optimizer alone."""
+
+    def active(self, progress: float | None) -> bool:
+        return False
+
+    def __call__(self, first: FirstPass) -> Perturbed:
+        return Perturbed(torch.zeros_like(first.gradient))
+
+    def __repr__(self) -> str:
+        return "NoPerturbation()"
+
+
+@dataclass(frozen=True)
+class SharpnessAscent(Perturbation):
+    """ε = ρ g / ‖g‖, the steepest ascent within the ρ-ball (SAM; Foret et al. 2021, arXiv 2010.01412, eq. 2)."""
+
+    rho: float = 0.05
+
+    def __post_init__(self) -> None:
+        _check_size("rho", self.rho)
+
+    def __call__(self, first: FirstPass) -> Perturbed:
+        return Perturbed(_of_length(self.rho, first.gradient))
+
+
+@dataclass(frozen=True)
+class AdaptiveAscent(Perturbation):
+    """ε = ρ T² g / ‖T g‖ with T = |w| + η, elementwise (adaptive SAM; Kwon et al. 2021, arXiv 2102.11600, eq. 10).
+
+    ρ bounds ‖T⁻¹ε‖, not ‖ε‖. η keeps weights that are zero from being left out.
+    """
+
+    rho: float = 0.5
+    eta: float = 0.01
+
+    def __post_init__(self) -> None:
+        _check_size("rho", self.rho)
+        _check_size("eta", self.eta)
+
+    def __call__(self, first: FirstPass) -> Perturbed:
+        scale = first.weights().abs_().add_(self.eta)
+        return Perturbed(_of_length(self.rho, first.gradient * scale).mul_(scale))
+
+
+@dataclass(frozen=True)
+class TrueLabelAscent(Perturbation):
+    """ε = ρ g(y) / ‖g(y)‖ with the *true* labels y: what perfect compensation would give (*clean direction*)."""
+
+    rho: float = 0.05
+    needs_true_labels = True
+    reuses_graph = True
+
+    def __post_init__(self) -> None:
+        _check_size("rho", self.rho)
+
+    def __call__(self, first: FirstPass) -> Perturbed:
+        return Perturbed(_of_length(self.rho, first.gradient_of(first.true_labels)))
+
+
+@dataclass(frozen=True)
+class Compensated(Perturbation):
+    """ε = Proj_{‖ε‖ ≤ ρ}(ρ g/‖g‖ + s(t) g*), NCSAM's perturbation (Xu, Deng, Pang, arXiv 2601.19947, eq. 10–13 and 15).
+
+    Args:
+        rho: ρ, length of SAM's part and radius of the projection.
+        kappa: κ, the value that s(t) reaches.
+        noise: estimator of g*.
+        sign: +1 as in the paper, −1 to move away from g*.
+        project: shorten ε to ρ where it is longer.
+        schedule: a name in ``ncsam.optimizers.schedule.SCHEDULES``.
+        scale: "raw" adds s g*; "relative" adds s ρ g*/‖g*‖.
+        warmup: fraction of training during which there is no compensation.
+        warmup_step: "base" for base-optimizer steps during the warm-up, "sam" for SAM's.
+        ascent: False leaves SAM's part out (*g\\*-only*).
+    """
+
+    rho: float = 0.05
+    kappa: float = 0.1
+    noise: NoiseGradient = field(default_factory=SimulatedNoise)
+    sign: int = 1
+    project: bool = True
+    schedule: str = "paper"
+    scale: str = "raw"
+    warmup: float = 0.0
+    warmup_step: str = "base"
+    ascent: bool = True
+    needs_progress = True
+    reuses_graph = True
+
+    def __post_init__(self) -> None:
+        _check_size("rho", self.rho)
+        _check_size("kappa", self.kappa)
+        if self.sign not in (1, -1):
+            raise ValueError(f"sign is {self.sign!r}, expected +1 (the paper's) or -1")
+        _check_choice("schedule", self.schedule, SCHEDULES)
+        _check_choice("scale", self.scale, ("raw", "relative"))
+        _check_choice("warmup_step", self.warmup_step, ("base", "sam"))
+        if not 0.0 <= self.warmup <= 1.0:
+            raise ValueError(f"warmup is {self.warmup}, expected a fraction of training in [0, 1]")
+
+    @property
+    def needs_true_labels(self) -> bool:  # type: ignore[override]
+        return self.noise.needs_true_labels
+
+    @property
+    def features_of(self) -> str | None:  # type: ignore[override]
+        return self.noise.features_of
+
+    @property
+    def adds_to_sam(self) -> bool:  # type: ignore[override]
+        return self.ascent
+
+    def active(self, progress: float | None) -> bool:
+        if self._warming_up(progress) and self.warmup_step == "base":
+            return False
+        return self.rho > 0 or (self.kappa > 0 and not self.project)
+
+    def __call__(self, first: FirstPass) -> Perturbed:
+        ascent = _of_length(self.rho, first.gradient)
+        if self._warming_up(first.progress):
+            return Perturbed(ascent)
+        assert first.progress is not None
+        noise = self.noise(first)
+        s = self.kappa * SCHEDULES[self.schedule](first.progress)
+        shift = _of_length(s * self.rho, noise.vector) if self.scale == "relative" else noise.vector * s
+        length = torch.linalg.vector_norm(shift)
+        epsilon = ascent.add_(shift, alpha=self.sign) if self.ascent else shift.mul_(self.sign)
+        if not self.project:
+            return Perturbed(epsilon, length, 1.0, noise.picked)
+        kept = (self.rho / torch.linalg.vector_norm(epsilon)).clamp(max=1.0)
+        return Perturbed(epsilon.mul_(kept), length, kept, noise.picked)
+
+    def _warming_up(self, progress: float | None) -> bool:
+        # Epochs are counted from 1, so the last warm-up epoch has progress = warmup.
+        return progress is not None and self.warmup > 0 and progress <= self.warmup * (1 + 1e-9)
+
+
+@dataclass(frozen=True)
+class MatchedAscent(Perturbation):
+    """SAM's direction with the ‖ε‖ that ``like`` has at this very step (*matched*): tells direction from size."""
+
+    like: Compensated = field(default_factory=lambda: Compensated(project=False))
+    needs_progress = True
+    reuses_graph = True
+
+    @property
+    def rho(self) -> float:  # type: ignore[override]
+        return self.like.rho
+
+    @property
+    def needs_true_labels(self) -> bool:  # type: ignore[override]
+        return self.like.needs_true_labels
+
+    @property
+    def features_of(self) -> str | None:  # type: ignore[override]
+        return self.like.features_of
+
+    def active(self, progress: float | None) -> bool:
+        return self.like.active(progress)
+
+    def __call__(self, first: FirstPass) -> Perturbed:
+        perturbed = self.like(first)
+        length = torch.linalg.vector_norm(perturbed.epsilon)
+        perturbed.epsilon = _of_length(length, first.gradient)
+        return perturbed
+
+
+def _of_length(length: Tensor | float, direction: Tensor) -> Tensor:
+    """``direction`` (K,) rescaled to ``length``; zero stays zero."""
+    return direction * (length / torch.linalg.vector_norm(direction).clamp(min=1e-30))
+
+
+def _check_size(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} is {value}, expected a finite number ≥ 0")
+
+
+def _check_choice(name: str, value: object, known: object) -> None:
+    choices = list(known)  # type: ignore[call-overload]
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}, expected one of {', '.join(map(repr, choices))}")

@@ -1,0 +1,367 @@
+"""The sharpness-aware step: look at the gradient, move to w + ε, take the gradient there, move back, update."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from landscape.ranks import Ranks
+from ncsam.optimizers.first_pass import FirstPass
+from ncsam.optimizers.in_place import Buffers, buffers_of, norm, shifted
+from ncsam.optimizers.mini_batch import Forward, LossFn, MiniBatch
+from ncsam.optimizers.perturbations import Perturbation
+from ncsam.optimizers.step_info import StepInfo
+
+
+class ProjectionWarning(UserWarning):
+    """The projection onto the ρ-ball discards most of SAM's direction."""
+
+
+class SharpnessAware(Optimizer):
+    """A base optimizer that takes its gradient at w + ε instead of at w; ε comes from a :class:`Perturbation`.
+
+    ``param_groups``, ``state`` and ``defaults`` are the base optimizer's own, so schedulers and groups added later
+    reach it; hooks registered here are registered there. The class runs the forward and backward passes itself: see
+    :meth:`step`.
+
+    Args:
+        model: the model, plain or in DistributedDataParallel.
+        base: an optimizer *instance* over the model's parameters, for example ``torch.optim.SGD``.
+        perturbation: where to look.
+        forward: ``(model, x) -> outputs`` where that is not ``model(x)``, for example for batches that are dicts.
+        seed: of the optimizer's own random numbers (torch's global state is never touched); under DDP one a rank, or
+            the same on all for ``synchronised``.
+        synchronised: under DDP, perturb all ranks alike, along the gradient of the batch of all ranks together, with
+            picks among all their samples: what one process does with the whole batch. If not, each rank perturbs
+            along the gradient of its own samples. Without DDP there is no difference.
+
+    Raises:
+        TypeError: ``base`` is not an optimizer instance.
+        ValueError: ``base`` has no parameter of the model, or synchronised ranks have different seeds.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        base: Optimizer,
+        perturbation: Perturbation,
+        *,
+        forward: Forward | None = None,
+        seed: int = 0,
+        synchronised: bool = False,
+    ) -> None:
+        # Optimizer.__init__ is left out on purpose: it would make parameter groups and a state of its own.
+        if not isinstance(base, Optimizer) or isinstance(base, SharpnessAware):
+            got = base.__name__ if isinstance(base, type) else type(base).__name__
+            raise TypeError(f"base is {got}, expected a plain optimizer instance such as torch.optim.SGD(…)")
+        mine = {id(p) for p in model.parameters()}
+        if not any(id(p) in mine for group in base.param_groups for p in group["params"]):
+            raise ValueError("base holds no parameter of the model; build it from the same model's parameters()")
+        _features_module(model, perturbation.features_of)  # a name that is not there is told now
+        self.model, self.base, self.perturbation = model, base, perturbation
+        self.synchronised = synchronised
+        ranks = self._ranks()
+        if ranks is not None and len(set(seeds := ranks.gather(seed))) > 1:
+            raise ValueError(f"synchronised ranks have seeds {seeds}, expected the same on all, as they draw together")
+        self._forward = forward
+        self._generator = torch.Generator().manual_seed(seed)
+        self._warned = False
+
+    def step(  # type: ignore[override]
+        self,
+        x: Any = None,
+        y: Any = None,
+        loss_fn: LossFn | None = None,
+        *,
+        progress: float | None = None,
+        true_labels: Any = None,
+        scaler: torch.amp.GradScaler | None = None,
+        microbatches: int = 1,
+    ) -> StepInfo:
+        """One update on one mini-batch: all forward and backward passes, and the base optimizer's step.
+
+        ``.grad`` is cleared first and holds the gradient that was used afterwards. BatchNorm statistics move once, in
+        the unperturbed pass. Dropout masks are drawn anew in each pass. Call it inside ``torch.autocast`` for mixed
+        precision; backward passes and norms run outside of it.
+
+        Args:
+            x: inputs; a tensor, or whatever ``forward`` takes.
+            y: observed labels or targets.
+            loss_fn: ``(outputs, y) -> scalar``, the mean over the batch.
+            progress: epoch / epochs in [0, 1], epochs counted from 1; required by NCSAM, ignored by SAM.
+            true_labels: the right labels, for the controls that need them.
+            scaler: a ``GradScaler``; scaling, unscaling, its ``step`` and its ``update`` are done here.
+            microbatches: equal parts into which the batch is cut to save memory; their losses are summed up exactly.
+
+        Raises:
+            TypeError: called with a closure, or without a batch.
+            ValueError: ``progress`` or ``true_labels`` missing, labels or outputs unfit, micro-batches impossible.
+        """
+        if loss_fn is None:
+            raise TypeError(
+                f"{type(self).__name__}.step got no (x, y, loss_fn); it runs its own forward and backward passes, so "
+                f"instead of step(closure) write step(x, y, loss_fn, progress=epoch / epochs)"
+            )
+        self._check(progress, true_labels)
+        params = [p for group in self.base.param_groups for p in group["params"] if p.requires_grad]
+        if not params:
+            raise ValueError("no parameter of the optimizer requires a gradient; nothing to step on")
+        for p in params:
+            p.grad = None
+        scaler = scaler if scaler is not None and scaler.is_enabled() else None
+        scale = _loss_scale(scaler, params[0].device) if scaler is not None else 1.0
+        device = params[0].device
+        batch = MiniBatch(self.model, self._forward, x, y, loss_fn, microbatches, scale, device, self._ranks())
+        before = Buffers(buffers_of(self.model))
+        try:
+            if self.perturbation.active(progress):
+                info = self._perturbed_step(batch, params, before.live, progress, true_labels, scaler)
+            else:
+                info = self._base_step(batch, params, scaler)
+        except BaseException:
+            before.restore()
+            raise
+        finally:
+            batch.forget_casts()
+        if info.skipped is not None:
+            before.restore()
+            for p in params:
+                p.grad = None
+        self._warn_once(info)
+        return info
+
+    def _base_step(self, batch: MiniBatch, params: list[Tensor], scaler: torch.amp.GradScaler | None) -> StepInfo:
+        loss, outputs = batch.descend()
+        skipped, value, size = self._update(batch, params, loss, scaler)
+        return StepInfo(value, value, size, self.perturbation.rho, skipped=skipped, outputs=outputs, labels=batch.y)
+
+    def _perturbed_step(
+        self,
+        batch: MiniBatch,
+        params: list[Tensor],
+        buffers: Sequence[Tensor],
+        progress: float | None,
+        true_labels: Any,
+        scaler: torch.amp.GradScaler | None,
+    ) -> StepInfo:
+        perturbation = self.perturbation
+        first = FirstPass(
+            batch,
+            params,
+            true_labels=true_labels,
+            progress=progress,
+            generator=self._generator,
+            reuse_graph=perturbation.reuses_graph,
+            features_of=_features_module(self.model, perturbation.features_of),
+        )
+        after_first = Buffers(buffers)
+        with batch.full_precision():
+            g = first.gradient
+            perturbed = perturbation(first)
+            epsilon = perturbed.epsilon
+            loss, size, length, along, compensation, kept = _on_host(
+                first.loss,
+                torch.linalg.vector_norm(g),
+                torch.linalg.vector_norm(epsilon),
+                torch.dot(g, epsilon),
+                perturbed.compensation_norm,
+                perturbed.kept,
+            )
+        outputs, moved, picked = first.own_outputs, first.params, perturbed.picked
+        del first, perturbed  # the graph's memory is wanted by the second pass
+        why = None
+        if not math.isfinite(loss):
+            why = f"loss is {loss} at w"
+        elif not (math.isfinite(size) and math.isfinite(length)):
+            why = f"gradient has norm {size}, perturbation {length}, at w"
+        why = self._agree(batch, why)
+        perturbed_loss = math.nan
+        if why is None:
+            batch.forget_casts()
+            try:
+                with shifted(moved, epsilon):
+                    loss_there, _ = batch.descend()
+            finally:
+                after_first.restore()
+            why, perturbed_loss, _ = self._update(batch, params, loss_there, scaler)
+        elif scaler is not None:
+            # A gradient that overflows, so that the scaler, which judges .grad alone, backs off.
+            params[0].grad = torch.full_like(params[0], torch.inf)
+            scaler.unscale_(self.base)
+            scaler.update()
+        return StepInfo(
+            loss=loss,
+            perturbed_loss=perturbed_loss,
+            gradient_norm=size,
+            rho=perturbation.rho,
+            perturbation_norm=length,
+            compensation_norm=compensation,
+            cosine=along / (size * length) if size * length > 0 else math.nan,
+            projected=kept < 1.0,
+            kept=kept,
+            picked=picked,
+            skipped=why,
+            outputs=outputs,
+            labels=batch.y,
+        )
+
+    def _update(
+        self, batch: MiniBatch, params: list[Tensor], loss: Tensor, scaler: torch.amp.GradScaler | None
+    ) -> tuple[str | None, float, float]:
+        """The base optimizer's step on ``.grad``, unless something is not finite; (why not, loss, ‖gradient‖)."""
+        with batch.full_precision():
+            if scaler is not None:
+                scaler.unscale_(self.base)
+            grads = [p.grad for p in params if p.grad is not None]
+            value, size = _on_host(loss, norm(grads))
+            why = None
+            if not math.isfinite(value):
+                why = f"loss is {value}"
+            elif not math.isfinite(size):
+                why = f"gradient has norm {size}"
+            why = self._agree(batch, why)
+            if why is None:
+                if scaler is not None:
+                    scaler.step(self.base)
+                else:
+                    self.base.step()
+            if scaler is not None:
+                scaler.update()
+        return why, value, size
+
+    def _ranks(self) -> Ranks | None:
+        """The processes that step as one; made anew each time, since an optimizer can be copied and a group cannot."""
+        if self.synchronised and isinstance(self.model, DistributedDataParallel):
+            return Ranks(self.model.process_group)
+        return None
+
+    def _agree(self, batch: MiniBatch, why: str | None) -> str | None:
+        anywhere = batch.any_rank(why is not None)  # a collective: every rank must take part
+        return why or ("loss or gradient of another rank is not finite" if anywhere else None)
+
+    def _check(self, progress: float | None, true_labels: Any) -> None:
+        name = type(self).__name__
+        if self.perturbation.needs_progress:
+            if progress is None:
+                raise ValueError(f"{name}.step needs progress=epoch / epochs (epochs counted from 1); got none")
+            if not 0.0 <= progress <= 1.0:
+                raise ValueError(f"progress is {progress}, expected epoch / epochs in [0, 1]")
+        if self.perturbation.needs_true_labels and true_labels is None:
+            raise ValueError(f"{name} is a control that needs true_labels=; got none")
+
+    def _warn_once(self, info: StepInfo) -> None:
+        if info.kept < 0.5 and self.perturbation.adds_to_sam and info.skipped is None and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"projection keeps {info.kept:.0%} of SAM's part of the perturbation: s‖g*‖ is "
+                f"{info.relative_compensation:.1f} ρ; lower kappa, or compare with project=False (said once)",
+                ProjectionWarning,
+                stacklevel=3,
+            )
+
+    # What an Optimizer is expected to have is the base optimizer's. Properties, because load_state_dict and deepcopy
+    # replace the base's objects, and an alias would keep pointing at the old ones.
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The base optimizer's parameter groups."""
+        return self.base.param_groups
+
+    @property
+    def state(self) -> Any:  # type: ignore[override]
+        """The base optimizer's state."""
+        return self.base.state
+
+    @property
+    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+        """The base optimizer's default options."""
+        return self.base.defaults
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the base optimizer; it is perturbed and trained from the next step on."""
+        self.base.add_param_group(param_group)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear gradients; :meth:`step` does so itself."""
+        self.base.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base optimizer's ``state`` and ``param_groups``; under ``"ncsam"`` pick-RNG and perturbation."""
+        own = {
+            "perturbation": repr(self.perturbation),
+            "generator": self._generator.get_state(),
+            "warned": self._warned,
+        }
+        return {**self.base.state_dict(), "ncsam": own}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Resume; the run goes on bitwise as if it had not stopped.
+
+        Raises:
+            ValueError: the state is of a plain optimizer or of another perturbation.
+        """
+        own = state_dict.get("ncsam")
+        if own is None:
+            raise ValueError("state_dict has no 'ncsam' entry: it is a plain optimizer's; load it into .base instead")
+        if own["perturbation"] != repr(self.perturbation):
+            raise ValueError(
+                f"state_dict is of {own['perturbation']}, this optimizer has {self.perturbation!r}; build it alike"
+            )
+        self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "ncsam"})
+        self._generator.set_state(own["generator"].cpu())
+        self._warned = own["warned"]
+
+    def register_step_pre_hook(self, hook: Callable[..., Any]) -> Any:
+        """Register on the base optimizer: called just before its update, with the gradient at w + ε in ``.grad``."""
+        return self.base.register_step_pre_hook(hook)
+
+    def register_step_post_hook(self, hook: Callable[..., Any]) -> Any:
+        """Register on the base optimizer: called just after its update."""
+        return self.base.register_step_post_hook(hook)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A scheduler wraps the bound ``step`` of the instance; a copy must not call the original's.
+        return {key: value for key, value in self.__dict__.items() if key not in ("step", "_opt_called")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.perturbation!r}, base={type(self.base).__name__})"
+
+
+def _on_host(*scalars: Tensor | float) -> list[float]:
+    """The scalars as numbers, by a single transfer where they lie on an accelerator."""
+    far = [s for s in scalars if isinstance(s, Tensor) and not s.is_cpu]
+    if not far:
+        return [float(s) for s in scalars]
+    wide = torch.float32 if far[0].device.type == "mps" else torch.float64  # MPS has no float64
+    near = iter(torch.stack([s.detach().to(far[0].device, wide) for s in far]).tolist())
+    return [next(near) if isinstance(s, Tensor) and not s.is_cpu else float(s) for s in scalars]
+
+
+def _loss_scale(scaler: torch.amp.GradScaler, device: torch.device) -> float:
+    scaler.scale(torch.ones((), device=device))  # creates the scale on the device in the first step
+    return float(scaler.get_scale())
+
+
+def _features_module(model: nn.Module, name: str | None) -> nn.Module | None:
+    if name is None:
+        return None
+    if name:
+        try:
+            return model.get_submodule(name)
+        except AttributeError as error:
+            known = [module for module, _ in model.named_modules() if module]
+            raise ValueError(f"features is {name!r}, but the model has {', '.join(known)}") from error
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ValueError("the model has no nn.Linear whose input could be its features; name the layer: features='…'")
+    return linear[-1]

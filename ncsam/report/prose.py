@@ -1,0 +1,278 @@
+"""A study in words: numbers as they are written, the answers that follow from its verdicts, and what limits them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ncsam.records.measurements import RadiusControl, Verdicts
+from ncsam.report.provenance import without_folders
+from ncsam.statistics import Interval, t_interval
+from ncsam.study.effects import CONTRAST_RATE, nanmean
+from ncsam.study.table import Study
+from ncsam.study.verdicts import LEVEL, NOT_MEASURED, seeds_needed
+
+QUESTIONS = {
+    "T6a": "Does label noise sharpen the loss landscape?",
+    "T6b": "Are NCSAM and SAM flatter than SGD?",
+    "T7": "Does NCSAM generalise better than SAM and SGD under noise?",
+    "T8": "Does it stay as stable as on clean labels?",
+    "T9": "Do flatter solutions generalise better under noise?",
+}
+_ANSWERS = {
+    "supported": "Yes.",
+    "contradicted (opposite)": "No, the opposite.",
+    "contradicted (equivalent)": "No: no difference that would matter.",
+    "contradicted (too small)": "No: less than would matter.",
+    "undecided": "Undecided.",
+    NOT_MEASURED: "Not measured.",
+}
+_UNITS = {  # factor, and what the effect then is
+    "T1": (1, "in Kendall’s τ"),
+    "T2": (1, "in cosine per unit of noise rate"),
+    "T3": (1, "in cosine"),
+    "T4": (1, "in cosine"),
+    "T5": (1, "in cosine"),
+    "T6a": (1, "times its mean per unit of noise rate"),
+    "T6b": (100, "% of SGD’s"),
+    "T7": (100, "points of accuracy"),
+    "T8": (100, "points of accuracy"),
+    "T9": (1, "in Kendall’s τ"),
+}
+CONTROLS = {  # what each control of the method would show; see docs/theory.md
+    "matched": "SAM’s direction with NCSAM’s own ‖ε‖ at every step",
+    "clean-direction": "ε from the true labels: what perfect compensation would give",
+    "random-direction": "a random direction of g*’s length in its place",
+    "random-picks": "g* from samples picked at random",
+    "gstar-only": "g* without SAM’s part",
+    "oracle": "the batch’s true noise gradient in g*’s place",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer:
+    """A question, the answer that its verdict gives, and the numbers behind it."""
+
+    question: str
+    answer: str
+    because: str
+    statement: str = ""
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number with as many significant digits, plain where it can be; a dash for what is not there.
+
+    >>> number(0.012345), number(12345.0), number(float("nan"))
+    ('0.0123', '12300', '–')
+    """
+    if not math.isfinite(value):
+        return "–"
+    shown = f"{value:.{digits}g}"
+    return f"{float(shown):.0f}" if "e+" in shown else shown.replace("-", "−")
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """With its sign and as many decimals; a dash for what is not there.
+
+    >>> signed(-0.5), signed(2, 1)
+    ('−0.500', '+2.0')
+    """
+    return f"{value:+.{digits}f}".replace("-", "−") if math.isfinite(value) else "–"
+
+
+def interval(low: float, high: float, digits: int = 3) -> str:
+    """Both ends; words where there is one seed only."""
+    return f"[{signed(low, digits)}, {signed(high, digits)}]" if math.isfinite(low) else "(one seed)"
+
+
+def percent(value: float, digits: int = 1) -> str:
+    """A share in percent."""
+    return f"{100 * value:.{digits}f} %".replace("-", "−") if math.isfinite(value) else "–"
+
+
+def p_value(value: float) -> str:
+    """To three decimals."""
+    return "–" if math.isnan(value) else f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
+def mean(study: Study, endpoint: str, arm: str, rate: float = CONTRAST_RATE) -> float:
+    """Mean over the seeds; NaN where it was not measured."""
+    return float(nanmean(study.of(endpoint, arm, rate)))
+
+
+def of_arm(control: RadiusControl, arm: str) -> int | None:
+    """The row of an arm in the radius control."""
+    found = np.flatnonzero(control.arms == arm)
+    return int(found[0]) if len(found) else None
+
+
+def answers(verdicts: Verdicts, control: RadiusControl | None) -> list[Answer]:
+    """The questions that a reader comes with, each with the answer that the study gives."""
+    found = []
+    names = verdicts.statements.tolist()
+    for statement, question in QUESTIONS.items():
+        i = names.index(statement)
+        found.append(Answer(question, _answer(verdicts, i), because(verdicts, i), statement))
+        if statement == "T7":
+            found.append(_against_sam(control))
+    joint = verdicts.joint or "not measured"
+    found.append(Answer("Is it compensation that helps, as the theory says (T3–T5)?", "", f"{_capital(joint)}."))
+    return found
+
+
+def because(verdicts: Verdicts, i: int) -> str:
+    """The effect of one statement with its interval, against m, in its own unit."""
+    name = str(verdicts.statements[i])
+    if str(verdicts.verdict[i]) == NOT_MEASURED:
+        return f"{_capital(str(verdicts.note[i]))}."
+    factor, unit = _UNITS[name]
+    digits = 1 if factor == 100 else 2
+    low, high = factor * float(verdicts.low[i]), factor * float(verdicts.high[i])
+    m = signed(factor * float(verdicts.smallest_effect[i]), digits)
+    contrast = f" ({verdicts.contrast[i]})" if verdicts.contrast is not None and verdicts.contrast[i] else ""
+    return (
+        f"Effect {signed(factor * float(verdicts.estimate[i]), digits)} {unit}{contrast}, "
+        f"{interval(low, high, digits)} over {_seeds(int(verdicts.pairs[i]))}; m = {m}."
+    )
+
+
+def tally(verdicts: Verdicts) -> str:
+    """How many statements came out how, by name."""
+    groups = {
+        word: [str(s) for s, v in zip(verdicts.statements, verdicts.verdict, strict=True) if str(v).startswith(word)]
+        for word in ("supported", "contradicted", "undecided", NOT_MEASURED)
+    }
+    said = [f"{len(names)} {word} ({', '.join(names)})" for word, names in groups.items() if names]
+    return f"Of {len(verdicts.statements)} statements: {'; '.join(said)}."
+
+
+def limits(study: Study, verdicts: Verdicts) -> list[str]:
+    """What a reader must know before believing the verdicts of one study, computed from it."""
+    found = []
+    few = [
+        str(s)
+        for s, early, v in zip(verdicts.statements, verdicts.preliminary, verdicts.verdict, strict=True)
+        if early and v != NOT_MEASURED
+    ]
+    if few:
+        found.append(
+            f"Preliminary (*): {', '.join(few)}. With fewer than {seeds_needed()} seeds the exact test cannot decide "
+            "after Holm’s correction, whatever the data; the intervals alone stand."
+        )
+    if verdicts.check:
+        found.append(f"Manipulation check for T7 and T8: {verdicts.check}.")
+    missing = [str(s) for s, v in zip(verdicts.statements, verdicts.verdict, strict=True) if v == NOT_MEASURED]
+    if missing:
+        found.append(f"Not measured: {', '.join(missing)}. Nothing is guessed for them.")
+    bound = nanmean(np.concatenate([study.over_arms("bound/error/total", rate).ravel() for rate in study.rates]))
+    if np.isfinite(bound):
+        found.append(
+            f"Theorem 1’s bound (0–1 error) is {number(float(bound))} on average over all runs, and its maximum over "
+            f"the neighbourhood a lower estimate: {'vacuous' if bound >= 1 else 'below 1'}."
+        )
+    if study.noise.split(",")[0] in ("instance", "asymmetric", "pair"):
+        found.append(
+            "Theorem 1 assumes that the rightly labelled part is a sample of the clean distribution; under noise that "
+            "depends on the input or on the class it is not."
+        )
+    found.append(
+        f"Intervals are over seeds: {len(study.seeds)} of them, one data set "
+        f"({without_folders(study.data) or 'not recorded'}), one model ({study.model or 'not recorded'}). They say "
+        "nothing of other data or architectures."
+    )
+    return found
+
+
+def rivals(study: Study, control: RadiusControl | None) -> list[str]:
+    """Rival explanations by name, each with the number that bears on it, where it was measured."""
+    found = []
+    radius = _against_sam(control)
+    found.append(f"A larger effective radius. {radius.because}")
+    for arm, other, what in (
+        ("clean-direction", "sam", "No compensation could help: ε from the true labels (clean-direction)"),
+        ("random-direction", "ncsam-unprojected", "Any vector would do: a random direction"),
+        ("random-picks", "ncsam-unprojected", "Any picks would do: random picks"),
+    ):
+        arms = [name for name in study.arms if name == arm or name.startswith(f"{arm}-rho")]
+        told = [
+            f"{name} {signed(100 * d.mean, 1)} {interval(100 * d.low, 100 * d.high, 1)} points of accuracy over {other}"
+            for name in arms
+            if (d := _difference(study, name, other)).n
+        ]
+        found.append(f"{what}. {'; '.join(told) if told else 'Not measured here'}.")
+    found.append("The Jacobian effect (Baek et al. 2024, arXiv 2405.03676): gains need not come from flatness at all.")
+    found.append(
+        "Element-wise down-weighting (SANER, arXiv 2411.17132): single components of the gradient may explain it."
+    )
+    fits = [
+        f"{arm} {percent(fitted, 0)}"
+        for arm in ("sgd", "sam", "ncsam")
+        if math.isfinite(fitted := mean(study, "memorisation", arm))
+    ]
+    found.append(
+        "Early stopping: an arm that has fitted less has memorised less. "
+        f"Wrong labels fitted at {CONTRAST_RATE:.0%}: {', '.join(fits) if fits else 'not measured'}."
+    )
+    return found
+
+
+def _difference(study: Study, arm: str, other: str) -> Interval:
+    return t_interval(
+        study.of("test_accuracy", arm, CONTRAST_RATE) - study.of("test_accuracy", other, CONTRAST_RATE), LEVEL
+    )
+
+
+def _answer(verdicts: Verdicts, i: int) -> str:
+    found = _ANSWERS[str(verdicts.verdict[i])]
+    preliminary = verdicts.preliminary[i] and str(verdicts.verdict[i]) != NOT_MEASURED
+    return f"{found[:-1]} (preliminary)." if preliminary else found
+
+
+def _against_sam(control: RadiusControl | None) -> Answer:
+    """NCSAM's variants against SAM of the same realised ‖ε‖: descriptive, no verdict follows from it."""
+    question = "Is it better than SAM with a perturbation as large as its own?"
+    families = [] if control is None else control.family.tolist()
+    here = (
+        []
+        if control is None
+        else [i for i, f in enumerate(families) if f.startswith("NCSAM +") and np.isfinite(control.excess[i])]
+    )
+    if control is None or not here:
+        return Answer(question, "Not measured.", "It needs SAM at several radii around NCSAM’s (the radius control).")
+    told = [
+        f"{control.arms[i]} (‖ε‖ {number(float(control.radius[i]), 2)}) {signed(100 * float(control.excess[i]), 1)} "
+        f"{interval(100 * float(control.excess_low[i]), 100 * float(control.excess_high[i]), 1)}"
+        for i in here
+    ]
+    low, high = control.excess_low[here], control.excess_high[here]
+    if (low > 0).all():
+        answer = "Yes, in every variant."
+    elif (high < 0).all():
+        answer = "No, worse in every variant."
+    elif (high < 0).any() and not (low > 0).any():
+        answer = "No, and worse in some variant."
+    elif (low > 0).any():
+        answer = "In some variants."
+    else:
+        answer = "Not shown."
+    return Answer(question, answer, f"Points of accuracy over SAM of the same ‖ε‖: {'; '.join(told)}. Descriptive.")
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed{'s' if count != 1 else ''}"
+
+
+def _capital(text: str) -> str:
+    return text if text.startswith("g*") else text[:1].upper() + text[1:]
+
+
+def listed(items: Sequence[str]) -> str:
+    """``a, b and c``.
+
+    >>> listed(["a", "b", "c"]), listed(["a"])
+    ('a, b and c', 'a')
+    """
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""

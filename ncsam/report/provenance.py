@@ -1,0 +1,181 @@
+"""Where a study comes from: settings, provenance from the files' own stamps, and the commands that make it again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import PurePath
+from typing import Any
+
+from ncsam.report.toml import as_toml
+from ncsam.study.files import StudyFiles
+from ncsam.study.table import REPORTED, TUNING, rows_of
+
+Attributes = Mapping[str, Mapping[str, Any]]
+_PER_RUN = ("noise", "optimizer", "options", "seeds")  # fields of the configuration that a study varies by design
+_STAMPED = {
+    "code_version": "code",
+    "versions": "versions",
+    "platform": "machine",
+    "device": "device",
+    "threads": "threads of a run",
+    "data_hash": "data (SHA-256)",
+}
+
+
+def shared_settings(runs: Attributes) -> list[tuple[str, str]]:
+    """The training settings that all runs share, and those of the others that differ, as (name, value)."""
+    values: dict[str, Counter[str]] = {}
+    for attrs in runs.values():
+        for name, value in attrs.get("config", {}).items():
+            if name not in _PER_RUN:
+                values.setdefault(name, Counter())[plain(without_folders(value))] += 1
+    return [
+        (name, next(iter(found)) if len(found) == 1 else "; ".join(f"{v} in {n} runs" for v, n in found.most_common()))
+        for name, found in values.items()
+    ]
+
+
+def arms(files: StudyFiles) -> list[dict[str, str]]:
+    """Every arm of the reported runs: name, optimizer, options, noise, number of runs."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows_of(files.table):
+        if row["role"] == REPORTED:
+            arm = found.setdefault(
+                row["arm"], {"optimizer": row["optimizer"], "options": row["options"], "noise": {}, "runs": 0}
+            )
+            arm["noise"].setdefault(row["noise"] or "noise", set()).add(row["rate"])
+            arm["runs"] += 1
+    return [
+        {
+            "name": name,
+            "optimizer": arm["optimizer"],
+            "options": ", ".join(f"{k} = {plain(v)}" for k, v in arm["options"].items()) or "–",
+            "noise": "; ".join(
+                f"{kind} {', '.join(f'{100 * rate:g}' for rate in sorted(rates))} %"
+                for kind, rates in arm["noise"].items()
+            ),
+            "runs": str(arm["runs"]),
+        }
+        for name, arm in found.items()
+    ]
+
+
+def seeds(files: StudyFiles, runs: Attributes) -> list[tuple[str, str]]:
+    """Which seeds were reported and which only tuned on, and what a seed drives."""
+    rows = rows_of(files.table)
+    found = [("reported", _numbers(row["seed"] for row in rows if row["role"] == REPORTED))]
+    if tried := _numbers(row["seed"] for row in rows if row["role"] == TUNING):
+        found.append(("tuning, never judged", tried))
+    drives = dict.fromkeys(name for attrs in runs.values() for name in attrs.get("seeds", {}))
+    if drives:
+        found.append(("a seed drives", ", ".join(drives)))
+    return found
+
+
+def tuned(files: StudyFiles) -> list[dict[str, str]]:
+    """What tuning chose for each arm under each noise, and how much it tried."""
+    return [
+        {
+            "arm": str(choice["arm"]),
+            "noise": str(choice["noise"]),
+            "chosen": ", ".join(f"{k} = {plain(v)}" for k, v in choice["chosen"].items()),
+            "tried": str(len(choice["tried"])),
+        }
+        for choice in files.tuning or []
+    ]
+
+
+def provenance(files: StudyFiles, runs: Attributes) -> list[tuple[str, str]]:
+    """What the stamps of study file and runs say, each value with the number of runs that bear it where they differ."""
+    found = []
+    if files.attrs:
+        found.append(("study file written", plain(files.attrs.get("created"))))
+        found.append(("by", plain(files.attrs.get("code_version"))))
+    if runs:
+        created = sorted(str(attrs.get("created", "")) for attrs in runs.values())
+        found.append(("runs", f"{len(runs)} files, trained from {created[0]} to {created[-1]}"))
+    else:
+        found.append(
+            (
+                "runs",
+                f"{len(files.table.names)} in the table; their files are not at hand, so only the study file speaks",
+            )
+        )
+    stamps = list(runs.values()) or [files.attrs]
+    for name, label in _STAMPED.items():
+        values = Counter(plain(attrs.get(name)) for attrs in stamps if attrs.get(name) is not None)
+        if values:
+            several = len(values) > 1
+            found.append((label, "; ".join(f"{v} ({n} runs)" if several else v for v, n in values.most_common())))
+    return found
+
+
+def commands(files: StudyFiles) -> tuple[list[str], str]:
+    """The commands that make the study and this page again, and the TOML file that the first takes.
+
+    Folders are named by their last part. The TOML file is empty where a preset, or nothing, says what the sweep was.
+    """
+    folder = f"{shlex.quote(files.root.resolve().name)}/"
+    words = files.attrs.get("command") or []
+    made = [without_folders(str(word)) for word in words]
+    made = [folder if before == "--out" else word for before, word in zip(["", *made], made, strict=False)]
+    described = as_toml(without_folders(files.description)) if files.description else ""
+    lines = []
+    if described and "--preset" not in made:
+        lines.append(f"landscape sweep --config study.toml --out {folder}")
+    elif made:
+        lines.append(" ".join(word if word == folder else shlex.quote(word) for word in made))
+        described = ""
+    lines += [
+        f"landscape theory {folder} --secondary",
+        f"landscape figure --all {folder} --out figures/",
+        f"landscape report {folder} --out report.html",
+    ]
+    return lines, described
+
+
+def checkout(files: StudyFiles, runs: Attributes) -> str:
+    """The commit that the runs were made with; empty where the code was no checkout, or they do not agree."""
+    found = {str(attrs.get("code_version", "")) for attrs in runs.values()} or {
+        str(files.attrs.get("code_version", ""))
+    }
+    version = found.pop() if len(found) == 1 else ""
+    commit = version.partition("(")[2].rstrip("+)")
+    return commit if commit and all(c in "0123456789abcdef" for c in commit) else ""
+
+
+def plain(value: Any) -> str:
+    """A setting as it is read."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {plain(v)}" for key, v in value.items())
+    if isinstance(value, str):
+        return value
+    return json.dumps(value, default=str)
+
+
+def without_folders(value: Any) -> Any:
+    """A value in which every absolute path, also behind ``kind:``, is named by its last part alone: what folders a
+    machine has is no reader's business.
+
+    >>> without_folders({"data": "cifar10:/home/me/cifar", "noise": ["symmetric:0.4"]})
+    {'data': 'cifar10:cifar', 'noise': ['symmetric:0.4']}
+    """
+    if isinstance(value, Mapping):
+        return {name: without_folders(v) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_folders(v) for v in value]
+    if not isinstance(value, str):
+        return value
+    kind, colon, rest = value.partition(":") if not PurePath(value).is_absolute() else ("", "", value)
+    path = PurePath(rest if colon else value)
+    return f"{kind}{colon}{path.name}" if path.is_absolute() else value
+
+
+def _numbers(values: Iterable[int]) -> str:
+    found = sorted(set(values))
+    if len(found) > 2 and found == list(range(found[0], found[-1] + 1)):
+        return f"{found[0]}–{found[-1]} ({len(found)})"
+    return ", ".join(map(str, found))

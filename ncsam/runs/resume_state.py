@@ -1,0 +1,77 @@
+"""The state a stopped training resumes from: one small file beside the run file, replaced as a whole."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from landscape.store import StoreError
+from landscape.store.disk import deferred_signals, fsync, fsync_folder
+from landscape.store.lock import sole
+from ncsam.training.config import TrainConfig
+
+
+def state_path(path: Path) -> Path:
+    """Where the training state of the run file ``path`` lies while it is being trained."""
+    return path.with_name(f"{path.name}.training.state")
+
+
+def sole_training(path: Path) -> AbstractContextManager[None]:
+    """Be the only process that trains into the run file ``path``, see :func:`landscape.store.lock.sole`.
+
+    Raises:
+        StoreError: another process trains into it, or the folder cannot be written.
+    """
+    told = "another process is training into it; wait until it is done or choose another name"
+    return sole(path, "training", told)
+
+
+def save_state(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:
+    """Write atomically and durably; an interrupted call leaves the previous state.
+
+    Raises:
+        StoreError: the disk refused.
+    """
+    buffer = io.BytesIO()
+    torch.save({"identity": json.dumps(identity, sort_keys=True), "state": state}, buffer)
+    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a kill leaves, the next save replaces
+    try:
+        with deferred_signals():
+            with temporary.open("wb") as file:
+                file.write(buffer.getbuffer())
+                file.flush()
+                fsync(file.fileno())
+            os.replace(temporary, path)
+            fsync_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StoreError(f"{path}: saving the training state failed ({error.strerror}); free some space") from error
+
+
+def load_state(path: Path, identity: dict[str, Any], device: str) -> dict[str, Any]:
+    """Read back what :func:`save_state` wrote for the same ``identity``; nothing in the file is executed.
+
+    Raises:
+        StoreError: the file is damaged, or belongs to another configuration (the first difference is named).
+    """
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+        # A state from before a choice existed was trained with what is now its default.
+        found, state = {**TrainConfig().to_dict(), **json.loads(content["identity"])}, content["state"]
+    except Exception as error:
+        raise StoreError(
+            f"{path}: not a readable training state ({type(error).__name__}); remove it to start over"
+        ) from error
+    for key in sorted({*found, *identity}):
+        if found.get(key) != json.loads(json.dumps(identity.get(key))):
+            raise StoreError(
+                f"{path}: was trained with {key} = {found.get(key)!r}, asked for {identity.get(key)!r}; "
+                "remove it to start over"
+            )
+    return dict(state)

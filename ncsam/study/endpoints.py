@@ -1,0 +1,155 @@
+"""What is read off a run for a study: every endpoint by its name, and the row of a run in the study's table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from landscape.records import Record
+from ncsam.records.measurements import BoundTable, Diagnostics, SharpnessTable, Spectrum
+from ncsam.runs.run import Run
+from ncsam.study.table import spell
+
+LAST_EPOCHS = 5  # the primary accuracy is the mean over these
+_WITH_RATE = ("symmetric", "pair", "asymmetric", "instance")
+
+ENDPOINTS: Mapping[str, str] = {
+    "test_accuracy": "accuracy on the clean test data, mean of the last five epochs",
+    "best_accuracy": "the best epoch's",
+    "drop": "best_accuracy - test_accuracy",
+    "val_accuracy": "accuracy on the held-out part with observed labels, last epoch; for tuning",
+    "memorisation": "share of wrong labels that are predicted, last epoch",
+    "corrected": "share of wrong-labelled samples predicted as their true class, last epoch",
+    "gap": "test loss - loss of the rightly labelled training part, last epoch (nats)",
+    "realized_rate": "share of wrong labels",
+    "perturbation_norm": "realised ‖ε‖, mean over the epochs after the warm-up",
+    "compensation_norm": "s‖g*‖, mean over the epochs after the warm-up",
+    "weight_norm": "‖w‖, last epoch",
+    "loss/V": "loss of view V, last epoch (nats)",
+    "adaptive/V, sam/V, average/V": "sharpness of view V as measured in sharpness/default, last epoch (nats)",
+    "adaptive@R/V, sam@R/V": "the same with radius R, as measured in other groups sharpness/*",
+    "top_eigenvalue/V, trace/V": "of the Hessian of view V, last epoch",
+    "Q": "quantity Q of ncsam.training.gradient_diagnostics.QUANTITIES: mean over batches, then over the epochs after "
+    "the warm-up",
+    "noise_ceiling": "2h / (1 + h), h = cos_noise_halves: what another g_noise from as many samples would reach",
+    "full/Q": "the same on the full training set in eval mode",
+    "relabelled/KIND:RATE/Q": "on the run's checkpoints, but with the labels of that noise",
+    "bound/LOSS/TERM": "Theorem 1 for LOSS error or clipped_ce: total, neighbourhood, sampling, complexity, risk "
+    "(clean test), alpha, smoothing (E L(w+ε) - L(w) on the test data)",
+}
+"""Name and meaning. V stands for a view; a run has what was measured on it, and the table NaN for the rest."""
+
+
+def row_of(run: Run) -> dict[str, Any]:
+    """The row of a run in a study's table, see :mod:`ncsam.study.table`.
+
+    Arm, seed and role are those the run file records (``attrs``), else its optimizer, its split's seed, ``reported``.
+    """
+    labels = run.labels
+    return {
+        "name": run.path.stem,
+        "arm": str(run.attrs.get("arm", run.config.optimizer)),
+        "optimizer": run.config.optimizer,
+        "options": dict(run.config.options),
+        "data": run.config.data,
+        "model": run.config.model,
+        "noise": kind_of(run.config.noise),
+        "rate": float(labels.rate),
+        "seed": int(run.attrs.get("seed", run.config.seeds["split"])),
+        "role": str(run.attrs.get("role", "reported")),
+        **endpoints_of(run),
+    }
+
+
+def kind_of(spec: str) -> str:
+    """Label noise without its rate, as a table has it: rates of one kind are compared with each other.
+
+    >>> kind_of("symmetric:0.4,inclusive"), kind_of("human:file.pt,worse_label")
+    ('symmetric,inclusive', 'human')
+    """
+    kind, _, arguments = spec.partition(":")
+    if kind not in _WITH_RATE:
+        return kind
+    return ",".join([kind, *arguments.split(",")[1:]])
+
+
+def endpoints_of(run: Run) -> dict[str, float]:
+    """Every endpoint that the run holds, see :data:`ENDPOINTS`."""
+    found = _of_training(run)
+    for name in sorted(run.names, key="diagnostics/training".__eq__):  # along training counts, where both were measured
+        if name.split("/")[0] in ("hessian", "sharpness", "diagnostics"):
+            found |= dict(_of_result(name, run.result(name), run.config.warmup_epochs))
+    return found
+
+
+def _canonical(spec: str) -> str:
+    """One spelling for each noise: ``symmetric:0.40`` is ``symmetric:0.4``."""
+    kind, _, arguments = spec.partition(":")
+    return spell(kind_of(spec), float(arguments.split(",")[0])) if kind in _WITH_RATE else spec
+
+
+def _of_training(run: Run) -> dict[str, float]:
+    training = run.training
+    test = training.of_view("test")
+    last = float(test[-LAST_EPOCHS:].mean())
+    after = training.epochs > run.config.warmup_epochs
+    losses = dict(zip(training.views.tolist(), training.loss[-1].tolist(), strict=True))
+    found = {
+        "test_accuracy": last,
+        "best_accuracy": float(test.max()),
+        "drop": float(test.max()) - last,
+        "memorisation": float(training.memorisation[-1]),
+        "gap": losses["test"] - losses["clean_part"],
+        "realized_rate": float(run.labels.realized_rate),
+        "perturbation_norm": float(training.perturbation_norm[after].mean()),
+        "compensation_norm": float(training.compensation_norm[after].mean()),
+    }
+    if training.corrected is not None:
+        found["corrected"] = float(training.corrected[-1])
+    if "val" in losses:
+        found["val_accuracy"] = float(training.of_view("val")[-1])
+    return found | {f"loss/{view}": loss for view, loss in losses.items()}
+
+
+def _of_result(name: str, record: Record, warmup: int) -> Iterator[tuple[str, float]]:
+    """The endpoints of one stored result, those of its last epoch where it has several."""
+    if isinstance(record, Spectrum):
+        for i, view in enumerate(record.views):
+            yield f"top_eigenvalue/{view}", float(record.values[-1, i, 0])
+            if record.trace is not None:
+                yield f"trace/{view}", float(record.trace[-1, i])
+    elif isinstance(record, SharpnessTable):
+        yield "weight_norm", float(record.weight_norm[-1])
+        yield from _of_sharpness(record, default=name == "sharpness/default")
+    elif isinstance(record, BoundTable):
+        for i, loss in enumerate(record.losses):
+            for term in ("total", "neighbourhood", "sampling", "complexity", "risk", "smoothing"):
+                yield f"bound/{loss}/{term}", float(getattr(record, term)[-1, i])
+            yield f"bound/{loss}/alpha", float(record.alpha)
+    elif isinstance(record, Diagnostics):
+        yield from _of_diagnostics(record, warmup)
+
+
+def _of_sharpness(record: SharpnessTable, default: bool) -> Iterator[tuple[str, float]]:
+    for i, view in enumerate(record.views):
+        for measure, radius in (("sam", record.rho), ("adaptive", record.adaptive_rho)):
+            yield f"{measure if default else f'{measure}@{radius:g}'}/{view}", float(getattr(record, measure)[-1, i])
+        if default and record.average is not None:
+            yield f"average/{view}", float(record.average[-1, i])
+
+
+def _of_diagnostics(record: Diagnostics, warmup: int) -> Iterator[tuple[str, float]]:
+    prefix = f"relabelled/{_canonical(record.noise)}/" if record.relabelled else ""
+    after = record.epochs > warmup
+    if not after.any():
+        return
+    for q, quantity in enumerate(record.quantities.tolist()):
+        for where, table in (("", record.mean), ("full/", record.full)):
+            values = table[after, q]
+            if np.isfinite(values).any():
+                yield f"{prefix}{where}{quantity}", float(np.nanmean(values))
+                if quantity == "cos_noise_halves":
+                    half = float(np.nanmean(values))
+                    yield f"{prefix}{where}noise_ceiling", 2 * half / (1 + half)

@@ -1,0 +1,125 @@
+"""What a study left on disk: its table, its study file, and the runs, opened only where something of them is needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from landscape import store
+from landscape.records import Record
+from landscape.store import StoreError
+from ncsam.records.measurements import CellTable, Curves
+from ncsam.study.study import collect
+from ncsam.study.table import REPORTED, Study, rows_of, table_of_curves
+
+R = TypeVar("R", bound=Record)
+
+
+class StudyFiles:
+    """A study file, or the folder that ``landscape sweep`` fills, or any folder of run files.
+
+    Attributes:
+        root: the folder.
+        study_file: none where there are only runs.
+        table: one row a run; read from the study file where there is one.
+        attrs: provenance of the study file; empty where there is none.
+        description: what the sweep is, from ``sweep.json``; none where that is missing.
+        tuning: what tuning tried and chose, from ``tuning.json``; none where nothing was tuned.
+
+    Raises:
+        StoreError: there is neither study nor run, or a file is damaged.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
+        self.root = path if path.is_dir() else path.parent
+        self.study_file: Path | None = self.root / "study.h5" if path.is_dir() else path
+        self.attrs: dict[str, Any] = {}
+        folder = self.root / "runs"
+        self._runs = folder if folder.is_dir() else self.root
+        if self.study_file is not None and not self.study_file.exists() and path.is_dir():
+            self.study_file = None
+        self.table = self._from_runs() if self.study_file is None else self._from_file(self.study_file)
+        self.description = _json(self.root / "sweep.json")
+        self.tuning = _json(self.root / "tuning.json")
+
+    def run_path(self, name: str) -> Path | None:
+        """The file of a run by its name in the table; none where it is not there."""
+        path = self._runs / f"{name}.h5"
+        return path if path.exists() else None
+
+    def names(self, study: Study) -> dict[tuple[str, float, int], str]:
+        """The runs of a study by (arm, rate, seed), reported ones only; clean runs serve every kind of noise."""
+        rows = [row for row in rows_of(self.table) if row["role"] == REPORTED]
+        here = [r for r in rows if (r["data"], r["model"]) == (study.data, study.model)]
+        here = [r for r in here if r["noise"] == study.noise or r["rate"] == 0]
+        # A clean run of the kind itself comes before that of another kind, as in the study's values.
+        here.sort(key=lambda row: row["noise"] == study.noise)
+        return {(r["arm"], r["rate"], r["seed"]): r["name"] for r in here}
+
+    def records(self, study: Study, group: str, kind: type[R], arms: Iterable[str], rate: float) -> dict[str, list[R]]:
+        """A group of the runs at one rate by arm, in the order of their seeds; arms without any are left out.
+
+        Args:
+            group: such as ``training`` or ``diagnostics/training``.
+            kind: of the records; what is of another kind is left out.
+        """
+        names = self.names(study)
+        found: dict[str, list[R]] = {}
+        for arm in arms:
+            for seed in study.seeds:
+                path = self.run_path(names.get((arm, rate, seed), ""))
+                if path is None:
+                    continue
+                with store.open(path) as file:
+                    record = file.record(group) if group in file else None
+                if isinstance(record, kind):
+                    found.setdefault(arm, []).append(record)
+        return found
+
+    def attributes(self, name: str) -> dict[str, Any]:
+        """Provenance and configuration of one run; empty where its file is not there."""
+        for folder in (self._runs, self.root / "tuning"):
+            path = folder / f"{name}.h5"
+            if path.exists():
+                with store.open(path) as file:
+                    return dict(file.attrs)
+        return {}
+
+    def run_attributes(self) -> dict[str, dict[str, Any]]:
+        """Provenance of every run whose file is there, by name, tuning included; weights and records are not read."""
+        every = {name: self.attributes(name) for name in self.table.names.tolist()}
+        return {name: attrs for name, attrs in every.items() if attrs}
+
+    def _from_file(self, path: Path) -> CellTable:
+        with store.open(path) as file:
+            if file.kind != "study":
+                raise StoreError(f"{path}: is a {file.kind} file, expected a study file or a study's folder")
+            self.attrs = dict(file.attrs)
+            record = file.record("cells" if "cells" in file else "curves")
+        if isinstance(record, Curves):
+            return table_of_curves(record)
+        assert isinstance(record, CellTable)
+        return record
+
+    def _from_runs(self) -> CellTable:
+        paths = sorted(self._runs.glob("*.h5"))
+        if not paths:
+            raise StoreError(f"{self.root}: holds neither study.h5 nor run files; make them with `landscape sweep`")
+        return collect(paths)
+
+
+def _json(path: Path) -> Any:
+    """The content of a JSON file; none where there is no file.
+
+    Raises:
+        StoreError: it is no JSON.
+    """
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StoreError(f"{path}: not JSON ({error}); the sweep writes it anew with --resume") from error

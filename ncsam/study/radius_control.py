@@ -1,0 +1,99 @@
+"""The radius control: every arm against the perturbation it really took, and against SAM with as large a one.
+
+NCSAM's ‖ε‖ is not its ρ. An arm that is better than SAM at the same *nominal* ρ may only look further; what tells is
+SAM at the same *realised* mean ‖ε‖, interpolated between the SAM arms of the same seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ncsam.records.measurements import RadiusControl
+from ncsam.statistics import t_intervals
+from ncsam.study.effects import CONTRAST_RATE
+from ncsam.study.table import Study
+
+LEVEL = 0.95
+_NAMES = {
+    "sgd": "SGD",
+    "sam": "SAM",
+    "asam": "adaptive SAM",
+    "ncsam-released": "NCSAM, released code",
+    "matched": "matched",
+    "random-direction": "random direction",
+    "random-picks": "random picks",
+    "clean-direction": "clean direction",
+    "gstar-only": "g* only",
+    "oracle": "oracle",
+}
+
+
+def family_of(optimizer: str, options: Mapping[str, Any]) -> str:
+    """What an arm is compared as; arms of a family differ in ρ, κ and the like.
+
+    >>> family_of("ncsam", {"sign": -1, "project": False}), family_of("sam", {"rho": 0.2})
+    ('NCSAM −, unprojected', 'SAM')
+    """
+    if optimizer != "ncsam":
+        return _NAMES.get(optimizer, optimizer)
+    sign = "+" if options.get("sign", 1) > 0 else "−"
+    return f"NCSAM {sign}{'' if options.get('project', True) else ', unprojected'}"
+
+
+def radius_control(study: Study, rate: float = CONTRAST_RATE) -> RadiusControl:
+    """Clean test accuracy and memorisation of every reported arm beside its realised ‖ε‖, with t-intervals.
+
+    ``excess`` is the accuracy over that of SAM at the same ‖ε‖, seed by seed: linear in ‖ε‖ between the SAM arms, with
+    SGD as that of ‖ε‖ = 0; NaN beyond the largest of them, since nothing is extrapolated.
+
+    Args:
+        study: one of :func:`ncsam.study.table.studies`.
+        rate: of the noise.
+
+    Raises:
+        ValueError: no arm was measured at that rate.
+    """
+    families = {arm: family_of(*study.optimizers[arm]) for arm in study.arms}
+    radius = _column(study, "perturbation_norm", rate)
+    accuracy = _column(study, "test_accuracy", rate)
+    memorisation = _column(study, "memorisation", rate)
+    arms = [arm for arm in study.arms if np.isfinite(radius[arm] + accuracy[arm]).any()]
+    if not arms:
+        raise ValueError(f"no arm has test_accuracy and perturbation_norm at {rate:.0%} noise")
+    sam = [arm for arm in arms if families[arm] in ("SGD", "SAM")]
+    excess = {arm: accuracy[arm] - _sam_at(radius[arm], sam, radius, accuracy) for arm in arms}
+    columns: dict[str, Any] = {}
+    values = {"radius": radius, "accuracy": accuracy, "memorisation": memorisation, "excess": excess}
+    for name, by_arm in values.items():
+        mean, low, high = t_intervals([by_arm[arm] for arm in arms], LEVEL)
+        columns |= {name: mean, f"{name}_low": low, f"{name}_high": high}
+    return RadiusControl(
+        arms=np.array(arms),
+        family=np.array([families[arm] for arm in arms]),
+        seeds=np.array([int(np.isfinite(accuracy[arm]).sum()) for arm in arms]),
+        **columns,
+        noise=study.noise,
+        rate=rate,
+        level=LEVEL,
+    )
+
+
+def _column(study: Study, endpoint: str, rate: float) -> dict[str, np.ndarray]:
+    return {arm: study.of(endpoint, arm, rate) for arm in study.arms}
+
+
+def _sam_at(
+    radius: np.ndarray, sam: list[str], radii: Mapping[str, np.ndarray], accuracies: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """SAM's accuracy at each seed's radius, (seeds,)."""
+    found = np.full(len(radius), np.nan)
+    for seed, at in enumerate(radius):
+        points = sorted((radii[arm][seed], accuracies[arm][seed]) for arm in sam)
+        points = [(x, y) for x, y in points if np.isfinite(x + y)]
+        if len(points) > 1 and np.isfinite(at):
+            x, y = zip(*points, strict=True)
+            found[seed] = np.interp(at, x, y, left=np.nan, right=np.nan)
+    return found

@@ -1,0 +1,234 @@
+"""The verdict on each statement of the flatness–noise theory, from a study's table by the declared rule.
+
+The statements are in :mod:`ncsam.study.statements`, what a study's table holds in :mod:`ncsam.study.table`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+
+import numpy as np
+
+from ncsam.records.measurements import CellTable, Curves, Secondary, Verdicts
+from ncsam.statistics import (
+    Interval,
+    holm,
+    page_p,
+    sign_flip_p,
+    smallest_sign_flip_p,
+    t_interval,
+    verdict,
+)
+from ncsam.study.effects import CONTRAST_RATE, nanmean
+from ncsam.study.joint import joint_reading
+from ncsam.study.statements import EVERY_ARM, PRIMARY_VIEW, STATEMENTS, Statement
+from ncsam.study.table import Study, studies, table_of_curves
+
+__all__ = [
+    "CONTRAST_RATE",
+    "LEVEL",
+    "NOT_MEASURED",
+    "PRIMARY_VIEW",
+    "STATEMENTS",
+    "Statement",
+    "describe",
+    "judge",
+    "manipulation_check",
+    "seeds_needed",
+    "studies_of",
+]
+
+LEVEL = 0.95
+MEMORISED_SHARE = 0.5  # plain SGD must fit this share of the wrong labels …
+MEMORISATION_DROP = 0.02  # … and lose this much accuracy from its best epoch, or T7 and T8 cannot be told
+NOT_MEASURED = "not measured"
+
+
+def studies_of(source: CellTable | Curves | Study) -> list[Study]:
+    """What is judged by itself: the studies of a table, of curves, or the one given.
+
+    Raises:
+        ValueError: there is no reported run.
+    """
+    if isinstance(source, Study):
+        return [source]
+    return studies(table_of_curves(source) if isinstance(source, Curves) else source)
+
+
+def judge(source: CellTable | Curves | Study) -> Verdicts:
+    """The verdict on each statement, with every number it follows from.
+
+    Supported if the t-interval of the per-seed effects lies above m, contradicted if it lies below (equivalent,
+    opposite, or too small), else undecided; *not measured* where the study lacks what the endpoint needs. Holm's
+    adjustment counts all declared endpoints, measured or not.
+
+    Args:
+        source: a table or curves that hold a single study, or one of :func:`studies_of`.
+
+    Raises:
+        ValueError: the table holds several studies, or none.
+    """
+    study = _single(source)
+    memorises, seen = manipulation_check(study)
+    outcomes = [_outcome(statement, study, memorises, seen) for statement in STATEMENTS]
+    adjusted = holm([o.p for o in outcomes], len(STATEMENTS))
+    by_id = {s.id: o.verdict for s, o in zip(STATEMENTS, outcomes, strict=True)}
+    return Verdicts(
+        statements=np.array([s.id for s in STATEMENTS]),
+        text=np.array([s.text for s in STATEMENTS]),
+        endpoint=np.array([s.endpoint for s in STATEMENTS]),
+        verdict=np.array([o.verdict for o in outcomes]),
+        note=np.array([_note(o, p) for o, p in zip(outcomes, adjusted, strict=True)]),
+        estimate=np.array([o.interval.mean for o in outcomes]),
+        low=np.array([o.interval.low for o in outcomes]),
+        high=np.array([o.interval.high for o in outcomes]),
+        smallest_effect=np.array([s.smallest_effect for s in STATEMENTS]),
+        p_value=np.array([o.p for o in outcomes]),
+        p_holm=adjusted,
+        pairs=np.array([o.interval.n for o in outcomes]),
+        preliminary=np.array([o.interval.n < seeds_needed() for o in outcomes]),
+        level=LEVEL,
+        contrast=np.array([o.contrast for o in outcomes]),
+        test=np.array([o.test for o in outcomes]),
+        runs=np.array([o.runs for o in outcomes]),
+        data=study.data,
+        model=study.model,
+        noise=study.noise,
+        family=len(STATEMENTS),
+        check=f"plain SGD at {CONTRAST_RATE:.0%} noise: {seen}",
+        joint=joint_reading(by_id["T3"], by_id["T4"], by_id["T5"]),
+    )
+
+
+def describe(source: CellTable | Curves | Study) -> Secondary:
+    """The secondary endpoints that were measured: estimates and unadjusted intervals, no test, no verdict.
+
+    Raises:
+        ValueError: as :func:`judge`.
+    """
+    study = _single(source)
+    rows: list[tuple[str, str, Interval]] = []
+    for statement in STATEMENTS:
+        named = {**statement.contrasts} if len(statement.contrasts) > 1 else {}
+        for name, effect in {**named, **statement.secondary(study)}.items():
+            interval = t_interval(effect(study), LEVEL)
+            if interval.n:
+                rows.append((statement.id, name, interval))
+    return Secondary(
+        statement=np.array([r[0] for r in rows], dtype=str),
+        quantity=np.array([r[1] for r in rows], dtype=str),
+        estimate=np.array([r[2].mean for r in rows]),
+        low=np.array([r[2].low for r in rows]),
+        high=np.array([r[2].high for r in rows]),
+        pairs=np.array([r[2].n for r in rows], dtype=int),
+        level=LEVEL,
+    )
+
+
+def seeds_needed() -> int:
+    """Least number of seeds at which the sign-flip test can decide after Holm's correction.
+
+    >>> seeds_needed()
+    9
+    """
+    return next(n for n in itertools.count(1) if smallest_sign_flip_p(n) * len(STATEMENTS) < 1 - LEVEL)
+
+
+def manipulation_check(source: CellTable | Curves | Study) -> tuple[bool, str]:
+    """Whether plain SGD memorises at the contrast rate, and what was seen."""
+    study = _single(source)
+    fitted = float(nanmean(study.of("memorisation", "sgd", CONTRAST_RATE)))
+    drop = float(nanmean(study.of("drop", "sgd", CONTRAST_RATE)))
+    if math.isnan(fitted) or math.isnan(drop):
+        return False, "it was not measured"
+    enough = fitted >= MEMORISED_SHARE and drop >= MEMORISATION_DROP
+    seen = f"it fits {fitted:.0%} of the wrong labels and drops {100 * drop:.1f} points from its best epoch"
+    return enough, seen if enough else f"{seen} - too little"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Outcome:
+    """What came of one statement."""
+
+    verdict: str
+    interval: Interval
+    contrast: str
+    p: float
+    test: str
+    runs: int
+    remarks: tuple[str, ...] = ()
+
+
+def _outcome(statement: Statement, study: Study, memorises: bool, seen: str) -> _Outcome:
+    effects = {name: effect(study) for name, effect in statement.contrasts.items()}
+    intervals = {name: t_interval(values, LEVEL) for name, values in effects.items()}
+    if any(interval.n == 0 for interval in intervals.values()):
+        empty = Interval(math.nan, math.nan, math.nan, 0, LEVEL)
+        return _Outcome(NOT_MEASURED, empty, "", math.nan, "", 0, (_missing(statement, study),))
+    contrast, found = _deciding(intervals, statement.smallest_effect)
+    p, test = _p_value(statement, study, effects[contrast])
+    remarks = [f"decided by {contrast}"] if len(intervals) > 1 else []
+    if statement.needs_memorisation and not memorises:
+        found = "undecided"
+        remarks.append(f"plain SGD did not memorise: {seen}")
+    return _Outcome(found, intervals[contrast], contrast, p, test, _runs(statement, study), tuple(remarks))
+
+
+def _deciding(intervals: dict[str, Interval], m: float) -> tuple[str, str]:
+    """The contrast that decides and its verdict: one that fails, else the one least clear of m."""
+    worst = min(intervals, key=lambda name: intervals[name].high)
+    if intervals[worst].high < m:
+        return worst, verdict(intervals[worst].low, intervals[worst].high, m)
+    least = min(intervals, key=lambda name: intervals[name].low)
+    return least, verdict(intervals[least].low, intervals[least].high, m)
+
+
+def _p_value(statement: Statement, study: Study, effects: np.ndarray) -> tuple[float, str]:
+    if statement.trend is not None:
+        p = page_p(study.over_rates(*statement.trend))
+        if not math.isnan(p):
+            return p, "Page"
+    return sign_flip_p(effects - statement.null), "sign-flip"
+
+
+def _note(outcome: _Outcome, p_holm: float) -> str:
+    remarks = list(outcome.remarks)
+    decided = outcome.verdict in ("supported", "contradicted (opposite)")
+    if decided and p_holm > 1 - LEVEL:
+        remarks.append(f"the interval decides; the exact test, adjusted, does not reach {1 - LEVEL:.2g}")
+    return "; ".join(remarks)
+
+
+def _missing(statement: Statement, study: Study) -> str:
+    for endpoints, arms, rates in statement.needs:
+        for rate in rates(study):
+            for arm in _arms(arms, study):
+                for endpoint in endpoints:
+                    if np.isnan(study.of(endpoint, arm, rate)).all():
+                        return f"needs {endpoint} of {arm} at {rate:.0%} noise"
+    return "needs at least four arms at one rate" if EVERY_ARM in statement.needs[0][1] else "needs seeds in common"
+
+
+def _runs(statement: Statement, study: Study) -> int:
+    count = 0
+    for endpoints, arms, rates in statement.needs:
+        for rate, arm in itertools.product(rates(study), _arms(arms, study)):
+            there = [~np.isnan(study.of(endpoint, arm, rate)) for endpoint in endpoints]
+            count += int(np.logical_and.reduce(there).sum())
+    return count
+
+
+def _arms(arms: tuple[str, ...], study: Study) -> tuple[str, ...]:
+    return study.arms if EVERY_ARM in arms else arms
+
+
+def _single(source: CellTable | Curves | Study) -> Study:
+    found = studies_of(source)
+    if len(found) > 1:
+        kinds = ", ".join(f"{s.data} {s.model} {s.noise}".strip() for s in found)
+        raise ValueError(
+            f"the table holds {len(found)} studies ({kinds}); judge each of ncsam.study.verdicts.studies_of by itself"
+        )
+    return found[0]

@@ -1,0 +1,1 @@
+"""Training under label noise: configuration, data and views, the loop, and its diagnostics."""

@@ -1,0 +1,135 @@
+"""The resolved configuration of one training run: everything that decides its numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from ncsam.training import learning_rate
+
+SEEDS = ("split", "noise", "weights", "order", "picks")
+PRECISIONS = ("fp32", "bf16")
+BASE_OPTIMIZERS = ("sgd", "adamw", "adam")
+WARMUP_STEPS = ("base", "sam")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """What is trained, on what, and how. Two runs with equal configurations write equal numbers.
+
+    Attributes:
+        data, noise, model, optimizer: in their command-line spellings.
+        options: of the optimizer, e.g. ``{"rho": 0.05, "kappa": 0.1}``.
+        epochs, batch_size: of training.
+        base_optimizer: that steps with the gradient, whatever the optimizer perturbs: ``sgd``, ``adamw`` or ``adam``.
+        lr, weight_decay: of the base optimizer; ``adamw`` decays the weights directly, the others through the gradient.
+        momentum: of ``sgd``.
+        betas: of ``adamw`` and ``adam``.
+        lr_schedule: ``cosine`` (to zero over all epochs), ``constant`` or ``step:0.1@0.5,0.75``, see
+            :func:`ncsam.training.learning_rate.parse`.
+        warmup: fraction of the epochs, at the start, with the same steps whatever the optimizer.
+        warmup_step: what they are: ``base``, the base optimizer alone, or ``sam``, SAM with radius ``warmup_rho``.
+        warmup_rho: has an effect with ``sam`` only; not the optimizer's, so that arms of any rho share the warm-up.
+        loss: that is trained on: ``ce``, ``smooth:0.1``, ``gce:0.7``, ``sce:0.1,1.0``, see
+            :func:`ncsam.training.losses.parse`. What is reported of the views is cross-entropy, whatever the loss.
+        augment: pad, crop and flip the training images, anew in each epoch.
+        train_samples, test_samples: take only the first so many samples of the training or test set; all if none.
+        val_fraction: share of the training set held out, with its observed labels.
+        precision: ``fp32``, or ``bf16`` for forward passes of the steps in bfloat16 (weights and views stay float32).
+        compile: run the model of the steps through ``torch.compile``.
+        checkpoints: epochs whose weights are kept besides the last.
+        diagnose: batches on which the gradients are looked at along training, see
+            :mod:`ncsam.training.gradient_diagnostics`; 0 for none. It changes nothing in the training.
+        diagnose_every: epochs from one look to the next; the last epoch is always looked at.
+        seeds: one for each of split, noise, weights, order (of batches, and augmentation) and picks (of NCSAM).
+
+    Raises:
+        ValueError: a value out of range.
+
+    >>> TrainConfig(epochs=3).with_seed(7).seeds["noise"]
+    7
+    """
+
+    data: str = "digits"
+    noise: str = "symmetric:0.4"
+    model: str = "mlp"
+    optimizer: str = "ncsam"
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    epochs: int = 200
+    batch_size: int = 128
+    lr: float = 0.05
+    momentum: float = 0.9
+    weight_decay: float = 1e-3
+    base_optimizer: str = "sgd"
+    betas: tuple[float, float] = (0.9, 0.999)
+    lr_schedule: str = "cosine"
+    warmup: float = 0.25
+    warmup_step: str = "base"
+    warmup_rho: float = 0.05
+    loss: str = "ce"
+    augment: bool = False
+    train_samples: int | None = None
+    test_samples: int | None = None
+    val_fraction: float = 0.1
+    precision: str = "fp32"
+    compile: bool = False
+    checkpoints: tuple[int, ...] = ()
+    diagnose: int = 0
+    diagnose_every: int = 1
+    seeds: Mapping[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(SEEDS, 0))
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "checkpoints", tuple(sorted(set(self.checkpoints))))
+        object.__setattr__(self, "betas", tuple(self.betas))
+        if self.diagnose < 0:
+            raise ValueError(f"diagnose is {self.diagnose}, expected a number of batches, or 0")
+        for name in ("epochs", "batch_size", "train_samples", "test_samples", "diagnose_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}, expected at least 1")
+        for name in ("lr", "momentum", "weight_decay", "warmup_rho"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{name} is {value}, expected a finite number ≥ 0")
+        for name in ("warmup", "val_fraction"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected a fraction in [0, 1)")
+        learning_rate.parse(self.lr_schedule)
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas is {self.betas}, expected two numbers in [0, 1)")
+        choices = {"precision": PRECISIONS, "base_optimizer": BASE_OPTIMIZERS, "warmup_step": WARMUP_STEPS}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(known)}")
+        if set(self.seeds) != set(SEEDS):
+            raise ValueError(f"seeds are given for {', '.join(self.seeds)}; expected {', '.join(SEEDS)}")
+        for epoch in self.checkpoints:
+            if not 1 <= epoch <= self.epochs:
+                raise ValueError(f"checkpoint epoch is {epoch}, expected 1…{self.epochs}")
+
+    @property
+    def warmup_epochs(self) -> int:
+        """Number of epochs that are the same whatever the optimizer."""
+        return int(self.warmup * self.epochs + 1e-9)  # 0.29 · 100 is 28.999… in binary
+
+    def with_seed(self, seed: int) -> TrainConfig:
+        """The same with ``seed`` for everything that is drawn."""
+        return dataclasses.replace(self, seeds=dict.fromkeys(SEEDS, seed))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able form; :meth:`from_dict` is its inverse."""
+        return {**dataclasses.asdict(self), "checkpoints": list(self.checkpoints), "betas": list(self.betas)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
+        """Build from a mapping; an unknown key is a ValueError that suggests the nearest known one."""
+        known = {f.name for f in dataclasses.fields(cls)}
+        for key in values:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, 1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(f"unknown configuration key {key!r}{hint}")
+        return cls(**{**values, "checkpoints": tuple(values.get("checkpoints", ()))})

@@ -1,0 +1,151 @@
+"""The learning problem of a run: data, label noise, split, and the standard views on them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from landscape import Objective, View
+from landscape._suggest import unknown
+from ncsam import data, noise
+from ncsam.noise import NoisyLabels
+from ncsam.training.config import TrainConfig
+
+VIEWS = ("mixed", "clean_part", "noisy_part", "true_labels", "val", "test")
+LABELS = "labels:"  # and a noise as it is spelled: the training inputs with labels drawn so
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Problem:
+    """Inputs and labels of a run; everything is a function of the configuration.
+
+    Attributes:
+        dataset: what was read.
+        labels: observed and true labels of the whole training set.
+        train, val: positions in the training set that are trained on and held out.
+        noise_seed: of the labels, and of any further ones, so that the flips of different rates are nested.
+    """
+
+    dataset: data.Data
+    labels: NoisyLabels
+    train: np.ndarray
+    val: np.ndarray
+    noise_seed: int = 0
+
+    @classmethod
+    def of(cls, config: TrainConfig, *, trust: bool = False) -> Problem:
+        """Read the data, split them and apply the noise.
+
+        Args:
+            trust: import a ``package.module:factory`` that the configuration names.
+
+        Raises:
+            ValueError: a spelling in the configuration is unknown or impossible.
+        """
+        noise.parse(config.noise)  # a wrong spelling is told before data are read
+        dataset = data.load(config.data, seed=config.seeds["split"], trust=trust)
+        dataset = _first(_first(dataset, "train", config.train_samples), "test", config.test_samples)
+        labels = _labels(dataset, config.noise, config.seeds["noise"])
+        train, val = data.split_validation(len(dataset.train_y), config.val_fraction, config.seeds["split"])
+        return cls(dataset, labels, train, val, config.seeds["noise"])
+
+    def relabelled(self, spec: str, seed: int) -> Problem:
+        """The same inputs and split with labels of the noise spelled ``spec``.
+
+        Raises:
+            ValueError: the spelling is unknown or impossible.
+        """
+        return dataclasses.replace(self, labels=_labels(self.dataset, spec, seed))
+
+    def inputs(self) -> Tensor:
+        """Training inputs, ready for a model, shape (n, …)."""
+        return self.dataset.prepare(self.dataset.train_x[self.train])
+
+    def observed(self) -> Tensor:
+        """Observed labels of the training inputs, (n,) int64."""
+        return torch.from_numpy(self.labels.observed[self.train])
+
+    def true(self) -> Tensor:
+        """True labels of the training inputs, (n,) int64."""
+        return torch.from_numpy(self.labels.true[self.train])
+
+    def objective(
+        self,
+        model: nn.Module,
+        views: Sequence[str] = VIEWS,
+        batch_size: int | None = None,
+        *,
+        loss_fn: Callable[[Tensor, Tensor], Tensor] | None = None,
+        metrics: Mapping[str, Callable[[Tensor, Tensor], Tensor]] | None = None,
+    ) -> Objective:
+        """Mean cross-entropy (or ``loss_fn``) of ``model`` on the standard views, whatever loss it was trained with.
+
+        ``mixed`` (training inputs, observed labels), ``clean_part`` and ``noisy_part`` (those labelled rightly and
+        wrongly), ``true_labels`` (all with their true labels), ``val`` (held out, observed labels), ``test``; and
+        ``labels:NOISE``, e.g. ``labels:symmetric:0.6``, the training inputs with labels of another noise.
+        ``batch_size`` follows from the size of an input if none: 4096 for digits, 170 for CIFAR. Pixels (uint8) are
+        kept as they are, a quarter of the size, and normalised batch by batch.
+
+        Raises:
+            ValueError: an unknown view.
+        """
+        for name in views:
+            if name not in VIEWS and not name.startswith(LABELS):
+                raise ValueError(unknown("view", name, [*VIEWS, f"{LABELS}NOISE"]))
+        if batch_size is None:
+            batch_size = min(4096, max(64, 2**19 // self.dataset.train_x[0].numel()))
+        flipped = torch.from_numpy(self.labels.flipped[self.train])
+        known = {
+            "mixed": View("mixed", "train"),
+            "clean_part": View("clean_part", "train", (~flipped).nonzero().squeeze(1)),
+            "noisy_part": View("noisy_part", "train", flipped.nonzero().squeeze(1)),
+            "true_labels": View("true_labels", "train", labels=self.true()),
+            "val": View("val", "val"),
+            "test": View("test", "test"),
+        }
+        for name in views:
+            if name.startswith(LABELS):
+                relabelled = self.relabelled(name.removeprefix(LABELS), self.noise_seed)
+                known[name] = View(name, "train", labels=relabelled.observed())
+        sources = {"train": (self.dataset.train_x[self.train], self.observed())}
+        if "val" in views:
+            if not len(self.val):
+                raise ValueError("no validation part was split off; leave the view 'val' out")
+            sources["val"] = (self.dataset.train_x[self.val], torch.from_numpy(self.labels.observed[self.val]))
+        if "test" in views:
+            sources["test"] = (self.dataset.test_x, self.dataset.test_y)
+        needed = {known[name].source for name in views}
+        return Objective(
+            model,
+            loss_fn or nn.CrossEntropyLoss(),
+            {name: source for name, source in sources.items() if name in needed},
+            batch_size,
+            forward=self._forward if self.dataset.train_x.dtype == torch.uint8 else None,
+            views=[known[name] for name in views],
+            metrics=metrics,
+        )
+
+    def _forward(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
+        x = self.dataset.prepare(batch[0])
+        logits: Tensor = model(x.to(next(model.parameters()).dtype))
+        return logits
+
+
+def _labels(dataset: data.Data, spec: str, seed: int) -> NoisyLabels:
+    x = dataset.prepare(dataset.train_x).flatten(1).numpy() if spec.startswith("instance") else None
+    return noise.parse(spec)(dataset.train_y.numpy(), dataset.num_classes, seed, x)
+
+
+def _first(dataset: data.Data, part: str, count: int | None) -> data.Data:
+    """The data set with the first ``count`` samples of its ``part``, train or test; its normalisation stays."""
+    if count is None:
+        return dataset
+    x, y = (getattr(dataset, f"{part}_{axis}") for axis in "xy")
+    if count > len(y):
+        known = f"{len(y)} {part}{'ing' if part == 'train' else ''} samples"
+        raise ValueError(f"{part}_samples is {count}, but {dataset.name} has {known}")
+    return dataclasses.replace(dataset, **{f"{part}_x": x[:count], f"{part}_y": y[:count]})

@@ -1,0 +1,87 @@
+"""The training samples of a run on its device, handed out batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ncsam.data import PadCropFlip
+from ncsam.training.problem import Problem
+
+_SHARE = 0.5  # of an accelerator's free memory that data may take; the rest is the model's
+
+
+class Batch(NamedTuple):
+    """Inputs ready for the model (B, …), observed and true labels (B,), on the device."""
+
+    x: Tensor
+    observed: Tensor
+    true: Tensor
+
+
+class Samples:
+    """The training part of a problem. Pixels stay uint8 and are augmented and normalised batch by batch on the device.
+
+    Order and augmentation are functions of (seed, epoch) alone, so that resuming needs no generator state and the
+    device makes no difference.
+
+    Args:
+        problem: whose training part it is.
+        batch_size: samples of a batch; the last of an epoch may be smaller.
+        seed: of order and augmentation.
+        augment: pad by 4 pixels (by an eighth of the side where that is less), crop, flip.
+        device: where batches are wanted.
+        resident: keep all inputs on the device; if none, where they take no more than half of its free memory.
+
+    Raises:
+        ValueError: augmentation is asked for inputs that are not images.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        batch_size: int,
+        seed: int,
+        augment: bool = False,
+        device: torch.device | None = None,
+        resident: bool | None = None,
+    ) -> None:
+        self._dataset, self._batch_size, self._seed = problem.dataset, batch_size, seed
+        self._device = device or torch.device("cpu")
+        shape = self._dataset.input_shape
+        if augment and len(shape) != 3:
+            raise ValueError(f"augmentation needs images (channels, height, width), but inputs have the shape {shape}")
+        everything = len(self._dataset.train_y)  # a sample's augmentation does not depend on how the set was split
+        self._augment = PadCropFlip(everything, pad=min(4, shape[-1] // 8), seed=seed) if augment else None
+        inputs = self._dataset.train_x[problem.train]
+        self.resident = _fits(inputs, self._device) if resident is None else resident
+        self._inputs = inputs.to(self._device) if self.resident else inputs
+        self._index = torch.from_numpy(problem.train).to(self._device)
+        self._observed = problem.observed().to(self._device)
+        self._true = problem.true().to(self._device)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def batches(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch, counted from 1."""
+        order = torch.from_numpy(np.random.default_rng([self._seed, epoch]).permutation(len(self)))
+        for rows in order.to(self._inputs.device).split(self._batch_size):
+            x = self._inputs.index_select(0, rows).to(self._device)  # a third of the time that indexing takes
+            rows = rows.to(self._device)
+            if self._augment is not None:
+                x = self._augment(x, self._index[rows], epoch)
+            observed, true = self._observed.index_select(0, rows), self._true.index_select(0, rows)
+            yield Batch(self._dataset.prepare(x), observed, true)
+
+
+def _fits(inputs: Tensor, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return True  # main memory, or memory shared with it
+    free, _ = torch.cuda.mem_get_info(device)
+    return inputs.nbytes <= _SHARE * free

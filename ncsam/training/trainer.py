@@ -1,0 +1,252 @@
+"""The training loop: one for every optimizer. It yields a row an epoch and writes nothing."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from ncsam import models, optimizers
+from ncsam.optimizers.step_info import StepInfo
+from ncsam.records.measurements import Diagnostics, Training
+from ncsam.training import execution, learning_rate, losses
+from ncsam.training.config import TrainConfig
+from ncsam.training.gradient_diagnostics import Diagnosis
+from ncsam.training.problem import VIEWS, Problem
+from ncsam.training.samples import Samples
+
+Row = dict[str, Any]
+
+
+class Trainer:
+    """Trains as configured; iterate over :meth:`epochs`, then read :attr:`rows` and :attr:`checkpoints`.
+
+    Args:
+        config: what to train and how.
+        problem: built from the configuration if none; pass one to share its data between trainers.
+        device: where to train.
+        trust: import a ``package.module:factory`` that the configuration names as data or model.
+
+    Attributes:
+        model: in training.
+        rows: one an epoch, see :class:`ncsam.records.measurements.Training` for what they hold.
+        checkpoints: weights and buffers by epoch.
+        diagnosed: by epoch, what was seen of the gradients, (quantities, batches), see
+            :mod:`ncsam.training.gradient_diagnostics`.
+        seconds: spent so far on ``training``, on ``evaluation`` of the views and on ``diagnostics``, by the wall clock.
+
+    Raises:
+        ValueError: something in the configuration is unknown, impossible or not to be had here; before any work is
+            done.
+
+    >>> trainer = Trainer(TrainConfig(epochs=2, optimizer="sam", noise="symmetric:0.2"))
+    >>> for row in trainer.epochs():
+    ...     print(row["epoch"], row["accuracy"].shape)
+    1 (6,)
+    2 (6,)
+    """
+
+    def __init__(
+        self, config: TrainConfig, problem: Problem | None = None, device: str = "cpu", *, trust: bool = False
+    ) -> None:
+        self.config = config
+        self._loss = losses.parse(config.loss)
+        self._lr_factor = learning_rate.parse(config.lr_schedule)
+        place = execution.usable_device(device)
+        self._around_step = execution.autocast(place, config.precision)
+        self.problem = problem or Problem.of(config, trust=trust)
+        dataset = self.problem.dataset
+        self.model = models.build(
+            config.model, dataset.input_shape, dataset.num_classes, seed=config.seeds["weights"], trust=trust
+        ).to(place)
+        self._optimizer, self._warmup = self._arms(place)
+        self._samples = Samples(
+            self.problem,
+            batch_size=config.batch_size,
+            seed=config.seeds["order"],
+            augment=config.augment,
+            device=place,
+        )
+        self.views = tuple(v for v in VIEWS if v != "val" or len(self.problem.val))
+        # An accelerator is busy only with more at once than serves a CPU's caches.
+        self._objective = self.problem.objective(self.model, self.views, None if place.type == "cpu" else 1024)
+        self.rows: list[Row] = []
+        self.checkpoints: dict[int, dict[str, np.ndarray]] = {}
+        self.diagnosed: dict[int, np.ndarray] = {}
+        self._diagnosis = (
+            Diagnosis(config, self.problem, device=place, samples=self._samples) if config.diagnose else None
+        )
+        self.seconds = {"training": 0.0, "evaluation": 0.0}
+        if config.diagnose:
+            self.seconds["diagnostics"] = 0.0
+
+    def _arms(self, device: torch.device) -> tuple[optimizers.SharpnessAware, optimizers.SharpnessAware]:
+        """The optimizer, and that of the warm-up; both step the same weights by the same base optimizer."""
+        config = self.config
+        base = _base_optimizer(config, self.model)
+        options = dict(config.options)
+        if "seed" in optimizers.options_of(config.optimizer):
+            options["seed"] = config.seeds["picks"]
+        forward = None
+        if config.compile:
+            forward, self._around_step = execution.compiled(self.model, device, self._around_step)
+        chosen = optimizers.build(config.optimizer, self.model, base, **options, forward=forward)
+        if forward is not None and chosen.perturbation.features_of is not None:
+            raise ValueError(f"{config.optimizer} looks inside the model, which compile does not allow; leave it out")
+        if config.warmup_step == "sam":
+            return chosen, optimizers.SAM(self.model, base, config.warmup_rho, forward=forward)
+        return chosen, optimizers.Plain(self.model, base, forward=forward)
+
+    def epochs(self) -> Iterator[Row]:
+        """Train from where the trainer stands to the end, yielding the row of each epoch."""
+        for epoch in range(len(self.rows) + 1, self.config.epochs + 1):
+            started = time.perf_counter()
+            steps = self._train(epoch)
+            trained = time.perf_counter()
+            row = {"epoch": epoch, "lr": self._lr(epoch), **steps, **self._evaluate()}
+            self.seconds["training"] += trained - started
+            self.seconds["evaluation"] += time.perf_counter() - trained
+            self._diagnose(epoch)
+            self.rows.append(row)
+            if epoch in self.config.checkpoints or epoch == self.config.epochs:
+                self.checkpoints[epoch] = self._weights()
+            yield row
+
+    def record(self) -> Training:
+        """The rows so far as a record."""
+        return Training(
+            epochs=np.array([row["epoch"] for row in self.rows]),
+            views=np.array(self.views),
+            **{
+                name: np.array([row[name] for row in self.rows])
+                for name in Training.variables()
+                if name in self.rows[0]
+            },
+        )
+
+    def diagnostics(self) -> Diagnostics | None:
+        """What was seen of the gradients so far; none if nothing was to be looked at."""
+        if self._diagnosis is None or not self.diagnosed:
+            return None
+        return self._diagnosis.record(list(self.diagnosed), np.stack(list(self.diagnosed.values())), None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on bitwise, in forms that ``torch.load(weights_only=True)`` reads."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "rows": [
+                {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in r.items()} for r in self.rows
+            ],
+            "checkpoints": {
+                epoch: {n: torch.from_numpy(a) for n, a in arrays.items()} for epoch, arrays in self.checkpoints.items()
+            },
+            "diagnosed": {epoch: torch.from_numpy(values) for epoch, values in self.diagnosed.items()},
+            "seconds": dict(self.seconds),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from a :meth:`state_dict` of the same configuration."""
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.rows = [
+            {k: v.cpu().numpy() if isinstance(v, torch.Tensor) else v for k, v in r.items()} for r in state["rows"]
+        ]
+        self.checkpoints = {
+            epoch: {n: t.cpu().numpy() for n, t in arrays.items()} for epoch, arrays in state["checkpoints"].items()
+        }
+        self.diagnosed = {epoch: values.cpu().numpy() for epoch, values in state["diagnosed"].items()}
+        self.seconds = dict(state["seconds"])
+
+    def _diagnose(self, epoch: int) -> None:
+        """Look at the gradients after an epoch, on the batches that come next."""
+        config = self.config
+        if self._diagnosis is None or (epoch % config.diagnose_every and epoch != config.epochs):
+            return
+        started = time.perf_counter()
+        self.diagnosed[epoch] = self._diagnosis.batches(self.model, epoch, config.diagnose)
+        self.seconds["diagnostics"] += time.perf_counter() - started
+
+    def _train(self, epoch: int) -> Row:
+        """One pass over the training samples, and the means over its steps."""
+        # The warm-up is part of the comparison, not of one optimizer: every arm shares it.
+        opt = self._warmup if epoch <= self.config.warmup_epochs else self._optimizer
+        for group in opt.param_groups:
+            group["lr"] = self._lr(epoch)
+        self.model.train()
+        means = _Means()
+        for batch in self._samples.batches(epoch):
+            with self._around_step():
+                info = opt.step(
+                    batch.x,
+                    batch.observed,
+                    self._loss,
+                    progress=epoch / self.config.epochs,
+                    true_labels=batch.true,
+                )
+            means.add(info, len(batch.observed))
+        return means.row(self._optimizer.perturbation.rho)
+
+    def _evaluate(self) -> Row:
+        """Loss and accuracy of every view, and what they say about the wrong labels."""
+        found = self._objective.evaluate()
+        accuracy = found.metrics["accuracy"]
+        clean, noisy = (self._objective.num_samples(view) for view in ("clean_part", "noisy_part"))
+        # Right predictions of all less those on the clean part, in whole samples: no pass of its own is needed.
+        right = round(accuracy["true_labels"] * (clean + noisy))
+        right -= round(accuracy["clean_part"] * clean) if clean else 0
+        return {
+            "loss": np.array([found.loss[v] for v in self.views]),
+            "accuracy": np.array([accuracy[v] for v in self.views]),
+            "memorisation": accuracy["noisy_part"],
+            "corrected": right / noisy if noisy else math.nan,
+        }
+
+    def _lr(self, epoch: int) -> float:
+        return self.config.lr * self._lr_factor(epoch, self.config.epochs)
+
+    def _weights(self) -> dict[str, np.ndarray]:
+        return {name: tensor.detach().cpu().numpy().copy() for name, tensor in self.model.state_dict().items()}
+
+
+def _base_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+    weights, lr, decay = model.parameters(), config.lr, config.weight_decay
+    if config.base_optimizer == "sgd":
+        return torch.optim.SGD(weights, lr=lr, momentum=config.momentum, weight_decay=decay)
+    make = torch.optim.AdamW if config.base_optimizer == "adamw" else torch.optim.Adam
+    return make(weights, lr=lr, betas=config.betas, weight_decay=decay)
+
+
+class _Means:
+    """Means over the steps of an epoch that were not skipped; the steps' outputs are not kept."""
+
+    _NAMES = ("loss", "perturbation_norm", "compensation_norm", "cosine", "projected")
+
+    def __init__(self) -> None:
+        self._sums = dict.fromkeys(self._NAMES, 0.0)
+        self._steps = self._picked = self._samples = self._skipped = 0
+
+    def add(self, info: StepInfo, samples: int) -> None:
+        if info.skipped is not None:
+            self._skipped += 1
+            return
+        for name in self._NAMES:
+            self._sums[name] += getattr(info, name)
+        self._steps += 1
+        self._picked += info.picked
+        self._samples += samples
+
+    def row(self, rho: float) -> Row:
+        found = {name: total / self._steps if self._steps else math.nan for name, total in self._sums.items()}
+        return {
+            "running_loss": found.pop("loss"),
+            **found,
+            "relative_compensation": found["compensation_norm"] / rho if rho else math.nan,
+            "picked": self._picked / self._samples if self._samples else math.nan,
+            "skipped": self._skipped,
+        }

@@ -1,0 +1,71 @@
+"""Figures are drawn from records, return matplotlib objects, and leave the user's matplotlib alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+
+from landscape import figures
+from landscape.records import Line
+from ncsam.figures import against_noise, training_curves
+from ncsam.records.measurements import Curves, Training
+from ncsam.statistics import t_interval
+
+VIEWS = ("mixed", "test")
+
+
+def line(scale: float = 1.0, points: int = 5) -> Line:
+    alphas = np.linspace(-1, 1, points)
+    loss = np.stack([scale * (0.1 + alphas**2), scale * (0.5 + alphas**2)])
+    return Line(
+        views=np.array(VIEWS), alphas=alphas, loss=loss, status=np.ones(loss.shape, np.uint8),
+        weight_norm=1.0, direction_norm=1.0, seed=0,
+    )  # fmt: skip
+
+
+def training(epochs: int = 4) -> Training:
+    values = {
+        name: np.linspace(0, 1, epochs)
+        for name, declared in Training.variables().items()
+        if declared.dims == ("epoch",) and not declared.coordinate
+    }
+    table = np.linspace(0, 1, epochs * 2).reshape(epochs, 2)
+    return Training(epochs=np.arange(1, epochs + 1), views=np.array(VIEWS), loss=table, accuracy=table, **values)
+
+
+def curves() -> Curves:
+    rng = np.random.default_rng(0)
+    value = rng.uniform(0.1, 1.0, (2, 3, 2, 4))
+    value[:, 2, 0] = np.nan  # a control, run at one rate only
+    ends = [t_interval(v) for v in value.reshape(-1, 4)]
+    mean, low, high = (np.array([getattr(i, e) for i in ends]).reshape(2, 3, 2) for e in ("mean", "low", "high"))
+    return Curves(
+        quantities=np.array(["test_accuracy", "memorisation"]), arms=np.array(["sgd", "sam", "matched"]),
+        rates=np.array([0.0, 0.4]), seeds=np.arange(4), value=value, mean=mean, low=low, high=high, level=0.95,
+    )  # fmt: skip
+
+
+def test_study_figures_draw_arms_over_rates_and_leave_controls_of_one_rate_out() -> None:
+    drawn = against_noise(curves(), ("test_accuracy", "memorisation"))
+    ax = drawn.axes[0]
+    assert {text.get_text() for text in drawn.legends[0].get_texts()} == {"sgd", "sam"}
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), [0, 40])
+
+
+def test_training_curves_plot_test_accuracy_and_memorisation() -> None:
+    record = training()
+    drawn = training_curves({"sgd": [record]})
+    np.testing.assert_array_equal(drawn.axes[0].lines[0].get_ydata(), record.of_view("test"))
+    np.testing.assert_array_equal(drawn.axes[1].lines[0].get_ydata(), record.memorisation)
+
+
+def test_the_same_figure_gives_the_same_bytes_and_matplotlib_is_left_as_it_was(tmp_path: Path) -> None:
+    before = dict(mpl.rcParams)
+    first, second = (figures.save(figures.lines({"sgd": [line()]}, VIEWS), tmp_path / stem) for stem in ("a", "b"))
+    assert [p.name for p in first] == ["a.pdf", "a.png"]
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    assert dict(mpl.rcParams) == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pdf", "a.png", "b.pdf", "b.png"]

@@ -1,0 +1,168 @@
+"""Figures of a study show what its table says, carry those numbers, and survive any name of an arm."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+
+from landscape import figures
+from ncsam.figures import (
+    against_noise,
+    alignment,
+    arms_at,
+    bound_terms,
+    forest,
+    sharpness_against_gap,
+    sharpness_against_noise,
+)
+from ncsam.figures.against_noise import compared
+from ncsam.figures.catalogue import plans
+from ncsam.figures.style import looks
+from ncsam.records.measurements import Curves, Diagnostics
+from ncsam.statistics import t_interval
+from ncsam.study.effects import CONTRAST_RATE
+from ncsam.study.files import StudyFiles
+from ncsam.study.statements import STATEMENTS
+from ncsam.study.study import curves_of
+from ncsam.study.table import Study, studies, table_of
+from ncsam.study.verdicts import judge
+from tests.ncsam.study.folder import study_rows, write_folder
+
+HOSTILE = r"_<b>$\frac$ &amp; %s"
+
+
+def study(**extra: float) -> Study:
+    rows = [{**row, **extra} for row in study_rows()]
+    return studies(table_of(rows))[0]
+
+
+@pytest.fixture(scope="module")
+def curves() -> Curves:
+    return curves_of(study())
+
+
+def noted(made: figures.DataFigure, **where: object) -> list[dict]:
+    return [point for point in made.points if all(point[k] == v for k, v in where.items())]
+
+
+def test_lines_against_noise_are_the_means_and_intervals_of_the_seeds(curves: Curves) -> None:
+    made = against_noise(curves, ("test_accuracy", "adaptive/mixed"))
+    for arm in ("sgd", "sam", "ncsam"):
+        points = noted(made, quantity="test_accuracy", arm=arm)
+        assert [p["rate"] for p in points] == [0.0, 0.4]
+        expected = t_interval(curves.of("test_accuracy", arm, 0.4))
+        assert (points[1]["mean"], points[1]["low"]) == pytest.approx((expected.mean, expected.low))
+        line = next(line for line in made.axes[0].lines if line.get_label() == arm)
+        np.testing.assert_array_equal(line.get_ydata(), [p["mean"] for p in points])
+
+
+def test_arms_of_one_rate_are_set_beside_the_others_and_not_drawn_as_lines(curves: Curves) -> None:
+    assert compared(curves) == ["sgd", "sam", "ncsam"]
+    assert not noted(against_noise(curves, ("drop",)), arm="matched")
+    made = arms_at(curves)
+    (point,) = noted(made, arm="matched", quantity="test_accuracy")
+    assert point["mean"] == pytest.approx(curves.of("test_accuracy", "matched", 0.4).mean())
+    assert [label.get_text() for label in made.axes[0].get_yticklabels()] == curves.arms.tolist()
+
+
+def test_sharpness_has_a_row_a_measure_and_leaves_out_what_was_not_measured(curves: Curves) -> None:
+    made = sharpness_against_noise(curves)
+    assert {p["quantity"] for p in made.points} == {"adaptive/mixed", "top_eigenvalue/mixed"}
+    assert len(made.axes) == 2
+    bare = [{k: v for k, v in row.items() if not k.endswith("/mixed")} for row in study_rows()]
+    with pytest.raises(ValueError, match="holds no sharpness"):
+        sharpness_against_noise(curves_of(studies(table_of(bare))[0]))
+
+
+def test_the_gap_figure_states_the_tau_that_decides_t9(curves: Curves) -> None:
+    made = sharpness_against_gap(curves)
+    t9 = next(s for s in STATEMENTS if s.id == "T9")
+    expected = t_interval(t9.contrasts["sharpness, gap"](study())).mean
+    assert made.axes[0].get_title().startswith(f"τ = {expected:+.2f}")
+    values = {(p["arm"], p["seed"]): (p["sharpness"], p["gap"]) for p in noted(made, measure="adaptive/mixed")}
+    assert len(values) == 4 * 3
+    assert values["sam", 1][1] == curves.of("gap", "sam", CONTRAST_RATE)[1]
+
+
+def test_bound_terms_are_drawn_for_each_compared_arm_and_refused_where_not_measured(curves: Curves) -> None:
+    terms = {f"bound/error/{term}": 2.0 for term in ("neighbourhood", "sampling", "complexity")}
+    made = bound_terms(curves_of(study(**terms)))
+    assert len(made.axes) == 3
+    assert {p["mean"] for p in noted(made, term="sampling")} == {2.0}
+    bare = studies(table_of([{k: v for k, v in r.items() if "bound" not in k} for r in study_rows()]))[0]
+    with pytest.raises(ValueError, match="bound was not measured"):
+        bound_terms(curves_of(bare))
+
+
+def test_the_forest_has_a_row_a_statement_with_its_own_interval() -> None:
+    verdicts = judge(study())
+    made = forest(verdicts)
+    assert [p["statement"] for p in made.points] == verdicts.statements.tolist()
+    at = verdicts.statements.tolist().index("T7")
+    assert made.points[at]["low"] == verdicts.low[at]
+    assert len(made.axes) == 10
+
+
+def test_alignment_is_the_mean_over_seeds_and_needs_its_arm(tmp_path: Path) -> None:
+    files = StudyFiles(write_folder(tmp_path / "study", study_rows()))
+    (only,) = studies(files.table)
+    records = files.records(only, "diagnostics/training", Diagnostics, ["sgd", "ncsam"], 0.4)
+    made = alignment({"40 %": records}, warmup=1)
+    points = noted(made, quantity="cos_star_noise")
+    assert [p["mean"] for p in points] == pytest.approx([0.35] * 4)  # 0.25, 0.35 and 0.45 of the three seeds
+    ceiling = noted(made, quantity="noise_ceiling")[0]["mean"]
+    assert ceiling == pytest.approx(np.mean([2 * h / (1 + h) for h in (0.25, 0.35, 0.45)]))
+    with pytest.raises(ValueError, match="no diagnostics of sam"):
+        alignment({"40 %": records}, arm="sam")
+    assert list(plans(only, files))[:3] == ["verdicts", "radius", "against_noise"]
+    assert {"training", "controls", "alignment"} <= set(plans(only, files))
+    assert not {"training", "controls", "alignment"} & set(plans(only))
+
+
+def test_a_look_is_the_same_in_every_figure_and_no_two_arms_share_one() -> None:
+    names = [*(f"mine{n}" for n in range(12)), "ncsam", "sam", "sgd", "matched", "oracle"]
+    found = looks(names)
+    assert len(set(found.values())) == len(names)
+    assert found["sam"] == looks(["sam"])["sam"] == looks(["SAM"])["SAM"]
+
+
+def test_any_name_of_an_arm_is_drawn_as_it_is_written() -> None:
+    rows = [{**row, "arm": HOSTILE if row["arm"] == "sam" else row["arm"]} for row in study_rows()]
+    hostile = curves_of(studies(table_of(rows))[0])
+    for made in (against_noise(hostile, ("drop",)), arms_at(hostile), sharpness_against_gap(hostile)):
+        made.draw_without_rendering()
+        assert any(point["arm"] == HOSTILE for point in made.points)
+    legend = against_noise(hostile, ("drop",)).legends[0]
+    assert len(legend.get_texts()) == 3
+
+
+def test_the_numbers_of_a_figure_are_written_beside_it_in_full(curves: Curves, tmp_path: Path) -> None:
+    before = dict(mpl.rcParams)
+    made = arms_at(curves)
+    path = figures.save_data(made, tmp_path / "arms")
+    assert path == tmp_path / "arms.csv"
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["mean"]) for row in rows] == [p["mean"] for p in made.points]
+    assert figures.save_data(figures.DataFigure(), tmp_path / "empty") is None
+    assert [p.name for p in tmp_path.iterdir()] == ["arms.csv"]
+    assert dict(mpl.rcParams) == before
+
+
+def test_the_page_on_figures_names_those_that_there_are_and_its_example_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "report.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| `")]
+    named = {name for line in rows for name in re.findall(r"`([^`]+)`", line.split("|")[1])}
+    extra = {f"bound/error/{term}": 2.0 for term in ("total", "neighbourhood", "sampling", "complexity")}
+    files = StudyFiles(write_folder(tmp_path / "study", [{**row, **extra} for row in study_rows()]))
+    assert set(plans(studies(files.table)[0], files)) <= named
+    example = text.split("```python")[1].split("```")[0]
+    exec(compile(example, "docs/report.md", "exec"), {})
+    assert capsys.readouterr().out.strip() == example.split("# ")[1].splitlines()[0].strip()

@@ -1,0 +1,249 @@
+"""NCSAM and its controls against a second, literal transcription of the formulas: float64, one gradient at a time."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ncsam.optimizers.noise_gradient
+from tests.ncsam.optimizers.problem import CLASSES, bn, data, loss_fn, make, mlp, weights
+
+TOL = 1e4 * torch.finfo(torch.float64).eps  # a few steps, each a sum over ~100 weights and 20 samples
+pytestmark = pytest.mark.filterwarnings("ignore:projection keeps")
+LR, MOMENTUM, DECAY = 0.1, 0.9, 1e-3
+
+
+class Literal:
+    """Algorithm 1 with SGD, with plain loops; what is picked is told, everything else is worked out here."""
+
+    def __init__(self, model: nn.Module, **options: Any) -> None:
+        self.model, self.o = model, options
+        self.velocity = torch.zeros_like(weights(model))
+
+    def gradient(self, x: Tensor, labels: Tensor, rows: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
+        z = self.model(x)
+        z = z if rows is None else z[rows]
+        total = z.new_zeros(())
+        for i in range(len(z)):
+            p = z[i].exp() / z[i].exp().sum()
+            for c in range(CLASSES):
+                share = 1 - smoothing if c == labels[i] else smoothing / (CLASSES - 1)
+                total = total - share * p[c].log()
+        self.model.zero_grad()
+        (total / len(z)).backward()
+        return torch.cat([p.grad.reshape(-1) for p in self.model.parameters()])
+
+    def chances(self, z: Tensor) -> list[float]:
+        weight = []
+        for row in z:
+            first, second = sorted(row.tolist(), reverse=True)[:2]
+            weight.append(1 / (1 + first - second))
+        return [w / sum(weight) for w in weight]
+
+    def wrong_labels(self, z: Tensor, y: Tensor, rows: Tensor) -> Tensor:
+        labels = []
+        for i in rows.tolist():
+            others = [c for c in range(CLASSES) if c != y[i]]
+            labels.append(max(others, key=lambda c, i=i: float(z[i, c])))
+        return torch.tensor(labels)
+
+    def schedule(self, t: float) -> float:
+        name, kappa = self.o.get("schedule", "paper"), self.o.get("kappa", 0.1)
+        if name == "constant":
+            return kappa
+        return kappa * min(1, 2 * t if name == "linear" else 6 * t**2 - 4 * t**3)
+
+    def epsilon(self, x: Tensor, y: Tensor, t: float, rows: Tensor) -> Tensor:
+        rho = self.o.get("rho", 0.05)
+        g = self.gradient(x, y)
+        sam = rho * g / math.sqrt(float(g @ g))
+        z = self.model(x).detach()
+        star = self.gradient(x, self.wrong_labels(z, y, rows), rows, self.o.get("label_smoothing", 0.0))
+        s = self.schedule(t)
+        add = s * rho * star / math.sqrt(float(star @ star)) if self.o.get("scale") == "relative" else s * star
+        epsilon = sam + self.o.get("sign", 1) * add
+        length = math.sqrt(float(epsilon @ epsilon))
+        return epsilon * rho / length if self.o.get("project", True) and length > rho else epsilon
+
+    def descend(self, x: Tensor, y: Tensor, epsilon: Tensor) -> None:
+        w = weights(self.model)
+        self.put(w + epsilon)
+        g = self.gradient(x, y)
+        self.velocity = MOMENTUM * self.velocity + g + DECAY * w
+        self.put(w - LR * self.velocity)
+
+    def put(self, w: Tensor) -> None:
+        with torch.no_grad():
+            for p in self.model.parameters():
+                p.copy_(w[: p.numel()].reshape(p.shape))
+                w = w[p.numel() :]
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "weak enough not to be projected": {"rho": 0.5, "kappa": 0.01, "sign": -1},
+    "minus": {"sign": -1},
+    "unprojected": {"project": False},
+    "minus unprojected": {"sign": -1, "project": False},
+    "smoothed": {"label_smoothing": 0.1, "project": False},
+    "linear": {"schedule": "linear", "project": False},
+    "constant": {"schedule": "constant", "project": False},
+    "relative": {"scale": "relative", "kappa": 0.7},
+    "large kappa": {"kappa": 3.0, "rho": 0.2},
+    "few picks": {"flip_ratio": 0.1, "project": False},
+    "all picks": {"flip_ratio": 1.0, "project": False},
+}
+
+
+@pytest.mark.parametrize("build_model", [mlp, bn], ids=["mlp", "batchnorm"])
+@pytest.mark.parametrize("options", CASES.values(), ids=list(CASES))
+def test_ncsam_is_algorithm_1(build_model: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[Tensor, Tensor]] = []
+    draw = ncsam.optimizers.noise_gradient.draw
+
+    def spy(chances: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        rows = draw(chances, count, generator)
+        drawn.append((chances, rows))
+        return rows
+
+    monkeypatch.setattr(ncsam.optimizers.noise_gradient, "draw", spy)
+    model, reference = build_model(torch.float64), build_model(torch.float64)
+    opt, literal = make("ncsam", model, **options), Literal(reference, **options)
+    for i in range(5):
+        x, y, _ = data(seed=i, dtype=torch.float64)
+        t = (i + 1) / 8
+        info = opt.step(x, y, loss_fn, progress=t)
+        chances, rows = drawn[-1]
+        assert len(rows) == math.floor(options.get("flip_ratio", 0.4) * len(y)) == info.picked
+        # Chances are computed in float32, whatever the model's precision.
+        torch.testing.assert_close(
+            chances.double(), torch.tensor(literal.chances(reference(x)), dtype=torch.float64), rtol=1e-5, atol=0
+        )
+        epsilon = literal.epsilon(x, y, t, rows)
+        assert info.perturbation_norm == pytest.approx(float(epsilon.norm()), rel=TOL)
+        g = literal.gradient(x, y)
+        assert info.cosine == pytest.approx(float(g @ epsilon / g.norm() / epsilon.norm()), rel=TOL, abs=TOL)
+        literal.descend(x, y, epsilon)
+        torch.testing.assert_close(weights(model), weights(reference), rtol=TOL, atol=TOL)
+
+
+def ascent(g: Tensor, rho: float = 0.05) -> Tensor:
+    return rho * g / g.norm()
+
+
+def test_sam_is_foret_equation_2() -> None:
+    model, reference = mlp(torch.float64), mlp(torch.float64)
+    opt, literal = make("sam", model), Literal(reference)
+    for i in range(5):
+        x, y, _ = data(seed=i, dtype=torch.float64)
+        opt.step(x, y, loss_fn)
+        literal.descend(x, y, ascent(literal.gradient(x, y)))
+        torch.testing.assert_close(weights(model), weights(reference), rtol=TOL, atol=TOL)
+
+
+def test_adaptive_sam_is_kwon_equation_10_and_invariant_to_rescaling() -> None:
+    model, reference = mlp(torch.float64), mlp(torch.float64)
+    opt, literal = make("asam", model, rho=0.5, eta=0.01), Literal(reference)
+    for i in range(5):
+        x, y, _ = data(seed=i, dtype=torch.float64)
+        info = opt.step(x, y, loss_fn)
+        g, scale = literal.gradient(x, y), weights(reference).abs() + 0.01
+        epsilon = 0.5 * scale**2 * g / (scale * g).norm()
+        assert info.perturbation_norm == pytest.approx(float(epsilon.norm()), rel=TOL)
+        literal.descend(x, y, epsilon)
+        torch.testing.assert_close(weights(model), weights(reference), rtol=TOL, atol=TOL)
+
+
+def one_step(name: str, **options: Any) -> tuple[Any, Tensor, Literal]:
+    """Weights after one step of a control, from them ε's effect is read off: same base, same batch."""
+    model = mlp(torch.float64)
+    x, y, true = data(dtype=torch.float64)
+    info = make(name, model, **options).step(x, y, loss_fn, progress=0.5, true_labels=true)
+    return info, weights(model), Literal(mlp(torch.float64), **options)
+
+
+def test_clean_direction_climbs_on_true_labels_and_descends_on_observed_ones() -> None:
+    _, after, literal = one_step("clean-direction")
+    x, y, true = data(dtype=torch.float64)
+    literal.descend(x, y, ascent(literal.gradient(x, true)))
+    torch.testing.assert_close(after, weights(literal.model), rtol=TOL, atol=TOL)
+
+
+def test_oracle_adds_the_gradient_of_the_wrong_labelled_samples() -> None:
+    _, after, literal = one_step("oracle", project=False)
+    x, y, true = data(dtype=torch.float64)
+    rows = (y != true).nonzero().flatten()
+    epsilon = ascent(literal.gradient(x, y)) + 0.1 * literal.gradient(x, y[rows], rows)
+    literal.descend(x, y, epsilon)
+    torch.testing.assert_close(after, weights(literal.model), rtol=TOL, atol=TOL)
+
+
+def test_oracle_without_wrong_labels_is_sam() -> None:
+    x, _, true = data()
+    a, b = mlp(), mlp()
+    info = make("oracle", a).step(x, true, loss_fn, progress=0.5, true_labels=true)
+    make("sam", b).step(x, true, loss_fn)
+    assert info.picked == 0
+    assert torch.equal(weights(a), weights(b))
+
+
+def test_matched_has_sams_direction_and_ncsams_length_at_every_step() -> None:
+    _, after, literal = one_step("matched", seed=3)
+    info, _, _ = one_step("ncsam", project=False, seed=3)
+    x, y, _ = data(dtype=torch.float64)
+    assert info.perturbation_norm > 0.06  # otherwise it would be SAM
+    literal.descend(x, y, ascent(literal.gradient(x, y), info.perturbation_norm))
+    torch.testing.assert_close(after, weights(literal.model), rtol=TOL, atol=TOL)
+
+
+def test_gstar_only_has_no_part_of_sam() -> None:
+    _, after, literal = one_step("gstar-only", project=False, flip_ratio=1.0)
+    x, y, _ = data(dtype=torch.float64)
+    rows = torch.arange(len(y))
+    labels = literal.wrong_labels(literal.model(x).detach(), y, rows)
+    literal.descend(x, y, 0.1 * literal.gradient(x, labels, rows))
+    torch.testing.assert_close(after, weights(literal.model), rtol=TOL, atol=TOL)
+
+
+def test_random_direction_keeps_the_length_of_the_compensation_only() -> None:
+    random, at_random, _ = one_step("random-direction", seed=3)
+    ncsam_, at_ncsam, _ = one_step("ncsam", seed=3)
+    assert random.compensation_norm == pytest.approx(ncsam_.compensation_norm, rel=TOL)
+    assert not torch.allclose(at_random, at_ncsam, rtol=1e-6)
+    # In 101 dimensions a random direction has a cosine of order 0.1 with anything.
+    noise = [one_step("random-direction", seed=s, project=False, rho=0.0, kappa=1.0)[0].cosine for s in range(20)]
+    assert abs(sum(noise) / 20) < 4 * 0.1 / math.sqrt(20)
+
+
+def test_random_picks_have_equal_chances_and_ncsams_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = torch.tensor([1, 3, 19])
+
+    def told(chances: Tensor, count: int, generator: torch.Generator) -> Tensor:
+        assert chances.tolist() == [1.0] * 20
+        assert count == 3
+        return rows
+
+    monkeypatch.setattr(ncsam.optimizers.noise_gradient, "draw", told)
+    _, after, literal = one_step("random-picks", project=False, flip_ratio=0.15)
+    x, y, _ = data(dtype=torch.float64)
+    literal.descend(x, y, literal.epsilon(x, y, 0.5, rows))
+    torch.testing.assert_close(after, weights(literal.model), rtol=TOL, atol=TOL)
+
+
+@pytest.mark.parametrize("step", ["base", "sam"])
+def test_warm_up_takes_the_step_it_says(step: str) -> None:
+    a, b = mlp(), mlp()
+    opt = make("ncsam", a, warmup=0.3, warmup_step=step)
+    other = make("sgd" if step == "base" else "sam", b)
+    for i in range(3):  # epochs 1, 2 and 3 of 10: the last has progress 0.3
+        x, y, _ = data(seed=i)
+        info = opt.step(x, y, loss_fn, progress=(i + 1) / 10)
+        other.step(x, y, loss_fn)
+        assert (info.compensation_norm, info.picked) == (0.0, 0)
+    assert torch.equal(weights(a), weights(b))
+    x, y, _ = data()
+    assert opt.step(x, y, loss_fn, progress=0.4).picked == 8

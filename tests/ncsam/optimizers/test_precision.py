@@ -1,0 +1,185 @@
+"""Mixed precision: loss scaling, autocast, half-precision weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ncsam.optimizers import NCSAM, SAM, build
+from ncsam.optimizers.in_place import norm
+from tests.ncsam.optimizers.problem import ALL, bn, data, everything, loss_fn, make, mlp, same, sgd, weights
+
+pytestmark = pytest.mark.filterwarnings("ignore:projection keeps")
+
+
+def scaler(scale: float = 2.0**10, **more: Any) -> torch.amp.GradScaler:
+    return torch.amp.GradScaler("cpu", init_scale=scale, **more)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_power_of_two_as_loss_scale_changes_not_one_bit(name: str, parts: int) -> None:
+    """g* enters ε with its size, so it must be unscaled; scaling by 2ᵏ and back is exact in floating point."""
+    a, b = bn(), bn()
+    x, y, true = data()
+    scaled, plain = scaler(), None
+    infos = [
+        make(name, m).step(x, y, loss_fn, progress=0.5, true_labels=true, scaler=s, microbatches=parts)
+        for m, s in ((a, scaled), (b, plain))
+    ]
+    assert same(everything(a), everything(b))
+    for figure in ("loss", "gradient_norm", "perturbation_norm", "compensation_norm"):
+        assert getattr(infos[0], figure) == getattr(infos[1], figure)
+
+
+def test_the_scale_grows_with_good_steps_and_a_disabled_scaler_is_none() -> None:
+    x, y, _ = data()
+    growing = scaler(growth_interval=2)
+    opt = make("ncsam", mlp())
+    for _ in range(4):
+        opt.step(x, y, loss_fn, progress=0.5, scaler=growing)
+    assert growing.get_scale() == 2.0**12
+    off = torch.amp.GradScaler("cpu", enabled=False)
+    a, b = mlp(), mlp()
+    make("ncsam", a).step(x, y, loss_fn, progress=0.5, scaler=off)
+    make("ncsam", b).step(x, y, loss_fn, progress=0.5)
+    assert same(everything(a), everything(b))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_overflow_skips_the_step_and_the_scale_backs_off(name: str) -> None:
+    model = bn()
+    opt, high = make(name, model), scaler(2.0**126)
+    x, y, true = data()
+    before = everything(model)
+    info = opt.step(x, y, lambda z, t: 100 * loss_fn(z, t), progress=0.5, true_labels=true, scaler=high)
+    assert info.skipped is not None
+    assert same(before, everything(model))
+    assert high.get_scale() == 2.0**125
+    for _ in range(20):
+        info = opt.step(x, y, lambda z, t: 100 * loss_fn(z, t), progress=0.5, true_labels=true, scaler=high)
+        if info.skipped is None:
+            break
+    assert info.skipped is None
+    assert not same(before, everything(model))
+
+
+def test_an_overflow_at_the_perturbed_weights_alone_backs_off_too() -> None:
+    model, calls = mlp(), 0
+
+    def forward(model: nn.Module, x: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        z = model(x)
+        if calls == 2:
+            z.register_hook(lambda g: g * torch.inf)  # finite loss, infinite gradient
+        return z
+
+    x, y, _ = data()
+    before, s = everything(model), scaler()
+    info = make("ncsam", model, forward=forward).step(x, y, loss_fn, progress=0.5, scaler=s)
+    assert info.skipped is not None
+    assert "gradient" in info.skipped
+    assert s.get_scale() == 2.0**9
+    assert same(before, everything(model))
+
+
+@pytest.mark.parametrize("inside", ["every step", "all steps"])
+def test_autocast_sees_the_perturbed_weights(inside: str) -> None:
+    """Autocast keeps low-precision copies of the weights for as long as its context lasts, here over several passes."""
+    rho = 0.5
+    model, reference = mlp(), mlp()
+    opt, by_hand = SAM(model, sgd(model), rho=rho), sgd(reference)
+
+    def gradient(m: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = loss_fn(m(x), y)
+        return torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, list(m.parameters()))])
+
+    def by_hand_step(x: Tensor, y: Tensor) -> None:
+        g = gradient(reference, x, y)
+        there = copy.deepcopy(reference)
+        nn.utils.vector_to_parameters(weights(reference) + rho * g / g.norm(), there.parameters())
+        g_there = gradient(there, x, y)
+        for p, piece in zip(
+            reference.parameters(), g_there.split([p.numel() for p in reference.parameters()]), strict=True
+        ):
+            p.grad = piece.view_as(p).clone()
+        by_hand.step()
+
+    batches = [data(seed=i)[:2] for i in range(3)]
+    if inside == "all steps":
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            for x, y in batches:
+                opt.step(x, y, loss_fn)
+    else:
+        for x, y in batches:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                opt.step(x, y, loss_fn)
+    for x, y in batches:
+        by_hand_step(x, y)
+    # ε is the same up to float32 rounding, which bfloat16's rounding of the weights may turn into one of its ulps.
+    tol = 3 * torch.finfo(torch.bfloat16).eps * 0.1
+    torch.testing.assert_close(weights(model), weights(reference), rtol=0, atol=tol)
+    assert (weights(model) - weights(reference)).norm() < 0.02 * (weights(model) - weights(mlp())).norm()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_arm_trains_under_bfloat16_autocast_with_a_scaler(name: str) -> None:
+    model, x, y, true = bn(), *data()
+    opt, s = make(name, model), scaler()
+    losses = []
+    for i in range(10):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            info = opt.step(x, y, loss_fn, progress=(i + 1) / 10, true_labels=true, scaler=s)
+            assert torch.is_autocast_enabled("cpu")
+        assert info.skipped is None
+        assert info.outputs.dtype == torch.bfloat16
+        losses.append(info.loss)
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
+    assert losses[-1] < losses[0]
+
+
+def test_norms_are_float32_for_half_precision_weights() -> None:
+    """‖·‖ of 10⁶ numbers of 300 is 3·10⁵, above float16's largest number; each of them is not."""
+    big = [torch.full((500, 1000), 300.0, dtype=torch.float16) for _ in range(2)]
+    assert float(norm(big)) == pytest.approx(3e5, rel=1e-3)  # a float32 sum of 10⁶ terms
+    assert float(norm([*big, torch.full((4,), 2e5, dtype=torch.float64)])) == pytest.approx(5e5, rel=1e-3)
+    assert float(norm([torch.full((4,), 1e100, dtype=torch.float64)])) == pytest.approx(2e100, rel=1e-12)
+    assert not math.isfinite(norm([torch.ones(3), torch.tensor([math.nan])]))
+    assert not math.isfinite(norm([torch.ones(3), torch.tensor([math.inf, math.nan])]))
+    assert norm([]) == 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_models_are_perturbed_by_rho(dtype: torch.dtype) -> None:
+    model = mlp(dtype)
+    x, y, _ = data(dtype=dtype)
+    before = weights(model)
+    moved: list[Tensor] = []
+    opt = build("sam", model, torch.optim.SGD(model.parameters(), lr=0.0), rho=0.5)
+    model[0].register_forward_hook(lambda *_: moved.append(weights(model).float() - before.float()))
+    info = opt.step(x, y, loss_fn)
+    assert info.perturbation_norm == pytest.approx(0.5, rel=1e-5)
+    # Each of the moved weights is rounded to the model's precision.
+    assert float(moved[-1].norm()) == pytest.approx(0.5, rel=10 * torch.finfo(dtype).eps)
+    assert torch.equal(weights(model), before)
+
+
+def test_gradients_that_underflow_without_a_scale_survive_with_one() -> None:
+    """float16's smallest number is 6·10⁻⁸; a hundred-millionth of a loss has gradients below."""
+    infos = []
+    for s in (None, scaler(2.0**20)):
+        model = mlp()
+        x, y, _ = data()
+        opt = NCSAM(model, torch.optim.SGD(model.parameters(), lr=0.0), rho=0.05, kappa=1.0)
+        with torch.autocast("cpu", dtype=torch.float16):
+            infos.append(opt.step(x, y, lambda z, t: 1e-8 * loss_fn(z, t), progress=1.0, scaler=s))
+    assert infos[0].gradient_norm == 0
+    assert infos[1].gradient_norm > 1e-9
+    assert infos[1].perturbation_norm == pytest.approx(0.05, rel=1e-5)

@@ -1,0 +1,84 @@
+"""The radius control: SAM of the same realised ‖ε‖, seed by seed, on reported runs only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ncsam.figures import radius_figure
+from ncsam.records.measurements import RadiusControl
+from ncsam.statistics import t_interval
+from ncsam.study.radius_control import family_of, radius_control
+from ncsam.study.table import TUNING, studies, table_of
+
+SAM = {0.1: 0.7, 0.2: 0.8, 0.4: 0.9}
+
+
+def rows(seeds: int = 4) -> list[dict[str, Any]]:
+    found = []
+
+    def add(arm: str, radius: float, accuracy: float, seed: int, **settings: Any) -> None:
+        found.append({
+            "name": f"{arm}-{seed}", "arm": arm, "optimizer": arm.split("@")[0], "rate": 0.4, "seed": seed,
+            "perturbation_norm": radius, "test_accuracy": accuracy + 0.01 * seed, "memorisation": 1 - accuracy,
+            **settings,
+        })  # fmt: skip
+
+    for seed in range(seeds):
+        add("sgd", 0.0, 0.6, seed)
+        for rho, accuracy in SAM.items():
+            add(f"sam@{rho}", rho, accuracy, seed)
+        add("ncsam", 0.3, 0.83, seed, options={"sign": 1, "project": False})
+        add("matched", 0.05, 0.65 + 0.002 * seed, seed)
+        add("oracle", 0.5, 0.99, seed)
+    return found
+
+
+def control(table_rows: list[dict[str, Any]]) -> RadiusControl:
+    return radius_control(studies(table_of(table_rows))[0])
+
+
+def at(found: RadiusControl, arm: str, name: str) -> float:
+    return float(getattr(found, name)[found.arms.tolist().index(arm)])
+
+
+def test_the_excess_is_over_sam_of_the_same_seed_between_its_radii() -> None:
+    found = control(rows())
+    assert at(found, "ncsam", "excess") == pytest.approx(0.83 - 0.85)
+    assert at(found, "matched", "excess") == pytest.approx(0.003)  # between SGD at 0 and the smallest ρ
+    expected = t_interval([0.002 * seed for seed in range(4)])
+    assert at(found, "matched", "excess_high") == pytest.approx(expected.high)
+    assert np.isnan(at(found, "oracle", "excess"))  # beyond the largest ρ nothing is known
+    for rho in SAM:
+        assert at(found, f"sam@{rho}", "excess") == pytest.approx(0.0)
+    assert at(found, "ncsam", "accuracy") == pytest.approx(0.83 + 0.015)
+    assert found.family.tolist() == ["SGD", "SAM", "SAM", "SAM", "NCSAM +, unprojected", "matched", "oracle"]
+
+
+def test_tuning_runs_take_no_part() -> None:
+    tuning = [{**row, "role": TUNING, "test_accuracy": 0.0} for row in rows()]
+    np.testing.assert_array_equal(control(rows() + tuning).accuracy, control(rows()).accuracy)
+
+
+def test_families_tell_the_variants_of_ncsam_apart() -> None:
+    variants = [{"sign": s, "project": p} for s in (1, -1) for p in (True, False)]
+    assert len({family_of("ncsam", options) for options in variants}) == 4
+
+
+def test_what_was_not_measured_is_said() -> None:
+    with pytest.raises(ValueError, match="no arm has test_accuracy and perturbation_norm at 40% noise"):
+        control([{k: v for k, v in row.items() if k != "perturbation_norm"} for row in rows()])
+
+
+@pytest.mark.parametrize("seeds", [1, 4])
+def test_the_figure_has_a_point_for_every_arm_and_sam_as_a_line(seeds: int) -> None:
+    drawn = radius_figure(control(rows(seeds)))
+    accuracy, memorisation = drawn.axes
+    for ax in (accuracy, memorisation):
+        assert ax.get_xscale() == "log"
+        containers = {c.get_label(): c.lines[0].get_xdata() for c in ax.containers}
+        np.testing.assert_allclose(containers["SAM"], list(SAM))
+        assert set(containers) == {"SAM", "NCSAM +, unprojected", "matched", "oracle"}
+    drawn.draw_without_rendering()

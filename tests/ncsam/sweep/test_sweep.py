@@ -1,0 +1,223 @@
+"""The description of a sweep, its cells, and the pool that runs them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from ncsam.runs.run import Run
+from ncsam.study.endpoints import endpoints_of
+from ncsam.sweep import Sweep, pool, presets
+from ncsam.sweep.cells import Cell
+from ncsam.training.config import TrainConfig
+
+SMALL = {"seeds": [3], "noise": ["symmetric:0.4"], "arms": [{"optimizer": "sgd"}], "train": {"epochs": 1}}
+
+
+def test_lists_are_swept_and_each_arm_has_a_name_of_its_own() -> None:
+    arms = [{"optimizer": "sam", "rho": [0.1, 0.2], "lr": [0.05, 0.1]}, {"optimizer": "sam", "name": "mine"}]
+    sweep = Sweep.from_dict({**SMALL, "arms": arms})
+    assert [arm.name for arm in sweep.arms] == [
+        "sam-rho0.1-lr0.05",
+        "sam-rho0.1-lr0.1",
+        "sam-rho0.2-lr0.05",
+        "sam-rho0.2-lr0.1",
+        "mine",
+    ]
+    configs = [cell.config for cell in sweep.cells()]
+    assert [(c.options["rho"], c.lr) for c in configs] == [
+        (0.1, 0.05),
+        (0.1, 0.1),
+        (0.2, 0.05),
+        (0.2, 0.1),
+        (0.05, 0.05),
+    ]
+
+
+def test_arms_of_one_seed_are_paired() -> None:
+    arms = [{"optimizer": "sgd"}, {"optimizer": "ncsam", "kappa": 0.3}]
+    cells = Sweep.from_dict({**SMALL, "seeds": [4, 9], "arms": arms}).cells()
+    assert [cell.seed for cell in cells] == [4, 4, 9, 9]
+    for cell in cells:
+        assert set(cell.config.seeds.values()) == {cell.seed}
+
+
+def test_measurements_and_arms_can_be_kept_to_some_noise() -> None:
+    described = {
+        **SMALL,
+        "noise": ["none", "symmetric:0.4"],
+        "arms": [{"optimizer": "sgd"}, {"optimizer": "sam", "noise": ["symmetric:0.4"]}],
+        "measure": {"sharpness": {"rho": 0.1}, "line": {"points": 3, "at": ["symmetric:0.4"]}},
+    }
+    cells = {cell.name: cell for cell in Sweep.from_dict(described).cells()}
+    assert set(cells) == {"sgd-none-seed3", "sgd-symmetric-0.4-seed3", "sam-symmetric-0.4-seed3"}
+    assert cells["sgd-none-seed3"].measures == {"sharpness": {"rho": 0.1}}
+    assert cells["sam-symmetric-0.4-seed3"].measures == {"sharpness": {"rho": 0.1}, "line": {"points": 3}}
+
+
+def test_tuning_tries_as_much_for_every_arm_and_overrides_the_reported_cells() -> None:
+    arms = [{"optimizer": "sgd"}, {"optimizer": "sam"}]
+    tune = {"seeds": [100, 101], "lr": [0.1, 0.2], "weight_decay": [0.0, 1e-3]}
+    sweep = Sweep.from_dict({**SMALL, "arms": arms, "tune": tune})
+    tried = [cell for cell, _ in sweep.tuning_cells()]
+    assert {arm: sum(cell.arm == arm for cell in tried) for arm in ("sgd", "sam")} == {"sgd": 8, "sam": 8}
+    assert {cell.seed for cell in tried} == {100, 101}
+    assert {cell.role for cell in tried} == {"tuning"}
+    assert len({cell.name for cell in tried}) == len(tried)
+    by_arm = {cell.arm: cell.config for cell in sweep.cells({("sam", "symmetric:0.4"): {"lr": 0.2}})}
+    assert (by_arm["sam"].lr, by_arm["sgd"].lr) == (0.2, 0.05)
+
+
+def test_arms_may_tune_different_things_with_equal_effort() -> None:
+    arms = [
+        {"optimizer": "sgd", "tune": {"lr": [0.05, 0.1], "weight_decay": [0.0, 1e-3]}},
+        {"optimizer": "sam", "noise": ["symmetric:0.4"], "tune": {"rho": [0.05, 0.1, 0.2, 0.4]}},
+    ]
+    sweep = Sweep.from_dict({**SMALL, "noise": ["none", "symmetric:0.4"], "arms": arms, "tune": {"seeds": [100]}})
+    tried = [(cell.arm, cell.config.noise, candidate) for cell, candidate in sweep.tuning_cells()]
+    assert [candidate for arm, _, candidate in tried if arm == "sam"] == [{"rho": r} for r in (0.05, 0.1, 0.2, 0.4)]
+    assert sum(arm == "sgd" for arm, _, _ in tried) == 8  # four candidates under each of two kinds of noise
+    assert [cell.config.options for cell, _ in sweep.tuning_cells() if cell.arm == "sam"][-1]["rho"] == 0.4
+    chosen = {("sam", "symmetric:0.4"): {"rho": 0.2}, ("sgd", "none"): {"lr": 0.1, "weight_decay": 1e-3}}
+    by_name = {cell.name: cell.config for cell in sweep.cells(chosen)}
+    assert by_name["sam-symmetric-0.4-seed3"].options["rho"] == 0.2
+    assert (by_name["sgd-none-seed3"].lr, by_name["sgd-none-seed3"].weight_decay) == (0.1, 1e-3)
+    assert by_name["sgd-symmetric-0.4-seed3"].lr == 0.05
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sedes": 3}, "did you mean 'seeds'"),
+        ({"seeds": []}, "seeds is"),
+        ({"seeds": [1, 1]}, "different"),
+        ({"seeds": [-1]}, "≥ 0"),
+        ({"noise": ["symetric:0.4"]}, "did you mean 'symmetric'"),
+        ({"noise": []}, "different kinds"),
+        ({"train": {"epoch": 3}}, "did you mean 'epochs'"),
+        ({"train": {"epochs": 0}}, "epochs is 0"),
+        ({"arms": [{"rho": 0.1}]}, "no optimizer"),
+        ({"arms": [{"optimizer": "sma"}]}, "did you mean 'sam'"),
+        ({"arms": [{"optimizer": "sam", "roh": 0.1}]}, "did you mean 'rho'"),
+        ({"arms": [{"optimizer": "sam"}, {"optimizer": "sam"}]}, "two arms are called 'sam'"),
+        ({"measure": {"hesian": {}}}, "did you mean 'hessian'"),
+        ({"measure": {"sharpnes/wide": {}}}, "did you mean 'sharpness'"),
+        ({"tune": {"lr": [0.1]}}, "needs seeds"),
+        ({"tune": {"seeds": [3], "lr": [0.1]}}, "share seeds"),
+        ({"tune": {"seeds": [5], "lr": 0.1}}, "expected a list"),
+        ({"tune": {"seeds": [5]}}, "at least one list of values"),
+        ({"tune": {"seeds": [5], "lr": [-1.0]}}, "lr is -1.0"),
+        ({"arms": [{"optimizer": "sam", "tune": {"rho": [0.1]}}]}, "there is no"),
+        ({"arms": [{"optimizer": "sam", "tune": {"roh": [0.1]}}], "tune": {"seeds": [5]}}, "did you mean 'rho'"),
+        ({"arms": [{"optimizer": "sam", "tune": {"rho": 0.1}}], "tune": {"seeds": [5]}}, "rho is 0.1, expected a list"),
+        ({"arms": [{"optimizer": "sgd", "lr": 0.1}], "tune": {"seeds": [5], "lr": [0.2]}}, "drop one of the two"),
+        (
+            {
+                "arms": [{"optimizer": "sgd"}, {"optimizer": "sam", "tune": {"rho": [0.1]}}],
+                "tune": {"seeds": [5], "lr": [0.1, 0.2]},
+            },
+            "not tuned with equal effort: sgd 2, sam 1 candidates",
+        ),
+    ],
+)
+def test_an_impossible_sweep_is_refused_in_one_line(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        Sweep.from_dict({**SMALL, **change})
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.toml"
+    path.write_text("seeds = [")
+    with pytest.raises(ValueError, match=r"sweep\.toml: not a TOML file"):
+        Sweep.from_toml(path)
+
+
+@pytest.mark.parametrize("name", ["cifar10-small", "demo", "digits", "paper"])
+def test_the_presets_are_sweeps(name: str) -> None:
+    sweep = Sweep.from_dict(tomllib.loads(presets()[name]))
+    cells = sweep.cells()
+    assert len({cell.name for cell in cells}) == len(cells)
+
+
+class _Dying(Cell):
+    """Kills its process, as a system short of memory would."""
+
+    def run(self, path: Path) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class _Failing(Cell):
+    def run(self, path: Path) -> None:
+        raise ValueError("impossible\nfor two reasons")
+
+
+@pytest.mark.slow
+def test_a_killed_worker_and_a_failing_cell_cost_nothing_but_themselves(tmp_path: Path) -> None:
+    config = TrainConfig(optimizer="sgd", epochs=1)
+    good = [Cell(f"good{i}", "sgd", config.with_seed(i)) for i in range(3)]
+    cells = [good[0], _Dying("dying", "sgd", config), _Failing("failing", "sgd", config), *good[1:]]
+    seen = []
+
+    def progress(items, total):  # type: ignore[no-untyped-def]
+        assert total == len(cells)
+        for item in items:
+            seen.append(item)
+            yield item
+
+    failures = pool.run_cells(cells, tmp_path, workers=2, progress=progress)
+    assert {f.cell.name: f.reason for f in failures} == {
+        "dying": "its process was killed twice, the second time alone; is memory short?",
+        "failing": "ValueError: impossible",
+    }
+    assert len(seen) == len(cells)
+    for cell in good:
+        assert cell.complete(cell.path(tmp_path))
+        assert Run(cell.path(tmp_path)).attrs["role"] == "reported"
+
+
+def test_a_kind_of_measurement_may_be_taken_under_several_names(tmp_path: Path) -> None:
+    measures = {
+        "sharpness": {"views": ["mixed"]},
+        "sharpness/wide": {"views": ["mixed"], "adaptive_rho": 2.0},
+        "diagnostics/other": {"noise": "symmetric:0.4", "batches": 2},
+        "line/short": {"points": 3, "views": ["mixed"]},
+    }
+    cell = Cell("one", "sgd", TrainConfig(optimizer="sgd", noise="symmetric:0.2", epochs=1, warmup=0.0), measures)
+    path = cell.path(tmp_path)
+    cell.run(path)
+    assert cell.complete(path)
+    names = {"sharpness/default", "sharpness/wide", "diagnostics/other", "surface/short"}
+    assert names <= set(Run(path).names)
+    found = endpoints_of(Run(path))
+    assert found["adaptive/mixed"] < found["adaptive@2/mixed"]
+    assert "relabelled/symmetric:0.4/cos_sam_true" in found
+    more = dataclasses.replace(cell, measures={**measures, "sharpness/wider": {"views": ["mixed"]}})
+    assert not more.complete(path)
+
+
+def test_what_was_seen_along_training_counts_where_a_checkpoint_was_diagnosed_too(tmp_path: Path) -> None:
+    config = TrainConfig(optimizer="sam", epochs=2, warmup=0.0, diagnose=2)
+    measures = {"diagnostics": {"batches": 2}, "diagnostics/under-another-name": {"batches": 2}}
+    cell = Cell("one", "sam", config, measures)
+    cell.run(cell.path(tmp_path))
+    run = Run(cell.path(tmp_path))
+    along = run.result("diagnostics/training")
+    at = along.quantities.tolist().index("cos_sam_true")
+    assert endpoints_of(run)["cos_sam_true"] == pytest.approx(along.mean[:, at].mean())
+
+
+def test_what_is_complete_is_not_done_again(tmp_path: Path) -> None:
+    cell = Cell("one", "sgd", TrainConfig(optimizer="sgd", epochs=1), {"sharpness": {"views": ["mixed"]}})
+    path = cell.path(tmp_path)
+    assert not cell.complete(path)
+    cell.run(path)
+    before = path.read_bytes()
+    assert cell.complete(path)
+    cell.run(path)
+    assert path.read_bytes() == before
