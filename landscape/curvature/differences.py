@@ -64,7 +64,12 @@ def check_products(objective: Objective, form: Form) -> float:
                 known[key] = _deviation(version)
             except DerivativeError:
                 raise
-            except (RuntimeError, TypeError):
+            except (RuntimeError, TypeError) as error:
+                if "is not implemented" in str(error):
+                    raise DerivativeError(
+                        f"torch has no second derivative of an operation of this model or loss ({_first_line(error)}); "
+                        "take strategy='finite_difference'"
+                    ) from error
                 if version.layout.dtype == objective.layout.dtype:
                     raise
                 continue
@@ -100,6 +105,10 @@ def _deviation(objective: Objective) -> float:
         f"{deviation:.2g}), {_where(functions, layout, image - difference)}; write its backward in operations that can "
         "be differentiated, or take strategy='finite_difference'"
     )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:120]
 
 
 def _where(functions: list[str], layout: ParameterLayout, difference: Tensor) -> str:

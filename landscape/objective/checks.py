@@ -31,6 +31,7 @@ _TOGETHER = (
     "let forward= run all samples together and pick those of the batch, with their numbers as data: "
     "forward=lambda model, batch: model(x)[batch[0]]"
 )
+_COARSE = torch.finfo(torch.float32).eps ** 0.5
 _ROUNDING = 500  # units in the last place that sums of different order may differ by
 
 
@@ -64,6 +65,7 @@ def checked(context: Context) -> Context:
             not one number, does not follow the point, is no mean over samples, or cannot serve the views.
         NotDeterministicError: two evaluations of a batch differ.
     """
+    context = _with_gradients(context)
     plain = dataclasses.replace(context, call=dataclasses.replace(context.call, precision=None))
     names = {view.source for view in context.selection.views.values()}
     wide = frozenset(name for name in names if _keeps_precision(plain, name))
@@ -73,7 +75,14 @@ def checked(context: Context) -> Context:
         with undisturbed(context.model):
             _check(dataclasses.replace(plain, selection=selection), selection.plan)
         selection.checked.add(key)
-    return dataclasses.replace(context, selection=selection)
+    return _with_gradients(dataclasses.replace(context, selection=selection))
+
+
+def _with_gradients(context: Context) -> Context:
+    """The context with gradients on where the model turned out to need them."""
+    if context.call.differentiates or not context.found.differentiates.get(context.call.key, False):
+        return context
+    return dataclasses.replace(context, call=dataclasses.replace(context.call, differentiates=True))
 
 
 def is_inside(context: Context) -> bool:
@@ -117,6 +126,7 @@ def _check(context: Context, plan: Plan) -> None:
             name = views[parts[0].view].source
             if name in unknown:
                 unknown.remove(name)
+                context = _trying_gradients(context, batch)
                 examples[name] = _check_source(context, batch, parts[0], own, _source_key(context, name))
             if not unknown:
                 break
@@ -132,20 +142,34 @@ def _check(context: Context, plan: Plan) -> None:
                 _check_mean(context, view, plan, examples)
 
 
-def _check_source(context: Context, batch: Any, part: Part, own: dict[int, str], key: Any) -> Any:
-    """Check model and loss on a source's first micro-batch; give the outputs."""
+def _trying_gradients(context: Context, batch: Any) -> Context:
+    """The context with gradients on, noted for all others, where the model raises without."""
+    if context.call.differentiates:
+        return context
     try:
-        outputs = context.call(batch)
+        context.call(batch)
     except ValueError as error:
         if "more than 1 value per channel" in str(error):
             raise ValueError(f"a layer takes its statistics from the batch, of one sample here; {_TOGETHER}") from error
         raise
-    _check_outputs(outputs)
+    except RuntimeError as error:
+        if "does not require grad" not in str(error):
+            raise
+        for key in (context.call.key, dataclasses.replace(context.call, precision=torch.bfloat16).key):
+            context.found.differentiates[key] = True
+    return _with_gradients(context)
+
+
+def _check_source(context: Context, batch: Any, part: Part, own: dict[int, str], key: Any) -> Any:
+    """Check model and loss on a source's first micro-batch; give the outputs."""
+    outputs = context.call(batch)
     count = length(labels_of(batch))
     chosen = outputs if part.rows is None else select(outputs, part.rows, count)
     loss = context.criterion(chosen, part.labels)
     _check_one_number(loss)
     context.found.inside[key] = _is_inside(context.criterion, chosen, part.labels)
+    if not context.found.inside[key]:
+        _check_outputs(outputs, count)
     if context.checks == "off":
         return outputs
     again = context.call(batch)
@@ -161,8 +185,12 @@ def _check_source(context: Context, batch: Any, part: Part, own: dict[int, str],
     return outputs
 
 
-def _check_outputs(outputs: Any) -> None:
-    for leaf in tree_leaves(outputs):
+def _check_outputs(outputs: Any, count: int) -> None:
+    """Refuse outputs without a tensor of rows; other objects beside one are left as they are."""
+    leaves = tree_leaves(outputs)
+    if any(isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == count for leaf in leaves):
+        return
+    for leaf in leaves:
         if not (leaf is None or isinstance(leaf, Tensor | int | float | str)):
             kind = type(leaf).__name__
             raise ValueError(
@@ -226,7 +254,7 @@ def _check_that_samples_are_apart(context: Context, batch: Any, outputs: Any, co
         if len(got) != len(rows):  # no row a sample
             continue
         scale, difference = float(expected.abs().max()), float((got - expected).abs().max())
-        if difference > torch.finfo(got.dtype).eps ** 0.5 * scale:
+        if difference > _COARSE * scale:  # a float64 model may have layers that compute in float32
             raise ValueError(
                 f"outputs of a sample depend on the others in its batch (by {difference / scale:.2g} of their size), "
                 "so there is no mean over samples: BatchNorm without running statistics, or attention across samples? "
@@ -404,7 +432,9 @@ class _Losses:
         weight, losses = sum(part.weight for part in parts), [float(part.loss) for part in parts]
         mean = sum(part.weight * loss for part, loss in zip(parts, losses, strict=True)) / weight
         value = float(whole.loss)
-        scale = _ROUNDING * torch.finfo(whole.loss.dtype).eps * max(abs(value), *map(abs, losses))
+        # Where the model runs, it may have layers that compute in float32 whatever its loss is in.
+        eps = max(torch.finfo(whole.loss.dtype).eps, torch.finfo(torch.float32).eps if self._inside else 0.0)
+        scale = _ROUNDING * eps * max(abs(value), *map(abs, losses))
         if not _close(value, mean, scale) or not _close(weight, whole.weight, 1e-9 * weight):
             given = "the given normalizer" if self._context.criterion.is_given else "the number of samples"
             raise ValueError(

@@ -170,7 +170,7 @@ class NormalizedLogits:
     """A loss of normalised logits; says, as the loss does, which label is ignored."""
 
     def __init__(self, loss_fn: Loss) -> None:
-        self._loss_fn = loss_fn
+        self.loss_fn = loss_fn
         if hasattr(loss_fn, "ignore_index"):
             self.ignore_index = loss_fn.ignore_index
 
@@ -181,4 +181,4 @@ class NormalizedLogits:
                 f"outputs are {got}, expected logits (samples, classes ≥ 2); there is nothing to normalise"
             )
         centred = outputs - outputs.mean(dim=1, keepdim=True)
-        return self._loss_fn(centred / torch.linalg.vector_norm(centred, dim=1, keepdim=True).clamp_min(1e-10), labels)
+        return self.loss_fn(centred / torch.linalg.vector_norm(centred, dim=1, keepdim=True).clamp_min(1e-10), labels)

@@ -26,6 +26,7 @@ class ModelCall:
     Attributes:
         model: what is called.
         forward: how; ``model(*inputs)`` if none.
+        differentiates: whether the model differentiates by its inputs, so that it needs gradients on.
         precision: of matrix products and convolutions (``torch.autocast``), if less than the parameters' own; outputs
             are float32 then, and so is the loss.
     """
@@ -33,6 +34,7 @@ class ModelCall:
     model: nn.Module
     forward: Forward | None = None
     precision: torch.dtype | None = None
+    differentiates: bool = False
 
     @property
     def key(self) -> Any:
@@ -46,6 +48,12 @@ class ModelCall:
 
     def run(self, batch: Any) -> Any:
         """Outputs on a batch, from the state that the model is in."""
+        if self.differentiates and not torch.is_grad_enabled():
+            with torch.enable_grad():
+                return tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, self._in_precision(batch))
+        return self._in_precision(batch)
+
+    def _in_precision(self, batch: Any) -> Any:
         if self.precision is None:
             return self._run(batch)
         device = next(self.model.parameters()).device.type
