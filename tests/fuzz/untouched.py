@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -33,6 +34,8 @@ class Seen:
             return self.thing is other.thing and _same_values(self.value, other.value)
         if isinstance(self.thing, bool | int | float | str | type(None)):
             return type(self.thing) is type(other.thing) and self.thing == other.thing
+        if isinstance(self.thing, list | tuple):  # entries are compared one by one
+            return type(self.thing) is type(other.thing) and self.value == other.value
         return self.thing is other.thing and self.value == other.value
 
 
@@ -85,7 +88,7 @@ def _see(path: str, value: Any, found: dict[str, Seen], skipped: set[str], depth
     elif isinstance(value, set | frozenset):
         found[path] = Seen(value, sorted(map(str, value)))
     else:
-        found[path] = Seen(value)
+        found[path] = Seen(value() if isinstance(value, weakref.ref) else value)
 
 
 def changed(before: dict[str, Seen], after: dict[str, Seen]) -> list[str]:
