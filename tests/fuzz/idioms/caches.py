@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from tests.fuzz.registry import Block, Shape, idiom, linear, parameter
 
-
 # A table in the model's own dtype does not go with a copy in another, whoever makes the copy.
 _OTHER_DTYPE = {"* in another dtype": "dtype"}
 
