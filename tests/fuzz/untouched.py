@@ -74,6 +74,7 @@ def model_state(module: nn.Module, fills: Mapping[str, tuple[str, ...]]) -> dict
 
 
 def _see(path: str, value: Any, found: dict[str, Seen], skipped: set[str], depth: int) -> None:
+    value = value() if isinstance(value, weakref.ref) else value
     if isinstance(value, Tensor):
         found[path] = Seen(value, _tensor(value))
     elif isinstance(value, Mapping) and depth:
@@ -88,7 +89,7 @@ def _see(path: str, value: Any, found: dict[str, Seen], skipped: set[str], depth
     elif isinstance(value, set | frozenset):
         found[path] = Seen(value, sorted(map(str, value)))
     else:
-        found[path] = Seen(value() if isinstance(value, weakref.ref) else value)
+        found[path] = Seen(value)
 
 
 def changed(before: dict[str, Seen], after: dict[str, Seen]) -> list[str]:

@@ -61,7 +61,10 @@ for _mode in ("sum", "mean", "max"):
     add(f"embedding_bag_{_mode}", "vector", _bags(_mode))
 
 
-@idiom("vector")
+_ONCE = dict.fromkeys(("hessian*", "ggn*", "fisher*", "eigenpairs*", "trace*"), "derivative for .*_embedding_bag")
+
+
+@idiom("vector", refuses=_ONCE)
 def embedding_bag_with_weights_and_offsets(s: Shape) -> nn.Module:
     def run(m: Block, x: Tensor) -> Tensor:
         offsets = torch.arange(0, 2 * len(x), 2)
