@@ -16,6 +16,7 @@ import torch
 
 from tests.fuzz.checks import THOROUGH, Depth, Fault, Outcome, check_network
 from tests.fuzz.networks import Recipe, recipe_of
+from tests.fuzz.untouched import autograd_works
 
 _PLAIN: dict[str, Any] = {
     "end": "plain",
@@ -29,12 +30,14 @@ _PLAIN: dict[str, Any] = {
 
 
 def outcomes(seeds: Iterable[int], depth: Depth = THOROUGH) -> Iterator[Outcome]:
-    """The outcome of every seed, in this process and on one thread."""
+    """The outcome of every seed, in this process and on one thread, as far as the process stays usable."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for seed in seeds:
             yield check_network(recipe_of(seed), depth)
+            if not autograd_works():
+                return
     finally:
         torch.set_num_threads(threads)
 
@@ -57,12 +60,14 @@ def isolated(seeds: range, depth: Depth = THOROUGH) -> Iterator[Outcome]:
             command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
         ) as worker:
             assert worker.stdout is not None
+            any_yielded = False
             for line in worker.stdout:
                 if line.startswith("{"):
+                    any_yielded = True
                     found = from_json(line)
                     left.remove(found.recipe.seed)
                     yield found
-        if left and worker.returncode:
+        if left and (worker.returncode or not any_yielded):
             seed = left.pop(0)
             fault = Fault("process", f"the process ended with {worker.returncode}")
             yield Outcome(recipe_of(seed), faults=[fault])

@@ -167,7 +167,7 @@ def _tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def process_state() -> dict[str, Any]:
-    """What the whole process shares."""
+    """What the whole process shares, the thread's own switches of torch's dispatcher included."""
     numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002 - the global one is what users draw from
     return {
         "torch's random state": torch.get_rng_state().numpy().tobytes(),
@@ -199,6 +199,8 @@ def process_state() -> dict[str, Any]:
         "function modes": [type(m).__name__ for m in _get_current_function_mode_stack()],
         "dispatch modes": [type(m).__name__ for m in _get_current_dispatch_mode_stack()],
         "dispatch mode stack": torch._C._len_torch_dispatch_stack(),
+        "dispatch keys excluded": str(torch._C._dispatch_tls_local_exclude_set()),
+        "dispatch keys included": str(torch._C._dispatch_tls_local_include_set()),
         "torch.func levels": torch._C._functorch.peek_interpreter_stack() is None,
         "forward mode level": forward_ad._current_level,
         "forward mode": torch._C._is_fwd_grad_enabled(),
@@ -210,6 +212,12 @@ def process_state() -> dict[str, Any]:
         "signal": signal.getsignal(signal.SIGINT),
         "print options": str(torch._tensor_str.PRINT_OPTS),
     }
+
+
+def autograd_works() -> bool:
+    """Whether operations are recorded; there is a way of losing that which no flag of torch shows."""
+    with torch.inference_mode(False), torch.enable_grad():
+        return (torch.ones(2, requires_grad=True) * 2).requires_grad
 
 
 def process_changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
