@@ -188,6 +188,8 @@ class Session:
         Raises:
             Refused: it failed; filed as a fault where that is not declared.
         """
+        if not autograd_works():  # filed by the call that did it
+            raise Refused
         try:
             with self.watched(check, collect):
                 result = function()

@@ -173,7 +173,7 @@ def pool_fractional(s: Shape) -> nn.Module:
     return Block(
         lambda m, x: x + F.interpolate(m.pool(m.layer(x)), size=x.shape[2:]),
         layer=conv(s),
-        pool=nn.FractionalMaxPool2d(2, output_size=2),
+        pool=nn.FractionalMaxPool2d(2, output_size=3),
     )
 
 
