@@ -216,7 +216,7 @@ def process_state() -> dict[str, Any]:
 
 def autograd_works() -> bool:
     """Whether operations are recorded; there is a way of losing that which no flag of torch shows."""
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.enable_grad():  # and not inference_mode(False), which would mend it within
         return (torch.ones(2, requires_grad=True) * 2).requires_grad
 
 
