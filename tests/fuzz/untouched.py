@@ -120,9 +120,9 @@ def _told(thing: Any) -> str:
     return type(thing).__name__ if not isinstance(thing, bool | int | float | str) else repr(thing)
 
 
-def leftovers(module: nn.Module) -> list[str]:
-    """Tensors that modules hold and that cannot be used any more as a user would expect."""
-    found = []
+def leftovers(module: nn.Module) -> tuple[list[str], set[str]]:
+    """Tensors that modules hold and that cannot be used any more as a user would expect, and those with a graph."""
+    found, graphs = [], set()
     for path, t in _tensors_of(module):
         if isinstance(t, FakeTensor):
             found.append(f"{path} is a fake tensor")
@@ -130,12 +130,9 @@ def leftovers(module: nn.Module) -> list[str]:
             found.append(f"{path} is a wrapper of torch.func")
         elif t.is_inference():
             found.append(f"{path} is an inference tensor")
-    return sorted(found)
-
-
-def graphs(module: nn.Module) -> set[str]:
-    """Paths of tensors that hold on to a graph."""
-    return {path for path, t in _tensors_of(module) if t.grad_fn is not None}
+        if t.grad_fn is not None:
+            graphs.add(path)
+    return sorted(found), graphs
 
 
 def _tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -172,7 +169,7 @@ def process_state() -> dict[str, Any]:
     return {
         "torch's random state": torch.get_rng_state().numpy().tobytes(),
         "numpy's random state": (numpy_state["state"]["key"].tobytes(), numpy_state["state"]["pos"]),
-        "python's random state": hash(random.getstate()),
+        "python's random state": random.getstate(),
         "grad mode": torch.is_grad_enabled(),
         "inference mode": torch.is_inference_mode_enabled(),
         "default dtype": torch.get_default_dtype(),
@@ -207,10 +204,10 @@ def process_state() -> dict[str, Any]:
         "multithreading of autograd": torch._C._is_multithreading_enabled(),
         "view replay": torch._C._is_view_replay_enabled(),
         "saved tensors hooks": torch._C._autograd._saved_tensors_hooks_is_enabled(),
-        "warning filters": list(map(str, warnings.filters)),
-        "environment": dict(os.environ),
+        "warning filters": tuple(warnings.filters),
+        "environment": tuple(os.environ.items()),
         "signal": signal.getsignal(signal.SIGINT),
-        "print options": str(torch._tensor_str.PRINT_OPTS),
+        "print options": dataclasses.astuple(torch._tensor_str.PRINT_OPTS),
     }
 
 
