@@ -180,12 +180,12 @@ class Session:
         left = sorted(graphs - self._graphs)
         self._compare(f"{check}: no graphs left", not left, "; ".join(left[:3]))
         same = torch.equal(self.x, self._data[0]) and torch.equal(self.task.labels, self._data[1])
+        same = same and not self.x.requires_grad
         self._compare(f"{check}: data untouched", same, "inputs or labels were written to")
         if different:
             self._before, self.broken = after, True
         if not same:
-            with torch.no_grad():
-                self.x.copy_(self._data[0])
+            self.x, self.broken = self._data[0].clone(), True
         if left or unusable:
             self.broken = True
 
