@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,18 +47,22 @@ def isolated(seeds: range, depth: Depth = THOROUGH) -> Iterator[Outcome]:
     """The same from a process of its own, started anew behind a network that kills it."""
     left = list(seeds)
     while left:
-        command = [
-            sys.executable,
-            "-X",
-            "faulthandler",
-            "-m",
-            "tests.fuzz",
-            "--worker",
-            json.dumps(dataclasses.asdict(depth)),
-        ]
-        command += ["--first-seed", str(left[0]), "--networks", str(left[-1] + 1 - left[0])]
+        options = ["--worker", json.dumps(dataclasses.asdict(depth)), "--first-seed", str(left[0])]
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+            [
+                sys.executable,
+                "-X",
+                "faulthandler",
+                "-m",
+                "tests.fuzz",
+                *options,
+                "--networks",
+                str(left[-1] + 1 - left[0]),
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            cwd=Path(__file__).parents[2],
         ) as worker:
             assert worker.stdout is not None
             any_yielded = False
