@@ -48,6 +48,7 @@ def isolated(seeds: range, depth: Depth = THOROUGH) -> Iterator[Outcome]:
     left = list(seeds)
     while left:
         options = ["--worker", json.dumps(dataclasses.asdict(depth)), "--first-seed", str(left[0])]
+        options += ["--networks", str(left[-1] + 1 - left[0])]
         with subprocess.Popen(
             [
                 sys.executable,
