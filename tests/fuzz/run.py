@@ -151,7 +151,7 @@ def summary(found: list[Outcome]) -> str:
             if outcome.faults:
                 by_idiom[name].add(outcome.recipe.seed)
     lines.append(f"{len(used)} idioms met")
-    for name, seeds in sorted(by_idiom.items(), key=lambda item: -len(item[1]) / used[item[0]]):
+    for name, seeds in sorted(by_idiom.items(), key=lambda item: -len(item[1]) / used[item[0]])[:40]:
         lines.append(f"  {name}: faults in {len(seeds)} of {used[name]} networks, e.g. seed {min(seeds)}")
     return "\n".join(lines)
 
