@@ -261,13 +261,9 @@ def at_points(
     objective: landscape.Objective, directions: list[Tensor], grid: np.ndarray, chosen: np.ndarray
 ) -> np.ndarray:
     """Losses at some points of the plane, (views, points)."""
-    losses: list[list[float]] = []
-
-    def run(evaluate: Callable[[Any], Any]) -> None:
-        for i, j in zip(*np.unravel_index(chosen, (len(grid), len(grid))), strict=True):
-            losses.append(list(evaluate([float(grid[i]), float(grid[j])]).loss.values()))
-
-    objective.explore(directions, run)
+    points = list(zip(*np.unravel_index(chosen, (len(grid), len(grid))), strict=True))
+    with objective.along(directions) as evaluate:
+        losses = [list(evaluate([float(grid[i]), float(grid[j])]).loss.values()) for i, j in points]
     return np.array(losses).T
 
 

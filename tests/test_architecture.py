@@ -221,14 +221,14 @@ def foreign(module: str) -> set[str]:
             names = [a.name for a in node.names if private(a.name) and (node.module or "").split(".")[0] in PACKAGES]
             found.update(name for name in names if f"{node.module}.{name}" not in modules())
         elif isinstance(node, ast.Attribute) and private(node.attr) and node.attr not in defined(module):
-            found.update({node.attr} & elsewhere)
+            found.update({node.attr} & elsewhere - TORCHS)
     return found
 
 
+TORCHS = {"_buffers", "_modules", "_parameters", "_version"}  # of modules and tensors
 PRIVATE = {  # still to be mended: these take an objective apart, which a context of its own will spare them
     "landscape.objective.checks": {"_call", "_fixed", "_normalizer", "_probed", "_views"},
-    "landscape.objective.evaluation.evaluate": {"_call", "_constant", "_plan"},
-    "ncsam.optimizers.in_place": {"_buffers"},  # torch's own, of a module
+    "landscape.objective.evaluation.evaluate": {"_call", "_fixed", "_plan"},
     "ncsam.sweep.estimate": {"_train"},  # times the training of one epoch
 }
 

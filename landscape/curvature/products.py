@@ -62,7 +62,10 @@ class HessianForm(Form):
         return _Gradient(batch, layout)
 
     def along(self, batch: BatchLoss, extras: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        grads = torch.autograd.grad(batch.loss(), list(batch.parameters.values()), allow_unused=True)
+        loss, leaves = batch.loss(), list(batch.parameters.values())
+        if not loss.requires_grad:
+            return [None] * len(leaves)
+        grads = torch.autograd.grad(loss, leaves, allow_unused=True)
         return [None if g is None else forward_ad.unpack_dual(g).tangent for g in grads]
 
 
@@ -84,6 +87,8 @@ class GaussNewtonForm(Form):
             )
             for z in pairs
         ]
+        if not free:
+            return _pulled_back(batch, [])
         slopes = torch.autograd.grad(batch.loss(rebuild(free)), free, allow_unused=True)
         curved = [None if s is None else forward_ad.unpack_dual(s).tangent for s in slopes]
         return _pulled_back(batch, [(z, u) for z, u in zip(outputs, curved, strict=True) if u is not None])
@@ -119,10 +124,12 @@ class _Gradient(Product):
 
     def __init__(self, batch: BatchLoss, layout: ParameterLayout) -> None:
         self._parameters, self._layout = batch.parameters, layout
-        grads = torch.autograd.grad(
-            batch.loss(), list(batch.parameters.values()), create_graph=True, materialize_grads=True
-        )
-        self._curved = [(name, g) for name, g in zip(batch.parameters, grads, strict=True) if g.requires_grad]
+        loss = batch.loss()
+        grads: Sequence[Tensor] = ()
+        if loss.requires_grad:  # else no sample of this micro-batch has to do with the parameters
+            leaves = list(batch.parameters.values())
+            grads = torch.autograd.grad(loss, leaves, create_graph=True, materialize_grads=True)
+        self._curved = [(name, g) for name, g in zip(batch.parameters, grads, strict=False) if g.requires_grad]
 
     def __call__(self, column: Tensor, *, keep: bool = True) -> Tensor:
         if not self._curved:  # a loss linear in the parameters has no second derivative at all
@@ -175,10 +182,13 @@ class _GaussNewton(Product):
     def __init__(self, batch: BatchLoss, layout: ParameterLayout) -> None:
         outputs, rebuild = _differentiable(batch.outputs)
         self._free = [z.detach().requires_grad_() for z in outputs]
-        slopes = torch.autograd.grad(
-            batch.loss(rebuild(self._free)), self._free, create_graph=True, materialize_grads=True
-        )
+        slopes: Sequence[Tensor] = ()
+        if self._free:  # else no output of this micro-batch has to do with the parameters
+            loss = batch.loss(rebuild(self._free))
+            slopes = torch.autograd.grad(loss, self._free, create_graph=True, materialize_grads=True)
         self._slopes = [(i, slope) for i, slope in enumerate(slopes) if slope.requires_grad]
+        if not self._slopes:
+            return
         self._jacobian = _Jacobian(batch, layout, outputs)
 
     def __call__(self, column: Tensor, *, keep: bool = True) -> Tensor:
@@ -200,9 +210,13 @@ class _OuterProducts(Product):
 
     def __init__(self, batch: BatchLoss, layout: ParameterLayout, losses: Tensor, weights: Tensor) -> None:
         self._weights = weights.to(losses.dtype)
-        self._jacobian = _Jacobian(batch, layout, [losses])
+        self._depends = losses.requires_grad
+        if self._depends:
+            self._jacobian = _Jacobian(batch, layout, [losses])
 
     def __call__(self, column: Tensor, *, keep: bool = True) -> Tensor:
+        if not self._depends:
+            return torch.zeros_like(column)
         (slopes,) = self._jacobian.push(column)
         return self._jacobian.pull([self._weights * slopes], keep=keep)
 

@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from landscape.curvature.costs import Cost, estimate, measured
 from landscape.curvature.lean import LeanProduct, pieces_needed
 from landscape.curvature.products import Form, Product
 from landscape.curvature.tracing.program import KeptProduct, NotTraceableError, Program, shape_key
-from landscape.objective.isolation import undisturbed
+from landscape.objective.isolation import plain_attention
 from landscape.objective.micro_batch import BatchLoss
 from landscape.objective.objective import EmptyViewError, Objective
 from landscape.objective.parameters import ParameterLayout
@@ -126,7 +125,7 @@ class Products:
     def __call__(self, columns: Tensor) -> Tensor:
         """Products with every row of ``columns`` (k, K) from one pass over the data, (K, k) in float64."""
         ranks = self._objective.ranks
-        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+        with plain_attention():  # fused attention has no second derivative
             if ranks is None:
                 return self._here(columns)
             if not self._name:
@@ -144,9 +143,8 @@ class Products:
                 raise EmptyViewError(_NOTHING_COUNTS)
         if self._example is None:  # traced products do not call the model
             return self._sum_of_kept(columns)
-        # Graphs run checkpointed layers forward again.
-        with undisturbed(self._objective.model):
-            return self._example.held(lambda: self._sum_of_kept(columns))
+        with self._example.held():  # graphs run checkpointed layers forward again
+            return self._sum_of_kept(columns)
 
     def _sum_of_kept(self, columns: Tensor) -> Tensor:
         total = torch.zeros(columns.shape[1], len(columns), dtype=torch.float64, device=columns.device)
@@ -165,7 +163,7 @@ class Products:
 
             def decide() -> dict[str, Any]:
                 assert first is not None
-                first.held(lambda: self._decide(first))
+                self._decide(first)
                 return {name: vars(self)[name] for name in _DECISION}
 
             found = ranks.share(decide, counted.index(True))
@@ -225,7 +223,7 @@ class Products:
         self._graph_bytes = cost.graph_bytes
         expected = reference(v)
         # A gradient is three passes. Code traced in less precision would be judged by a looser measure.
-        flops = 3 * cost.flops * self._objective.num_batches if batch.model.precision is None else 0
+        flops = 3 * cost.flops * self._objective.num_batches if batch.call.precision is None else 0
         candidates = self._candidates(flops)
         chosen, image = self._first_that_agrees(batch, candidates, v, expected)
         if self._autotune and chosen is not None and _seconds(reference, v) < _seconds(chosen, v):
@@ -247,8 +245,8 @@ class Products:
 
     def _check(self, batch: BatchLoss, chosen: Product, u: Tensor, v: Tensor, image: Tensor, expected: Tensor) -> None:
         error = 0.0
-        if batch.model.precision is not None:
-            full = dataclasses.replace(batch, model=batch.model.of(batch.model.model))
+        if batch.call.precision is not None:
+            full = dataclasses.replace(batch, call=dataclasses.replace(batch.call, precision=None))
             error = _deviation(image, LeanProduct(self._form, full, self._layout, max(2, self._pieces))(v))
         self.probe = Probe(_asymmetry(u, v, chosen(u), image), _deviation(image, expected), error)
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from landscape.objective.isolation import undisturbed
+from landscape.objective.isolation import holding
 from landscape.objective.losses import length
-from landscape.objective.sources import select
+from landscape.objective.sources import copied, select
 
 if TYPE_CHECKING:
     from landscape.objective.objective import Objective
@@ -60,15 +60,15 @@ def try_out(objective: Objective, batch: Any, part: Part) -> bool:
     tensors = {**objective._fixed(), **objective.layout.unflatten(objective.weights)}
 
     def run(inputs: Any) -> Any:
-        return objective._call.outputs(tensors, inputs)
+        return objective._call(inputs)
 
-    with undisturbed(objective.model), torch.no_grad():
+    with holding(objective.model, tensors), torch.no_grad():
         losses = []
         for _ in range(2):
             outputs = run(batch)
             _check_outputs(outputs)
             chosen = outputs if part.rows is None else select(outputs, part.rows)
-            losses.append(objective.loss_fn(chosen, part.labels))
+            losses.append(objective.loss_fn(chosen, copied(part.labels)))
         if losses[0].ndim:
             raise ValueError(
                 f"loss_fn returned shape {tuple(losses[0].shape)}, expected one number: use reduction='mean'"
@@ -125,7 +125,7 @@ def _is_inside(loss_fn: Callable[[Any, Any], Tensor], outputs: Any, labels: Any)
         return leaves[-1]
 
     with torch.enable_grad():
-        loss = loss_fn(tree_map(leaf, outputs), labels)
+        loss = loss_fn(tree_map(leaf, outputs), copied(labels))
         if not loss.requires_grad:
             return False
         grads = torch.autograd.grad(loss, leaves, allow_unused=True)

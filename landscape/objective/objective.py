@@ -8,19 +8,19 @@ untouched.
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from landscape.objective.checks import try_all_out
-from landscape.objective.evaluation.evaluate import Evaluation, Prepare, explore
-from landscape.objective.isolation import undisturbed
+from landscape.objective.evaluation.evaluate import Evaluate, Evaluation, Prepare, along
+from landscape.objective.isolation import exclusive, holding, ordinary, undisturbed
 from landscape.objective.losses import Metric, normalizer_of
-from landscape.objective.micro_batch import BatchLoss, Forward, ForwardModule, Loss
+from landscape.objective.micro_batch import BatchLoss, Forward, Loss, ModelCall
 from landscape.objective.parameters import ParameterLayout, layers, matching
 from landscape.objective.sources import Source, as_sources
 from landscape.objective.views import Plan, View, check_view
@@ -86,7 +86,7 @@ class Objective:
         self.memory_format = torch.contiguous_format
         self.layout = self._whole = ParameterLayout(model)
         self._constant: dict[str, Tensor] = {}  # what a restriction holds fixed
-        self._call = ForwardModule(model, forward)
+        self._call = ModelCall(model, forward)
         self._metrics = metrics
         self.own_mean = normalizer is None
         self._normalizer = normalizer or normalizer_of(loss_fn)
@@ -168,20 +168,20 @@ class Objective:
 
     def forward(self, batch: Any) -> Any:
         """Outputs of the model as it is on a micro-batch."""
-        return self._call.forward(batch)
+        with undisturbed(self.model):
+            return self._call(batch)
 
     def astype(self, dtype: torch.dtype) -> Objective:
-        """The same objective at the same point in another precision, on a copy of the model and of the loss."""
+        """The same objective at the same point in another precision; the model itself is not converted."""
         clone = copy.copy(self)
-        clone.model = copy.deepcopy(self.model).to(dtype)
-        tensors = {**self._constant, **self.layout.unflatten(self.weights), **self.buffers()}
-        clone.model.load_state_dict({n: t for n, t in tensors.items() if n in clone.model.state_dict()}, strict=False)
-        for name, parameter in clone.model.named_parameters():
-            parameter.requires_grad_(name in self.layout.names)
-        clone.layout = clone._whole = ParameterLayout(clone.model)
+        clone.layout, clone._whole = self.layout.astype(dtype), self._whole.astype(dtype)
+        clone._weights = self.weights.to(clone.layout.dtype)
+        held = self._fixed()
+        clone._constant = {n: held[n].to(dtype) for n, _ in self.model.named_parameters() if n in held}
+        clone._buffers = {
+            n: held[n].to(dtype) if held[n].is_floating_point() else held[n] for n, _ in self.model.named_buffers()
+        }
         clone.loss_fn = copy.deepcopy(self.loss_fn).to(dtype) if isinstance(self.loss_fn, nn.Module) else self.loss_fn
-        clone._call = self._call.of(clone.model)
-        clone._weights, clone._constant, clone._buffers = None, {}, {}
         clone._plans, clone._probed, clone.programs = {}, {}, {}
         return clone
 
@@ -221,13 +221,13 @@ class Objective:
             raise ValueError(f"parameters are {self.layout.dtype}, expected torch.float32 for products in bfloat16")
         self._plan()
         clone = copy.copy(self)
-        clone._call, clone.programs = self._call.of(self.model, precision), {}
+        clone._call, clone.programs = dataclasses.replace(self._call, precision=precision), {}
         return clone
 
     def over(self, ranks: Ranks | None) -> Objective:
-        """The same objective with its data shared by processes, or on this one alone.
+        """The same objective with its data shared by processes, or on this one (:mod:`landscape.objective.sharding`).
 
-        The number of samples stays that of the whole; see :mod:`landscape.objective.sharding`.
+        The number of samples stays that of the whole.
         """
         if ranks is self.ranks:
             return self
@@ -244,7 +244,8 @@ class Objective:
 
     def buffers(self) -> dict[str, Tensor]:
         """Copies of the buffers that it is evaluated with, by name."""
-        return {name: self._buffers.get(name, buffer).clone() for name, buffer in self.model.named_buffers()}
+        with exclusive(self.model):
+            return {name: self._buffers.get(name, buffer).clone() for name, buffer in self.model.named_buffers()}
 
     def with_buffers(self, buffers: Mapping[str, Tensor]) -> Objective:
         """The same objective with other values of some buffers (BatchNorm statistics); the model is not changed.
@@ -258,7 +259,7 @@ class Objective:
         >>> abs(centred.loss() - model[1].bias.item() ** 2) < 1e-6
         True
         """
-        own = dict(self.model.named_buffers())
+        own = self.buffers()
         for name, value in buffers.items():
             if name not in own or own[name].shape != value.shape:
                 raise ValueError(
@@ -320,39 +321,36 @@ class Objective:
 
     def evaluate(self) -> Evaluation:
         """Loss and metrics of every view, from one forward pass a source."""
-        found: list[Evaluation] = []
-        self.explore([], lambda evaluate: found.append(evaluate([])))
-        return found[0]
+        with self.along([]) as evaluate:
+            return evaluate([])
 
-    def explore(
-        self,
-        directions: Sequence[Tensor],
-        run: Callable[[Callable[[Sequence[float]], Evaluation]], None],
-        prepare: Prepare | None = None,
-    ) -> None:
-        """Call ``run(evaluate)``, where ``evaluate(c)`` gives every view at w + Σ cᵢ·dᵢ, w being the present point.
+    def along(self, directions: Sequence[Tensor], prepare: Prepare | None = None) -> AbstractContextManager[Evaluate]:
+        """Give ``evaluate`` within a context: ``evaluate(c)`` has every view at w + Σ cᵢ·dᵢ, w being the present point.
 
-        For many points this is cheaper than :meth:`at` with :meth:`evaluate`. While ``run`` is active the model is in
-        eval mode and holds other tensors; it comes back as it was, also after an exception.
+        For many points this is cheaper than :meth:`at` with :meth:`evaluate`. Meanwhile the model is in eval mode and
+        holds other tensors; it comes back as it was, also after an exception.
 
         Args:
             directions: (K,) each.
-            run: evaluates as many points as it likes.
             prepare: called at every point with the forward function (batch -> outputs) before it is evaluated; may
                 change buffers, which are set back for the next point.
 
         >>> obj = Objective(nn.Linear(1, 1, bias=False), nn.MSELoss(), (torch.ones(2, 1), torch.zeros(2, 1)))
-        >>> obj.at([2.0]).explore([torch.ones(1)], lambda evaluate: print(evaluate([0.0]).loss, evaluate([1.0]).loss))
-        {'data': 4.0} {'data': 9.0}
+        >>> with obj.at([2.0]).along([torch.ones(1)]) as evaluate:
+        ...     evaluate([0.0]).loss, evaluate([1.0]).loss
+        ({'data': 4.0}, {'data': 9.0})
         """
-        explore(self, directions, run, prepare)
+        return along(self, directions, prepare)
 
     def gradient(self) -> Tensor:
         """Gradient of the single view's mean loss, shape (K,), summed in float64, in the parameters' dtype."""
 
         def flat_gradient(batch: BatchLoss) -> Tensor:
             leaves = list(batch.parameters.values())
-            grads = torch.autograd.grad(batch.loss(), leaves, materialize_grads=True)
+            loss = batch.loss()
+            if not loss.requires_grad:  # no sample of this micro-batch has to do with the parameters
+                return torch.zeros(self.layout.size, dtype=self.layout.dtype, device=self.layout.device)
+            grads = torch.autograd.grad(loss, leaves, materialize_grads=True)
             return self.layout.flatten(dict(zip(batch.parameters, grads, strict=True)))
 
         return self.accumulate(flat_gradient).to(self.layout.dtype)
@@ -381,7 +379,7 @@ class Objective:
         total: Tensor | None = None
         with self.micro_batches() as batches:
             for micro in batches:
-                term = micro.held(partial(derivative, micro)).detach().double()
+                term = derivative(micro).detach().double()
                 term *= micro.share
                 total = term if total is None else total.add_(term)
         return total
@@ -391,10 +389,10 @@ class Objective:
         """Those of the single view that count, on this process; meanwhile the model is in eval mode."""
         name = self._only_view()
         plan = self._plan()
-        with undisturbed(self.model), torch.enable_grad():
+        with undisturbed(self.model), ExitStack() as stack:
             fixed = self._fixed()
-            point = self.layout.weights(self.model) if self._weights is None else self._weights
-            leaves = {n: p.detach().requires_grad_() for n, p in self.layout.unflatten(point).items()}
+            leaves = {n: p.detach().requires_grad_() for n, p in self.layout.unflatten(ordinary(self.weights)).items()}
+            stack.enter_context(holding(self.model, {**fixed, **leaves}))
             counted = ((batch, part) for batch, parts in plan for part in parts if part.norm)
             yield (
                 BatchLoss(
@@ -412,9 +410,11 @@ class Objective:
             )
 
     def _fixed(self) -> dict[str, Tensor]:
-        """All that the model holds beside this objective's parameters: frozen ones, and copies of its buffers."""
-        frozen = {n: p.detach() for n, p in self.model.named_parameters() if n not in self.layout.names}
-        return {**frozen, **self._constant, **self.buffers()}
+        """All that the model holds beside this objective's parameters: frozen ones and buffers."""
+        with exclusive(self.model):
+            frozen = {n: p.detach() for n, p in self.model.named_parameters() if n not in self.layout.names}
+            buffers = {n: self._buffers.get(n, b.detach()) for n, b in self.model.named_buffers()}
+        return {name: ordinary(tensor) for name, tensor in {**frozen, **self._constant, **buffers}.items()}
 
     def _only_view(self) -> str:
         if len(self._views) != 1:
@@ -427,9 +427,9 @@ class Objective:
     def _plan(self) -> Plan:
         key = tuple(self._views)
         if key not in self._plans:
-            plan = Plan(
-                list(self._views.values()), self._sources, self._whole, self._normalizer, self.memory_format, self.ranks
-            )
-            try_all_out(self, plan)
+            views = list(self._views.values())
+            with undisturbed(self.model):
+                plan = Plan(views, self._sources, self._whole, self._normalizer, self.memory_format, self.ranks)
+                try_all_out(self, plan)
             self._plans[key] = plan
         return self._plans[key]

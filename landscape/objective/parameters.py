@@ -9,6 +9,8 @@ from fnmatch import fnmatchcase
 import torch
 from torch import Tensor, nn
 
+from landscape.objective.isolation import exclusive
+
 
 class ParameterLayout:
     """Where each trainable parameter of ``model`` sits in the flat vector.
@@ -27,7 +29,8 @@ class ParameterLayout:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        with exclusive(model):
+            trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
         if not trainable:
             raise ValueError(
                 f"{type(model).__name__} has no parameter with requires_grad=True; nothing to differentiate by"
@@ -49,6 +52,16 @@ class ParameterLayout:
         self.dtype = self.dtypes[0]
         for dtype in self.dtypes:
             self.dtype = torch.promote_types(self.dtype, dtype)
+
+    def astype(self, dtype: torch.dtype) -> ParameterLayout:
+        """The same layout of parameters that all have another dtype.
+
+        >>> ParameterLayout(nn.Linear(3, 2)).astype(torch.float64).dtype
+        torch.float64
+        """
+        layout = copy.copy(self)
+        layout._hold({n: (s, dtype) for n, s in zip(self.names, self.shapes, strict=True)})
+        return layout
 
     def only(self, names: Sequence[str]) -> ParameterLayout:
         """The layout of some of these parameters, kept in their order.
@@ -78,8 +91,9 @@ class ParameterLayout:
 
     def weights(self, model: nn.Module) -> Tensor:
         """The model's present weights as a detached (K,) copy."""
-        current = dict(model.named_parameters())
-        return self.flatten({name: current[name].detach() for name in self.names})
+        with exclusive(model):
+            current = dict(model.named_parameters())
+            return self.flatten({name: current[name].detach() for name in self.names})
 
     def as_vector(self, values: object) -> Tensor:
         """A (K,) array or tensor as a tensor of the layout's dtype and device."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 
-from landscape.objective.isolation import undisturbed
+from landscape.objective.isolation import ordinary, undisturbed
 from landscape.objective.parameters import ParameterLayout
 
 CACHE_BYTES = 4 * 2**30
@@ -134,6 +134,11 @@ def labels_of(batch: Any) -> Any:
     return batch[-1]
 
 
+def copied(tree: Any) -> Any:
+    """Copies of all tensors in a nested structure, for code that may write into them."""
+    return tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, tree)
+
+
 def select(tree: Any, rows: Tensor) -> Any:
     """Rows of every tensor in a nested structure."""
     return tree_map(lambda t: t[rows.to(t.device)] if isinstance(t, Tensor) and t.ndim else t, tree)
@@ -145,7 +150,7 @@ def to_model(tree: Any, layout: ParameterLayout, memory_format: torch.memory_for
     def move(t: Any) -> Any:
         if not isinstance(t, Tensor):
             return t
-        t = t.to(layout.device, layout.dtype if t.is_floating_point() else t.dtype)
+        t = ordinary(t.detach()).to(layout.device, layout.dtype if t.is_floating_point() else t.dtype)
         return t.contiguous(memory_format=memory_format) if memory_format == torch.channels_last and t.ndim == 4 else t
 
     return tree_map(move, tree)

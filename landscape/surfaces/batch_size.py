@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from landscape.objective.evaluation.evaluate import Evaluation
 from landscape.objective.isolation import undisturbed
 from landscape.objective.objective import Objective
 from landscape.objective.sources import to_model
@@ -100,7 +99,7 @@ def _largest_activation(objective: Objective) -> int:
 
     hooks = [module.register_forward_hook(note) for module in objective.model.modules()]
     try:
-        with undisturbed(objective.model), torch.inference_mode():
+        with undisturbed(objective.model), torch.no_grad():
             source = objective.source_of(objective.views[0]).batched(1)
             objective.forward(next(to_model(batch, objective.layout) for _, batch, _ in source.batches(None)))
     finally:
@@ -117,13 +116,8 @@ def _first(objective: Objective, count: int) -> Objective:
 
 
 def _seconds(objective: Objective) -> float:
-    found = [float("inf")]
-
-    def run(evaluate: Callable[[Sequence[float]], Evaluation]) -> None:
+    with objective.along([]) as evaluate:
         evaluate([])  # warms up caches
         start = time.perf_counter()
         evaluate([])
-        found.append(time.perf_counter() - start)
-
-    objective.explore([], run)
-    return min(found)
+        return time.perf_counter() - start

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from landscape.curvature.costs import forward_flops
 from landscape.curvature.lean import LeanProduct
 from landscape.curvature.products import HessianForm
-from landscape.objective.evaluation.evaluate import Evaluation
+from landscape.objective.isolation import plain_attention
 from landscape.objective.losses import length
 from landscape.objective.micro_batch import BatchLoss
 from landscape.objective.objective import EmptyViewError, Objective
@@ -127,7 +126,7 @@ def _curvatures(objective: Objective, directions: Tensor, flops: float) -> np.nd
         pieces = max(_PIECES, math.ceil(length(batch.labels) * flops / _PIECE_FLOPS))
         return LeanProduct(HessianForm(), batch, objective.layout, pieces).of_rows(directions)
 
-    with sdpa_kernel(SDPBackend.MATH):  # fused attention has no second derivative
+    with plain_attention():  # fused attention has no second derivative
         images = objective.accumulate(products)
     found: np.ndarray = (directions.T * images).sum(0).cpu().numpy()
     return found
@@ -139,15 +138,14 @@ def _losses(objective: Objective, directions: Tensor) -> tuple[np.ndarray, np.nd
     steps = np.divide(STEP * size, norms, out=np.zeros(len(norms)), where=norms != 0)
     losses = np.empty((len(directions), 3))
 
-    def run(evaluate: Callable[[Sequence[float]], Evaluation]) -> None:
+    with objective.along(list(directions)) as evaluate:
+
         def at(coordinates: np.ndarray) -> float:
             return evaluate(coordinates.tolist()).loss[objective.views[0]]
 
         losses[:, 1] = at(np.zeros(len(steps)))
         for i, step in enumerate(np.diag(steps)):
             losses[i, ::2] = at(-step), at(step)
-
-    objective.explore(list(directions), run)
     return losses, steps
 
 

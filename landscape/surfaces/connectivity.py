@@ -122,10 +122,8 @@ def barrier(alphas: np.ndarray, loss: np.ndarray) -> tuple[float, float]:
 
 
 def _prepared(objective: Objective, prepare: Prepare) -> Evaluation:
-    found: list[Evaluation] = []
-    nowhere = torch.zeros_like(objective.weights)
-    objective.explore([nowhere], lambda evaluate: found.append(evaluate([0.0])), prepare)
-    return found[0]
+    with objective.along([], prepare) as evaluate:
+        return evaluate([])
 
 
 def _float_buffers(objective: Objective) -> Mapping[str, Tensor]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
-from landscape.objective.evaluation.evaluate import Evaluation
+from landscape.objective.evaluation.evaluate import Evaluate, Evaluation
 from landscape.objective.objective import Objective
 from landscape.records import LineDraws, PlaneDraws
 from landscape.surfaces.directions import cosine, direction_hash, filter_normalized_direction
@@ -130,18 +130,15 @@ def _scan_draws(
     while group is not None:
         draw = group[0] // len(points)
 
-        def run(evaluate: Callable[[Sequence[float]], Evaluation], draw: int = draw) -> None:
-            nonlocal group
+        with objective.along(directions[draw]) as evaluate:
 
-            def at(row: int) -> Evaluation:
+            def at(row: int, evaluate: Evaluate = evaluate) -> Evaluation:
                 return evaluate(points[row % len(points)].tolist())
 
             while group is not None and group[0] // len(points) == draw:
                 for row, found in zip(group, together(group, at, ranks), strict=True):
                     put(rows, row, found, objective.views)
                 group = next(todo, None)
-
-        objective.explore(directions[draw], run)
 
     def by_draw(table: np.ndarray) -> np.ndarray:
         return table.reshape(draws, len(points), -1).transpose(0, 2, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -159,7 +159,8 @@ def _measure(
     places = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
     centre: dict[str, float] = {}
 
-    def run(evaluate: Callable[[Sequence[float]], Evaluation]) -> None:
+    with split.along(directions, recalibration) as evaluate:
+
         def row(i: int) -> dict[str, np.ndarray]:
             return _row(evaluate(places[i].tolist()), views, len(classes))
 
@@ -170,7 +171,6 @@ def _measure(
         if how.check:
             centre.update(evaluate([0.0] * len(axes)).loss)
 
-    split.explore(directions, run, recalibration)
     if refinement is not None:
         refinement.fill()
     arrays = {name: np.moveaxis(values, 0, -1).reshape(*values.shape[1:], *shape) for name, values in table.split()}

@@ -45,9 +45,7 @@ def find_span(
         raise ValueError(f"the rise of the loss is {rise}, expected a finite number > 0")
     view = view or next((v for v in objective.views if objective.num_samples(v)), objective.views[0])
     steps = [tuple(sign * row) for row in np.eye(len(directions)) for sign in (-1.0, 1.0)]
-    found: dict[str, Any] = {}
-
-    def search(evaluate: Any) -> None:
+    with objective.view(view).along(directions) as evaluate:
         counted = 0
 
         def loss(coordinates: Sequence[float]) -> float:
@@ -79,7 +77,4 @@ def find_span(
         while high - low > PRECISION * high:
             middle = (low + high) / 2
             low, high = (low, middle) if risen(middle) else (middle, high)
-        found.update(view=view, rise=float(rise), span=high, evaluations=counted)
-
-    objective.view(view).explore(directions, search)
-    return found
+    return {"view": view, "rise": float(rise), "span": high, "evaluations": counted}

@@ -9,27 +9,34 @@ product then costs the rest, twice a gradient by operation count instead of thre
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib
+import logging
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from landscape.curvature.products import Form, Product
 from landscape.curvature.tracing.graph import cut, kept_bytes, simplify
 from landscape.curvature.tracing.rewriting import Rewriting
+from landscape.objective.isolation import plain_attention
 from landscape.objective.micro_batch import BatchLoss
 from landscape.objective.parameters import ParameterLayout
 
 Direction = Callable[[Form, BatchLoss, Sequence[Tensor], dict[str, Tensor], ParameterLayout], Sequence[Tensor | None]]
+
+
+_ONE_TRACE = threading.Lock()  # torch's settings for a trace are the process's
 
 
 class NotTraceableError(RuntimeError):
@@ -131,24 +138,44 @@ class _Packed:
 
 def _first_traced(form: Form, batch: BatchLoss, layout: ParameterLayout) -> tuple[torch.fx.GraphModule, str]:
     """The product's graph by the cheapest way that the model allows, and which that is."""
-    convolutions = any(isinstance(module, nn.Conv2d) for module in batch.model.modules())
+    convolutions = any(isinstance(module, nn.Conv2d) for module in batch.call.model.modules())
     ways: list[tuple[str, Direction, bool]] = [
         ("forward over reverse", _forward_over_reverse, False),
         ("reverse over reverse", _reverse_over_reverse, False),
     ]
-    if convolutions:
+    fragile = layout.dtype == torch.float64 and any(isinstance(m, nn.GroupNorm) for m in batch.call.model.modules())
+    if convolutions and not fragile:  # torch 2.13 crashes in GroupNorm's backward on such tensors
         ways.insert(0, ("forward over reverse, channels last", _forward_over_reverse, True))
-    errors: list[Exception] = []
+    errors: list[str] = []
     _load_compiler()
     for name, direction, channels_last in ways:
+        found = _in_a_thread(partial(_trace, form, batch, layout, direction, channels_last=channels_last))
+        if isinstance(found, torch.fx.GraphModule):
+            return found, f"{name} ({' | '.join(errors)})" if errors else name
+        errors.append(found)
+    raise NotTraceableError(" | ".join(errors))
+
+
+def _in_a_thread(trace: Callable[[], torch.fx.GraphModule]) -> torch.fx.GraphModule | str:
+    """A graph, or why there is none, with nothing left of its making.
+
+    A trace that fails leaves frames behind, in cycles, whose guards set grad mode and dispatch keys of the thread that
+    collects them, possibly much later (torch 2.13). So it has a thread of its own, which collects them.
+    """
+    found: list[torch.fx.GraphModule | str] = []
+
+    def run() -> None:
         try:
-            graph = _trace(form, batch, layout, direction, channels_last=channels_last)
-            simplify(graph.graph)
+            found.append(trace())
         except Exception as error:  # whatever it is, double backward is left
-            errors.append(error)
-        else:
-            return graph, f"{name} ({_told(errors)})" if errors else name
-    raise NotTraceableError(_told(errors)) from errors[-1]
+            found.append(f"{type(error).__name__}: {_first_line(error)}")
+        gc.collect()
+
+    thread = threading.Thread(target=copy_context().run, args=(run,))
+    with _ONE_TRACE, _quiet():
+        thread.start()
+        thread.join()
+    return found[0]
 
 
 def _trace(
@@ -171,8 +198,12 @@ def _trace(
     tracer = make_fx(product, tracing_mode="fake", _allow_non_fake_inputs=True)
     # From its second trace in a process on, torch 2.13 takes views of dual numbers out of this cache wrongly and fails.
     uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
-    with _quiet(), sdpa_kernel(SDPBackend.MATH), uncached:
-        return tracer(*packed.tensors, *vector)
+    with plain_attention(), uncached:
+        traced: torch.fx.GraphModule = tracer(*packed.tensors, *vector)
+    simplify(traced.graph)
+    for node in traced.graph.nodes:
+        node.meta.clear()  # holds fake tensors
+    return traced
 
 
 def _forward_over_reverse(
@@ -183,15 +214,19 @@ def _forward_over_reverse(
             name: forward_ad.make_dual(p.detach().requires_grad_(), vector[name])
             for name, p in batch.parameters.items()
         }
-        return form.along(dataclasses.replace(batch, parameters=duals), extras)
+        dual = dataclasses.replace(batch, parameters=duals)
+        with dual.held():
+            return form.along(dual, extras)
 
 
 def _reverse_over_reverse(
     form: Form, batch: BatchLoss, extras: Sequence[Tensor], vector: dict[str, Tensor], layout: ParameterLayout
 ) -> Sequence[Tensor | None]:
     leaves = {name: p.detach().requires_grad_() for name, p in batch.parameters.items()}
-    product = form.linearise(dataclasses.replace(batch, parameters=leaves), layout, extras)
-    return list(layout.unflatten(product(layout.flatten(vector), keep=False)).values())
+    linked = dataclasses.replace(batch, parameters=leaves)
+    with linked.held():
+        product = form.linearise(linked, layout, extras)
+        return list(layout.unflatten(product(layout.flatten(vector), keep=False)).values())
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
@@ -216,16 +251,18 @@ def _load_compiler() -> None:
         thread.join()
 
 
-def _told(errors: Sequence[Exception]) -> str:
-    return " | ".join(f"{type(e).__name__}: {_first_line(e)}" for e in errors)
-
-
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [""])[0][:200]
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """No warnings, and no tracebacks that torch logs of what we handle."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = disabled

@@ -1,8 +1,8 @@
-"""A point of parameter space, and buffers, as tensors that a model runs on."""
+"""A point of parameter space as tensors that a model runs on."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -53,10 +53,6 @@ class PackedPoint:
         for parameter, view in self._copies:
             parameter.copy_(view)
 
-    def terms(self) -> list[dict[str, Tensor]]:
-        """What the point is a sum of, by name: the centre and each direction, in the vectors' dtype."""
-        return [self._views(packed) for packed in (self._centre, *self._directions)]
-
     def _pack(self, vector: Tensor) -> Tensor:
         packed = vector.new_zeros(sum(_padded(size, vector) for size in self._layout.sizes))
         views = self._views(packed)
@@ -76,42 +72,6 @@ class PackedPoint:
                 found[name] = piece.view(shape)
             start += _padded(size, packed)
         return found
-
-
-class PackedBuffers:
-    """Copies of buffers, aligned in memory, that are set back all at once.
-
-    Args:
-        buffers: by name.
-
-    Attributes:
-        tensors: by name; they hold what ``buffers`` did.
-
-    >>> buffers = PackedBuffers({"mean": torch.ones(2)})
-    >>> buffers.tensors["mean"].zero_()
-    tensor([0., 0.])
-    >>> buffers.restore()
-    >>> buffers.tensors["mean"]
-    tensor([1., 1.])
-    """
-
-    def __init__(self, buffers: Mapping[str, Tensor]) -> None:
-        self.tensors: dict[str, Tensor] = {}
-        self._flat: list[tuple[Tensor, Tensor]] = []
-        for kind in dict.fromkeys((b.dtype, b.device) for b in buffers.values()):
-            chosen = {name: b for name, b in buffers.items() if (b.dtype, b.device) == kind}
-            starts, size = {}, 0
-            for name, buffer in chosen.items():
-                starts[name], size = size, size + _padded(buffer.numel(), buffer)
-            flat = next(iter(chosen.values())).new_empty(size)
-            for name, buffer in chosen.items():
-                self.tensors[name] = flat[starts[name] :][: buffer.numel()].view(buffer.shape)
-                self.tensors[name].copy_(buffer)
-            self._flat.append((flat, flat.clone()))
-
-    def restore(self) -> None:
-        for flat, saved in self._flat:
-            flat.copy_(saved)
 
 
 def _padded(size: int, like: Tensor) -> int:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from landscape.objective.losses import Metric, accuracy, accuracy_ignoring
-from landscape.objective.sources import select
+from landscape.objective.sources import copied, select
 
 if TYPE_CHECKING:
     from landscape.objective.objective import Objective
@@ -173,10 +174,15 @@ class Scorer:
         return tables[position]
 
     def _one_by_one(self, outputs: Any, part: Part) -> None:
-        loss = self._objective.loss_fn(outputs, part.labels).item() * part.norm
+        versions = [t._version for t in tree_leaves(outputs) if isinstance(t, Tensor)]
+        loss = self._objective.loss_fn(outputs, copied(part.labels)).item() * part.norm
+        if versions != [t._version for t in tree_leaves(outputs) if isinstance(t, Tensor)]:
+            raise ValueError(
+                "loss_fn writes into the outputs, which serve other views and metrics too; let it copy them"
+            )
         self._losses[part.view] = self._losses.get(part.view, 0.0) + loss
         for name, metric in self._metrics_for(outputs, part.labels).items():
-            value = metric(outputs, part.labels)
+            value = metric(outputs, copied(part.labels))
             entry = self._metrics.setdefault(name, {}).setdefault(part.view, [0.0, 0.0])
             count = value.numel() if value.ndim else _length(part.labels)
             entry[0] += value.double().sum().item() if value.ndim else value.item() * count

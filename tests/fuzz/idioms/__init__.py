@@ -1,0 +1,41 @@
+"""The idioms, one file a family; importing this package registers them all."""
+
+from tests.fuzz.idioms import (
+    algebra,
+    attention,
+    autograd,
+    caches,
+    convolutions,
+    elementwise,
+    gates,
+    hooks,
+    indexing,
+    norms,
+    parametrisations,
+    recurrent,
+    sharing,
+    statistics,
+    structure,
+    wide,
+    writes,
+)
+
+__all__ = [
+    "algebra",
+    "attention",
+    "autograd",
+    "caches",
+    "convolutions",
+    "elementwise",
+    "gates",
+    "hooks",
+    "indexing",
+    "norms",
+    "parametrisations",
+    "recurrent",
+    "sharing",
+    "statistics",
+    "structure",
+    "wide",
+    "writes",
+]
