@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -85,6 +86,11 @@ def measured(batch: BatchLoss) -> Iterator[Cost]:
         _ = batch.outputs
         cost.forward_bytes = cost.graph_bytes
         yield cost
+
+
+def pieces_needed(cost: Cost, batch: BatchLoss) -> int:
+    """As many as make a piece's graph fit into what a training step keeps of the whole micro-batch's forward pass."""
+    return min(length(batch.labels), max(1, math.ceil(cost.graph_bytes / max(1, cost.forward_bytes))))
 
 
 class _CountFlops(TorchFunctionMode):

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.curvature.costs import Cost, estimate, measured
-from landscape.curvature.lean import LeanProduct, pieces_needed
-from landscape.curvature.products import Form, Product
+from landscape.curvature.costs import Cost, estimate, measured, pieces_needed
+from landscape.curvature.products import Form, LeanProduct, Product
 from landscape.curvature.tracing.program import KeptProduct, NotTraceableError, Program, shape_key
 from landscape.objective.isolation import plain_attention
 from landscape.objective.micro_batch import BatchLoss

@@ -18,7 +18,8 @@ from landscape.objective.sources import copied, select
 
 if TYPE_CHECKING:
     from landscape.objective.objective import Objective
-    from landscape.objective.views import Part, Plan, View
+    from landscape.objective.plan import Part, Plan
+    from landscape.objective.views import View
 
 
 class NotDeterministicError(RuntimeError):

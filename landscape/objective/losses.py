@@ -129,3 +129,21 @@ def _of_classes(loss_fn: nn.CrossEntropyLoss | nn.NLLLoss) -> PerSampleLoss:
         return _over_rows(values, torch.sum) / torch.where(total > 0, total, 1)
 
     return of
+
+
+class NormalizedLogits:
+    """A loss of logits that are centred and brought to unit norm; it ignores the label that the loss ignores."""
+
+    def __init__(self, loss_fn: Any) -> None:
+        self._loss_fn = loss_fn
+        if hasattr(loss_fn, "ignore_index"):
+            self.ignore_index = loss_fn.ignore_index
+
+    def __call__(self, outputs: Any, labels: Any) -> Tensor:
+        if not isinstance(outputs, Tensor) or outputs.ndim < 2 or outputs.shape[1] < 2:
+            got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise ValueError(
+                f"outputs are {got}, expected logits (samples, classes ≥ 2); there is nothing to normalise"
+            )
+        centred = outputs - outputs.mean(dim=1, keepdim=True)
+        return self._loss_fn(centred / torch.linalg.vector_norm(centred, dim=1, keepdim=True).clamp_min(1e-10), labels)

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from landscape.objective.checks import try_all_out
 from landscape.objective.evaluation.evaluate import Evaluate, Evaluation, Prepare, along
 from landscape.objective.isolation import exclusive, holding, ordinary, undisturbed
-from landscape.objective.losses import Metric, normalizer_of
+from landscape.objective.losses import Metric, NormalizedLogits, normalizer_of
 from landscape.objective.micro_batch import BatchLoss, Forward, Loss, ModelCall
 from landscape.objective.parameters import ParameterLayout, layers, matching
+from landscape.objective.plan import Plan
 from landscape.objective.sources import Source, as_sources
-from landscape.objective.views import Plan, View, check_view
+from landscape.objective.views import View, check_view
 
 if TYPE_CHECKING:
     from landscape.ranks import Ranks
@@ -433,3 +434,25 @@ class Objective:
                 try_all_out(self, plan)
             self._plans[key] = plan
         return self._plans[key]
+
+
+def with_normalized_logits(objective: Objective) -> Objective:
+    """The same objective with every sample's logits centred over the classes and brought to unit Euclidean norm.
+
+    A network that separates its data can lower cross-entropy, and shrink every sharpness, by scaling its logits up
+    alone. Logit normalisation takes that freedom away (Andriushchenko et al. 2023, arXiv 2302.07011, §3; centred and
+    divided by the ℓ2 norm as in their released code). The loss it leaves is another one, bounded away from zero:
+    compare its values only with each other.
+
+    Raises:
+        ValueError: (on first use) the outputs are no tensor with a class axis, (samples, classes, …).
+
+    >>> x, y = torch.randn(10, 3), torch.arange(10) % 3
+    >>> model = torch.nn.Linear(3, 3)
+    >>> obj = with_normalized_logits(Objective(model, torch.nn.CrossEntropyLoss(), (x, y)))
+    >>> abs(obj.at(5 * obj.weights).loss() - obj.loss()) < 1e-6
+    True
+    """
+    clone = copy.copy(objective)
+    clone.loss_fn = NormalizedLogits(objective.loss_fn)
+    return clone

@@ -18,14 +18,13 @@ from landscape.surfaces.centre_check import CentreCheck, check_centre, seen_curv
 from landscape.surfaces.directions import cosine
 from landscape.surfaces.recalibration import SAMPLES, Recalibration
 from landscape.surfaces.refinement import Refinement, coarse_to_fine
-from landscape.surfaces.rows import MemoryRows, Rows
-from landscape.surfaces.scan import Progress, as_grid, groups, row_fields, status_of, together
+from landscape.surfaces.scan import MemoryRows, Progress, Rows, as_grid, groups, row_fields, status_of, together
 
 __all__ = ["line", "plane", "row_fields", "surface_fields"]
 
 
 def surface_fields(objective: Objective, *, by_class: bool = False) -> dict[str, tuple[int, ...]]:
-    """Fields and shapes of one surface point, to allocate :class:`~landscape.surfaces.rows.Rows` with.
+    """Fields and shapes of one surface point, to allocate :class:`~landscape.surfaces.scan.Rows` with.
 
     Raises:
         ValueError: ``by_class`` is asked for, and a view's labels are no class indices.

@@ -15,7 +15,7 @@ from landscape.objective.sources import copied, select
 
 if TYPE_CHECKING:
     from landscape.objective.objective import Objective
-    from landscape.objective.views import Part, Plan
+    from landscape.objective.plan import Part, Plan
 
 
 _FEW = 16  # classes; torch's kernel along contiguous rows shorter than this runs scalar, ten times slower
