@@ -11,7 +11,7 @@ import click
 from .shared import options, progress, tables, torchrun
 
 if TYPE_CHECKING:
-    from ncsam.records.measurements import Spectrum
+    from ncsam.records import Spectrum
 
 DENSITY_STEPS = 50
 
@@ -174,7 +174,7 @@ def _negative(found: Spectrum) -> tuple[list[str], list[list[str]]]:
     if found.density is None:
         return [], []
     from landscape import negative_mass
-    from ncsam.records.spectra import density_at
+    from ncsam.records import density_at
 
     rows = []
     for _, labels, missing in _rows(found):

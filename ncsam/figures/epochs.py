@@ -25,7 +25,7 @@ from ncsam.figures.style import (
     plain,
     shares,
 )
-from ncsam.records.measurements import Diagnostics, Training
+from ncsam.records import Diagnostics, Training
 from ncsam.statistics import t_intervals
 
 LEVEL = 0.95

@@ -12,10 +12,17 @@ from torch import nn
 
 import landscape
 from landscape.records import Status
-from ncsam.measurements.measurement import DTYPES, Where, result_of, shared
-from ncsam.measurements.theorem1 import ClippedCrossEntropy, default_clip, error_rate, highest_in_ball
-from ncsam.measurements.theorem1_bound import assumption_violated, theorem1_bound
-from ncsam.records.measurements import BoundTable
+from ncsam.measurements.measurement import DTYPES, shared
+from ncsam.measurements.resumable import Where, result_of
+from ncsam.measurements.theorem1 import (
+    ClippedCrossEntropy,
+    assumption_violated,
+    default_clip,
+    error_rate,
+    highest_in_ball,
+    theorem1_bound,
+)
+from ncsam.records import BoundTable
 from ncsam.runs.run import Run
 from ncsam.training.execution import usable_device
 

@@ -21,7 +21,7 @@ from landscape._version import __version__
 from landscape.figures.data import DataFigure
 from landscape.figures.style import STYLE
 from ncsam.figures.catalogue import plans
-from ncsam.records.measurements import RadiusControl, Secondary, Verdicts
+from ncsam.records import RadiusControl, Secondary, Verdicts
 from ncsam.report import prose, provenance
 from ncsam.report.captions import TITLES, caption
 from ncsam.report.effects import Effects, effects_of, numbers_of

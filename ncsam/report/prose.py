@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ncsam.records.measurements import RadiusControl, Verdicts
+from ncsam.records import RadiusControl, Verdicts
 from ncsam.report.provenance import without_folders
 from ncsam.statistics import Interval, t_interval
 from ncsam.study.effects import CONTRAST_RATE, nanmean

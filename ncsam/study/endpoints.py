@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from landscape.records import Record
-from ncsam.records.measurements import BoundTable, Diagnostics, SharpnessTable, Spectrum
+from ncsam.records import BoundTable, Diagnostics, SharpnessTable, Spectrum
 from ncsam.runs.run import Run
 from ncsam.study.table import spell
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ncsam.records.measurements import RadiusControl
+from ncsam.records import RadiusControl
 from ncsam.statistics import t_intervals
 from ncsam.study.effects import CONTRAST_RATE
 from ncsam.study.table import Study

@@ -19,7 +19,8 @@ from ncsam.measurements import (
     measure_spectrum,
 )
 from ncsam.runs.resume_state import state_path
-from ncsam.runs.run import Run, train_run
+from ncsam.runs.run import Run
+from ncsam.runs.train import train_run
 from ncsam.training.config import TrainConfig
 
 REPORTED, TUNING = "reported", "tuning"

@@ -36,7 +36,7 @@ class Cost:
 def estimate(cells: Sequence[Cell], *, trust: bool = False) -> Cost:
     """Time a few steps, an evaluation and a Hessian product for each arm of ``cells``; nothing is written.
 
-    Data and models are built as in the runs, see :func:`ncsam.runs.run.train_run` for ``trust``. Arms that share data
+    Data and models are built as in the runs, see :func:`ncsam.runs.train.train_run` for ``trust``. Arms that share data
     and model share all but the steps' time.
 
     Raises:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from landscape.store import StoreError
-from ncsam.records.measurements import CellTable
+from ncsam.records import CellTable
 from ncsam.runs.run import Run
-from ncsam.study.study import collect, write_study
+from ncsam.study.files import collect, write_study
 from ncsam.study.table import SETTINGS, rows_of
 from ncsam.sweep.cells import Cell
 from ncsam.sweep.cluster import Cluster

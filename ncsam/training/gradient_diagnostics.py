@@ -24,7 +24,7 @@ from ncsam.optimizers.in_place import Buffers
 from ncsam.optimizers.mini_batch import Forward, LossFn, MiniBatch
 from ncsam.optimizers.noise_gradient import Flips, NoiseEstimate, NoiseGradient, SimulatedNoise, draw
 from ncsam.optimizers.perturbations import Compensated
-from ncsam.records.measurements import Diagnostics
+from ncsam.records import Diagnostics
 from ncsam.statistics import t_intervals
 from ncsam.training import losses
 from ncsam.training.config import TrainConfig

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-import ncsam.records.measurements  # registers its kinds
+import ncsam.records  # registers its kinds
 from landscape.records import EigenResult, Line, Record, Sharpness, Status, base
 from landscape.records.display import as_html
 

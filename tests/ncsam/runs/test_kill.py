@@ -26,7 +26,7 @@ import sys, torch
 import ncsam.runs.run
 from landscape_cli.main import main
 torch.set_num_threads(1)
-ncsam.runs.run.SAVE_EVERY = 0.0
+ncsam.runs.train.SAVE_EVERY = 0.0
 main(sys.argv[1:])
 """
 pytestmark = pytest.mark.filterwarnings("ignore:projection keeps")
