@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -84,7 +86,7 @@ def spectral_moments(H: Any, num_matvecs: int = 100, *, deflate: Any = None, see
     known = np.array([[probes.known_trace], [probes.known_square]])
     samples = known + np.concatenate(sums, axis=1) if sums else known
     (trace, trace_error), (norm, norm_error), (ratio, ratio_error) = (
-        _jackknife(samples, f) for f in (_trace, _norm, _ratio)
+        _unbiased(samples, f) for f in (_trace, _norm, _ratio)
     )
     return MomentsResult(
         trace=trace,
@@ -151,12 +153,26 @@ def _ratio(means: np.ndarray) -> np.ndarray:
         return means[0] ** 2 / means[1]
 
 
-def _jackknife(samples: np.ndarray, function: Any) -> tuple[float, float]:
-    """Value, less its bias, and standard error of a function of means over the samples (quantity, n)."""
+def _unbiased(samples: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
+    """Value, less its bias, and standard error of a function of means; a single sample is exact."""
+    value, bias, stderr = jackknife(samples, function)
+    return (value, 0.0) if samples.shape[1] == 1 else (value - bias, stderr)
+
+
+def jackknife(samples: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float, float]:
+    """A function of means over samples (quantity, n): its value, the bias of that, and its standard error (Efron 1982).
+
+    Bias and error are NaN for a single sample. ``function`` takes means (quantity,) or (quantity, n) and returns a
+    number or (n,).
+
+    >>> value, bias, stderr = jackknife(np.array([[1.0, 2.0, 3.0]]), lambda means: means[0])
+    >>> value, bias, round(stderr, 6)
+    (2.0, 0.0, 0.57735)
+    """
     count = samples.shape[1]
-    whole = float(function(samples.mean(axis=1)))
+    value = float(function(samples.mean(axis=1)))
     if count == 1:
-        return whole, 0.0
+        return value, math.nan, math.nan
     without = function((samples.sum(axis=1, keepdims=True) - samples) / (count - 1))
-    bias = (count - 1) * (float(without.mean()) - whole)
-    return whole - bias, float(np.sqrt((count - 1) * without.var()))
+    bias = (count - 1) * (float(without.mean()) - value)
+    return value, bias, float(np.sqrt((count - 1) * without.var()))

@@ -17,10 +17,10 @@ from landscape.records import Record
 from landscape.store import StoreError
 from ncsam.records import CellTable, Curves, Verdicts
 from ncsam.runs.run import Run
-from ncsam.statistics import t_intervals
+from ncsam.statistics import LEVEL, t_intervals
 from ncsam.study.endpoints import row_of
 from ncsam.study.table import REPORTED, Study, rows_of, table_of, table_of_curves
-from ncsam.study.verdicts import LEVEL, describe, judge, studies_of
+from ncsam.study.verdicts import describe, judge, studies_of
 
 R = TypeVar("R", bound=Record)
 

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from ncsam.records import RadiusControl
-from ncsam.statistics import t_intervals
+from ncsam.statistics import LEVEL, t_intervals
 from ncsam.study.effects import CONTRAST_RATE
 from ncsam.study.table import Study
 
-LEVEL = 0.95
 _NAMES = {
     "sgd": "SGD",
     "sam": "SAM",

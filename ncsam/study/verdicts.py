@@ -13,6 +13,7 @@ import numpy as np
 
 from ncsam.records import CellTable, Curves, Secondary, Verdicts
 from ncsam.statistics import (
+    LEVEL,
     Interval,
     holm,
     page_p,
@@ -27,7 +28,6 @@ from ncsam.study.table import Study, studies, table_of_curves
 
 __all__ = [
     "CONTRAST_RATE",
-    "LEVEL",
     "NOT_MEASURED",
     "PRIMARY_VIEW",
     "STATEMENTS",
@@ -39,7 +39,6 @@ __all__ = [
     "studies_of",
 ]
 
-LEVEL = 0.95
 MEMORISED_SHARE = 0.5  # plain SGD must fit this share of the wrong labels …
 MEMORISATION_DROP = 0.02  # … and lose this much accuracy from its best epoch, or T7 and T8 cannot be told
 NOT_MEASURED = "not measured"
