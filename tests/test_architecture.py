@@ -228,7 +228,6 @@ TORCHS = {"_buffers", "_modules", "_parameters", "_version"}  # of modules and t
 PRIVATE = {  # still to be mended: these take an objective apart, which a context of its own will spare them
     "landscape.objective.checks": {"_call", "_fixed", "_normalizer", "_probed", "_views"},
     "landscape.objective.evaluation.evaluate": {"_call", "_fixed", "_plan"},
-    "ncsam.sweep.estimate": {"_train"},  # times the training of one epoch
 }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from landscape.objective.evaluation.evaluate import Evaluation
 from landscape.objective.objective import Objective
 from landscape.records import Line, Plane, Status
-from landscape.surfaces.by_class import by_class
+from landscape.surfaces.by_class import split_by_class
 from landscape.surfaces.centre_check import CentreCheck, check_centre, seen_curvature
 from landscape.surfaces.directions import cosine
 from landscape.surfaces.recalibration import SAMPLES, Recalibration
@@ -31,7 +31,7 @@ def surface_fields(objective: Objective, *, by_class: bool = False) -> dict[str,
     """
     fields = row_fields(objective)
     if by_class:
-        classes = _by_class(objective)[1]
+        classes = split_by_class(objective)[1]
         fields |= {f"class_{name}": (*shape, len(classes)) for name, shape in row_fields(objective).items()}
     return fields
 
@@ -130,9 +130,6 @@ class _How:
     check: bool
 
 
-_by_class = by_class  # the function, where an argument bears its name
-
-
 def _measure(
     objective: Objective,
     directions: Sequence[Tensor],
@@ -147,7 +144,7 @@ def _measure(
     ranks, objective = objective.ranks, objective.over(None)  # processes share the points, each over the whole data
     views, shape = objective.views, tuple(len(axis) for axis in axes)
     recalibration = Recalibration(objective, how.batchnorm_samples) if how.batchnorm == "recalibrated" else None
-    split, classes = by_class(objective) if how.by_class else (objective, [])
+    split, classes = split_by_class(objective) if how.by_class else (objective, [])
     fields = surface_fields(objective, by_class=how.by_class)
     rows = MemoryRows(int(np.prod(shape)), fields) if rows is None else rows
     table = _Table(rows, fields)

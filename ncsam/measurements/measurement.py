@@ -14,7 +14,7 @@ import torch
 import landscape
 from landscape.ranks import Ranks
 from landscape.records import Record, Status
-from ncsam.measurements.resumable import Part, Where, result_of
+from ncsam.measurements.resumable import PartRows, Where, result_of
 from ncsam.measurements.warm_start import Handover
 from ncsam.runs.run import Run
 from ncsam.training.execution import usable_device
@@ -76,7 +76,7 @@ class Measurement(ABC):
 
     def handover(
         self,
-        part: Part,
+        part: PartRows,
         objective_at: Callable[[int], landscape.Objective],
         identity: dict[str, Any],
         ranks: Ranks | None,

@@ -43,7 +43,7 @@ class Where(TypedDict, total=False):
     provenance: Mapping[str, Any]
 
 
-class Mirror:
+class RowsInMemory:
     """The rows of a part file in memory: what the process that holds the file has, kept up by writing alike.
 
     Args:
@@ -75,7 +75,7 @@ class Mirror:
         return {name: values.copy() for name, values in self._rows.items()}
 
 
-Part = PartFile | Mirror
+PartRows = PartFile | RowsInMemory
 
 
 def on_first(make: Callable[[], T], where: Where) -> T:
@@ -109,7 +109,7 @@ def result_of(
     rows: int,
     fields: Mapping[str, Any],
     where: Where,
-) -> Iterator[tuple[Part, Callable[[Any], Any]]]:
+) -> Iterator[tuple[PartRows, Callable[[Any], Any]]]:
     """A part file for ``name`` and the function that turns its rows, once complete, into a result of the run file.
 
     Of several processes the first one holds the file, and the others rows that are written alike.
@@ -127,7 +127,7 @@ def result_of(
             on_first(lambda: held[0][1](record), where)
             return record
 
-        yield held[0][0] if held else Mirror(store.part_path(run.path, name), *found), finish
+        yield held[0][0] if held else RowsInMemory(store.part_path(run.path, name), *found), finish
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from landscape.curvature.strategies import STRATEGIES
 from landscape.ranks import Ranks
 from landscape.records import EigenResult, Status
 from ncsam.measurements.measurement import ANALYSIS_VIEWS, DTYPES, Measurement, Place, by_epoch_and_view, objective_of
-from ncsam.measurements.resumable import Part, Where, recorded_identity
+from ncsam.measurements.resumable import PartRows, Where, recorded_identity
 from ncsam.measurements.spectrum_extras import Density, Extra, Layers, Operator, Sources, Trace
 from ncsam.measurements.warm_start import Handover
 from ncsam.records import Spectrum
@@ -164,7 +164,7 @@ class _Spectra(Measurement):
 
     def handover(
         self,
-        part: Part,
+        part: PartRows,
         objective_at: Callable[[int], Objective],
         identity: dict[str, Any],
         ranks: Ranks | None,

@@ -106,7 +106,7 @@ class Trainer:
         """Train from where the trainer stands to the end, yielding the row of each epoch."""
         for epoch in range(len(self.rows) + 1, self.config.epochs + 1):
             started = time.perf_counter()
-            steps = self._train(epoch)
+            steps = self.train_epoch(epoch)
             trained = time.perf_counter()
             row = {"epoch": epoch, "lr": self._lr(epoch), **steps, **self._evaluate()}
             self.seconds["training"] += trained - started
@@ -172,7 +172,7 @@ class Trainer:
         self.diagnosed[epoch] = self._diagnosis.batches(self.model, epoch, config.diagnose)
         self.seconds["diagnostics"] += time.perf_counter() - started
 
-    def _train(self, epoch: int) -> Row:
+    def train_epoch(self, epoch: int) -> Row:
         """One pass over the training samples, and the means over its steps."""
         # The warm-up is part of the comparison, not of one optimizer: every arm shares it.
         opt = self._warmup if epoch <= self.config.warmup_epochs else self._optimizer
