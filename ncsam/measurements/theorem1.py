@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from landscape import Objective
+from ncsam.noise.spelling import KINDS
 
 STEP_LENGTH = 2.5  # of all steps together, in units of ρ
 RELATIVE_RISE = 0.01  # what the last quarter of the steps may add to the rise of a converged search
-_INDEPENDENT = ("none", "symmetric", "pair", "beta", "asymmetric", "matrix")  # of the input, given its class
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +129,7 @@ def assumption_violated(noise: str, transition: np.ndarray) -> str:
     >>> assumption_violated("asymmetric", np.array([[1.0, 0.0], [0.4, 0.6]]))
     'classes keep their label with different probability (60 % to 100 %), so the clean part has other class shares'
     """
-    if noise not in _INDEPENDENT:
+    if KINDS[noise].sees_inputs:
         return f"{noise} noise depends on the input, so the clean part has more of the inputs that keep their label"
     kept = np.diag(transition)
     if np.ptp(kept) > 1e-6:
