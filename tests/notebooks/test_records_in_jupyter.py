@@ -114,4 +114,4 @@ def test_empty_fields_do_not_disturb() -> None:
 
 def test_a_record_shows_itself() -> None:
     assert eigenpairs()._repr_html_() == as_html(eigenpairs())
-    assert ncsam.records.measurements.Labels.kind in KINDS
+    assert ncsam.records.Labels.kind in KINDS
