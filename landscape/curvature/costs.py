@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -68,6 +69,11 @@ def forward_flops(objective: Objective) -> float:
                 _ = part.outputs
             return cost.flops / length(part.labels)
     return 0.0
+
+
+def pieces_needed(cost: Cost, batch: BatchLoss) -> int:
+    """As many as make a piece's graph fit into what a training step keeps of the whole micro-batch's forward pass."""
+    return min(length(batch.labels), max(1, math.ceil(cost.graph_bytes / max(1, cost.forward_bytes))))
 
 
 def measured(batch: BatchLoss, make: Callable[[], T]) -> tuple[T, Cost]:

@@ -10,10 +10,9 @@ import time
 import torch
 from torch import Tensor
 
-from landscape.curvature.costs import Cost, estimate, measured
+from landscape.curvature.costs import Cost, estimate, measured, pieces_needed
 from landscape.curvature.differences import DifferenceProduct, check_products
-from landscape.curvature.lean import LeanProduct, pieces_needed
-from landscape.curvature.products import Form, Product
+from landscape.curvature.products import Form, LeanProduct, Product
 from landscape.curvature.tracing.program import KeptProduct, NotTraceableError, Program, shape_key
 from landscape.curvature.twice_differentiable import twice_differentiable
 from landscape.objective.isolation import plain_attention
@@ -38,7 +37,7 @@ class Strategy:
     Attributes:
         name: ``double_backward``, ``split`` (traced and cut in two, see :mod:`landscape.curvature.tracing.program`),
             ``compiled`` (the same, the part that depends on the vector compiled), ``lean`` (see
-            :mod:`landscape.curvature.lean`) or ``finite_difference``.
+            :class:`landscape.curvature.products.LeanProduct`) or ``finite_difference``.
         chosen: why: ``requested``, ``by size``, ``by memory`` or ``timed``.
         traced: how a traced product was made, see :class:`landscape.curvature.tracing.program.Program`; empty for
             double backward.

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from landscape.curvature.costs import forward_flops
-from landscape.curvature.lean import LeanProduct
-from landscape.curvature.products import HessianForm
+from landscape.curvature.products import HessianForm, LeanProduct
 from landscape.curvature.twice_differentiable import twice_differentiable
 from landscape.objective.isolation import plain_attention
 from landscape.objective.micro_batch import BatchLoss

@@ -1,10 +1,9 @@
 """The optimizers: the base optimizer alone, SAM, NCSAM, and the controls that give a comparison meaning."""
 
-from ncsam.optimizers.sharpness_aware import ProjectionWarning, SharpnessAware
-from ncsam.optimizers.step_info import StepInfo
+from ncsam.optimizers.registry import OPTIMIZERS, build, options_of, resolve_options
+from ncsam.optimizers.sharpness_aware import ProjectionWarning, SharpnessAware, StepInfo
 from ncsam.optimizers.variants import (
     NCSAM,
-    OPTIMIZERS,
     SAM,
     CleanDirection,
     GStarOnly,
@@ -14,9 +13,6 @@ from ncsam.optimizers.variants import (
     Plain,
     RandomDirection,
     RandomPicks,
-    build,
-    options_of,
-    resolve_options,
 )
 
 __all__ = [

@@ -18,7 +18,7 @@ Forward = Callable[[nn.Module, Any], Any]
 LossFn = Callable[[Any, Any], Tensor]
 
 
-class Part(NamedTuple):
+class MicroBatch(NamedTuple):
     """One micro-batch: rows ``start…stop`` of the batch and their share of it."""
 
     x: Any
@@ -69,7 +69,7 @@ class MiniBatch:
         self._device = device
         self.autocast = torch.is_autocast_enabled(device.type)
         self._low = torch.get_autocast_dtype(device.type) if self.autocast else None
-        self.parts = [Part(x, y, 0, -1, 1.0)] if microbatches == 1 else _split(x, y, loss_fn, microbatches)
+        self.parts = [MicroBatch(x, y, 0, -1, 1.0)] if microbatches == 1 else _split(x, y, loss_fn, microbatches)
 
     def forward(self, x: Any, *, sync: bool) -> Any:
         """Outputs of the model for ``x``; only with ``sync`` will DDP reduce the gradients of the backward pass."""
@@ -177,13 +177,13 @@ def join(outputs: list[Any]) -> Any:
     return first
 
 
-def _split(x: Any, y: Any, loss_fn: LossFn, microbatches: int) -> list[Part]:
+def _split(x: Any, y: Any, loss_fn: LossFn, microbatches: int) -> list[MicroBatch]:
     size = len(y)
     if not isinstance(microbatches, int) or not 1 <= microbatches <= size:
         raise ValueError(f"microbatches is {microbatches!r}, expected an integer in 1…{size} (the batch size)")
     check_plain_mean(loss_fn, y, "use microbatches=1")
     edges = [size * j // microbatches for j in range(microbatches + 1)]
-    return [Part(take(x, slice(a, b)), take(y, slice(a, b)), a, b, (b - a) / size) for a, b in pairwise(edges)]
+    return [MicroBatch(take(x, slice(a, b)), take(y, slice(a, b)), a, b, (b - a) / size) for a, b in pairwise(edges)]
 
 
 def check_plain_mean(loss_fn: LossFn, y: Any, instead: str) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,11 +19,63 @@ from ncsam.optimizers.first_pass import FirstPass
 from ncsam.optimizers.in_place import Buffers, buffers_of, norm, shifted
 from ncsam.optimizers.mini_batch import Forward, LossFn, MiniBatch
 from ncsam.optimizers.perturbations import Perturbation
-from ncsam.optimizers.step_info import StepInfo
 
 
 class ProjectionWarning(UserWarning):
     """The projection onto the ρ-ball discards most of SAM's direction."""
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What happened in one step. Norms are global Euclidean norms, in the unit of the weights or of the gradient.
+
+    Attributes:
+        loss: L_B(w), before the step; under DDP of this rank's part.
+        perturbed_loss: L_B(w + ε), equal to ``loss`` where nothing was perturbed.
+        gradient_norm: ‖g_B‖ at w.
+        rho: the nominal ρ.
+        perturbation_norm: ‖ε‖ as applied.
+        compensation_norm: s‖g*‖, 0 without compensation.
+        cosine: between ε and SAM's direction g_B; NaN without ε.
+        projected: whether the projection shortened ε.
+        kept: the factor by which it did, which is also the share of SAM's part that is left; 1 if not projected.
+        picked: samples that g* was computed from.
+        skipped: why there was no update, None where there was one. Weights and buffers are then as they were.
+        outputs: detached outputs of the unperturbed forward pass.
+        labels: the labels as given.
+    """
+
+    loss: float
+    perturbed_loss: float
+    gradient_norm: float
+    rho: float = 0.0
+    perturbation_norm: float = 0.0
+    compensation_norm: float = 0.0
+    cosine: float = math.nan
+    projected: bool = False
+    kept: float = 1.0
+    picked: int = 0
+    skipped: str | None = None
+    outputs: Any = field(default=None, repr=False)
+    labels: Any = field(default=None, repr=False)
+
+    @property
+    def relative_perturbation(self) -> float:
+        """‖ε‖ / ρ; NaN where ρ = 0."""
+        return self.perturbation_norm / self.rho if self.rho else math.nan
+
+    @property
+    def relative_compensation(self) -> float:
+        """s‖g*‖ / ρ; NaN where ρ = 0."""
+        return self.compensation_norm / self.rho if self.rho else math.nan
+
+    @cached_property
+    def correct(self) -> int | None:
+        """Predictions of the unperturbed pass that agree with the given labels; None for other tasks."""
+        z, y = self.outputs, self.labels
+        if not isinstance(z, Tensor) or not isinstance(y, Tensor) or y.is_floating_point() or z.dim() != y.dim() + 1:
+            return None
+        return int((z.argmax(dim=1) == y).sum())
 
 
 class SharpnessAware(Optimizer):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import landscape
 from landscape import store
-from landscape.ascent import Ball
+from landscape.sharpness import Ball
 from tests.reference import CASES, Case, dense_hessian, dense_loss, flat, symmetric_with
 
 SMOOTH = [CASES[0], CASES[1], CASES[3]]
