@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib.util
+import itertools
 import random
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,10 +28,6 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 import landscape
 
 Batch = Any
-EPS = torch.finfo(torch.float64).eps
-STEPS = (1e-4, 1e-5, 1e-6)  # of central differences; their errors, step² and EPS / step, stay below SMOOTH
-SMOOTH = EPS**0.4  # relative error of a central difference of float64 gradients
-ROUNDING = 1e4 * EPS  # relative, of one sum taken in another order through a whole network
 
 
 def needs(*packages: str) -> pytest.MarkDecorator:
@@ -52,6 +49,8 @@ class Case:
         forward, normalizer: as for :class:`landscape.Objective`.
         accuracy: what a metric of this name must be if there is one; not compared if none.
         inside: whether the loss is computed inside the model, so that the GGN and other labels must be refused.
+        dtype: of the model.
+        precision: in which the model or the loss computes a part of its numbers, where that is less.
         slow: whether its tests take long.
     """
 
@@ -63,15 +62,36 @@ class Case:
     normalizer: Callable[[Any], float] | None = None
     accuracy: Callable[[Any, Any], Tensor] | None = None
     inside: bool = False
+    dtype: torch.dtype = torch.float64
+    precision: torch.dtype | None = None
     slow: bool = False
+
+    @property
+    def eps(self) -> float:
+        return torch.finfo(self.precision or self.dtype).eps
+
+    @property
+    def rounding(self) -> float:
+        """Relative error of sums taken in another order through a whole network."""
+        return 1e3 * self.eps
+
+    @property
+    def steps(self) -> tuple[float, ...]:
+        """Of differences; extrapolated ones have errors of the order of step⁴ and eps / step."""
+        return tuple(self.eps**0.2 * factor for factor in (1, 0.1, 0.01))
+
+    @property
+    def smooth(self) -> float:
+        """Relative error of a difference of gradients, kinks within a step apart."""
+        return self.eps**0.4
 
     def __str__(self) -> str:
         return self.name
 
     def make(self) -> nn.Module:
-        """The model in float64."""
         with self._seeded():
-            model = self.model().double()
+            model = self.model()
+            model = model.double() if self.dtype == torch.float64 else model.float()  # complex numbers stay
             with torch.no_grad():
                 for p in model.parameters():
                     p.add_(0.1 * torch.randn_like(p))
@@ -138,40 +158,53 @@ class Plain:
         return self._flat(torch.autograd.grad(self._loss(weights), self._parameters, materialize_grads=True))
 
     def product(self, weights: Tensor, v: Tensor) -> Tensor:
-        """H v by central differences of gradients at three steps, of which neighbours agree away from kinks."""
-        length = float(v.norm())
-        found = [self.difference(self.gradient, weights, v, step / length) for step in STEPS]
-        errors = [float((a - b).norm()) for a, b in zip(found, found[1:], strict=False)]
+        """H v by differences of gradients at three steps, of which neighbours agree away from kinks."""
+        found = [self.derivative(self.gradient, weights, v, step / float(v.norm())) for step in self.case.steps]
+        errors = [float((a - b).norm()) for a, b in itertools.pairwise(found)]
         best = int(np.argmin(errors))
-        assert errors[best] <= SMOOTH * float(found[best + 1].norm()), "no step gives a reference: the loss is not smooth"
+        assert errors[best] <= self.case.smooth * float(found[best + 1].norm()), "no step gives a reference"
         return found[best + 1]
 
-    def difference(self, f: Callable[[Tensor], Any], weights: Tensor, v: Tensor, step: float = STEPS[1]) -> Any:
-        after, before = f(weights + step * v), f(weights - step * v)
-        return tree_map(lambda a, b: (a - b) / (2 * step) if _differentiable(a) else a, after, before)
+    def derivative(self, f: Callable[[Tensor], Any], weights: Tensor, v: Tensor, step: float) -> Any:
+        """Of ``f`` along ``v``, by two central differences and Richardson's extrapolation."""
+        ends = [f(weights + t * v) for t in (step, -step, step / 2, -step / 2)]
+
+        def extrapolated(a: Any, b: Any, c: Any, d: Any) -> Any:
+            return (8 * (c - d) - (a - b)) / (6 * step) if _differentiable(a) else a
+
+        return tree_map(extrapolated, *ends)
 
     def top_eigenvalue(self) -> float:
         """From all products where they are few enough, else by ARPACK on products by differences of gradients."""
         size, w = len(self.weights), self.weights
+
+        def product(v: Tensor) -> Tensor:
+            return self.derivative(self.gradient, w, v.to(w.dtype), self.case.steps[1] / float(v.norm())).double()
+
         if size <= 300:
-            dense = torch.stack([self.difference(self.gradient, w, e) for e in torch.eye(size, dtype=w.dtype)])
+            dense = torch.stack([product(e) for e in torch.eye(size)])
             return float(torch.linalg.eigvalsh((dense + dense.T) / 2)[-1])
-
-        def matvec(v: np.ndarray) -> np.ndarray:
-            return self.difference(self.gradient, w, torch.from_numpy(v.reshape(-1).copy())).numpy()
-
-        operator = LinearOperator((size, size), matvec=matvec, dtype=np.float64)
+        operator = LinearOperator(
+            (size, size), matvec=lambda v: product(torch.from_numpy(v.reshape(-1))).numpy(), dtype=np.float64
+        )
         start = np.random.default_rng(0).standard_normal(size)
-        return float(eigsh(operator, k=1, which="LA", tol=SMOOTH, v0=start, return_eigenvectors=False)[0])
+        found = eigsh(operator, k=1, which="LA", tol=self.case.smooth, v0=start, return_eigenvectors=False)
+        return float(found[0])
 
     def gauss_newton(self, weights: Tensor, v: Tensor) -> float:
         """vᵀGv: the curvature of the loss in output space along the outputs' derivative."""
-        moved = self.difference(lambda w: tree_map(_detached, self.outputs(w)), weights, v)
+        step = self.case.steps[1] / float(v.norm())
+        moved = self.derivative(lambda w: tree_map(_detached, self.outputs(w)), weights, v, step)
         outputs = tree_map(_detached, self.outputs(weights))
-        t = torch.zeros((), dtype=torch.float64, requires_grad=True)
+        t = torch.zeros((), dtype=weights.dtype, requires_grad=True)
         along = tree_map(lambda o, d: o + t * d if _differentiable(o) else o, outputs, moved)
         (slope,) = torch.autograd.grad(self.case.loss(along, labels_of(self.batch)), t, create_graph=True)
         return torch.autograd.grad(slope, t)[0].item() if slope.requires_grad else 0.0
+
+    def direction(self, seed: int = 0) -> Tensor:
+        """A random unit vector."""
+        v = torch.randn(len(self.weights), dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+        return (v / v.norm()).to(self.weights.dtype)
 
     def rows(self, rows: Tensor, labels: Tensor | None = None) -> float:
         """Loss of some samples, perhaps with other labels, at the model's weights."""
@@ -197,12 +230,6 @@ def plain(case: Case) -> Plain:
     return Plain(case)
 
 
-def direction(size: int, seed: int = 0) -> Tensor:
-    """A random unit vector."""
-    v = torch.randn(size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    return v / v.norm()
-
-
 def close(got: Any, right: Any, tolerance: float) -> None:
     """Within a share of the largest of the right values."""
     got, right = torch.as_tensor(got, dtype=torch.float64), torch.as_tensor(right, dtype=torch.float64)
@@ -215,28 +242,31 @@ def close(got: Any, right: Any, tolerance: float) -> None:
 def loss_and_gradient(case: Case) -> None:
     """Loss, gradient and accuracy are those of plain evaluation, and the gradient is the slope of the loss."""
     reference, obj = plain(case), case.objective()
-    w, d = reference.weights, direction(len(reference.weights))
+    w, d = reference.weights, reference.direction()
     close(obj.weights, w, 0)
-    close(obj.loss(), reference.loss(w), ROUNDING)
-    close(obj.gradient(), reference.gradient(w), ROUNDING)
-    slopes = [(obj.at(w + h * d).loss() - obj.at(w - h * d).loss()) / (2 * h) for h in STEPS]
+    close(obj.loss(), reference.loss(w), case.rounding)
+    close(obj.gradient(), reference.gradient(w), case.rounding)
     slope, scale = float(obj.gradient() @ d), float(obj.gradient().norm())
-    rounding = [100 * EPS * abs(reference.loss(w)) / h for h in STEPS]
-    assert min(abs(s - slope) - r for s, r in zip(slopes, rounding, strict=True)) <= SMOOTH * scale
+    slopes = [
+        reference.derivative(lambda w: torch.tensor(obj.at(w).loss(), dtype=torch.float64), w, d, step)
+        for step in case.steps
+    ]
+    rounding = [case.rounding * abs(reference.loss(w)) / step for step in case.steps]
+    assert min(abs(float(s) - slope) - r for s, r in zip(slopes, rounding, strict=True)) <= case.smooth * scale
     if case.accuracy is not None:
         found = obj.evaluate().metrics.get("accuracy")
         if found is not None:
             outputs = reference.outputs(w)
-            close(found["data"], case.accuracy(outputs, labels_of(reference.batch)), ROUNDING)
+            close(found["data"], case.accuracy(outputs, labels_of(reference.batch)), case.rounding)
 
 
 def hessian_product(case: Case) -> None:
     """H v and a block of products equal differences of plain gradients."""
     reference, H = plain(case), landscape.HessianOperator(case.objective())
-    V = torch.stack([direction(H.shape[0], seed) for seed in (1, 2)], 1)
+    V = torch.stack([reference.direction(seed) for seed in (1, 2)], 1)
     right = torch.stack([reference.product(reference.weights, v) for v in V.T], 1)
-    close(H @ V, right, SMOOTH)
-    close(H @ V[:, 0], right[:, 0], SMOOTH)
+    close(H @ V, right, case.smooth)
+    close(H @ V[:, 0], right[:, 0], case.smooth)
 
 
 def gauss_newton_product(case: Case) -> None:
@@ -247,30 +277,31 @@ def gauss_newton_product(case: Case) -> None:
             landscape.GGNOperator(case.objective()) @ reference.weights
         return
     G, w = landscape.GGNOperator(case.objective()), reference.weights
-    u, v = (direction(len(w), seed) for seed in (3, 4))
+    u, v = (reference.direction(seed) for seed in (3, 4))
     polarised = (reference.gauss_newton(w, u + v) - reference.gauss_newton(w, u - v)) / 4
     scale = reference.gauss_newton(w, v)
-    assert float(v @ (G @ v)) == pytest.approx(scale, rel=SMOOTH)
-    assert float(u @ (G @ v)) == pytest.approx(polarised, abs=SMOOTH * scale)
+    assert float(v @ (G @ v)) == pytest.approx(scale, rel=case.smooth)
+    assert float(u @ (G @ v)) == pytest.approx(polarised, abs=case.smooth * scale)
 
 
 def top_eigenvalue(case: Case) -> None:
     """The largest eigenvalue is that of products by differences of plain gradients, and so is its eigenvector."""
     reference = plain(case)
-    found = landscape.top_eigenpairs(landscape.HessianOperator(case.objective()), k=1, tol=1e-4)
+    found = landscape.top_eigenpairs(landscape.HessianOperator(case.objective()), k=1, tol=case.eps**0.3)
     assert found.converged.all()
     value, vector = float(found.values[0]), torch.as_tensor(found.vectors[:, 0])
-    assert value == pytest.approx(reference.top_eigenvalue(), rel=1e-6)  # errors are of the order of tol² / gap
-    assert float((reference.product(reference.weights, vector) - value * vector).norm()) <= 2e-4 * abs(value)
+    assert value == pytest.approx(reference.top_eigenvalue(), rel=case.smooth)  # residual² / gap is less
+    right = reference.product(reference.weights, vector.to(reference.weights.dtype))
+    assert float((right - value * vector).norm()) <= 2 * case.eps**0.3 * abs(value)
 
 
 def line(case: Case) -> None:
     """Three points of a surface are plain evaluations at these points."""
     reference = plain(case)
     w, alphas = reference.weights, (-0.3, 0.0, 0.7)
-    d = 0.1 * w.norm() * direction(len(w), 5)
+    d = 0.1 * w.norm() * reference.direction(5)
     found = landscape.line(case.objective(), d, alphas)
-    close(found.loss[0], [reference.loss(w + alpha * d) for alpha in alphas], ROUNDING)
+    close(found.loss[0], [reference.loss(w + alpha * d) for alpha in alphas], case.rounding)
 
 
 def sharpness(case: Case) -> None:
@@ -280,18 +311,18 @@ def sharpness(case: Case) -> None:
     g = reference.gradient(w)
     right = reference.loss(w + rho * g / g.norm()) - reference.loss(w)
     found = landscape.sam_sharpness(case.objective(), rho=rho)
-    assert float(found) == pytest.approx(right, abs=ROUNDING * abs(reference.loss(w)))
+    assert float(found) == pytest.approx(right, abs=case.rounding * abs(reference.loss(w)))
 
 
 def batch_sizes(case: Case) -> None:
     """Samples one by one, in ragged batches and all at once give the same numbers."""
     size = len(tree_leaves(labels_of(case.batch()))[0])
-    v = direction(len(plain(case).weights), 6)
+    v = plain(case).direction(6)
     objectives = [case.objective(batch_size=b) for b in (size, 1, size - 1)]
     whole, *others = [(o.loss(), o.gradient(), landscape.HessianOperator(o) @ v) for o in objectives]
     for other in others:
         for got, right in zip(other, whole, strict=True):
-            close(got, right, ROUNDING)
+            close(got, right, case.rounding)
 
 
 def views(case: Case) -> None:
@@ -301,7 +332,7 @@ def views(case: Case) -> None:
     rows = torch.tensor([0, 2, 3])
     reference.loss(reference.weights)
     some = case.objective(views=[landscape.View("some", indices=rows)])
-    close(some.loss(), reference.rows(rows), ROUNDING)
+    close(some.loss(), reference.rows(rows), case.rounding)
     if not isinstance(own, Tensor):
         return
     other = landscape.View("other", indices=rows, labels=own.roll(1, 0))
@@ -310,12 +341,12 @@ def views(case: Case) -> None:
             case.objective(views=[other]).loss()
         return
     both = case.objective(views=[landscape.View("some", indices=rows), other]).evaluate().loss
-    close([both["some"], both["other"]], [reference.rows(rows), reference.rows(rows, own.roll(1, 0))], ROUNDING)
+    close([both["some"], both["other"]], [reference.rows(rows), reference.rows(rows, own.roll(1, 0))], case.rounding)
 
 
 def surroundings(case: Case) -> None:
     """No grad mode or autocast around the call changes a number."""
-    v = direction(len(plain(case).weights), 7)
+    v = plain(case).direction(7)
 
     def numbers() -> tuple[float, Tensor, Tensor]:
         obj = case.objective(model, data=data)
@@ -336,7 +367,7 @@ def untouched(case: Case) -> None:
     pristine = copy.deepcopy(model)
     leaves = [t.clone() for t in _tensors(data)]
     before, states = description(model), random_states()
-    v = direction(len(plain(case).weights), 8)
+    v = plain(case).direction(8)
 
     def measure(obj: landscape.Objective) -> None:
         obj.loss(), obj.gradient(), landscape.HessianOperator(obj) @ v
@@ -412,7 +443,7 @@ def description(model: nn.Module) -> dict[str, Any]:
 
 
 def random_states() -> tuple[Any, ...]:
-    return torch.get_rng_state().numpy().tobytes(), random.getstate(), str(np.random.get_state())
+    return torch.get_rng_state().numpy().tobytes(), random.getstate(), str(np.random.get_state())  # noqa: NPY002 - models draw from it
 
 
 def _content(value: Any) -> Any:
@@ -426,17 +457,13 @@ def _content(value: Any) -> Any:
 
 
 def _trained(case: Case, model: nn.Module) -> Iterator[Tensor]:
-    """All tensors of a model after a step of training on random numbers of its own."""
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        np_state = np.random.get_state()
-        np.random.seed(1)
-        batch = case.batch()
-        model.train()
-        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    """All tensors of a model after a step of training with dropout on."""
+    batch = case.batch()
+    model.train()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    with case._seeded():
         case.loss(case.call(model, batch), labels_of(batch)).backward()
-        optimizer.step()
-        np.random.set_state(np_state)
+    optimizer.step()
     yield from model.state_dict().values()
 
 
