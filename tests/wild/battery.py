@@ -181,7 +181,7 @@ class Plain:
         def product(v: Tensor) -> Tensor:
             return self.derivative(self.gradient, w, v.to(w.dtype), self.case.steps[1] / float(v.norm())).double()
 
-        if size <= 300:
+        if size <= 100:
             dense = torch.stack([product(e) for e in torch.eye(size)])
             return float(torch.linalg.eigvalsh((dense + dense.T) / 2)[-1])
         operator = LinearOperator(
