@@ -1,10 +1,11 @@
 """The optimizers: the base optimizer alone, SAM, NCSAM, and the controls that give a comparison meaning."""
 
+from ncsam.optimizers.registry import OPTIMIZERS, build, options_of, resolve_options
 from ncsam.optimizers.sharpness_aware import ProjectionWarning, SharpnessAware
 from ncsam.optimizers.step_info import StepInfo
 from ncsam.optimizers.variants import (
+    ASAM,
     NCSAM,
-    OPTIMIZERS,
     SAM,
     CleanDirection,
     GStarOnly,
@@ -14,12 +15,11 @@ from ncsam.optimizers.variants import (
     Plain,
     RandomDirection,
     RandomPicks,
-    build,
-    options_of,
-    resolve_options,
+    Variant,
 )
 
 __all__ = [
+    "ASAM",
     "NCSAM",
     "OPTIMIZERS",
     "SAM",
@@ -34,6 +34,7 @@ __all__ = [
     "RandomPicks",
     "SharpnessAware",
     "StepInfo",
+    "Variant",
     "build",
     "options_of",
     "resolve_options",

@@ -18,6 +18,7 @@ from ncsam.optimizers.noise_gradient import (
     margins,
     smoothed_cross_entropy,
 )
+from ncsam.optimizers.options import option
 
 
 @dataclass(frozen=True)
@@ -29,18 +30,13 @@ class ClusterInversion(NoiseGradient):
     other than its observed one; g* is the gradient of label-smoothed cross-entropy on a forward pass of the picked
     samples alone. The mean is over the cluster; that the maximum is over the *batch* is our reading, as are k-means++
     seeds and that fewer than two picked samples give g* = 0 (BatchNorm cannot normalise over one).
-
-    Args:
-        flip_ratio: r_max, the highest flip rate, in [0, 1].
-        label_smoothing: mass taken off the new label, spread over the C − 1 others.
-        clusters: K of k-means.
-        features: name of the layer whose *input* is clustered; "" for the model's last ``nn.Linear``.
     """
 
-    flip_ratio: float = 0.4
-    label_smoothing: float = 0.1
-    clusters: int = 5
-    features: str = ""
+    flip_ratio: float = option(0.4, "r_max, the highest flip rate of a cluster, in [0, 1].")
+    label_smoothing: float = option(0.1, "in the loss of g*, mass spread over the C − 1 other classes.")
+    clusters: int = option(5, "K of k-means.")
+    features: str = option("", 'name of the layer whose *input* is clustered; "" for the model\'s last ``nn.Linear``.')
+    reuses_graph = False
 
     def __post_init__(self) -> None:
         check_share("flip_ratio", self.flip_ratio)

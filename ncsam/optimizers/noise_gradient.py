@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ncsam.optimizers.first_pass import FirstPass
 from ncsam.optimizers.mini_batch import LossFn
+from ncsam.optimizers.options import fixed, option
 
 
 class NoiseEstimate(NamedTuple):
@@ -31,10 +32,11 @@ class NoiseGradient(ABC):
     """Estimates the noise gradient of a batch from its first pass.
 
     Attributes:
-        needs_true_labels, features_of: as for :class:`ncsam.optimizers.perturbations.Perturbation`.
+        needs_true_labels, reuses_graph, features_of: as for :class:`ncsam.optimizers.perturbations.Perturbation`.
     """
 
     needs_true_labels = False
+    reuses_graph = True
     features_of: str | None = None
 
     @abstractmethod
@@ -50,17 +52,14 @@ class SimulatedNoise(NoiseGradient):
     largest logits; each gets the largest logit's class that is not its *observed* label; g* is the gradient of their
     mean loss, taken through the graph of the whole batch. "Without replacement" and "mean" are ours, the paper does
     not say.
-
-    Args:
-        flip_ratio: r_flip, share of the batch that is picked, in [0, 1].
-        label_smoothing: mass taken off the temporary label and spread over the C − 1 others; 0 uses the training loss,
-            more uses cross-entropy.
-        uniform_picks: draw with equal chances instead (the *random picks* control).
+    With ``uniform_picks`` chances are equal (the *random picks* control).
     """
 
-    flip_ratio: float = 0.4
-    label_smoothing: float = 0.0
-    uniform_picks: bool = False
+    flip_ratio: float = option(0.4, "r_flip, share of the batch that g* is computed from, in [0, 1].")
+    label_smoothing: float = option(
+        0.0, "in the loss of g*, mass spread over the C − 1 other classes; 0 uses the training loss itself."
+    )
+    uniform_picks: bool = fixed(False)
 
     def __post_init__(self) -> None:
         check_share("flip_ratio", self.flip_ratio)
@@ -86,8 +85,14 @@ class SimulatedNoise(NoiseGradient):
 
 @dataclass(frozen=True)
 class TrueNoise(NoiseGradient):
-    """g_noise itself (the *oracle* control): mean gradient over the batch's wrong-labelled samples, observed labels."""
+    """g_noise itself (the *oracle* control): mean gradient over the batch's wrong-labelled samples, observed labels.
 
+    All wrong-labelled samples count and the loss is that of training, so the options of the simulated noise, which
+    are taken so that arms can share theirs, have no effect.
+    """
+
+    flip_ratio: float = field(default=0.4, repr=False, metadata={"meaning": "no effect."})
+    label_smoothing: float = field(default=0.0, repr=False, metadata={"meaning": "no effect."})
     needs_true_labels = True
 
     def __call__(self, first: FirstPass) -> NoiseEstimate:
@@ -100,7 +105,11 @@ class TrueNoise(NoiseGradient):
 class RandomNoise(NoiseGradient):
     """A Gaussian direction of the length that ``like`` has at this very step (the *random direction* control)."""
 
-    like: NoiseGradient
+    like: NoiseGradient = field(default_factory=SimulatedNoise)
+
+    @property
+    def reuses_graph(self) -> bool:  # type: ignore[override]
+        return self.like.reuses_graph
 
     def __call__(self, first: FirstPass) -> NoiseEstimate:
         vector, picked = self.like(first)

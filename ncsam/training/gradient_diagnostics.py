@@ -23,6 +23,7 @@ from ncsam.optimizers.first_pass import FirstPass
 from ncsam.optimizers.in_place import Buffers
 from ncsam.optimizers.mini_batch import Forward, LossFn, MiniBatch
 from ncsam.optimizers.noise_gradient import Flips, NoiseEstimate, NoiseGradient, SimulatedNoise, draw
+from ncsam.optimizers.options import options_in, with_options
 from ncsam.optimizers.perturbations import Compensated
 from ncsam.records.measurements import Diagnostics
 from ncsam.statistics import t_intervals
@@ -88,13 +89,11 @@ def probe_of(optimizer: str, options: Mapping[str, Any]) -> tuple[Compensated, d
     (0.2, 0.1)
     """
     chosen = {k: v for k, v in options.items() if k in _OPTIONS and k in options_of(optimizer)}
-    picks = {k: chosen.pop(k) for k in ("flip_ratio", "label_smoothing") if k in chosen}
     if optimizer == "asam":
         chosen.pop("rho", None)  # in another unit
-    noise = SimulatedNoise(**picks)
-    probe = Compensated(noise=noise, **chosen)
-    settings = {k: getattr(probe, k) for k in _OPTIONS if hasattr(probe, k)}
-    return probe, settings | {"flip_ratio": noise.flip_ratio, "label_smoothing": noise.label_smoothing}
+    probe = with_options(Compensated(), chosen)
+    resolved = options_in(probe)
+    return probe, {name: resolved[name].default for name in _OPTIONS}
 
 
 def diagnose_batch(

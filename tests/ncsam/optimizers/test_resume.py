@@ -40,6 +40,46 @@ def test_resume_is_bitwise(name: str, base: str) -> None:
     assert same(everything(whole), everything(resumed))
 
 
+NOISE = "SimulatedNoise(flip_ratio=0.4, label_smoothing=0.0, uniform_picks={})"
+REST = "schedule='paper', scale='raw', warmup=0.0, warmup_step='base', ascent={}"
+EARLIER = {
+    "sgd": "NoPerturbation()",
+    "sam": "SharpnessAscent(rho=0.05)",
+    "asam": "AdaptiveAscent(rho=0.5, eta=0.01)",
+    "clean-direction": "TrueLabelAscent(rho=0.05)",
+    **{
+        name: f"Compensated(rho=0.05, kappa=0.1, noise={noise}, sign=1, project=True, {REST.format(ascent)})"
+        for name, noise, ascent in (
+            ("ncsam", NOISE.format(False), True),
+            ("random-picks", NOISE.format(True), True),
+            ("random-direction", f"RandomNoise(like={NOISE.format(False)})", True),
+            ("oracle", "TrueNoise()", True),
+            ("gstar-only", NOISE.format(False), False),
+        )
+    },
+    "matched": f"MatchedAscent(like=Compensated(rho=0.05, kappa=0.1, noise={NOISE.format(False)}, sign=1, "
+    f"project=False, {REST.format(True)}))",
+}
+"""What states saved before options were read from the fields say of their perturbation."""
+
+
+@pytest.mark.parametrize("name", EARLIER)
+def test_states_saved_by_earlier_versions_load(name: str) -> None:
+    whole, part = mlp(), mlp()
+    train(make(name, whole), 3)
+    first = make(name, part)
+    train(first, 1)
+    saved = first.state_dict()
+    earlier = {
+        **saved,
+        "ncsam": {"perturbation": EARLIER[name], "generator": saved["ncsam"]["generator"], "warned": True},
+    }
+    resumed = make(name, part)
+    resumed.load_state_dict(earlier)
+    train(resumed, 2, first=1)
+    assert same(everything(whole), everything(part))
+
+
 def test_the_state_holds_what_torch_expects_and_what_is_ours() -> None:
     model = mlp()
     opt = make("ncsam", model)
