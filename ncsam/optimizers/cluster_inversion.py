@@ -12,11 +12,11 @@ from ncsam.optimizers.first_pass import FirstPass
 from ncsam.optimizers.noise_gradient import (
     NoiseEstimate,
     NoiseGradient,
+    SmoothedCrossEntropy,
     check_share,
+    classified,
     draw,
-    logits_and_labels,
     margins,
-    smoothed_cross_entropy,
 )
 from ncsam.optimizers.options import option
 
@@ -49,21 +49,27 @@ class ClusterInversion(NoiseGradient):
         return self.features
 
     def __call__(self, first: FirstPass) -> NoiseEstimate:
-        logits, labels = logits_and_labels(first)
-        if first.features is None or len(first.features) != len(labels):
-            rows = 0 if first.features is None else len(first.features)
-            raise ValueError(f"captured {rows} feature rows, expected {len(labels)}; name the layer: features='…'")
-        cluster = kmeans(normalize(first.features), self.clusters, first.generator)
-        rates = flip_rates(margins(logits.float()), cluster, self.flip_ratio)
-        chance = torch.rand(len(labels), generator=first.generator).to(rates.device)
-        picked = (chance < rates).nonzero().flatten()
+        seen = classified(first)
+        found, expected = 0 if first.features is None else len(first.features), len(first.labels)
+        if first.features is None or found != expected:
+            raise ValueError(f"captured {found} feature rows, expected {expected}; name the layer: features='…'")
+        if not len(seen.rows):
+            return NoiseEstimate(torch.zeros_like(first.gradient), 0)
+        cluster = kmeans(normalize(first.features[seen.rows]), self.clusters, first.generator)
+        rates = flip_rates(margins(seen.logits.float()), cluster, self.flip_ratio)
+        chance = torch.rand(len(seen.rows), generator=first.generator, dtype=torch.float32, device="cpu")
+        picked = (chance.to(rates.device) < rates).nonzero().flatten()
         if len(picked) < 2:
             return NoiseEstimate(torch.zeros_like(first.gradient), 0)
-        classes = logits.shape[1]
-        step = torch.randint(1, classes, (len(picked),), generator=first.generator).to(labels.device)
-        new = (labels[picked] + step) % classes
-        loss_fn = smoothed_cross_entropy(self.label_smoothing)
-        return NoiseEstimate(first.gradient_of(new, picked, loss_fn=loss_fn, fresh=True), len(picked))
+        new = other_labels(seen.labels[picked], seen.classes.nonzero().flatten(), first.generator)
+        loss_fn = SmoothedCrossEntropy(self.label_smoothing)
+        return NoiseEstimate(first.gradient_of(new, seen.rows[picked], loss_fn=loss_fn, fresh=True), len(picked))
+
+
+def other_labels(observed: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
+    """A label for each sample, uniform over the ``classes`` (c,) other than its observed one, shape (n,)."""
+    step = torch.randint(1, len(classes), (len(observed),), generator=generator, device="cpu").to(observed.device)
+    return classes[(torch.searchsorted(classes, observed) + step) % len(classes)]
 
 
 def flip_rates(margin: Tensor, cluster: Tensor, highest: float) -> Tensor:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ncsam.optimizers.first_pass import FirstPass
-from ncsam.optimizers.mini_batch import LossFn
 from ncsam.optimizers.options import fixed, option
 
 
@@ -48,10 +47,11 @@ class NoiseGradient(ABC):
 class SimulatedNoise(NoiseGradient):
     """g* of the NCSAM paper: the gradient on samples that are given a likely wrong label (eq. 16–18).
 
-    ⌊flip_ratio·B⌋ samples are drawn without replacement with chances ∝ 1 / (1 + δ), δ the margin between their two
-    largest logits; each gets the largest logit's class that is not its *observed* label; g* is the gradient of their
-    mean loss, taken through the graph of the whole batch. "Without replacement" and "mean" are ours, the paper does
-    not say.
+    Of the n samples that count in the loss (those with a label that it ignores do not) ⌊flip_ratio·n⌋ are drawn
+    without replacement with chances ∝ 1 / (1 + δ), δ the margin between their two largest logits; each gets the largest
+    logit's class that is not its *observed* label; g* is the gradient of their mean loss, taken through the graph of
+    the whole batch. "Without replacement" and "mean" are ours, the paper does not say.
+
     With ``uniform_picks`` chances are equal (the *random picks* control).
     """
 
@@ -71,15 +71,15 @@ class SimulatedNoise(NoiseGradient):
 
     def flips(self, first: FirstPass) -> Flips:
         """The samples that are picked, and the temporary label of each."""
-        logits, labels = logits_and_labels(first)
-        count = int(self.flip_ratio * len(labels) + 1e-9)  # 0.29 · 100 is 28.999… in binary
-        chances = torch.ones(len(logits), device=logits.device) if self.uniform_picks else pick_chances(logits)
-        rows = draw(chances, count, first.generator)
-        return Flips(rows, temporary_labels(logits[rows], labels[rows]))
+        seen = classified(first)
+        count = int(self.flip_ratio * len(seen.rows) + 1e-9)  # 0.29 · 100 is 28.999… in binary
+        chances = torch.ones_like(seen.logits[:, 0]) if self.uniform_picks else pick_chances(seen.logits)
+        picked = draw(chances, count, first.generator)
+        return Flips(seen.rows[picked], temporary_labels(seen.logits[picked], seen.labels[picked], seen.classes))
 
     def gradient(self, first: FirstPass, flips: Flips, *, keep_graph: bool = False) -> Tensor:
         """g* of these picks, (K,)."""
-        loss_fn = smoothed_cross_entropy(self.label_smoothing) if self.label_smoothing else None
+        loss_fn = SmoothedCrossEntropy(self.label_smoothing) if self.label_smoothing else None
         return first.gradient_of(flips.labels, flips.rows, loss_fn=loss_fn, keep_graph=keep_graph)
 
 
@@ -96,7 +96,8 @@ class TrueNoise(NoiseGradient):
     needs_true_labels = True
 
     def __call__(self, first: FirstPass) -> NoiseEstimate:
-        wrong = (first.labels != first.true_labels).reshape(len(first.labels), -1).any(dim=1)
+        known = first.counted & first.counts(first.true_labels, "true_labels")
+        wrong = ((first.labels != first.true_labels) & known).reshape(len(first.labels), -1).any(dim=1)
         rows = wrong.nonzero().flatten()
         return NoiseEstimate(first.gradient_of(first.labels[rows], rows), len(rows))
 
@@ -148,41 +149,65 @@ def draw(chances: Tensor, count: int, generator: torch.Generator) -> Tensor:
     >>> sorted(draw(torch.tensor([0.2, 0.0, 0.3]), 2, torch.Generator().manual_seed(0)).tolist())
     [0, 2]
     """
-    times = torch.empty(len(chances)).exponential_(generator=generator).to(chances.device)
+    times = torch.empty(len(chances), dtype=torch.float32, device="cpu").exponential_(generator=generator)
+    times = times.to(chances.device)
     return (times / chances).topk(count, largest=False).indices
 
 
-def temporary_labels(logits: Tensor, observed: Tensor) -> Tensor:
+def temporary_labels(logits: Tensor, observed: Tensor, classes: Tensor | None = None) -> Tensor:
     """ŷ*ᵢ = argmax over c ≠ ỹᵢ of zᵢ⁽ᶜ⁾: the likeliest class that is not the *observed* label, shape (B,) (eq. 18).
+
+    Args:
+        classes: (C,) bool, those that may be given: a label that the loss ignores is none of them; all if None.
 
     >>> temporary_labels(torch.tensor([[3.0, 1.0, 2.5], [3.0, 1.0, 2.5]]), torch.tensor([0, 1])).tolist()
     [2, 0]
     """
-    classes = torch.arange(logits.shape[1], device=logits.device)
-    return logits.masked_fill(classes == observed[:, None], -torch.inf).argmax(dim=1)
+    barred = torch.arange(logits.shape[1], device=logits.device) == observed[:, None]
+    if classes is not None:
+        barred = barred | ~classes
+    return logits.masked_fill(barred, -torch.inf).argmax(dim=1)
 
 
-def smoothed_cross_entropy(smoothing: float) -> LossFn:
+@dataclass(frozen=True)
+class SmoothedCrossEntropy:
     """Mean cross-entropy against 1 − smoothing on the label and smoothing / (C − 1) on each other class.
 
     This is the released NCSAM code's form; ``torch``'s ``label_smoothing`` spreads its mass over all C classes.
 
-    >>> loss = smoothed_cross_entropy(0.1)
+    >>> loss = SmoothedCrossEntropy(0.1)
     >>> round(float(loss(torch.tensor([[0.9, 0.05, 0.05]]).log(), torch.tensor([0]))), 4)
     0.3944
     """
 
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+    smoothing: float
+    mean_over_rows = True
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         log_p = logits.log_softmax(dim=1)
         on_label = log_p.gather(1, labels[:, None]).squeeze(1)
         elsewhere = (log_p.sum(dim=1) - on_label) / (logits.shape[1] - 1)
-        return -((1.0 - smoothing) * on_label + smoothing * elsewhere).mean()
-
-    return loss
+        return -((1.0 - self.smoothing) * on_label + self.smoothing * elsewhere).mean()
 
 
-def logits_and_labels(first: FirstPass) -> tuple[Tensor, Tensor]:
-    """Logits (B, C) and integer labels (B,) of a classification batch; a ValueError for anything else."""
+class Classified(NamedTuple):
+    """The n samples of a classification batch that count in its loss.
+
+    Attributes:
+        rows: their places in the batch, (n,).
+        logits: (n, C).
+        labels: observed, (n,).
+        classes: which labels count in the loss, (C,) bool.
+    """
+
+    rows: Tensor
+    logits: Tensor
+    labels: Tensor
+    classes: Tensor
+
+
+def classified(first: FirstPass) -> Classified:
+    """The samples that count; a ValueError unless there are logits (B, C) and integer labels (B,) in 0…C−1."""
     logits, labels = first.outputs, first.labels
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < 2:
@@ -190,7 +215,10 @@ def logits_and_labels(first: FirstPass) -> tuple[Tensor, Tensor]:
     if not isinstance(labels, Tensor) or labels.shape != logits.shape[:1] or labels.is_floating_point():
         got = f"{tuple(labels.shape)} {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
         raise ValueError(f"labels are {got}, expected integer classes of shape ({len(logits)},)")
-    return logits, labels
+    rows = first.counted.nonzero().flatten()
+    if first.counted_classes.sum() < 2:
+        raise ValueError("the loss ignores all classes but one, so that no other label can be given; use SAM")
+    return Classified(rows, logits[rows], labels[rows], first.counted_classes)
 
 
 def check_share(name: str, value: float) -> None:

@@ -134,7 +134,11 @@ class TrueLabelAscent(Perturbation):
         _check_size("rho", self.rho)
 
     def __call__(self, first: FirstPass) -> Perturbed:
-        return Perturbed(_of_length(self.rho, first.gradient_of(first.true_labels)))
+        # A sample that the training loss leaves out stays out, whatever its true label.
+        counted, true = first.counted, first.true_labels
+        first.counts(true, "true_labels")
+        labels = true if counted.all() else true.where(counted, first.labels)
+        return Perturbed(_of_length(self.rho, first.gradient_of(labels)))
 
 
 @dataclass(frozen=True)

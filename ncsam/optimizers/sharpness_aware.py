@@ -13,9 +13,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from landscape.ranks import Ranks
-from ncsam.optimizers.first_pass import FirstPass
+from ncsam.optimizers.first_pass import NO_PART, FirstPass
 from ncsam.optimizers.in_place import Buffers, buffers_of, norm, shifted
-from ncsam.optimizers.mini_batch import Forward, LossFn, MiniBatch
+from ncsam.optimizers.loss_mean import LossFn, ignored_label
+from ncsam.optimizers.mini_batch import Forward, MiniBatch
 from ncsam.optimizers.perturbations import Perturbation
 from ncsam.optimizers.step_info import StepInfo
 
@@ -98,7 +99,10 @@ class SharpnessAware(Optimizer):
             progress: epoch / epochs in [0, 1], epochs counted from 1; required by NCSAM, ignored by SAM.
             true_labels: the right labels, for the controls that need them.
             scaler: a ``GradScaler``; scaling, unscaling, its ``step`` and its ``update`` are done here.
-            microbatches: equal parts into which the batch is cut to save memory; their losses are summed up exactly.
+            microbatches: equal parts into which the batch is cut to save memory. Each counts what it weighs in the
+                loss's own mean: class weights and ignored labels of ``nn.CrossEntropyLoss`` and ``nn.NLLLoss``
+                (or ``functional.cross_entropy`` itself) are summed exactly, any other loss must be a mean over the
+                rows, which is checked on the outputs of each step, without a further pass of the model.
 
         Raises:
             TypeError: called with a closure, or without a batch.
@@ -117,8 +121,16 @@ class SharpnessAware(Optimizer):
             p.grad = None
         scaler = scaler if scaler is not None and scaler.is_enabled() else None
         scale = _loss_scale(scaler, params[0].device) if scaler is not None else 1.0
-        device = params[0].device
-        batch = MiniBatch(self.model, self._forward, x, y, loss_fn, microbatches, scale, device, self._ranks())
+        batch = MiniBatch(
+            self.model,
+            x,
+            y,
+            loss_fn,
+            forward=self._forward,
+            microbatches=microbatches,
+            scale=scale,
+            ranks=self._ranks(),
+        )
         before = Buffers(buffers_of(self.model))
         try:
             if self.perturbation.active(progress):
@@ -138,9 +150,18 @@ class SharpnessAware(Optimizer):
         return info
 
     def _base_step(self, batch: MiniBatch, params: list[Tensor], scaler: torch.amp.GradScaler | None) -> StepInfo:
-        loss, outputs = batch.descend()
+        loss, outputs = batch.descend(check=True)
         skipped, value, size = self._update(batch, params, loss, scaler)
-        return StepInfo(value, value, size, self.perturbation.rho, skipped=skipped, outputs=outputs, labels=batch.y)
+        return StepInfo(
+            value,
+            value,
+            size,
+            self.perturbation.rho,
+            skipped=skipped,
+            outputs=outputs,
+            labels=batch.y,
+            ignored=ignored_label(batch.loss_fn),
+        )
 
     def _perturbed_step(
         self,
@@ -210,6 +231,7 @@ class SharpnessAware(Optimizer):
             skipped=why,
             outputs=outputs,
             labels=batch.y,
+            ignored=ignored_label(batch.loss_fn),
         )
 
     def _update(
@@ -220,6 +242,8 @@ class SharpnessAware(Optimizer):
             if scaler is not None:
                 scaler.unscale_(self.base)
             grads = [p.grad for p in params if p.grad is not None]
+            if not grads:
+                raise ValueError(NO_PART)
             value, size = _on_host(loss, norm(grads))
             why = None
             if not math.isfinite(value):

@@ -28,6 +28,7 @@ class StepInfo:
         skipped: why there was no update, None where there was one. Weights and buffers are then as they were.
         outputs: detached outputs of the unperturbed forward pass.
         labels: the labels as given.
+        ignored: the label that the loss leaves out, beside negative ones; None where it names none.
     """
 
     loss: float
@@ -43,6 +44,7 @@ class StepInfo:
     skipped: str | None = None
     outputs: Any = field(default=None, repr=False)
     labels: Any = field(default=None, repr=False)
+    ignored: int | None = field(default=None, repr=False)
 
     @property
     def relative_perturbation(self) -> float:
@@ -56,8 +58,9 @@ class StepInfo:
 
     @cached_property
     def correct(self) -> int | None:
-        """Predictions of the unperturbed pass that agree with the given labels; None for other tasks."""
+        """Predictions of the unperturbed pass that agree with labels that are not ignored; None for other tasks."""
         z, y = self.outputs, self.labels
         if not isinstance(z, Tensor) or not isinstance(y, Tensor) or y.is_floating_point() or z.dim() != y.dim() + 1:
             return None
-        return int((z.argmax(dim=1) == y).sum())
+        right = z.argmax(dim=1) == y
+        return int((right if self.ignored is None else right & (y != self.ignored)).sum())

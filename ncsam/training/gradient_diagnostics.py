@@ -21,7 +21,8 @@ from landscape.ranks import Ranks
 from ncsam.optimizers import options_of
 from ncsam.optimizers.first_pass import FirstPass
 from ncsam.optimizers.in_place import Buffers
-from ncsam.optimizers.mini_batch import Forward, LossFn, MiniBatch
+from ncsam.optimizers.loss_mean import LossFn
+from ncsam.optimizers.mini_batch import Forward, MiniBatch
 from ncsam.optimizers.noise_gradient import Flips, NoiseEstimate, NoiseGradient, SimulatedNoise, draw
 from ncsam.optimizers.options import options_in, with_options
 from ncsam.optimizers.perturbations import Compensated
@@ -139,7 +140,7 @@ def diagnose_batch(
     modes = {module: module.training for module in model.modules()}
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence(list(seed)).generate_state(1)[0]))
     buffers = Buffers(list(model.buffers()))
-    batch = MiniBatch(model, forward, x, observed, loss_fn, microbatches, 1.0, params[0].device, ranks)
+    batch = MiniBatch(model, x, observed, loss_fn, forward=forward, microbatches=microbatches, ranks=ranks)
     with undisturbed(model), torch.enable_grad():
         for module, training in modes.items():
             module.training = training

@@ -91,7 +91,7 @@ def _beside_the_average(name: str) -> dict[str, Any]:
     opt = make(name, shared, **seed)
     params = list(alone.parameters())
     first = FirstPass(
-        MiniBatch(alone, None, x, y, loss_fn, 1, 1.0, torch.device("cpu")), params, true_labels=true, progress=0.5,
+        MiniBatch(alone, x, y, loss_fn), params, true_labels=true, progress=0.5,
         generator=torch.Generator().manual_seed(ranks.rank), reuse_graph=True,
         features_of=None if opt.perturbation.features_of is None else alone[2],
     )  # fmt: skip
