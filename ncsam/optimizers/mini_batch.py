@@ -179,8 +179,10 @@ class MiniBatch:
         return self.total(total(losses)), join(outputs)
 
     def total(self, own: Tensor) -> Tensor:
-        """The sum over the processes that share the batch."""
-        return own if self.ranks is None else self.ranks.total(own)
+        """The sum over the processes that share the batch; of scalars in float64, since their dtypes may differ."""
+        if self.ranks is None:
+            return own
+        return self.ranks.total(own.to(self._device) if own.dim() else own.to(self._device, torch.float64))
 
     def gathered(self, own: Any) -> Any:
         """The rows of all processes of every tensor in a nested structure."""
