@@ -25,11 +25,12 @@ from ncsam.optimizers.options import option
 class ClusterInversion(NoiseGradient):
     """g* from labels flipped at a rate that each feature cluster of the batch has of its own.
 
-    The batch's L2-normalised penultimate features are clustered by k-means. A sample of cluster k is picked with
-    probability r_k = flip_ratio·clip(1 − mean_k(δ)/max(δ), 0, 1) and gets a label drawn uniformly from the classes
-    other than its observed one; g* is the gradient of label-smoothed cross-entropy on a forward pass of the picked
-    samples alone. The mean is over the cluster; that the maximum is over the *batch* is our reading, as are k-means++
-    seeds and that fewer than two picked samples give g* = 0 (BatchNorm cannot normalise over one).
+    The batch's L2-normalised penultimate features, taken in eval mode, are clustered by k-means. A sample of cluster k
+    is picked with probability r_k = flip_ratio·clip(1 − mean_k(δ)/max_k(δ), 0, 1), mean and maximum over the cluster,
+    and gets a label drawn uniformly from the classes other than its observed one; g* is the mean gradient of
+    label-smoothed cross-entropy on a forward pass of the picked samples alone. Ours are that δ is of the training
+    pass's logits, k-means++ seeds, and that fewer than two picked samples give g* = 0 (BatchNorm cannot normalise over
+    one).
     """
 
     flip_ratio: float = option(0.4, "r_max, the highest flip rate of a cluster, in [0, 1].")
@@ -73,15 +74,15 @@ def other_labels(observed: Tensor, classes: Tensor, generator: torch.Generator) 
 
 
 def flip_rates(margin: Tensor, cluster: Tensor, highest: float) -> Tensor:
-    """Each sample's flip rate, shape (B,): the higher the less certain its cluster is.
+    """Each sample's flip rate, shape (B,): the higher the less certain its cluster is, mean beside maximum.
 
-    >>> flip_rates(torch.tensor([1.0, 3.0, 4.0, 4.0]), torch.tensor([0, 0, 1, 1]), 0.4).tolist()
+    >>> flip_rates(torch.tensor([1.0, 3.0, 4.0, 4.0]), torch.tensor([0, 0, 1, 1]), 0.6).tolist()
     [0.2..., 0.2..., 0.0, 0.0]
     """
     members = torch.bincount(cluster).to(margin)
     mean = torch.zeros_like(members).index_add_(0, cluster, margin) / members.clamp(min=1)
-    top = margin.max()
-    certainty = mean / top if top > 0 else torch.zeros_like(mean)
+    top = torch.zeros_like(members).scatter_reduce_(0, cluster, margin, "amax")
+    certainty = torch.where(top > 0, mean / top.where(top > 0, 1.0), 0.0)
     return (highest * (1.0 - certainty).clamp(0.0, 1.0))[cluster]
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ncsam.optimizers.in_place import cast
+from ncsam.optimizers.in_place import cast, evaluating, real
 from ncsam.optimizers.loss_mean import LossFn, check_classes, class_mean, counted_classes, counts
 from ncsam.optimizers.mini_batch import MiniBatch, total, unwrapped
 from ncsam.optimizers.nested import join, take
@@ -30,7 +30,8 @@ class FirstPass:
     """The unperturbed pass: the batch gradient at w, the outputs, and further gradients from the same graph.
 
     Vectors are flat, over the parameters that took part in the loss, in float32 (float64 for a float64 model), free of
-    the loss scale and of weight decay. A perturbation gets this object and returns its ε in the same layout.
+    the loss scale and of weight decay; a complex parameter is two real numbers. A perturbation gets this object and
+    returns its ε in the same layout.
 
     In a synchronised step the batch is that of all processes: ``outputs``, ``labels`` and the like hold the rows of
     all, gathered when they are first asked for, ``rows`` count over all, and gradients are means over all.
@@ -59,12 +60,10 @@ class FirstPass:
         self.loss_fn = batch.loss_fn
         # A compiled graph gives its buffers away with the first gradient.
         keep = reuse_graph and len(batch.parts) == 1 and unwrapped(batch.model) is batch.model
-        seen: list[Tensor] = []
         grads: list[Tensor | None] = [None] * len(params)
         losses, outputs = [], []
         for part in batch.parts:
-            with _capture(features_of, seen):
-                out = batch.forward(part.x, sync=False)
+            out = batch.forward(part.x, sync=False)
             loss = batch.share_of_loss(out, part)
             grads = _add(grads, batch.gradient(loss, params, retain_graph=keep))
             losses.append(loss.detach())
@@ -72,7 +71,7 @@ class FirstPass:
         batch.check_adds_up(outputs, [p.y for p in batch.parts], [p.share for p in batch.parts], batch.loss_fn)
         self.loss = batch.total(total(losses))
         self.own_outputs = join(outputs)
-        self._own_features = torch.cat(seen).flatten(1).float() if seen else None
+        self._features_of = features_of
         self._graph = outputs[0] if keep else None
         self._once = keep
         used = [g is not None for g in grads]
@@ -80,7 +79,7 @@ class FirstPass:
             used = [any(flags) for flags in zip(*batch.ranks.gather(used), strict=True)]
             grads = [torch.zeros_like(p) if g is None and u else g for p, g, u in zip(params, grads, used, strict=True)]
         self.params = [p for p, u in zip(params, used, strict=True) if u]
-        wide = any(p.dtype == torch.float64 for p in self.params)
+        wide = any(p.dtype in (torch.float64, torch.complex128) for p in self.params)
         self._dtype = torch.float64 if wide else torch.float32
         self.gradient = batch.total(self._flat([g for g in grads if g is not None]))
 
@@ -137,8 +136,19 @@ class FirstPass:
 
     @cached_property
     def features(self) -> Tensor | None:
-        """Input of the layer named by the perturbation, shape (B, F), where it asks for it."""
-        found: Tensor | None = self._batch.gathered(self._own_features)
+        """Input of the layer named by the perturbation, shape (B, F), where it asks for it.
+
+        It is taken in a pass of its own with the model in eval mode: without dropout and with BatchNorm's running
+        statistics, which it does not move.
+        """
+        if self._features_of is None:
+            return None
+        seen: list[Tensor] = []
+        batch = self._batch
+        with evaluating(batch.model), torch.no_grad(), batch.callers_precision(), _capture(self._features_of, seen):
+            for part in batch.parts:
+                batch.forward(part.x, sync=False, compiled=False)
+        found: Tensor | None = batch.gathered(torch.cat(seen).flatten(1).to(self._dtype) if seen else None)
         return found
 
     def gradient_of(
@@ -171,7 +181,7 @@ class FirstPass:
         batch, loss_fn = self._batch, loss_fn or self._batch.loss_fn
         if fresh and batch.ranks is not None and any(isinstance(m, nn.SyncBatchNorm) for m in batch.model.modules()):
             raise ValueError("a process without picked rows would miss SyncBatchNorm; leave synchronised out")
-        pieces = self._pieces(labels, rows, whole=fresh or self._graph is not None)
+        pieces = self._pieces(labels, rows, whole=fresh or len(batch.parts) == 1)
         alone = len(pieces) == 1 and batch.ranks is None
         shares = [1.0] if alone else batch.shares([piece.labels for piece in pieces], loss_fn)
         found = self.gradient if alone else torch.zeros_like(self.gradient)
@@ -231,7 +241,7 @@ class FirstPass:
         device, dtype = tensors[0].device, self._dtype
         pieces = []
         for t in tensors:
-            piece = (t.to_dense() if t.is_sparse else t).reshape(-1)
+            piece = real(t.to_dense() if t.is_sparse else t).reshape(-1)
             pieces.append(cast(piece, device, dtype))
         flat = torch.cat(pieces)
         scale = self._batch.scale if scale is None else scale
@@ -239,10 +249,7 @@ class FirstPass:
 
 
 @contextmanager
-def _capture(module: nn.Module | None, into: list[Tensor]) -> Iterator[None]:
-    if module is None:
-        yield
-        return
+def _capture(module: nn.Module, into: list[Tensor]) -> Iterator[None]:
     handle = module.register_forward_pre_hook(lambda _, inputs: into.append(inputs[0].detach()))
     try:
         yield

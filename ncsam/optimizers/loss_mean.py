@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ncsam.optimizers.in_place import HALF
 from ncsam.optimizers.nested import leaves, mapped, rows_in
 
 LossFn = Callable[[Any, Any], Tensor]
-
-_HALF = (torch.float16, torch.bfloat16)
 
 
 class ClassMean(NamedTuple):
@@ -244,7 +243,7 @@ class _Sums(NamedTuple):
 
 def _rounding(dtype: torch.dtype, numbers: int) -> float:
     """Relative rounding of a mean of so many numbers: of the result, and of its sum, which half precision has in 32."""
-    summed = torch.float32 if dtype in _HALF else dtype
+    summed = torch.float32 if dtype in HALF else dtype
     return 4 * torch.finfo(dtype).eps + 4 * math.sqrt(numbers) * torch.finfo(summed).eps
 
 

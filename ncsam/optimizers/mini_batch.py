@@ -103,15 +103,19 @@ class MiniBatch:
         parts = Parts([mapped(o, Tensor.detach) for o in outputs], labels, shares)
         check_adds_up(loss_fn, parts, lambda of: self.gathered(join(of)), self.total, self._instead)
 
-    def forward(self, x: Any, *, sync: bool) -> Any:
-        """Outputs of the model for ``x``; only with ``sync`` will DDP reduce the gradients of the backward pass."""
+    def forward(self, x: Any, *, sync: bool, compiled: bool = True) -> Any:
+        """Outputs of the model for ``x``; only with ``sync`` will DDP reduce the gradients of the backward pass.
+
+        Without ``compiled`` a model of ``torch.compile`` is run as it was written, so that its hooks are called.
+        """
         if self._ddp is not None and not sync:
             with self._ddp.no_sync():  # DDP decides in the forward pass whether the backward pass will reduce
-                return self._run(x)
-        return self._run(x)
+                return self._run(x, compiled)
+        return self._run(x, compiled)
 
-    def _run(self, x: Any) -> Any:
-        return self.model(x) if self._forward is None else self._forward(self.model, x)
+    def _run(self, x: Any, compiled: bool = True) -> Any:
+        model = self.model if compiled else unwrapped(self.model)
+        return model(x) if self._forward is None else self._forward(model, x)
 
     def loss(self, outputs: Any, y: Any, loss_fn: LossFn | None = None) -> Tensor:
         """The scalar loss of ``outputs`` against ``y``."""

@@ -215,6 +215,14 @@ class Compensated(Perturbation):
 
 
 @dataclass(frozen=True)
+class ReleasedCompensated(Compensated):
+    """NCSAM's perturbation with the warm-up rule of the released code: epoch < T_w, so 49 epochs for T_w = 50."""
+
+    def _warming_up(self, progress: float | None) -> bool:
+        return progress is not None and progress < self.warmup * (1 - 1e-9)
+
+
+@dataclass(frozen=True)
 class MatchedAscent(Perturbation):
     """SAM's direction with the ‖ε‖ that ``like`` has at this very step (*matched*): tells direction from size."""
 

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from landscape.ranks import Ranks
 from ncsam.optimizers.first_pass import NO_PART, FirstPass
-from ncsam.optimizers.in_place import Buffers, buffers_of, norm, shifted
+from ncsam.optimizers.in_place import Buffers, buffers_of, norm, realised, shifted
 from ncsam.optimizers.loss_mean import LossFn, ignored_label
-from ncsam.optimizers.mini_batch import Forward, MiniBatch
+from ncsam.optimizers.mini_batch import Forward, MiniBatch, unwrapped
+from ncsam.optimizers.nested import mapped
 from ncsam.optimizers.perturbations import Perturbation
 from ncsam.optimizers.step_info import StepInfo
 
 
 class ProjectionWarning(UserWarning):
     """The projection onto the ρ-ball discards most of SAM's direction."""
+
+
+class RoundingWarning(UserWarning):
+    """The weights' precision leaves another perturbation than the one that was asked for."""
 
 
 class SharpnessAware(Optimizer):
@@ -44,7 +52,7 @@ class SharpnessAware(Optimizer):
             along the gradient of its own samples. Without DDP there is no difference.
 
     Raises:
-        TypeError: ``base`` is not an optimizer instance.
+        TypeError: ``base`` is not an optimizer instance, or one that evaluates the loss by itself (LBFGS).
         ValueError: ``base`` has no parameter of the model, or synchronised ranks have different seeds.
     """
 
@@ -62,10 +70,16 @@ class SharpnessAware(Optimizer):
         if not isinstance(base, Optimizer) or isinstance(base, SharpnessAware):
             got = base.__name__ if isinstance(base, type) else type(base).__name__
             raise TypeError(f"base is {got}, expected a plain optimizer instance such as torch.optim.SGD(…)")
+        closure = inspect.signature(base.step).parameters.get("closure")
+        if closure is not None and closure.default is inspect.Parameter.empty:
+            raise TypeError(
+                f"base is {type(base).__name__}, which evaluates the loss several times a step; a sharpness-aware step "
+                "has one gradient for it: take an optimizer whose step() needs no closure, such as SGD or AdamW"
+            )
         mine = {id(p) for p in model.parameters()}
         if not any(id(p) in mine for group in base.param_groups for p in group["params"]):
             raise ValueError("base holds no parameter of the model; build it from the same model's parameters()")
-        _features_module(model, perturbation.features_of)  # a name that is not there is told now
+        _features_module(model, perturbation.features_of)  # a layer that is not there is told now
         self.model, self.base, self.perturbation = model, base, perturbation
         self.synchronised = synchronised
         ranks = self._ranks()
@@ -73,7 +87,7 @@ class SharpnessAware(Optimizer):
             raise ValueError(f"synchronised ranks have seeds {seeds}, expected the same on all, as they draw together")
         self._forward = forward
         self._generator = torch.Generator().manual_seed(seed)
-        self._warned = False
+        self._warned = self._warned_of_rounding = False
 
     def step(  # type: ignore[override]
         self,
@@ -90,7 +104,8 @@ class SharpnessAware(Optimizer):
 
         ``.grad`` is cleared first and holds the gradient that was used afterwards. BatchNorm statistics move once, in
         the unperturbed pass. Dropout masks are drawn anew in each pass. Call it inside ``torch.autocast`` for mixed
-        precision; backward passes and norms run outside of it.
+        precision; backward passes and norms run outside of it. Gradients are computed inside ``torch.no_grad`` and
+        ``torch.inference_mode`` all the same.
 
         Args:
             x: inputs; a tensor, or whatever ``forward`` takes.
@@ -114,9 +129,25 @@ class SharpnessAware(Optimizer):
                 f"instead of step(closure) write step(x, y, loss_fn, progress=epoch / epochs)"
             )
         self._check(progress, true_labels)
-        params = [p for group in self.base.param_groups for p in group["params"] if p.requires_grad]
-        if not params:
-            raise ValueError("no parameter of the optimizer requires a gradient; nothing to step on")
+        with torch.inference_mode(False), torch.enable_grad():
+            x, y, true_labels = (_usable(given) for given in (x, y, true_labels))
+            info = self._step(x, y, true_labels, loss_fn, progress, scaler, microbatches)
+        self._warn_once(info)
+        return info
+
+    def _step(
+        self,
+        x: Any,
+        y: Any,
+        true_labels: Any,
+        loss_fn: LossFn,
+        progress: float | None,
+        scaler: torch.amp.GradScaler | None,
+        microbatches: int,
+    ) -> StepInfo:
+        params = self._params()
+        buffers = buffers_of(self.model)
+        _check_initialised([*params, *buffers])
         for p in params:
             p.grad = None
         scaler = scaler if scaler is not None and scaler.is_enabled() else None
@@ -131,7 +162,7 @@ class SharpnessAware(Optimizer):
             scale=scale,
             ranks=self._ranks(),
         )
-        before = Buffers(buffers_of(self.model))
+        before = Buffers(buffers)
         try:
             if self.perturbation.active(progress):
                 info = self._perturbed_step(batch, params, before.live, progress, true_labels, scaler)
@@ -146,8 +177,14 @@ class SharpnessAware(Optimizer):
             before.restore()
             for p in params:
                 p.grad = None
-        self._warn_once(info)
         return info
+
+    def _params(self) -> list[Tensor]:
+        """What is trained; a parameter that stands in several groups, or twice in one, is one parameter."""
+        every = {id(p): p for group in self.base.param_groups for p in group["params"] if p.requires_grad}
+        if not every:
+            raise ValueError("no parameter of the optimizer requires a gradient; nothing to step on")
+        return list(every.values())
 
     def _base_step(self, batch: MiniBatch, params: list[Tensor], scaler: torch.amp.GradScaler | None) -> StepInfo:
         loss, outputs = batch.descend(check=True)
@@ -186,11 +223,12 @@ class SharpnessAware(Optimizer):
         with batch.full_precision():
             g = first.gradient
             perturbed = perturbation(first)
-            epsilon = perturbed.epsilon
-            loss, size, length, along, compensation, kept = _on_host(
+            epsilon = realised(first.params, perturbed.epsilon)
+            loss, size, length, wanted, along, compensation, kept = _on_host(
                 first.loss,
                 torch.linalg.vector_norm(g),
                 torch.linalg.vector_norm(epsilon),
+                torch.linalg.vector_norm(perturbed.epsilon),
                 torch.dot(g, epsilon),
                 perturbed.compensation_norm,
                 perturbed.kept,
@@ -223,6 +261,7 @@ class SharpnessAware(Optimizer):
             gradient_norm=size,
             rho=perturbation.rho,
             perturbation_norm=length,
+            wanted_norm=wanted,
             compensation_norm=compensation,
             cosine=along / (size * length) if size * length > 0 else math.nan,
             projected=kept < 1.0,
@@ -287,6 +326,15 @@ class SharpnessAware(Optimizer):
                 f"projection keeps {info.kept:.0%} of SAM's part of the perturbation: s‖g*‖ is "
                 f"{info.relative_compensation:.1f} ρ; lower kappa, or compare with project=False (said once)",
                 ProjectionWarning,
+                stacklevel=3,
+            )
+
+        if abs(info.perturbation_norm - info.wanted_norm) > 0.1 * info.wanted_norm and not self._warned_of_rounding:
+            self._warned_of_rounding = True
+            warnings.warn(
+                f"the weights' precision rounds ε: its norm is {info.perturbation_norm:.3g} instead of "
+                f"{info.wanted_norm:.3g}; keep the weights in float32 and step inside torch.autocast (said once)",
+                RoundingWarning,
                 stacklevel=3,
             )
 
@@ -361,6 +409,19 @@ class SharpnessAware(Optimizer):
         return f"{type(self).__name__}({self.perturbation!r}, base={type(self.base).__name__})"
 
 
+def _usable(batch: Any) -> Any:
+    """The batch with copies of tensors that were made in ``inference_mode``, through which no gradient goes."""
+    return mapped(batch, lambda t: t.clone() if t.is_inference() else t)
+
+
+def _check_initialised(tensors: Sequence[Tensor]) -> None:
+    """A ValueError for parameters or buffers that have no values yet, or that gradients cannot reach."""
+    if any(is_lazy(t) for t in tensors):
+        raise ValueError("the model has uninitialised parameters (lazy layers); run it once, model(x), before the step")
+    if any(t.is_inference() for t in tensors):
+        raise ValueError("the model was made inside torch.inference_mode(), so it has no gradients; make it outside")
+
+
 def _on_host(*scalars: Tensor | float) -> list[float]:
     """The scalars as numbers, by a single transfer where they lie on an accelerator."""
     far = [s for s in scalars if isinstance(s, Tensor) and not s.is_cpu]
@@ -377,15 +438,20 @@ def _loss_scale(scaler: torch.amp.GradScaler, device: torch.device) -> float:
 
 
 def _features_module(model: nn.Module, name: str | None) -> nn.Module | None:
+    """The layer of that name, the last ``nn.Linear`` for ""; in what DDP and ``torch.compile`` wrapped, if they did."""
     if name is None:
         return None
+    inner = unwrapped(model)
+    inner = unwrapped(inner.module) if isinstance(inner, DistributedDataParallel) else inner
+    if any(isinstance(module, torch.jit.ScriptModule) for module in inner.modules()):
+        raise ValueError("the model is scripted (torch.jit), so its features cannot be seen; give the plain module")
     if name:
-        try:
-            return model.get_submodule(name)
-        except AttributeError as error:
-            known = [module for module, _ in model.named_modules() if module]
-            raise ValueError(f"features is {name!r}, but the model has {', '.join(known)}") from error
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+        for root in (inner, model):
+            with suppress(AttributeError):
+                return root.get_submodule(name)
+        known = [module for module, _ in inner.named_modules() if module]
+        raise ValueError(f"features is {name!r}, but the model has {', '.join(known)}")
+    linear = [module for module in inner.modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise ValueError("the model has no nn.Linear whose input could be its features; name the layer: features='…'")
     return linear[-1]

@@ -19,7 +19,8 @@ class StepInfo:
         perturbed_loss: L_B(w + ε), equal to ``loss`` where nothing was perturbed.
         gradient_norm: ‖g_B‖ at w.
         rho: the nominal ρ.
-        perturbation_norm: ‖ε‖ as applied.
+        perturbation_norm: ‖ε‖ as applied; weights in half precision round it.
+        wanted_norm: ‖ε‖ before that rounding.
         compensation_norm: s‖g*‖, 0 without compensation.
         cosine: between ε and SAM's direction g_B; NaN without ε.
         projected: whether the projection shortened ε.
@@ -42,6 +43,7 @@ class StepInfo:
     kept: float = 1.0
     picked: int = 0
     skipped: str | None = None
+    wanted_norm: float = 0.0
     outputs: Any = field(default=None, repr=False)
     labels: Any = field(default=None, repr=False)
     ignored: int | None = field(default=None, repr=False)

@@ -167,7 +167,7 @@ def test_kmeans_copes_with_fewer_points_than_clusters(points: Tensor) -> None:
 def test_the_least_certain_cluster_is_flipped_most() -> None:
     margin = torch.tensor([0.0, 2.0, 6.0, 10.0])
     rates = flip_rates(margin, torch.tensor([1, 1, 0, 0]), 0.5)
-    torch.testing.assert_close(rates, torch.tensor([0.45, 0.45, 0.1, 0.1]))
+    torch.testing.assert_close(rates, torch.tensor([0.25, 0.25, 0.1, 0.1]))  # ½ (1 − 1/2), ½ (1 − 8/10)
     assert flip_rates(torch.zeros(3), torch.tensor([0, 1, 2]), 0.3).tolist() == pytest.approx([0.3] * 3)
 
 
@@ -196,8 +196,8 @@ def test_the_released_variant_against_its_recipe(monkeypatch: pytest.MonkeyPatch
     opt = NCSAMReleased(model, torch.optim.SGD(model.parameters(), lr=0.1), kappa=0.25, forward=forward)
     x, y, _ = data(dtype=torch.float64)
     info = opt.step(x, y, loss_fn, progress=1.0)
-    assert [len(x) for x in inputs] == [20, info.picked, 20]
-    rows = [next(i for i in range(len(x)) if torch.equal(x[i], row)) for row in inputs[1]]
+    assert [len(x) for x in inputs] == [20, 20, info.picked, 20]  # the second for features
+    rows = [next(i for i in range(len(x)) if torch.equal(x[i], row)) for row in inputs[2]]
     assert all(flipped[0][k] != y[i] for k, i in enumerate(rows))
 
     def gradient(loss: Tensor) -> Tensor:
