@@ -8,7 +8,7 @@ needs, asks for NumPy < 2 and cannot be installed beside ours; its compiled part
 coloraide==8.13.1 drawsvg==2.4.2`` and ``PYTHONPATH=PEERS`` let it take part, with pandas installed.
 
 The measure is process CPU time on one thread. Every contestant has a process of its own, since what one does to the C
-library's memory (see ``landscape/objective/evaluation/freed_memory.py``) would serve the others too, and a new one in
+library's memory (see ``landscape/objective/evaluation/evaluate.py``) would serve the others too, and a new one in
 every round, since where its memory lies has a say in its speed. In a round each of them evaluates the same plane, one
 at a time, in turns forwards and backwards; the median of its times counts, and ratios are taken within a round. The
 forward limit is the model called in a loop under ``inference_mode``; a second one keeps freed memory as we do.
@@ -43,7 +43,7 @@ from environment import environment, installed, load_average
 from torch import Tensor, nn
 
 import landscape
-from landscape.objective.evaluation.freed_memory import keep_freed_memory
+from landscape.objective.evaluation.evaluate import keep_freed_memory
 from landscape.surfaces.batch_size import choose
 from ncsam import TrainConfig, Trainer
 from ncsam.training.problem import Problem

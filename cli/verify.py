@@ -24,7 +24,7 @@ def command(files: tuple[Path, ...], as_json: bool) -> int:
     """
     import json
 
-    import ncsam.records.measurements  # noqa: F401 - makes the kinds of record known that runs hold
+    import ncsam.records  # noqa: F401 - makes the kinds of record known that runs hold
     from landscape import store
 
     found = {str(file): store.verify(file) for file in files}

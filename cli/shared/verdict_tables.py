@@ -9,7 +9,7 @@ from typing import Any
 import click
 import numpy as np
 
-from ncsam.records.measurements import Curves, Secondary, Verdicts
+from ncsam.records import Curves, Secondary, Verdicts
 from ncsam.study.effects import nanmean
 from ncsam.study.radius_control import radius_control
 from ncsam.study.table import Study

@@ -104,7 +104,7 @@ class FisherForm(Form):
 
     def extras(self, batch: BatchLoss) -> list[Tensor]:
         leaf = next(iter(batch.parameters.values()))
-        weights = sample_weights(batch.normalizer, batch.labels).to(leaf.device)
+        weights = sample_weights(batch.criterion.normalizer, batch.labels).to(leaf.device)
         if not self._checked:
             check_per_sample(self._per_sample, batch.outputs, batch.labels, weights, batch.loss())
             self._checked = True
@@ -117,6 +117,35 @@ class FisherForm(Form):
         losses = self._per_sample(batch.outputs, batch.labels)
         tangent = forward_ad.unpack_dual(losses).tangent
         return _pulled_back(batch, [] if tangent is None else [(losses, tangent * extras[0].to(tangent.dtype))])
+
+
+class LeanProduct(Product):
+    """A micro-batch's product as the weighted sum of its pieces' products, summed in float64.
+
+    The graph of a product by double backward holds two to three times what the forward pass of a training step keeps,
+    since the gradient's own graph comes on top. A micro-batch in as many pieces fits where the training step fits; it
+    costs one more gradient, as the pieces' graphs are made again for every product.
+
+    Args:
+        form: kind of curvature.
+        batch: the micro-batch.
+        layout: of the parameters.
+        pieces: how many; no more than it has samples are made.
+    """
+
+    def __init__(self, form: Form, batch: BatchLoss, layout: ParameterLayout, pieces: int) -> None:
+        self._form, self._batch, self._layout, self._pieces = form, batch, layout, pieces
+
+    def __call__(self, column: Tensor, *, keep: bool = True) -> Tensor:
+        return self.of_rows(column[None], keep=keep)[:, 0]
+
+    def of_rows(self, rows: Tensor, *, keep: bool = True) -> Tensor:
+        total = torch.zeros(rows.shape[1], len(rows), dtype=torch.float64, device=rows.device)
+        for piece in self._batch.pieces(self._pieces):
+            product = self._form.linearise(piece, self._layout, self._form.extras(piece))
+            for i, row in enumerate(rows):
+                total[:, i].add_(product(row, keep=i < len(rows) - 1), alpha=piece.share)
+        return total
 
 
 class _Gradient(Product):
@@ -150,7 +179,8 @@ class _Jacobian:
 
     def __init__(self, batch: BatchLoss, layout: ParameterLayout, outputs: list[Tensor]) -> None:
         self._parameters, self._layout, self._outputs = batch.parameters, layout, outputs
-        self._weights = [torch.zeros_like(z, requires_grad=True) for z in outputs]
+        # Jᵀu is linear in u, so any u serves; at 0 some backward passes have no derivative.
+        self._weights = [torch.ones_like(z, requires_grad=True) for z in outputs]
         self._pulled = torch.autograd.grad(
             outputs, list(batch.parameters.values()), self._weights, create_graph=True, materialize_grads=True
         )

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from landscape.records.base import Record, parameter, variable
+from landscape.records.base import Record
+from landscape.records.fields import parameter, variable
 
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)

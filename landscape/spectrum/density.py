@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from landscape.records import DensityResult, EigenResult, NegativeMass
+from landscape.spectrum.estimators import jackknife
 from landscape.spectrum.krylov import KrylovBasis, eigh
 
 
@@ -136,7 +137,7 @@ def negative_mass(density: DensityResult, *, threshold: float | None = None) -> 
         np.stack([(weights * below).sum(1), weights.sum(1)]),
         np.stack([(weights * np.abs(nodes) * below).sum(1), (weights * np.abs(nodes)).sum(1)]),
     )
-    (count, count_error), (magnitude, magnitude_error) = map(_share, sums)
+    (count, _, count_error), (magnitude, _, magnitude_error) = (jackknife(pair, _share) for pair in sums)
     return NegativeMass(
         count=count,
         count_stderr=count_error,
@@ -171,13 +172,6 @@ def _known(deflate: EigenResult | None, size: int) -> EigenResult | None:
     )
 
 
-def _share(sums: np.ndarray) -> tuple[float, float]:
-    """Ratio of two sums over probes, (2, probes), and its jackknife standard error."""
-    probes = sums.shape[1]
-    total = sums.sum(axis=1)
-    value = float(total[0] / total[1]) if total[1] else 0.0
-    if probes == 1:
-        return value, math.nan
-    without = total[:, None] - sums
-    shares = np.divide(without[0], without[1], out=np.zeros(probes), where=without[1] > 0)
-    return value, float(np.sqrt((probes - 1) * shares.var()))
+def _share(means: np.ndarray) -> np.ndarray:
+    """The first of two quantities as a share of the second; 0 where that is 0."""
+    return np.divide(means[0], means[1], out=np.zeros_like(means[0]), where=means[1] > 0)

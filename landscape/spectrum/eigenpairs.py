@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.curvature.operators import as_product
+from landscape.curvature.operand import operand
 from landscape.records import EigenResult
 from landscape.spectrum.error_bounds import Unseen, certified_errors, explore
 from landscape.spectrum.krylov import BASIS_BYTES, KrylovBasis, place_of
@@ -82,7 +82,8 @@ def top_eigenpairs(
     (array([9., 2.]), True)
     """
     generator = torch.Generator().manual_seed(seed)
-    size, device, _, _ = as_product(H)
+    given = operand(H)
+    size, device = given.size, given.device
     if basis_bytes is not None:
         max_basis = _vectors_in(basis_bytes, size, k, which, block, search_missed, max_basis)
     run = _Run.of(size, k, which, tol, block, max_basis)

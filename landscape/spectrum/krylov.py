@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.curvature.operators import as_product
+from landscape.curvature.operand import operand
 
 BASIS_BYTES = 2 << 30
 """What the vectors of one basis may take, unless the caller says otherwise."""
@@ -39,7 +39,7 @@ class KrylovBasis:
     products as they were computed. All vectors are float64, (K,) each.
 
     Args:
-        operator: symmetric, (K, K); anything :func:`landscape.curvature.operators.as_product` takes.
+        operator: symmetric, (K, K); anything :func:`landscape.curvature.operand.operand` takes.
         generator: of fresh vectors.
         capacity: vectors that it will hold at most, if known: large ones then get their room at once, since growing
             copies them.
@@ -57,7 +57,8 @@ class KrylovBasis:
         capacity: int | None = None,
         device: torch.device | None = None,
     ) -> None:
-        self.size, self._home, self.eps, self._product = as_product(operator)
+        given = operand(operator)
+        self.size, self._home, self.eps, self._product = given.size, given.device, given.eps, given.product
         self.device = self._home if device is None else device
         self.generator = generator
         self._capacity = capacity

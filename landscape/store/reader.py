@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +10,7 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
+from landscape._suggest import did_you_mean
 from landscape.records import Record
 from landscape.store import manifest, schema
 from landscape.store.attributes import decoded, raw_attributes
@@ -114,8 +114,7 @@ class File:
     def _group(self, name: str) -> h5py.Group:
         names = self.names()
         if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            hint = f", did you mean {near[0]!r}?" if near else ";"
+            hint = did_you_mean(name, names) or ";"
             raise StoreError(f"{self.path}: there is no {name!r}{hint} it holds {', '.join(names) or 'nothing'}")
         return self.h5[name]
 

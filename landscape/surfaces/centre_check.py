@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from landscape.curvature.costs import forward_flops
-from landscape.curvature.lean import LeanProduct
-from landscape.curvature.products import HessianForm
+from landscape.curvature.products import HessianForm, LeanProduct
+from landscape.curvature.twice_differentiable import twice_differentiable
 from landscape.objective.isolation import plain_attention
-from landscape.objective.losses import length
 from landscape.objective.micro_batch import BatchLoss
 from landscape.objective.objective import EmptyViewError, Objective
-from landscape.objective.views import View
+from landscape.objective.sources import length
 
 SAMPLES = (16, 1024)  # that the curvature is checked on: at least and at most,
 FLOPS = 2e9  # and in between as many as one forward pass of so many operations takes; float64 is slow
@@ -28,6 +27,8 @@ _PIECE_FLOPS = 4e8  # of the forward pass that a product is made of at a time,
 _PIECES = 4  # in so many pieces of a micro-batch at least, as its graph takes so much more memory than a training step
 STEP = 1e-6  # of the second difference, relative to the norm of the weights
 FINE_STEP = 1e-9  # of the difference of gradients, the same way
+_COARSE_STEPS = (1e-4, 1e-3, 1e-2)  # relative to the norm of the weights, where layers compute in float32,
+_COARSE = 0.05  # and the deviation that needs no explanation then
 _RELATIVE = 1e-3  # deviation of curvatures that needs no explanation
 
 
@@ -61,7 +62,8 @@ def check_centre(
     sees the slope jump at every kink between its points; over many samples and units these jumps add up to a multiple
     of dᵀHd (what the surface *shows*; ``seen_curvature`` in the record). Where a second difference deviates, gradients
     10⁻⁹‖w‖ apart, on either side, decide whether kinks are the reason. The outcome for each direction is ``agrees``,
-    ``kinks`` (the second difference crosses kinks, the gradients agree), ``disagrees`` or ``not finite``.
+    ``kinks`` (the second difference crosses kinks, the gradients agree), ``coarse`` (some layer computes in less
+    than double precision, so larger steps were taken), ``disagrees`` or ``not finite``.
 
     Args:
         directions: (K,) each.
@@ -126,7 +128,7 @@ def _curvatures(objective: Objective, directions: Tensor, flops: float) -> np.nd
         pieces = max(_PIECES, math.ceil(length(batch.labels) * flops / _PIECE_FLOPS))
         return LeanProduct(HessianForm(), batch, objective.layout, pieces).of_rows(directions)
 
-    with plain_attention():  # fused attention has no second derivative
+    with plain_attention(), twice_differentiable(objective.model):
         images = objective.accumulate(products)
     found: np.ndarray = (directions.T * images).sum(0).cpu().numpy()
     return found
@@ -175,6 +177,12 @@ def _compare(
         rounding = 200 * eps * max(abs(slope), abs(middle), 1.0) / h
         if abs((slope - middle) / side - curvature) <= _RELATIVE * abs(curvature) + rounding:
             return second, "kinks"
+    # Layers that compute in float32, whatever the model is in, hide the curvature at such steps.
+    for step in _COARSE_STEPS:
+        far = step * float(weights.norm() or 1.0) / float(direction.norm())
+        ahead, behind = (float(objective.at(weights + x * direction).gradient() @ direction) for x in (far, -far))
+        if abs((ahead - behind) / (2 * far) - curvature) <= _COARSE * abs(curvature):
+            return second, "coarse"
     return second, "disagrees"
 
 
@@ -190,19 +198,12 @@ def _plain_loss(objective: Objective, view: str) -> float:
 
 
 def _exact(objective: Objective) -> tuple[Objective, float]:
-    """A float64 copy on some samples of the first view that has any, evenly spaced, and what its forward pass takes."""
-    for name in objective.views:
-        size = objective.num_samples(name)
-        if size:
-            flops = forward_flops(objective.view(name))
-            count = min(size, max(SAMPLES[0], min(SAMPLES[1], int(FLOPS / max(flops, 1)))))
-            view = objective.view_of(name)
-            rows = torch.arange(objective.source_of(name).size) if view.indices is None else view.indices.cpu()
-            chosen = rows[torch.linspace(0, size - 1, count, dtype=torch.float64).round().long()]
-            sample = objective.with_views([View(name, view.source, chosen, view.labels)])
-            # Convolutions in float64 have no fast form for other formats.
-            return sample.batched(sample.batch_size, torch.contiguous_format).astype(torch.float64), flops
-    raise EmptyViewError("no view has samples")
+    """A float64 version on some samples of the first view that has any, and what its forward pass takes."""
+    one = objective.sampled(1)
+    flops = forward_flops(one)
+    sample = objective.sampled(max(SAMPLES[0], min(SAMPLES[1], int(FLOPS / max(flops, 1)))))
+    # Convolutions in float64 have no fast form for other formats.
+    return sample.batched(sample.batch_size, torch.contiguous_format).unchecked().astype(torch.float64), flops
 
 
 def _warn(message: str) -> None:

@@ -14,8 +14,18 @@ from landscape.objective.objective import Objective
 from landscape.records import Connection
 from landscape.surfaces.directions import cosine
 from landscape.surfaces.recalibration import Recalibration
-from landscape.surfaces.rows import MemoryRows, Rows
-from landscape.surfaces.scan import Progress, as_grid, groups, put, row_fields, status_of, tables, together
+from landscape.surfaces.scan import (
+    MemoryRows,
+    Progress,
+    Rows,
+    as_grid,
+    groups,
+    put,
+    row_fields,
+    status_of,
+    tables,
+    together,
+)
 
 _BUFFERS = ("interpolated", "start", "recalibrated")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape._files import replacing
 from landscape.ranks import Ranks
 
 
@@ -66,16 +66,16 @@ class Handover:
         content = array.tobytes()
         head = {"identity": self._identity, "index": index, "shape": array.shape, "dtype": array.dtype.str}
         path = self._path(view)
-        temporary = path.with_name(f"{path.name}.tmp")
-        temporary.write_bytes(json.dumps({**head, "sha256": _digest(content)}).encode() + b"\n" + content)
-        os.replace(temporary, path)  # not flushed: what a power cut leaves does not match its digest
+        with replacing(path) as temporary:  # not flushed: what a power cut leaves does not match its digest
+            temporary.write_bytes(json.dumps({**head, "sha256": _digest(content)}).encode() + b"\n" + content)
 
     def discard(self) -> None:
         """Remove the files."""
         if not self._writes:
             return
-        for path in self._part.parent.glob(f"{self._part.name}.*.vectors*"):
-            path.unlink()
+        for pattern in (f"{self._part.name}.*.vectors", f".{self._part.name}.*.vectors.tmp"):
+            for path in self._part.parent.glob(pattern):
+                path.unlink()
 
     def _path(self, view: str) -> Path:
         name = _digest(view.encode())[:12]  # a view's name may hold what a file's may not

@@ -1,8 +1,7 @@
 """The optimizers: the base optimizer alone, SAM, NCSAM, and the controls that give a comparison meaning."""
 
 from ncsam.optimizers.registry import OPTIMIZERS, build, options_of, resolve_options
-from ncsam.optimizers.sharpness_aware import ProjectionWarning, SharpnessAware
-from ncsam.optimizers.step_info import StepInfo
+from ncsam.optimizers.sharpness_aware import ProjectionWarning, RoundingWarning, SharpnessAware, StepInfo
 from ncsam.optimizers.variants import (
     ASAM,
     NCSAM,
@@ -32,6 +31,7 @@ __all__ = [
     "ProjectionWarning",
     "RandomDirection",
     "RandomPicks",
+    "RoundingWarning",
     "SharpnessAware",
     "StepInfo",
     "Variant",

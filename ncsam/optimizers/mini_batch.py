@@ -18,7 +18,7 @@ from ncsam.optimizers.nested import join, leaves, mapped, rows_in, take
 Forward = Callable[[nn.Module, Any], Any]
 
 
-class Part(NamedTuple):
+class MicroBatch(NamedTuple):
     """One micro-batch: rows ``start…stop`` of this process's, and their share of the mean over the whole batch."""
 
     x: Any
@@ -74,7 +74,7 @@ class MiniBatch:
         cut = [(x, y, 0, rows)] if microbatches == 1 else _cut(x, y, microbatches)
         in_parts = ranks is not None or microbatches != 1
         shares = self.shares([piece[1] for piece in cut], loss_fn) if in_parts else [1.0]
-        self.parts = [Part(*piece, share) for piece, share in zip(cut, shares, strict=True)]
+        self.parts = [MicroBatch(*piece, share) for piece, share in zip(cut, shares, strict=True)]
 
     def shares(self, labels: Sequence[Any], loss_fn: LossFn) -> list[float]:
         """What part of the mean over all processes' parts each of this process's parts is, from the labels of each.
@@ -148,7 +148,7 @@ class MiniBatch:
         if self.autocast:
             torch.clear_autocast_cache()
 
-    def share_of_loss(self, outputs: Any, part: Part) -> Tensor:
+    def share_of_loss(self, outputs: Any, part: MicroBatch) -> Tensor:
         """The part's share of the batch's loss; 0, whatever the model gives, where the loss leaves out all its rows."""
         if part.share == 1.0:
             return self.loss(outputs, part.y)

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
+from landscape._suggest import unknown
 from ncsam.optimizers.options import COMMON, options_in
 from ncsam.optimizers.sharpness_aware import SharpnessAware
 from ncsam.optimizers.variants import (
@@ -90,7 +91,7 @@ def build(name: str, model: nn.Module, base: Optimizer, **options: Any) -> Sharp
 
 def _variant(name: str) -> type[Variant]:
     if name not in OPTIMIZERS:
-        raise _unknown("optimizer", name, OPTIMIZERS)
+        raise ValueError(unknown("optimizer", name, OPTIMIZERS))
     return OPTIMIZERS[name]
 
 
@@ -98,10 +99,4 @@ def _check_known(name: str, given: Iterable[str]) -> None:
     known = options_of(name)
     for option in given:
         if option not in known:
-            raise _unknown(f"option of {name}", option, known)
-
-
-def _unknown(what: str, got: str, known: Iterable[str]) -> ValueError:
-    from landscape._suggest import unknown  # here, so that optimizers alone do not load the data readers
-
-    return ValueError(unknown(what, got, known))
+            raise ValueError(unknown(f"option of {name}", option, known))

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from landscape.ranks import Ranks
+from ncsam.optimizers.checks import check_base, check_initialised, check_scaler, features_module, usable
 from ncsam.optimizers.first_pass import NO_PART, FirstPass
 from ncsam.optimizers.in_place import Buffers, buffers_of, norm, realised, shifted
 from ncsam.optimizers.loss_mean import LossFn, ignored_label
-from ncsam.optimizers.mini_batch import Forward, MiniBatch, unwrapped
-from ncsam.optimizers.nested import mapped
+from ncsam.optimizers.mini_batch import Forward, MiniBatch
 from ncsam.optimizers.perturbations import Perturbation
-from ncsam.optimizers.step_info import StepInfo
 
 
 class ProjectionWarning(UserWarning):
@@ -31,6 +29,64 @@ class ProjectionWarning(UserWarning):
 
 class RoundingWarning(UserWarning):
     """The weights' precision leaves another perturbation than the one that was asked for."""
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What happened in one step. Norms are global Euclidean norms, in the unit of the weights or of the gradient.
+
+    Attributes:
+        loss: L_B(w), before the step; under DDP of this rank's part.
+        perturbed_loss: L_B(w + ε), equal to ``loss`` where nothing was perturbed.
+        gradient_norm: ‖g_B‖ at w.
+        rho: the nominal ρ.
+        perturbation_norm: ‖ε‖ as applied; weights in half precision round it.
+        wanted_norm: ‖ε‖ before that rounding.
+        compensation_norm: s‖g*‖, 0 without compensation.
+        cosine: between ε and SAM's direction g_B; NaN without ε.
+        projected: whether the projection shortened ε.
+        kept: the factor by which it did, which is also the share of SAM's part that is left; 1 if not projected.
+        picked: samples that g* was computed from.
+        skipped: why there was no update, None where there was one. Weights and buffers are then as they were.
+        outputs: detached outputs of the unperturbed forward pass.
+        labels: the labels as given.
+        ignored: the label that the loss leaves out, beside negative ones; None where it names none.
+    """
+
+    loss: float
+    perturbed_loss: float
+    gradient_norm: float
+    rho: float = 0.0
+    perturbation_norm: float = 0.0
+    compensation_norm: float = 0.0
+    cosine: float = math.nan
+    projected: bool = False
+    kept: float = 1.0
+    picked: int = 0
+    skipped: str | None = None
+    wanted_norm: float = 0.0
+    outputs: Any = field(default=None, repr=False)
+    labels: Any = field(default=None, repr=False)
+    ignored: int | None = field(default=None, repr=False)
+
+    @property
+    def relative_perturbation(self) -> float:
+        """‖ε‖ / ρ; NaN where ρ = 0."""
+        return self.perturbation_norm / self.rho if self.rho else math.nan
+
+    @property
+    def relative_compensation(self) -> float:
+        """s‖g*‖ / ρ; NaN where ρ = 0."""
+        return self.compensation_norm / self.rho if self.rho else math.nan
+
+    @cached_property
+    def correct(self) -> int | None:
+        """Predictions of the unperturbed pass that agree with labels that are not ignored; None for other tasks."""
+        z, y = self.outputs, self.labels
+        if not isinstance(z, Tensor) or not isinstance(y, Tensor) or y.is_floating_point() or z.dim() != y.dim() + 1:
+            return None
+        right = z.argmax(dim=1) == y
+        return int((right if self.ignored is None else right & (y != self.ignored)).sum())
 
 
 class SharpnessAware(Optimizer):
@@ -67,19 +123,8 @@ class SharpnessAware(Optimizer):
         synchronised: bool = False,
     ) -> None:
         # Optimizer.__init__ is left out on purpose: it would make parameter groups and a state of its own.
-        if not isinstance(base, Optimizer) or isinstance(base, SharpnessAware):
-            got = base.__name__ if isinstance(base, type) else type(base).__name__
-            raise TypeError(f"base is {got}, expected a plain optimizer instance such as torch.optim.SGD(…)")
-        closure = inspect.signature(base.step).parameters.get("closure")
-        if closure is not None and closure.default is inspect.Parameter.empty:
-            raise TypeError(
-                f"base is {type(base).__name__}, which evaluates the loss several times a step; a sharpness-aware step "
-                "has one gradient for it: take an optimizer whose step() needs no closure, such as SGD or AdamW"
-            )
-        mine = {id(p) for p in model.parameters()}
-        if not any(id(p) in mine for group in base.param_groups for p in group["params"]):
-            raise ValueError("base holds no parameter of the model; build it from the same model's parameters()")
-        _features_module(model, perturbation.features_of)  # a layer that is not there is told now
+        check_base(base, model, SharpnessAware)
+        features_module(model, perturbation.features_of)  # a layer that is not there is told now
         self.model, self.base, self.perturbation = model, base, perturbation
         self.synchronised = synchronised
         ranks = self._ranks()
@@ -130,7 +175,7 @@ class SharpnessAware(Optimizer):
             )
         self._check(progress, true_labels)
         with torch.inference_mode(False), torch.enable_grad():
-            x, y, true_labels = (_usable(given) for given in (x, y, true_labels))
+            x, y, true_labels = (usable(given) for given in (x, y, true_labels))
             info = self._step(x, y, true_labels, loss_fn, progress, scaler, microbatches)
         self._warn_once(info)
         return info
@@ -147,10 +192,11 @@ class SharpnessAware(Optimizer):
     ) -> StepInfo:
         params = self._params()
         buffers = buffers_of(self.model)
-        _check_initialised([*params, *buffers])
+        check_initialised([*params, *buffers])
         for p in params:
             p.grad = None
         scaler = scaler if scaler is not None and scaler.is_enabled() else None
+        check_scaler(scaler, params)
         scale = _loss_scale(scaler, params[0].device) if scaler is not None else 1.0
         batch = MiniBatch(
             self.model,
@@ -217,7 +263,7 @@ class SharpnessAware(Optimizer):
             progress=progress,
             generator=self._generator,
             reuse_graph=perturbation.reuses_graph,
-            features_of=_features_module(self.model, perturbation.features_of),
+            features_of=features_module(self.model, perturbation.features_of),
         )
         after_first = Buffers(buffers)
         with batch.full_precision():
@@ -409,19 +455,6 @@ class SharpnessAware(Optimizer):
         return f"{type(self).__name__}({self.perturbation!r}, base={type(self.base).__name__})"
 
 
-def _usable(batch: Any) -> Any:
-    """The batch with copies of tensors that were made in ``inference_mode``, through which no gradient goes."""
-    return mapped(batch, lambda t: t.clone() if t.is_inference() else t)
-
-
-def _check_initialised(tensors: Sequence[Tensor]) -> None:
-    """A ValueError for parameters or buffers that have no values yet, or that gradients cannot reach."""
-    if any(is_lazy(t) for t in tensors):
-        raise ValueError("the model has uninitialised parameters (lazy layers); run it once, model(x), before the step")
-    if any(t.is_inference() for t in tensors):
-        raise ValueError("the model was made inside torch.inference_mode(), so it has no gradients; make it outside")
-
-
 def _on_host(*scalars: Tensor | float) -> list[float]:
     """The scalars as numbers, by a single transfer where they lie on an accelerator."""
     far = [s for s in scalars if isinstance(s, Tensor) and not s.is_cpu]
@@ -435,23 +468,3 @@ def _on_host(*scalars: Tensor | float) -> list[float]:
 def _loss_scale(scaler: torch.amp.GradScaler, device: torch.device) -> float:
     scaler.scale(torch.ones((), device=device))  # creates the scale on the device in the first step
     return float(scaler.get_scale())
-
-
-def _features_module(model: nn.Module, name: str | None) -> nn.Module | None:
-    """The layer of that name, the last ``nn.Linear`` for ""; in what DDP and ``torch.compile`` wrapped, if they did."""
-    if name is None:
-        return None
-    inner = unwrapped(model)
-    inner = unwrapped(inner.module) if isinstance(inner, DistributedDataParallel) else inner
-    if any(isinstance(module, torch.jit.ScriptModule) for module in inner.modules()):
-        raise ValueError("the model is scripted (torch.jit), so its features cannot be seen; give the plain module")
-    if name:
-        for root in (inner, model):
-            with suppress(AttributeError):
-                return root.get_submodule(name)
-        known = [module for module, _ in inner.named_modules() if module]
-        raise ValueError(f"features is {name!r}, but the model has {', '.join(known)}")
-    linear = [module for module in inner.modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise ValueError("the model has no nn.Linear whose input could be its features; name the layer: features='…'")
-    return linear[-1]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from landscape._files import replacing
 from landscape.store import StoreError
 from landscape.store.disk import deferred_signals, fsync, fsync_folder
 from landscape.store.lock import sole
@@ -40,17 +40,14 @@ def save_state(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> N
     """
     buffer = io.BytesIO()
     torch.save({"identity": json.dumps(identity, sort_keys=True), "state": state}, buffer)
-    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a kill leaves, the next save replaces
     try:
         with deferred_signals():
-            with temporary.open("wb") as file:
+            with replacing(path) as temporary, temporary.open("wb") as file:
                 file.write(buffer.getbuffer())
                 file.flush()
                 fsync(file.fileno())
-            os.replace(temporary, path)
             fsync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise StoreError(f"{path}: saving the training state failed ({error.strerror}); free some space") from error
 
 

@@ -26,14 +26,13 @@ from ncsam.optimizers.mini_batch import Forward, MiniBatch
 from ncsam.optimizers.noise_gradient import Flips, NoiseEstimate, NoiseGradient, SimulatedNoise, draw
 from ncsam.optimizers.options import options_in, with_options
 from ncsam.optimizers.perturbations import Compensated
-from ncsam.records.measurements import Diagnostics
-from ncsam.statistics import t_intervals
+from ncsam.records import Diagnostics
+from ncsam.statistics import LEVEL, t_intervals
 from ncsam.training import losses
 from ncsam.training.config import TrainConfig
 from ncsam.training.problem import Problem
 from ncsam.training.samples import Batch, Samples
 
-LEVEL = 0.95
 _FULL_PART = 2**19  # elements of the inputs that go through the model at once
 
 QUANTITIES: Mapping[str, str] = {

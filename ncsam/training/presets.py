@@ -8,10 +8,10 @@ in its authors' later code (``released``). What was published nowhere is ours an
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from landscape._suggest import did_you_mean
 from ncsam.training.config import TrainConfig
 
 PAPER, RELEASED, OURS = "paper", "released", "ours"
@@ -176,7 +176,6 @@ def get(name: str) -> Preset:
         ValueError: no preset of that name; names the nearest.
     """
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, 1)
-        hint = f", did you mean {near[0]!r}?" if near else ";"
+        hint = did_you_mean(name, PRESETS) or ";"
         raise ValueError(f"unknown preset {name!r}{hint} --preset list shows all {len(PRESETS)}")
     return PRESETS[name]

@@ -76,7 +76,7 @@ for _name, _apply in {
         f"algebra.{_name}",
         "vector",
         (lambda apply: lambda s: Block(lambda m, x: _like(apply(x, m.w), x), w=_near_identity(s)))(_apply),
-        _ONCE if _name == "cdist_p1" else None,
+        _ONCE if _name.startswith("cdist") else None,
     )
 
 

@@ -394,7 +394,8 @@ class _Closed(nn.Module):
         self.layer, self.norm = layer, norm
 
     def __deepcopy__(self, memo: dict[int, object]) -> _Closed:
-        layer = nn.Linear(self.layer.in_features, self.layer.out_features).to(self.layer.weight)
+        with torch.random.fork_rng():
+            layer = nn.Linear(self.layer.in_features, self.layer.out_features).to(self.layer.weight)
         layer.load_state_dict(self.layer.state_dict())
         layer.forward = lambda x: F.linear(x, layer.weight, layer.bias) * 2  # type: ignore[method-assign]
         norm = nn.BatchNorm1d(self.layer.out_features).to(self.layer.weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import warnings
 from typing import Any
@@ -342,3 +343,23 @@ def test_outputs_of_a_step_are_the_callers_to_keep(optimizer: Any) -> None:
     kept = first.outputs.clone()
     opt.step(x, y, loss_fn, **({"progress": 1.0} if optimizer is NCSAM else {}))
     assert torch.equal(first.outputs, kept)
+
+
+def test_a_scaler_beside_complex_parameters_is_refused() -> None:
+    x, y, _ = data(dtype=F64)
+    for opt in ("sgd", "sam"):
+        with pytest.raises(ValueError, match="a GradScaler cannot unscale gradients of complex parameters"):
+            make(opt, spectral(False)).step(x, y, loss_fn, scaler=torch.amp.GradScaler("cpu"))
+
+
+def test_a_batch_is_handed_to_the_model_as_it_was_given() -> None:
+    class Encoding(dict):  # type: ignore[type-arg]
+        """A mapping with attributes, such as tokenizers return."""
+
+        def __getattr__(self, name: str) -> Any:
+            return self[name]
+
+    x, y, _ = data()
+    for around in (contextlib.nullcontext, torch.no_grad):
+        with around():
+            make("ncsam", mlp(), forward=lambda m, b: m(b.x)).step(Encoding(x=x), y, loss_fn, progress=1.0)

@@ -18,7 +18,7 @@ from ncsam.optimizers.noise_gradient import (
     pick_chances,
     temporary_labels,
 )
-from ncsam.optimizers.schedule import SCHEDULES
+from ncsam.optimizers.perturbations import SCHEDULES
 from tests.ncsam.optimizers.problem import CLASSES, bn, data, loss_fn, make, mlp
 
 quiet = pytest.mark.filterwarnings("ignore:projection keeps")
