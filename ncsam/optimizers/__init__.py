@@ -1,10 +1,11 @@
 """The optimizers: the base optimizer alone, SAM, NCSAM, and the controls that give a comparison meaning."""
 
-from ncsam.optimizers.registry import OPTIMIZERS, build, options_of, resolve_options
+from ncsam.optimizers.registry import build, options_of, resolve_options
 from ncsam.optimizers.sharpness_aware import ProjectionWarning, RoundingWarning, SharpnessAware, StepInfo
 from ncsam.optimizers.variants import (
     ASAM,
     NCSAM,
+    OPTIMIZERS,
     SAM,
     CleanDirection,
     GStarOnly,

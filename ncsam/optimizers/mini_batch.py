@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from landscape.ranks import Ranks
-from ncsam.optimizers.loss_mean import LossFn, Parts, call, check_adds_up, part_weights
+from ncsam.optimizers.loss_mean import LossFn, Parts, call, check_adds_up, check_classes, class_mean, part_weights
 from ncsam.optimizers.nested import join, leaves, mapped, rows_in, take
 
 Forward = Callable[[nn.Module, Any], Any]
@@ -58,7 +58,7 @@ class MiniBatch:
         ranks: Ranks | None = None,
     ) -> None:
         self.model, self.x, self.y, self.loss_fn, self.scale, self.ranks = model, x, y, loss_fn, scale, ranks
-        self._forward = forward
+        self._forward, self._seen = forward, set[int]()
         plain = unwrapped(model)
         self._ddp = plain if isinstance(plain, DistributedDataParallel) else None
         self._device = next(p.device for p in model.parameters())
@@ -150,6 +150,9 @@ class MiniBatch:
 
     def share_of_loss(self, outputs: Any, part: MicroBatch) -> Tensor:
         """The part's share of the batch's loss; 0, whatever the model gives, where the loss leaves out all its rows."""
+        if self._device.type != "cpu" and part.start not in self._seen and class_mean(self.loss_fn) is not None:
+            check_classes(self.loss_fn, outputs, part.y)  # before an accelerator's assertion ends the process
+            self._seen.add(part.start)
         if part.share == 1.0:
             return self.loss(outputs, part.y)
         if part.share == 0.0:

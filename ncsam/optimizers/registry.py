@@ -1,4 +1,4 @@
-"""The optimizers by their command-line names, and the options that each takes."""
+"""Optimizers by their command-line names: the options that each takes, and building one."""
 
 from __future__ import annotations
 
@@ -11,35 +11,7 @@ from torch.optim import Optimizer
 from landscape._suggest import unknown
 from ncsam.optimizers.options import COMMON, options_in
 from ncsam.optimizers.sharpness_aware import SharpnessAware
-from ncsam.optimizers.variants import (
-    ASAM,
-    NCSAM,
-    SAM,
-    CleanDirection,
-    GStarOnly,
-    Matched,
-    NCSAMReleased,
-    Oracle,
-    Plain,
-    RandomDirection,
-    RandomPicks,
-    Variant,
-)
-
-OPTIMIZERS: dict[str, type[Variant]] = {
-    "sgd": Plain,
-    "sam": SAM,
-    "asam": ASAM,
-    "ncsam": NCSAM,
-    "ncsam-released": NCSAMReleased,
-    "clean-direction": CleanDirection,
-    "matched": Matched,
-    "random-direction": RandomDirection,
-    "random-picks": RandomPicks,
-    "gstar-only": GStarOnly,
-    "oracle": Oracle,
-}
-"""Every arm of a comparison by its command-line name. What is added here, training, sweeps and tuning know."""
+from ncsam.optimizers.variants import OPTIMIZERS, Variant
 
 
 def options_of(name: str) -> list[str]:

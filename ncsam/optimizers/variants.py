@@ -151,3 +151,19 @@ class CleanDirection(Variant, perturbation=TrueLabelAscent()):
     ``step`` needs ``true_labels``. Where this does not beat SAM, "label noise distorts the perturbation" cannot be the
     mechanism behind NCSAM.
     """
+
+
+OPTIMIZERS: dict[str, type[Variant]] = {
+    "sgd": Plain,
+    "sam": SAM,
+    "asam": ASAM,
+    "ncsam": NCSAM,
+    "ncsam-released": NCSAMReleased,
+    "clean-direction": CleanDirection,
+    "matched": Matched,
+    "random-direction": RandomDirection,
+    "random-picks": RandomPicks,
+    "gstar-only": GStarOnly,
+    "oracle": Oracle,
+}
+"""Every arm of a comparison by its command-line name. What is added here, training, sweeps and tuning know."""
