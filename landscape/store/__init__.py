@@ -9,7 +9,7 @@ layout; a package declares its own kinds of file with :func:`declare_layout`.
 from landscape.store.errors import StoreError
 from landscape.store.finished import add, create, load, save
 from landscape.store.layouts import declare as declare_layout
-from landscape.store.part import PartFile, part_path
+from landscape.store.part import PartFile, part_path, progress
 from landscape.store.provenance import stamp
 from landscape.store.reader import File
 from landscape.store.reader import File as open
@@ -26,6 +26,7 @@ __all__ = [
     "load",
     "open",
     "part_path",
+    "progress",
     "save",
     "stamp",
     "verify",

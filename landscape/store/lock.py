@@ -92,13 +92,14 @@ def sole(path: Path, purpose: str, told: str) -> Iterator[None]:
         StoreError: the folder cannot be written.
     """
     lock = path.with_name(f"{path.name}.{purpose}.lock")
-    try:
-        lock.touch()
-        descriptor = try_lock(lock)
-    except FileNotFoundError:  # its holder has ended between the two
-        descriptor = None
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+    while True:
+        try:
+            lock.touch()
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+        with contextlib.suppress(FileNotFoundError):  # its holder has ended between the two
+            descriptor = try_lock(lock)
+            break
     if descriptor is None:
         raise Held(f"{path}: {told}{_holder(lock)}")
     try:
@@ -106,7 +107,8 @@ def sole(path: Path, purpose: str, told: str) -> Iterator[None]:
             lock.write_text(f"{platform.node()}, process {os.getpid()}", encoding="utf-8")
         yield
     finally:
-        lock.unlink(missing_ok=True)  # before it is given free, so that nobody locks a file that is going away
+        with contextlib.suppress(OSError):  # what is left of it does no harm
+            lock.unlink()  # before it is given free, so that nobody locks a file that is going away
         os.close(descriptor)
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, TypedDict, TypeVar, cast
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -213,8 +212,7 @@ def recorded_identity(run: Run, name: str, where: Where) -> dict[str, Any] | Non
     def read() -> dict[str, Any] | None:
         if not (where.get("resume", False) and path.exists()):
             return None
-        with store.open(path) as file:
-            return cast(dict[str, Any], json.loads(file.attrs["work"])["identity"])
+        return dict(store.progress(path).work.identity)
 
     return on_first(read, where)
 

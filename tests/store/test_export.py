@@ -177,6 +177,9 @@ def test_inspect_shows_work_in_progress_and_damage(tmp_path: Path) -> None:
     text = render(describe(part))
     assert "3 rows pending" in text
     assert "1 rows failed" in text
+    assert run("verify", part).stdout == f"{part}: ok\n"
+    with pytest.raises(store.StoreError, match=f"{part}: is work in progress; `landscape inspect` shows how far it is"):
+        store.open(part)
     path = run_file(tmp_path / "run.h5")
     with h5py.File(path) as file:
         offset = file["hessian/top3/values"].id.get_offset()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import pytest
 
 from landscape import store
 from landscape.records import Status
+from landscape.store import part_database
 from landscape.store.lock import try_lock
 from tests.store.samples import line, run_file, same
 
@@ -129,7 +131,7 @@ def test_a_signal_closes_the_file(number: int, status: int, tmp_path: Path) -> N
     assert store.verify(path) == []
 
 
-def test_a_bare_sigterm_waits_for_the_commit(tmp_path: Path) -> None:
+def test_a_bare_sigterm_loses_nothing_that_was_reported(tmp_path: Path) -> None:
     path = tmp_path / "run.h5.x.part"
     process = start(WRITER, path, "default")
     reported = stopped(process, signal.SIGTERM, 0.05)
@@ -142,16 +144,40 @@ def test_the_second_writer_is_refused_and_readers_are_not(tmp_path: Path) -> Non
     process = start(WRITER, path, "default")
     assert process.stdout is not None
     process.stdout.readline()
-    with pytest.raises(store.StoreError, match="another process is writing to it"):
-        store.PartFile.create(path, {"seed": 1}, ROWS, FIELDS, resume=True)
-    with pytest.raises(store.StoreError, match="unfinished work exists; resume it"):
-        store.PartFile.create(path, {"seed": 1}, ROWS, FIELDS)
-    with store.open(path) as file:
-        assert file.kind == "part"
+    for resume in (True, False):
+        with pytest.raises(store.StoreError, match=rf"another process is writing .* \(.*, process {process.pid}\)"):
+            store.PartFile.create(path, {"seed": 1}, ROWS, FIELDS, resume=resume)
+    counts = []
+    while process.poll() is None and len(counts) < 20:
+        found = store.progress(path)
+        assert found.work.identity == {"seed": 1}
+        assert found.damaged == []
+        counts.append(len(found.done))
+    assert counts == sorted(counts)
+    assert counts[-1] > counts[0]
     process.kill()
     process.communicate(timeout=60)
+    with pytest.raises(store.StoreError, match="unfinished work exists; resume it"):
+        store.PartFile.create(path, {"seed": 1}, ROWS, FIELDS)
     with store.PartFile.create(path, {"seed": 1}, ROWS, FIELDS, resume=True) as work:
-        assert work.status.any()
+        assert (work.status == Status.OK).sum() >= counts[-1]
+
+
+def test_a_stopped_reader_does_not_stop_the_writer_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit waits for whoever reads at that moment, and says so if that never ends; then nothing is lost either."""
+    path = tmp_path / "run.h5.x.part"
+    with store.PartFile.create(path, {"seed": 1}, ROWS, FIELDS) as work:
+        work.write(0, **values(0))
+    monkeypatch.setattr(part_database, "WAIT", 0.1)
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM records").fetchone()
+    work = store.PartFile.create(path, {"seed": 1}, ROWS, FIELDS, resume=True)
+    work.write(1, **values(1))
+    with pytest.raises(store.StoreError, match=r"committing rows failed \(database is locked\); rows committed before"):
+        work.commit()
+    reader.close()
+    assert check_part(path, [0]) == ROWS - 1
 
 
 def test_readers_see_a_whole_file_while_another_adds(tmp_path: Path) -> None:

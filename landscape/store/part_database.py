@@ -1,0 +1,284 @@
+"""The SQLite database that a part file is: how it is opened, checked, read and written.
+
+A part file may have been damaged, or made to do harm. So SQLite only gets to see one whose header is that of our files,
+nothing is written before its tables are exactly ours and whole, and every record has a checksum, since SQLite checks
+none of what it stores. Whoever only looks never changes the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import math
+import os
+import shutil
+import sqlite3
+import struct
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from landscape.records import Status
+from landscape.store import reader, schema
+from landscape.store.attributes import to_json
+from landscape.store.errors import StoreError
+
+TABLES = [
+    "CREATE TABLE records (number INTEGER PRIMARY KEY, status INTEGER NOT NULL, crc32 INTEGER NOT NULL,"
+    " data BLOB NOT NULL)",
+    "CREATE TABLE work (text TEXT NOT NULL, crc32 INTEGER NOT NULL)",
+]
+APPLICATION = 0x6E637370  # "ncsp", by which the header says that the database is a part file
+HEADER = {  # what stands where in the header of every part file, see sqlite.org/fileformat.html
+    0: reader.SQLITE + struct.pack(">H6B", 4096, 1, 1, 0, 64, 32, 32),
+    44: struct.pack(">4I", 4, 0, 0, 1),
+    64: struct.pack(">2I", 0, APPLICATION) + bytes(20),
+}
+VERSION_AT = slice(60, 64)
+JOURNAL = bytes.fromhex("d9d505f920a163d7")  # begins a journal; ends one that names a file for SQLite to delete
+PIECE = 1 << 26  # bytes of a row in one record; SQLite takes at most 10⁹, and holds a record in memory several times
+WAIT = 600.0  # seconds that a commit waits for those who read, and they for it
+START_OVER = "remove it to start over"
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is being computed: all that decides the numbers, how many rows there are, and the arrays in one.
+
+    Raises:
+        StoreError: there are no rows, or a field is no array of plain numbers.
+    """
+
+    identity: Mapping[str, Any]
+    rows: int
+    fields: Mapping[str, tuple[Shape, np.dtype]]
+
+    def __post_init__(self) -> None:
+        if self.rows < 1 or "status" in self.fields:
+            raise StoreError(
+                f"got {self.rows} rows and fields {sorted(self.fields)}; pass rows >= 1, no field 'status'"
+            )
+        for name, (shape, dtype) in self.fields.items():
+            if dtype.kind not in "biuf" or dtype.itemsize > 8 or any(size < 1 for size in shape) or not name:
+                raise StoreError(
+                    f"field {name!r} has shape {shape} and dtype {dtype}; expected sizes >= 1 and plain numbers"
+                )
+
+    def to_json(self) -> str:
+        fields = {name: [list(shape), dtype.str] for name, (shape, dtype) in self.fields.items()}
+        return to_json({"identity": dict(self.identity), "rows": self.rows, "fields": fields}, "the identity")
+
+    @classmethod
+    def from_json(cls, text: str) -> Work:
+        found = json.loads(text)
+        fields = {name: (tuple(map(int, shape)), np.dtype(dtype)) for name, (shape, dtype) in found["fields"].items()}
+        return cls(found["identity"], int(found["rows"]), fields)
+
+    @property
+    def row_bytes(self) -> int:
+        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.fields.values())
+
+    @property
+    def pieces(self) -> int:
+        """Records that one row takes."""
+        return max(1, -(-self.row_bytes // PIECE))
+
+    def packed(self, values: Mapping[str, np.ndarray]) -> bytes:
+        """The bytes of one row; missing where there is no value."""
+        filled = (np.broadcast_to(values.get(name, _missing(d)), shape) for name, (shape, d) in self.fields.items())
+        return b"".join(array.tobytes() for array in filled)
+
+    def unpacked(self, rows: Iterable[tuple[int, bytes]]) -> dict[str, np.ndarray]:
+        """Every field by name, (rows, …); missing where there is no row."""
+        arrays = {name: np.full((self.rows, *shape), _missing(d), d) for name, (shape, d) in self.fields.items()}
+        for row, data in rows:
+            offset = 0
+            for name, (shape, dtype) in self.fields.items():
+                arrays[name][row] = np.frombuffer(data, dtype, math.prod(shape), offset).reshape(shape)
+                offset += math.prod(shape) * dtype.itemsize
+        return arrays
+
+
+def _missing(dtype: np.dtype) -> np.ndarray:
+    return np.array(np.nan if dtype.kind == "f" else 0, dtype)
+
+
+def journal_of(path: Path) -> Path:
+    """Where SQLite keeps what a commit overwrites; if a crash leaves it, the next to open the file plays it back."""
+    path = path.resolve()
+    return path.with_name(f"{path.name}-journal")
+
+
+def open_to_write(path: Path) -> sqlite3.Connection:
+    """The database of a part file, empty where there is none yet; the caller is the only one to write.
+
+    A commit is on the medium when it returns. It goes through a rollback journal, which unlike a write-ahead log works
+    on network file systems; between commits the journal stays, void, since creating it anew costs more. Locks are only
+    held during a commit, so that others can look.
+
+    Raises:
+        StoreError: what lies there is no part file, or is of a newer schema.
+    """
+    database = _open(path, "rwc")
+    for setting in ("page_size = 4096", "auto_vacuum = NONE", "journal_mode = PERSIST", "synchronous = FULL"):
+        database.execute(f"PRAGMA {setting}")
+    return database
+
+
+@contextlib.contextmanager
+def open_to_read(path: Path) -> Iterator[sqlite3.Connection]:
+    """The database of a part file, also while another process writes to it.
+
+    What a crash left of a commit is rolled back in a copy.
+
+    Raises:
+        StoreError: there is no such file, it is no part file, or is of a newer schema.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            database = _open(path, "ro")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
+                raise
+            copy = Path(stack.enter_context(tempfile.TemporaryDirectory()), "copy.part")
+            shutil.copyfile(path, copy)
+            shutil.copyfile(journal_of(path), journal_of(copy))
+            database = _open(copy, "rw")
+        stack.callback(database.close)
+        yield database
+
+
+def _open(path: Path, mode: str) -> sqlite3.Connection:
+    if not _is_interrupted(path):  # else its header may have to be put right first
+        _check_header(path)
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    database = sqlite3.connect(uri, uri=True, timeout=WAIT, isolation_level=None, check_same_thread=False)
+    try:
+        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, PIECE + 4096)
+        for setting in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0"):
+            database.execute(f"PRAGMA {setting}")
+        database.execute("SELECT 1 FROM sqlite_master").fetchone()  # plays the journal back
+        _check_header(path)
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def _is_interrupted(path: Path) -> bool:
+    """Whether a journal is to be played back.
+
+    Raises:
+        StoreError: that would do more than undo a commit of ours.
+    """
+    journal = journal_of(path)
+    log = journal.with_name(f"{path.resolve().name}-wal")
+    begin = end = b""
+    if journal.is_file() and not journal.is_symlink():
+        with journal.open("rb") as file:
+            begin = file.read(len(JOURNAL))
+            file.seek(max(0, journal.stat().st_size - len(JOURNAL)))
+            end = file.read()
+    elif os.path.lexists(journal):
+        end = JOURNAL
+    if end == JOURNAL or os.path.lexists(log):
+        raise StoreError(f"{journal.name} or {log.name} beside it was left by another program; remove it")
+    return begin == JOURNAL
+
+
+def _check_header(path: Path) -> None:
+    """Refuse what is neither a part file nor empty."""
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    with path.open("rb") as file:
+        header = file.read(100)
+    if header.startswith(reader.SIGNATURE):
+        remedy = f"finish it with that version, or {START_OVER}"
+        raise StoreError(f"it was begun by an earlier version, whose part files were HDF5; {remedy}")
+    if any(header[at : at + len(value)] != value for at, value in HEADER.items()):
+        raise StoreError(f"it is not a part file, or its beginning is damaged; {START_OVER}")
+    schema.version_of({"schema": np.array(int.from_bytes(header[VERSION_AT], "big"))})
+
+
+@contextlib.contextmanager
+def _transaction(database: sqlite3.Connection) -> Iterator[None]:
+    with database:
+        database.execute("BEGIN IMMEDIATE")
+        yield
+
+
+def create(database: sqlite3.Connection, text: str) -> None:
+    """Lay out a part file in an empty database; ``text`` is its work, in JSON."""
+    with _transaction(database):
+        database.execute(f"PRAGMA application_id = {APPLICATION}")
+        database.execute(f"PRAGMA user_version = {schema.VERSION}")
+        for table in TABLES:
+            database.execute(table)
+        database.execute("INSERT INTO work VALUES (?, ?)", (text, zlib.crc32(text.encode())))
+
+
+def checked_work(database: sqlite3.Connection) -> str:
+    """The work of a part file, in JSON, after a look at every page.
+
+    Raises:
+        StoreError: the file is damaged, or has other tables, or triggers, views or indices.
+    """
+    tables = database.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()
+    if tables != [(table,) for table in TABLES]:
+        raise StoreError(f"its tables are not those of a part file; {START_OVER}")
+    [[found]] = database.execute("PRAGMA integrity_check(1)").fetchall()
+    if found != "ok":
+        raise StoreError(f"its structure is damaged ({' '.join(found.split())}); {START_OVER}")
+    work = database.execute("SELECT text, crc32 FROM work").fetchall()
+    if len(work) != 1 or not isinstance(work[0][0], str) or zlib.crc32(work[0][0].encode()) != work[0][1]:
+        raise StoreError(f"what it says of its work is damaged; {START_OVER}")
+    return str(work[0][0])
+
+
+def put(database: sqlite3.Connection, work: Work, rows: Iterable[tuple[int, Status, bytes]]) -> None:
+    """Write rows, each with its status, all or none; they are on the medium when this returns."""
+
+    def records() -> Iterator[tuple[int, int, int, memoryview]]:
+        for row, status, data in rows:
+            for piece in range(work.pieces):
+                number, part = row * work.pieces + piece, memoryview(data)[piece * PIECE : (piece + 1) * PIECE]
+                yield number, int(status), _checksum(number, int(status), part), part
+
+    with _transaction(database):
+        database.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?)", records())
+
+
+def take_back(database: sqlite3.Connection, work: Work, rows: Iterable[int]) -> None:
+    """Make rows pending again, all or none."""
+    with _transaction(database):
+        database.executemany(
+            "DELETE FROM records WHERE number BETWEEN ? AND ?",
+            [(row * work.pieces, (row + 1) * work.pieces - 1) for row in rows],
+        )
+
+
+def rows_of(database: sqlite3.Connection, work: Work) -> Iterator[tuple[int, Status, bytes]]:
+    """Row, status and bytes of all that was committed; a row that does not match its checksums is pending."""
+    records = database.execute("SELECT number, status, crc32, data FROM records ORDER BY number")
+    for row, group in itertools.groupby(records, lambda record: int(record[0]) // work.pieces):
+        pieces = list(group)
+        statuses = {status for _, status, _, _ in pieces}
+        sound = all(isinstance(p[3], bytes) and p[2] == _checksum(p[0], p[1], p[3]) for p in pieces)
+        if sound and len(pieces) == work.pieces and len(statuses) == 1 and 0 <= row < work.rows:
+            status, data = statuses.pop(), b"".join(data for _, _, _, data in pieces)
+            if status in set(Status) and len(data) == work.row_bytes:
+                yield row, Status(status), data
+                continue
+        yield row, Status.PENDING, b""
+
+
+def _checksum(number: int, status: int, data: bytes | memoryview) -> int:
+    return zlib.crc32(data, zlib.crc32(f"{number} {status} ".encode()))
