@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from landscape.store import StoreError
-from landscape.store.disk import deferred_signals, fsync, fsync_folder
+from landscape.store.disk import deferred_signals, fsync_folder
 from landscape.store.lock import sole
 from ncsam.config import TrainConfig
 
@@ -46,7 +46,7 @@ def save_state(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> N
             with temporary.open("wb") as file:
                 file.write(buffer.getbuffer())
                 file.flush()
-                fsync(file.fileno())
+                os.fsync(file.fileno())
             os.replace(temporary, path)
             fsync_folder(path.parent)
     except OSError as error:

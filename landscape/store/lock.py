@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from landscape.store.errors import StoreError
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try(descriptor: int) -> None:
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-
-    def lock_file(path: Path) -> Path:
-        # Locks are mandatory on Windows and an open file cannot be replaced there, so the lock lies beside it.
-        return path.with_name(path.name + ".lock")
-else:
-    import fcntl
-
-    def _try(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def lock_file(path: Path) -> Path:
-        return path
 
 
 def try_lock(path: Path) -> int | None:
@@ -37,16 +19,15 @@ def try_lock(path: Path) -> int | None:
     Raises:
         FileNotFoundError: there is no such file, or no longer.
     """
-    target = lock_file(path)
-    descriptor = os.open(target, os.O_RDWR | (os.O_CREAT if target != path else 0), 0o666)
+    descriptor = os.open(path, os.O_RDWR)
     try:
         try:
-            _try(descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(descriptor)
             return None
         # While we were opening it, the file may have been replaced or removed: then this lock guards nothing.
-        if os.path.samestat(os.fstat(descriptor), os.stat(target)):
+        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
             return descriptor
     except BaseException:
         os.close(descriptor)
