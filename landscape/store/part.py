@@ -25,11 +25,12 @@ from landscape.store import part_database
 from landscape.store.disk import fsync_folder
 from landscape.store.errors import StoreError, one_line
 from landscape.store.lock import sole
-from landscape.store.part_database import Shape, Work, journal_of
+from landscape.store.part_database import Shape, Work, log_of
 
 logger = logging.getLogger(__name__)
 
 PART = ".part"  # how the names of part files end
+ATTEMPTS = 100  # at reading a file that another process is writing to
 COMMIT_EVERY = 0.5  # seconds; a kill loses at most this much work and the row in progress
 
 
@@ -68,9 +69,23 @@ def progress(path: str | Path) -> Progress:
     with one_line(path, "reading", "resume it, or remove it to start over"):
         if not path.is_file():
             raise StoreError("there is no such file")
-        with part_database.open_to_read(path) as database:
-            work = Work.from_json(part_database.checked_work(database))
-            found = {row: status for row, status, _ in part_database.rows_of(database, work)}
+        for _ in range(ATTEMPTS):
+            before = part_database.state(path)
+            try:
+                found = _progress(path)
+            except Exception:
+                if part_database.state(path) == before:
+                    raise
+            else:
+                if part_database.state(path) == before:
+                    return found
+        raise StoreError("it changes faster than it can be read; wait until it is done")
+
+
+def _progress(path: Path) -> Progress:
+    with part_database.open_to_read(path) as database:
+        work = Work.from_json(part_database.checked_work(database))
+        found = {row: status for row, status, _ in part_database.rows_of(database, work)}
     damaged = [row for row, status in found.items() if status == Status.PENDING]
     return Progress(work, {row: found[row] for row in found.keys() - set(damaged)}, damaged)
 
@@ -129,11 +144,11 @@ class PartFile:
             work = Work(identity, rows, {name: _shape_and_dtype(spec) for name, spec in fields.items()})
             text = work.to_json()
             undo.enter_context(sole(path, "writing", "another process is writing to it; wait until it is done"))
-            size = path.stat().st_size if path.exists() else 0
-            if size and not resume:
+            if not path.exists():
+                _check_space(path, rows * work.row_bytes)
+                part_database.create(path, text)
+            elif not resume:
                 raise StoreError("unfinished work exists; resume it, or remove the file to start over")
-            _check_space(path, rows * work.row_bytes - size)
-            undo.callback(_remove_empty, path)
             database = part_database.open_to_write(path)
             undo.callback(database.close)
             part = cls(path, work, database)
@@ -217,7 +232,7 @@ class PartFile:
         """Close and remove the file, once its result is safe in a finished file."""
         with one_line(self.path, "removing", "remove it by hand"):
             self._database.close()
-            journal_of(self.path).unlink(missing_ok=True)  # void between commits
+            log_of(self.path).unlink(missing_ok=True)
             self.path.unlink()
             fsync_folder(self.path.parent)
             self._release()
@@ -232,8 +247,6 @@ class PartFile:
             return
         try:
             self.commit()
-            with one_line(self.path, "closing", "its rows are safe; check the disk, then resume"):
-                self._database.execute("PRAGMA journal_mode = DELETE")
         finally:
             self._release()
 
@@ -256,10 +269,7 @@ class PartFile:
             yield row, data
 
     def _take_up(self, text: str) -> None:
-        """Begin in an empty file; else refuse other work, and take back rows damaged since they were committed."""
-        if self.path.stat().st_size == 0:
-            part_database.create(self._database, text)
-            return
+        """Refuse a file of other work; take back rows damaged since they were committed."""
         found = part_database.checked_work(self._database)
         difference = first_difference(json.loads(found), json.loads(text))
         if difference:
@@ -294,12 +304,6 @@ def _check_space(path: Path, needed: int) -> None:
     disk = shutil.disk_usage(path.parent)
     if disk.total and needed > disk.free:  # some network file systems tell nothing
         raise StoreError(f"its rows need {needed} bytes and {disk.free} are free; make room or choose another folder")
-
-
-def _remove_empty(path: Path) -> None:
-    if path.exists() and path.stat().st_size == 0:
-        path.unlink()
-        journal_of(path).unlink(missing_ok=True)
 
 
 def _shape_and_dtype(spec: Any) -> tuple[Shape, np.dtype]:

@@ -27,7 +27,9 @@ import numpy as np
 from landscape.records import Status
 from landscape.store import reader, schema
 from landscape.store.attributes import to_json
+from landscape.store.disk import fsync_folder
 from landscape.store.errors import StoreError
+from landscape.store.temporary import publish, temporary_file
 
 TABLES = [
     "CREATE TABLE records (number INTEGER PRIMARY KEY, status INTEGER NOT NULL, crc32 INTEGER NOT NULL,"
@@ -36,14 +38,15 @@ TABLES = [
 ]
 APPLICATION = 0x6E637370  # "ncsp", by which the header says that the database is a part file
 HEADER = {  # what stands where in the header of every part file, see sqlite.org/fileformat.html
-    0: reader.SQLITE + struct.pack(">H6B", 4096, 1, 1, 0, 64, 32, 32),
+    0: reader.SQLITE + struct.pack(">H6B", 4096, 2, 2, 0, 64, 32, 32),
     44: struct.pack(">4I", 4, 0, 0, 1),
     64: struct.pack(">2I", 0, APPLICATION) + bytes(20),
 }
 VERSION_AT = slice(60, 64)
-JOURNAL = bytes.fromhex("d9d505f920a163d7")  # begins a journal; ends one that names a file for SQLite to delete
 PIECE = 1 << 26  # bytes of a row in one record; SQLite takes at most 10⁹, and holds a record in memory several times
-WAIT = 600.0  # seconds that a commit waits for those who read, and they for it
+LOCKED = "locking_mode = EXCLUSIVE"  # before the first look: then a log needs no memory shared between processes
+LOG_PAGES = 1000  # after so many the log is put into the file and begun anew
+LOG_HEADER = 32  # bytes
 START_OVER = "remove it to start over"
 
 Shape = tuple[int, ...]
@@ -111,93 +114,100 @@ def _missing(dtype: np.dtype) -> np.ndarray:
     return np.array(np.nan if dtype.kind == "f" else 0, dtype)
 
 
-def journal_of(path: Path) -> Path:
-    """Where SQLite keeps what a commit overwrites; if a crash leaves it, the next to open the file plays it back."""
+def log_of(path: Path) -> Path:
+    """Where SQLite keeps what was committed lately, until it is put into the file itself, at the latest on closing."""
     path = path.resolve()
-    return path.with_name(f"{path.name}-journal")
+    return path.with_name(f"{path.name}-wal")
+
+
+def create(path: Path, text: str) -> None:
+    """Write a part file without rows, in one step; ``text`` is its work, in JSON."""
+    with tempfile.TemporaryDirectory() as folder:
+        draft = Path(folder, "draft.part")
+        with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as database:
+            identity = f"application_id = {APPLICATION}", f"user_version = {schema.VERSION}"
+            for setting in ("synchronous = OFF", "page_size = 4096", "auto_vacuum = NONE", LOCKED, *identity):
+                database.execute(f"PRAGMA {setting}")
+            for table in TABLES:
+                database.execute(table)
+            database.execute("INSERT INTO work VALUES (?, ?)", (text, zlib.crc32(text.encode())))
+            [[mode]] = database.execute("PRAGMA journal_mode = WAL").fetchall()
+        content = draft.read_bytes()
+    if mode != "wal":
+        raise StoreError("SQLite could not lay out the file in the temporary folder; check the space there")
+    if os.path.lexists(log_of(path)):  # of a part file that was removed; its rows would come back in this one
+        log_of(path).unlink()
+        fsync_folder(path.parent)
+    with temporary_file(path) as disk:
+        disk.write(content)
+        publish(disk, path, overwrite=False)
 
 
 def open_to_write(path: Path) -> sqlite3.Connection:
-    """The database of a part file, empty where there is none yet; the caller is the only one to write.
+    """The database of a part file; the caller is the only one to write. A commit is on the medium when it returns.
 
-    A commit is on the medium when it returns. It goes through a rollback journal, which unlike a write-ahead log works
-    on network file systems; between commits the journal stays, void, since creating it anew costs more. Locks are only
-    held during a commit, so that others can look.
+    Commits are added to a log, with one sync each, where a rollback journal needs four or five. The database is locked
+    until it is closed. Then the log needs no memory shared between processes, so it works on network file systems.
 
     Raises:
         StoreError: what lies there is no part file, or is of a newer schema.
     """
-    database = _open(path, "rwc")
-    for setting in ("page_size = 4096", "auto_vacuum = NONE", "journal_mode = PERSIST", "synchronous = FULL"):
-        database.execute(f"PRAGMA {setting}")
-    return database
+    _check_files(path)
+    return _connect(path, "mode=rw")
 
 
 @contextlib.contextmanager
 def open_to_read(path: Path) -> Iterator[sqlite3.Connection]:
-    """The database of a part file, also while another process writes to it.
+    """The database of a part file as it was at its last commit, also while another process writes to it.
 
-    What a crash left of a commit is rolled back in a copy.
+    It takes no lock. What was read holds if :func:`state` is then what it was before.
 
     Raises:
-        StoreError: there is no such file, it is no part file, or is of a newer schema.
+        StoreError: it is no part file, or is of a newer schema.
     """
+    _check_files(path)
     with contextlib.ExitStack() as stack:
-        try:
-            database = _open(path, "ro")
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_READONLY_ROLLBACK:
-                raise
+        log = log_of(path)
+        if log.exists() and log.stat().st_size:
             copy = Path(stack.enter_context(tempfile.TemporaryDirectory()), "copy.part")
             shutil.copyfile(path, copy)
-            shutil.copyfile(journal_of(path), journal_of(copy))
-            database = _open(copy, "rw")
+            shutil.copyfile(log, log_of(copy))  # may end in the middle of a commit, which then does not count
+            database = _connect(copy, "mode=rw")
+        else:
+            database = _connect(path, "immutable=1")
         stack.callback(database.close)
         yield database
 
 
-def _open(path: Path, mode: str) -> sqlite3.Connection:
-    if not _is_interrupted(path):  # else its header may have to be put right first
-        _check_header(path)
-    uri = f"{path.absolute().as_uri()}?mode={mode}"
-    database = sqlite3.connect(uri, uri=True, timeout=WAIT, isolation_level=None, check_same_thread=False)
+def state(path: Path) -> tuple[Any, ...]:
+    """Changes when something is written into the file itself or the log begins anew, not when the log grows."""
+    status, log = path.stat(), log_of(path)
+    begin = b""
+    with contextlib.suppress(FileNotFoundError), log.open("rb") as file:
+        begin = file.read(LOG_HEADER)
+    return status.st_ino, status.st_size, status.st_mtime_ns, begin
+
+
+def _connect(path: Path, options: str) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?{options}"
+    database = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
     try:
         database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, PIECE + 4096)
-        for setting in ("trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0"):
+        safely = LOCKED, "trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0"
+        for setting in (*safely, "synchronous = FULL", f"wal_autocheckpoint = {LOG_PAGES}"):
             database.execute(f"PRAGMA {setting}")
-        database.execute("SELECT 1 FROM sqlite_master").fetchone()  # plays the journal back
-        _check_header(path)
     except BaseException:
         database.close()
         raise
     return database
 
 
-def _is_interrupted(path: Path) -> bool:
-    """Whether a journal is to be played back.
-
-    Raises:
-        StoreError: that would do more than undo a commit of ours.
-    """
-    journal = journal_of(path)
-    log = journal.with_name(f"{path.resolve().name}-wal")
-    begin = end = b""
-    if journal.is_file() and not journal.is_symlink():
-        with journal.open("rb") as file:
-            begin = file.read(len(JOURNAL))
-            file.seek(max(0, journal.stat().st_size - len(JOURNAL)))
-            end = file.read()
-    elif os.path.lexists(journal):
-        end = JOURNAL
-    if end == JOURNAL or os.path.lexists(log):
+def _check_files(path: Path) -> None:
+    """Refuse what SQLite should not see: a file that is not ours, and what would lead it to other files."""
+    log = log_of(path)
+    journal = log.with_name(f"{path.resolve().name}-journal")
+    if os.path.lexists(journal) or (os.path.lexists(log) and (log.is_symlink() or not log.is_file())):
         raise StoreError(f"{journal.name} or {log.name} beside it was left by another program; remove it")
-    return begin == JOURNAL
-
-
-def _check_header(path: Path) -> None:
-    """Refuse what is neither a part file nor empty."""
-    if not path.exists() or path.stat().st_size == 0:
-        return
     with path.open("rb") as file:
         header = file.read(100)
     if header.startswith(reader.SIGNATURE):
@@ -213,16 +223,6 @@ def _transaction(database: sqlite3.Connection) -> Iterator[None]:
     with database:
         database.execute("BEGIN IMMEDIATE")
         yield
-
-
-def create(database: sqlite3.Connection, text: str) -> None:
-    """Lay out a part file in an empty database; ``text`` is its work, in JSON."""
-    with _transaction(database):
-        database.execute(f"PRAGMA application_id = {APPLICATION}")
-        database.execute(f"PRAGMA user_version = {schema.VERSION}")
-        for table in TABLES:
-            database.execute(table)
-        database.execute("INSERT INTO work VALUES (?, ?)", (text, zlib.crc32(text.encode())))
 
 
 def checked_work(database: sqlite3.Connection) -> str:

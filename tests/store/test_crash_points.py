@@ -12,6 +12,7 @@ import pytest
 
 from landscape import store
 from landscape.records import Status
+from landscape.store import part_database
 from landscape.store.verifier import integrity
 from tests.store.samples import eigenpairs, line, plane, run_file, same
 from tests.store.sqlite_calls import unsynced
@@ -33,7 +34,7 @@ def open_part(path: Path, resume: bool) -> store.PartFile:
 
 def states(storage: Storage, name: str, seed: int = 0) -> Iterator[tuple[int, dict[str, bytes]]]:
     """States of the folder that crashes may leave, with their points; of those that agree in the file ``name`` and its
-    journal, and in what was promised by then, only the first. While they are looked at, nothing waits for the disk.
+    log, and in what was promised by then, only the first. While they are looked at, nothing waits for the disk.
     """
     rng = random.Random(seed)
     seen: set[tuple[int, bytes | None, bytes | None]] = set()
@@ -42,7 +43,7 @@ def states(storage: Storage, name: str, seed: int = 0) -> Iterator[tuple[int, di
             promised = len(storage.promises(point))
             for state in storage.crashes(point, rng):
                 storage.tried += 1
-                key = (promised, state.get(name), state.get(f"{name}-journal"))
+                key = (promised, state.get(name), state.get(f"{name}-wal"))
                 if key not in seen:
                     seen.add(key)
                     yield point, state
@@ -80,7 +81,12 @@ def write_rows(path: Path, storage: Storage) -> None:
     storage.mark({2: Status.OK, 5: Status.OK})
 
 
-def test_committed_rows_survive_every_crash(folders: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("pages", [part_database.LOG_PAGES, 5])
+def test_committed_rows_survive_every_crash(
+    pages: int, folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the log is put into the file after every other commit."""
+    monkeypatch.setattr(part_database, "LOG_PAGES", pages)
     live, after = folders
     path = store.part_path(after / "run.h5", "surface/line")
     with recorded(live) as storage:
@@ -160,9 +166,9 @@ def test_a_new_file_is_whole_or_not_there(folders: tuple[Path, Path], existing: 
         assert new or not storage.promises(point)
 
 
-@pytest.mark.parametrize("file", ["journal", "database"])
-def test_the_model_finds_a_missing_sync(file: str, folders: tuple[Path, Path]) -> None:
-    """Without the sync of the journal or of the database, a crash can lose a committed row, or the whole file."""
+@pytest.mark.parametrize("missing", ["log", "file"])
+def test_the_model_finds_a_missing_sync(missing: str, folders: tuple[Path, Path]) -> None:
+    """Without the syncs of the log, or of the file as the log is put into it, a crash can lose a committed row."""
     live, after = folders
     path = store.part_path(after / "run.h5", "x")
     with recorded(live) as storage, open_part(live / path.name, resume=False) as work:
@@ -173,12 +179,9 @@ def test_the_model_finds_a_missing_sync(file: str, folders: tuple[Path, Path]) -
         work.write(1, **values(1))
         work.commit()
         storage.mark(1)
-    syncs = [event.file for event in storage.events[before:] if event.what == "sync"]
-    journal, database = syncs[0], next(number for number in syncs if number != syncs[0])
+    log = next(event.file for event in storage.events[before:] if event.what == "sync")
     storage.events[before:] = [
-        event
-        for event in storage.events[before:]
-        if event.what != "sync" or event.file != (journal if file == "journal" else database)
+        event for event in storage.events[before:] if event.what != "sync" or (event.file == log) != (missing == "log")
     ]
     lost = 0
     for point, state in states(storage, path.name):

@@ -163,21 +163,39 @@ def test_the_second_writer_is_refused_and_readers_are_not(tmp_path: Path) -> Non
         assert (work.status == Status.OK).sum() >= counts[-1]
 
 
-def test_a_stopped_reader_does_not_stop_the_writer_for_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A commit waits for whoever reads at that moment, and says so if that never ends; then nothing is lost either."""
+def test_what_another_program_holds_is_waited_for_and_then_told(tmp_path: Path) -> None:
     path = tmp_path / "run.h5.x.part"
     with store.PartFile.create(path, {"seed": 1}, ROWS, FIELDS) as work:
         work.write(0, **values(0))
-    monkeypatch.setattr(part_database, "WAIT", 0.1)
-    reader = sqlite3.connect(path, isolation_level=None)
-    reader.execute("BEGIN")
-    reader.execute("SELECT count(*) FROM records").fetchone()
-    work = store.PartFile.create(path, {"seed": 1}, ROWS, FIELDS, resume=True)
-    work.write(1, **values(1))
-    with pytest.raises(store.StoreError, match=r"committing rows failed \(database is locked\); rows committed before"):
-        work.commit()
-    reader.close()
+    other = sqlite3.connect(path)
+    other.execute("PRAGMA locking_mode = EXCLUSIVE")
+    other.execute("SELECT count(*) FROM records").fetchone()
+    with pytest.raises(store.StoreError, match=r"opening the part file failed \(database is locked\)"):
+        store.PartFile.create(path, {"seed": 1}, ROWS, FIELDS, resume=True)
+    other.close()
     assert check_part(path, [0]) == ROWS - 1
+
+
+@pytest.mark.parametrize("pages", [part_database.LOG_PAGES, 5])
+def test_who_looks_sees_whole_rows_while_another_process_writes(
+    pages: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the log is put into the file at every other commit, so that copies of both may not fit together."""
+    path, changing = tmp_path / "run.h5.x.part", 0
+    process = start(
+        WRITER.replace("part.COMMIT", f"store.part_database.LOG_PAGES = {pages}; part.COMMIT"), path, "default"
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    counts: list[int] = []
+    while process.poll() is None:
+        found = store.progress(path)
+        assert found.damaged == []
+        counts.append(len(found.done))
+    assert process.communicate(timeout=60)[1] == ""
+    assert counts == sorted(counts)
+    assert len(set(counts)) > 2
+    print(f"looked {len(counts)} times")  # noqa: T201
 
 
 def test_readers_see_a_whole_file_while_another_adds(tmp_path: Path) -> None:

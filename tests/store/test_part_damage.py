@@ -22,7 +22,7 @@ from landscape import store
 from landscape.records import Status
 from landscape.store import part_database
 from landscape.store.describe import describe, render
-from landscape.store.part_database import journal_of
+from landscape.store.part_database import log_of
 from tests.store.samples import run_file
 from tests.store.sqlite_calls import hooked, unsynced
 from tests.store.test_damage import in_another_process
@@ -50,18 +50,25 @@ def sound(path: Path, rows: int = 8) -> Path:
 
 
 def crashed(path: Path) -> Path:
-    """A part file and its journal as a crash in the middle of a commit leaves them; 8 rows were committed before."""
-    live = sound(path.with_name("live.part"))
+    """What a crash in the middle of a commit leaves: rows 0 to 7 in the file, row 8 in the log, the others cut off."""
+    live, writes = sound(path.with_name("live.part")), 0
 
     def hook(what: str, file: Path, offset: int, data: bytes, act: Callable[[], int]) -> int:
+        nonlocal writes
         code = act()
-        if what == "write" and file == live and not path.exists():
-            shutil.copyfile(live, path)
-            shutil.copyfile(journal_of(live), journal_of(path))
+        if what == "write" and file == log_of(live):
+            writes += 1
+            if writes == 2 * last - 1:
+                shutil.copyfile(live, path)
+                shutil.copyfile(log_of(live), log_of(path))
         return code
 
     with hooked(hook), open_part(live) as work:
-        for row in range(ROWS):
+        last = 0
+        work.write(8, **values(8))
+        work.commit()
+        last = writes
+        for row in (9, 10, 11):
             work.write(row, **values(row))
     live.unlink()
     return path
@@ -89,21 +96,20 @@ def check(path: Path, caplog: pytest.LogCaptureFixture) -> str:
     return "taken back"
 
 
-def test_a_commit_that_a_crash_cut_off_is_rolled_back(tmp_path: Path) -> None:
-    """By resuming; who only looks sees the same, and changes nothing."""
+def test_a_commit_that_a_crash_cut_off_does_not_count(tmp_path: Path) -> None:
+    """All before it do; who only looks sees the same, and changes nothing."""
     path = crashed(tmp_path / "x.part")
-    before = path.read_bytes(), journal_of(path).read_bytes()
-    assert before[1].startswith(part_database.JOURNAL)
+    before = path.read_bytes(), log_of(path).read_bytes()
     for _ in range(2):
         found = store.progress(path)
-        assert found.done == dict.fromkeys(range(8), Status.OK)
+        assert found.done == dict.fromkeys(range(9), Status.OK)
         assert found.damaged == []
     assert store.verify(path) == []
-    assert (path.read_bytes(), journal_of(path).read_bytes()) == before
+    assert (path.read_bytes(), log_of(path).read_bytes()) == before
     with open_part(path) as work:
-        assert work.pending() == [8, 9, 10, 11]
-        np.testing.assert_array_equal(work.read()["vector"][7], values(7)["vector"])
-    assert not journal_of(path).exists()
+        assert work.pending() == [9, 10, 11]
+        np.testing.assert_array_equal(work.read()["vector"][8], values(8)["vector"])
+    assert [file.name for file in tmp_path.iterdir()] == ["x.part"]
 
 
 def bits(content: bytes, count: int, rng: random.Random) -> Iterator[tuple[int, int]]:
@@ -144,14 +150,14 @@ import logging, random, signal, sys
 from pathlib import Path
 from landscape import store
 from landscape.store.describe import describe, render
-from landscape.store.part_database import journal_of
+from landscape.store.part_database import log_of
 from tests.store.sqlite_calls import unsynced
 from tests.store.test_damage import damage
 from tests.store.test_part_damage import FIELDS, ROWS, crashed, open_part, values
 logging.disable()
 folder, count = Path(sys.argv[1]), int(sys.argv[2])
 source = crashed(folder / "source.part")
-contents = source.read_bytes(), journal_of(source).read_bytes()
+contents = source.read_bytes(), log_of(source).read_bytes()
 told = dict.fromkeys(["refused", "rows"], 0)
 path = folder / "x.part"
 def broken(number, file):
@@ -160,7 +166,7 @@ def broken(number, file):
 with unsynced():
     for number in range(count):
         path.write_bytes(broken(number, 0))
-        journal_of(path).write_bytes(broken(number, 1))
+        log_of(path).write_bytes(broken(number, 1))
         signal.alarm(20)
         try:
             done = store.progress(path).done
@@ -186,7 +192,7 @@ print(*[line for line in lines if line.startswith("VmHWM:")])
 
 
 @pytest.mark.parametrize("count", [600, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_damaged_files_and_journals_never_crash_hang_or_mislead(count: int, tmp_path: Path) -> None:
+def test_damaged_files_and_logs_never_crash_hang_or_mislead(count: int, tmp_path: Path) -> None:
     result = in_another_process(LOOK_AT_ALL, tmp_path, count)
     assert result.returncode == 0, result.stdout[-200:] + result.stderr
     told, peak = result.stdout.splitlines()
@@ -202,11 +208,13 @@ def foreign(path: Path, kind: str) -> bytes:
             path.write_bytes(random.Random(0).randbytes(20_000))
         case "finished":
             run_file(path)
+        case "empty":
+            path.touch()
         case "zeros":
             path.write_bytes(bytes(8192))
-        case "database" | "log":
+        case "database" | "rollback":
             database = sqlite3.connect(path)
-            if kind == "log":
+            if kind == "database":
                 database.execute("PRAGMA journal_mode = WAL")
             database.executescript("CREATE TABLE diary (text); INSERT INTO diary VALUES ('dear')")
             database.close()
@@ -217,7 +225,7 @@ def foreign(path: Path, kind: str) -> bytes:
     return path.read_bytes()
 
 
-@pytest.mark.parametrize("journal", [False, True])
+@pytest.mark.parametrize("log", [False, True])
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
@@ -225,22 +233,25 @@ def foreign(path: Path, kind: str) -> bytes:
         ("noise", "it is not a part file"),
         ("zeros", "it is not a part file"),
         ("database", "it is not a part file"),
-        ("log", "it is not a part file"),
+        ("rollback", "it is not a part file"),
+        ("empty", "it is not a part file"),
         ("finished", "it was begun by an earlier version, whose part files were HDF5"),
         ("earlier", "it was begun by an earlier version, whose part files were HDF5; finish it with that version, or"),
     ],
 )
-def test_a_foreign_file_is_refused_and_left_alone(kind: str, message: str, journal: bool, tmp_path: Path) -> None:
+def test_a_foreign_file_is_refused_and_left_alone(kind: str, message: str, log: bool, tmp_path: Path) -> None:
     path = tmp_path / "x.part"
     before = foreign(path, kind)
-    if journal:
-        journal_of(path).write_bytes(bytes(512))  # of a commit that has ended
+    if log:
+        (tmp_path / "other").mkdir()
+        shutil.move(log_of(crashed(tmp_path / "other" / "x.part")), log_of(path))
+        shutil.rmtree(tmp_path / "other")
     for look in (open_part, store.progress):
         with pytest.raises(store.StoreError, match=f"{path}: {message}"):
             look(path)
     assert [message in problem for problem in store.verify(path)] == [True]
     assert path.read_bytes() == before
-    assert {file.name for file in tmp_path.iterdir()} <= {"x.part", "x.part-journal"}
+    assert {file.name for file in tmp_path.iterdir()} == ({"x.part", "x.part-wal"} if log else {"x.part"})
 
 
 TABLES = {
@@ -351,14 +362,14 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
             look(path)
 
 
-def test_a_journal_that_names_a_file_to_delete_is_not_played_back(tmp_path: Path) -> None:
-    """SQLite deletes the file that a journal names as that of a commit in several databases."""
-    path, victim = crashed(tmp_path / "x.part"), tmp_path / "thesis.tex"
+def test_a_rollback_journal_is_not_played_back(tmp_path: Path) -> None:
+    """It may name a file, which SQLite then takes for that of a commit in several databases, and deletes."""
+    path, victim = sound(tmp_path / "x.part"), tmp_path / "thesis.tex"
     victim.write_text("ten years")
-    name = str(victim).encode()
-    pointer = struct.pack(">I", 2**18 + 1) + name + struct.pack(">2I", len(name), sum(name)) + part_database.JOURNAL
-    with journal_of(path).open("ab") as journal:
-        journal.write(pointer)
+    name, mark = str(victim).encode(), bytes.fromhex("d9d505f920a163d7")
+    header = mark + struct.pack(">5I", 0, 0, path.stat().st_size // 4096, 512, 4096)
+    pointer = struct.pack(">I", 2**18 + 1) + name + struct.pack(">2I", len(name), sum(name)) + mark
+    path.with_name("x.part-journal").write_bytes(header.ljust(512, b"\0") + pointer)
     for look in (open_part, store.progress):
         with pytest.raises(store.StoreError, match=LEFT):
             look(path)
@@ -373,17 +384,20 @@ def test_links_beside_a_part_file_are_not_followed(name: str, tmp_path: Path) ->
     for look in (open_part, store.progress):
         with pytest.raises(store.StoreError, match=LEFT):
             look(path)
+    path.unlink()
+    if name == "x.part-wal":
+        with open_part(path) as work:
+            assert len(work.pending()) == ROWS
     assert victim.read_text() == "ten years"
 
 
-def test_a_journal_without_its_part_file_is_of_earlier_work(tmp_path: Path) -> None:
+def test_a_log_without_its_part_file_is_of_earlier_work(tmp_path: Path) -> None:
     path = crashed(tmp_path / "x.part")
     path.unlink()
     with open_part(path) as work:
         assert len(work.pending()) == ROWS
         work.write(0, **values(0))
     assert store.progress(path).done == {0: Status.OK}
-    assert not journal_of(path).exists()
 
 
 def test_extensions_are_never_loaded(tmp_path: Path) -> None:
