@@ -25,7 +25,8 @@ from landscape.store import part_database
 from landscape.store.disk import fsync_folder
 from landscape.store.errors import StoreError, one_line
 from landscape.store.lock import sole
-from landscape.store.part_database import Shape, Work, log_of
+from landscape.store.part_database import log_of
+from landscape.store.part_work import Shape, Work
 
 logger = logging.getLogger(__name__)
 

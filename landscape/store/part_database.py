@@ -9,26 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
-import math
 import os
 import shutil
 import sqlite3
 import struct
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from landscape.records import Status
-from landscape.store import reader, schema
-from landscape.store.attributes import to_json
+from landscape.store import part_work, reader, schema
 from landscape.store.disk import fsync_folder
 from landscape.store.errors import StoreError
+from landscape.store.part_work import Work
 from landscape.store.temporary import publish, temporary_file
 
 TABLES = [
@@ -43,75 +40,11 @@ HEADER = {  # what stands where in the header of every part file, see sqlite.org
     64: struct.pack(">2I", 0, APPLICATION) + bytes(20),
 }
 VERSION_AT = slice(60, 64)
-PIECE = 1 << 26  # bytes of a row in one record; SQLite takes at most 10⁹, and holds a record in memory several times
 LOCKED = "locking_mode = EXCLUSIVE"  # before the first look: then a log needs no memory shared between processes
 LOG_PAGES = 1000  # after so many the log is put into the file and begun anew
 LOG_HEADER = 32  # bytes
+STATUSES = frozenset(Status)
 START_OVER = "remove it to start over"
-
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Work:
-    """What is being computed: all that decides the numbers, how many rows there are, and the arrays in one.
-
-    Raises:
-        StoreError: there are no rows, or a field is no array of plain numbers.
-    """
-
-    identity: Mapping[str, Any]
-    rows: int
-    fields: Mapping[str, tuple[Shape, np.dtype]]
-
-    def __post_init__(self) -> None:
-        if self.rows < 1 or "status" in self.fields:
-            raise StoreError(
-                f"got {self.rows} rows and fields {sorted(self.fields)}; pass rows >= 1, no field 'status'"
-            )
-        for name, (shape, dtype) in self.fields.items():
-            if dtype.kind not in "biuf" or dtype.itemsize > 8 or any(size < 1 for size in shape) or not name:
-                raise StoreError(
-                    f"field {name!r} has shape {shape} and dtype {dtype}; expected sizes >= 1 and plain numbers"
-                )
-
-    def to_json(self) -> str:
-        fields = {name: [list(shape), dtype.str] for name, (shape, dtype) in self.fields.items()}
-        return to_json({"identity": dict(self.identity), "rows": self.rows, "fields": fields}, "the identity")
-
-    @classmethod
-    def from_json(cls, text: str) -> Work:
-        found = json.loads(text)
-        fields = {name: (tuple(map(int, shape)), np.dtype(dtype)) for name, (shape, dtype) in found["fields"].items()}
-        return cls(found["identity"], int(found["rows"]), fields)
-
-    @property
-    def row_bytes(self) -> int:
-        return sum(math.prod(shape) * dtype.itemsize for shape, dtype in self.fields.values())
-
-    @property
-    def pieces(self) -> int:
-        """Records that one row takes."""
-        return max(1, -(-self.row_bytes // PIECE))
-
-    def packed(self, values: Mapping[str, np.ndarray]) -> bytes:
-        """The bytes of one row; missing where there is no value."""
-        filled = (np.broadcast_to(values.get(name, _missing(d)), shape) for name, (shape, d) in self.fields.items())
-        return b"".join(array.tobytes() for array in filled)
-
-    def unpacked(self, rows: Iterable[tuple[int, bytes]]) -> dict[str, np.ndarray]:
-        """Every field by name, (rows, …); missing where there is no row."""
-        arrays = {name: np.full((self.rows, *shape), _missing(d), d) for name, (shape, d) in self.fields.items()}
-        for row, data in rows:
-            offset = 0
-            for name, (shape, dtype) in self.fields.items():
-                arrays[name][row] = np.frombuffer(data, dtype, math.prod(shape), offset).reshape(shape)
-                offset += math.prod(shape) * dtype.itemsize
-        return arrays
-
-
-def _missing(dtype: np.dtype) -> np.ndarray:
-    return np.array(np.nan if dtype.kind == "f" else 0, dtype)
 
 
 def log_of(path: Path) -> Path:
@@ -192,7 +125,7 @@ def _connect(path: Path, options: str) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?{options}"
     database = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
     try:
-        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, PIECE + 4096)
+        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, part_work.PIECE + 4096)
         safely = LOCKED, "trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0"
         for setting in (*safely, "synchronous = FULL", f"wal_autocheckpoint = {LOG_PAGES}"):
             database.execute(f"PRAGMA {setting}")
@@ -249,8 +182,9 @@ def put(database: sqlite3.Connection, work: Work, rows: Iterable[tuple[int, Stat
     def records() -> Iterator[tuple[int, int, int, memoryview]]:
         for row, status, data in rows:
             for piece in range(work.pieces):
-                number, part = row * work.pieces + piece, memoryview(data)[piece * PIECE : (piece + 1) * PIECE]
-                yield number, int(status), _checksum(number, int(status), part), part
+                number, start = row * work.pieces + piece, piece * part_work.PIECE
+                content = memoryview(data)[start : start + part_work.PIECE]
+                yield number, int(status), _checksum(number, int(status), content), content
 
     with _transaction(database):
         database.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?)", records())
@@ -274,7 +208,7 @@ def rows_of(database: sqlite3.Connection, work: Work) -> Iterator[tuple[int, Sta
         sound = all(isinstance(p[3], bytes) and p[2] == _checksum(p[0], p[1], p[3]) for p in pieces)
         if sound and len(pieces) == work.pieces and len(statuses) == 1 and 0 <= row < work.rows:
             status, data = statuses.pop(), b"".join(data for _, _, _, data in pieces)
-            if status in set(Status) and len(data) == work.row_bytes:
+            if status in STATUSES and len(data) == work.row_bytes:
                 yield row, Status(status), data
                 continue
         yield row, Status.PENDING, b""

@@ -181,7 +181,7 @@ def test_who_looks_sees_whole_rows_while_another_process_writes(
     pages: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also where the log is put into the file at every other commit, so that copies of both may not fit together."""
-    path, changing = tmp_path / "run.h5.x.part", 0
+    path = tmp_path / "run.h5.x.part"
     process = start(
         WRITER.replace("part.COMMIT", f"store.part_database.LOG_PAGES = {pages}; part.COMMIT"), path, "default"
     )
@@ -192,6 +192,8 @@ def test_who_looks_sees_whole_rows_while_another_process_writes(
         found = store.progress(path)
         assert found.damaged == []
         counts.append(len(found.done))
+        names = {file.name.removeprefix(path.name) for file in tmp_path.iterdir()}
+        assert names <= {"", "-wal", ".writing.lock"}  # and no memory shared between processes, "-shm"
     assert process.communicate(timeout=60)[1] == ""
     assert counts == sorted(counts)
     assert len(set(counts)) > 2

@@ -15,7 +15,7 @@ import pytest
 
 from landscape import store
 from landscape.records import Status
-from landscape.store import part, part_database
+from landscape.store import part, part_work
 from landscape.store.part_database import log_of
 from tests.store.sqlite_calls import hooked
 
@@ -221,7 +221,7 @@ def test_a_full_disk_in_the_middle_ends_in_one_line(path: Path) -> None:
 
 @pytest.mark.parametrize("size", [1, 15, 16, 17, 64, 1000])
 def test_a_large_row_lies_in_several_records(size: int, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(part_database, "PIECE", 16)
+    monkeypatch.setattr(part_work, "PIECE", 16)
     rows = np.random.default_rng(size).integers(0, 256, (3, size), np.uint8)
     fields = {"bytes": ((size,), "u1")}
     with open_part(path, rows=3, fields=fields) as work:

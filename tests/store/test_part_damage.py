@@ -20,7 +20,7 @@ import pytest
 
 from landscape import store
 from landscape.records import Status
-from landscape.store import part_database
+from landscape.store import part_database, part_work
 from landscape.store.describe import describe, render
 from landscape.store.part_database import log_of
 from tests.store.samples import run_file
@@ -404,7 +404,7 @@ def test_extensions_are_never_loaded(tmp_path: Path) -> None:
     with part_database.open_to_read(sound(tmp_path / "x.part")) as database:
         with pytest.raises(sqlite3.OperationalError, match="not authorized"):
             database.execute("SELECT load_extension('trap.so')")
-        assert database.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) == part_database.PIECE + 4096
+        assert database.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) == part_work.PIECE + 4096
         settings = {
             name: database.execute(f"PRAGMA {name}").fetchone() for name in ("trusted_schema", "cell_size_check")
         }
