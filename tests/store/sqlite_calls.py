@@ -46,7 +46,6 @@ DELETE = CFUNCTYPE(c_int, c_void_p, c_char_p, c_int)
 SET_CALL = CFUNCTYPE(c_int, c_void_p, c_char_p, c_void_p)
 GET_CALL = CFUNCTYPE(c_void_p, c_void_p, c_char_p)
 OPEN_FOLDER = CFUNCTYPE(c_int, c_char_p, c_void_p)
-CLOSE = CFUNCTYPE(c_int, c_void_p)
 WRITE = CFUNCTYPE(c_int, c_void_p, c_void_p, c_int, c_int64)
 TRUNCATE = CFUNCTYPE(c_int, c_void_p, c_int64)
 SYNC = CFUNCTYPE(c_int, c_void_p, c_int)
@@ -71,6 +70,9 @@ def hooked(hook: Hook) -> Iterator[None]:
     name = ctypes.create_string_buffer(b"hooked")
     ours.name = ctypes.addressof(name)
 
+    paths: dict[int, bytes] = {}  # of the open files, by where SQLite keeps them
+    tables: dict[int | None, Any] = {}  # by where the original is
+
     def call(what: str, path: bytes, offset: int, data: bytes, act: Callable[[], int]) -> int:
         try:
             return hook(what, Path(os.fsdecode(path)), offset, data, act)
@@ -86,7 +88,10 @@ def hooked(hook: Hook) -> Iterator[None]:
         code = act() if os.path.exists(path) or not flags & CREATE else call("name", path, 0, b"", act)
         pointer = c_void_p.from_address(file)
         if code == 0:
-            pointer.value = ctypes.addressof(_hooked_methods(pointer.value or 0, path, call))
+            paths[file] = path
+            if pointer.value not in tables:
+                tables[pointer.value] = _hooked_methods(pointer.value or 0, paths, call)
+            pointer.value = ctypes.addressof(tables[pointer.value])
         else:
             pointer.value = None  # nothing to close
         return code
@@ -100,7 +105,7 @@ def hooked(hook: Hook) -> Iterator[None]:
     functions = OPEN(open_file), DELETE(delete), OPEN_FOLDER(open_folder)
     ours.open, ours.delete = (cast(function, c_void_p).value for function in functions[:2])
     folder_opener = GET_CALL(original.get_call)(default, b"openDirectory")
-    KEPT.append((ours, name, functions))
+    KEPT.append((ours, name, functions, tables))
     SET_CALL(original.set_call)(default, b"openDirectory", cast(functions[2], c_void_p))
     library.sqlite3_vfs_register(byref(ours), 1)
     try:
@@ -125,23 +130,23 @@ def unsynced() -> Iterator[None]:
         yield
 
 
-def _hooked_methods(address: int, path: bytes, call: Callable[..., int]) -> Any:
-    """A table of the functions of one open file, of which those that change it go through ``call``."""
+def _hooked_methods(address: int, paths: dict[int, bytes], call: Callable[..., int]) -> Any:
+    """A table of the functions of open files, of which those that change them go through ``call``."""
     original = Methods.from_address(address)
     ours = Methods.from_buffer_copy(original)
     ours.version = 1  # without shared memory and memory mapping, which part files do not use
 
     def write(file: int, data: int, count: int, offset: int) -> int:
         content = ctypes.string_at(data, count)
-        return call("write", path, offset, content, lambda: WRITE(original.write)(file, data, count, offset))
+        return call("write", paths[file], offset, content, lambda: WRITE(original.write)(file, data, count, offset))
 
     def truncate(file: int, size: int) -> int:
-        return call("truncate", path, size, b"", lambda: TRUNCATE(original.truncate)(file, size))
+        return call("truncate", paths[file], size, b"", lambda: TRUNCATE(original.truncate)(file, size))
 
     def sync(file: int, flags: int) -> int:
-        return call("sync", path, 0, b"", lambda: SYNC(original.sync)(file, flags))
+        return call("sync", paths[file], 0, b"", lambda: SYNC(original.sync)(file, flags))
 
     functions = WRITE(write), TRUNCATE(truncate), SYNC(sync)
     ours.write, ours.truncate, ours.sync = (cast(function, c_void_p).value for function in functions)
-    KEPT.append((ours, functions))
+    KEPT.append(functions)
     return ours
