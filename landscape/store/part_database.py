@@ -123,7 +123,7 @@ def state(path: Path) -> tuple[Any, ...]:
 
 def _connect(path: Path, options: str) -> sqlite3.Connection:
     uri = f"{path.absolute().as_uri()}?{options}"
-    database = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    database = sqlite3.connect(uri, uri=True, isolation_level="IMMEDIATE", check_same_thread=False)
     try:
         database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, part_work.PIECE + 4096)
         safely = LOCKED, "trusted_schema = OFF", "cell_size_check = ON", "mmap_size = 0"
@@ -149,13 +149,6 @@ def _check_files(path: Path) -> None:
     if any(header[at : at + len(value)] != value for at, value in HEADER.items()):
         raise StoreError(f"it is not a part file, or its beginning is damaged; {START_OVER}")
     schema.version_of({"schema": np.array(int.from_bytes(header[VERSION_AT], "big"))})
-
-
-@contextlib.contextmanager
-def _transaction(database: sqlite3.Connection) -> Iterator[None]:
-    with database:
-        database.execute("BEGIN IMMEDIATE")
-        yield
 
 
 def checked_work(database: sqlite3.Connection) -> str:
@@ -186,13 +179,13 @@ def put(database: sqlite3.Connection, work: Work, rows: Iterable[tuple[int, Stat
                 content = memoryview(data)[start : start + part_work.PIECE]
                 yield number, int(status), _checksum(number, int(status), content), content
 
-    with _transaction(database):
+    with database:
         database.executemany("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?)", records())
 
 
 def take_back(database: sqlite3.Connection, work: Work, rows: Iterable[int]) -> None:
     """Make rows pending again, all or none."""
-    with _transaction(database):
+    with database:
         database.executemany(
             "DELETE FROM records WHERE number BETWEEN ? AND ?",
             [(row * work.pieces, (row + 1) * work.pieces - 1) for row in rows],

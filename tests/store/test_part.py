@@ -160,7 +160,8 @@ def test_a_row_that_is_damaged_while_the_file_is_open_is_not_read(path: Path) ->
     with open_part(path) as work:
         work.write(2, **ROW | {"loss": [3.5, 4.5]})
         work.commit()
-        work._database.execute("UPDATE records SET data = zeroblob(length(data))")
+        with work._database:
+            work._database.execute("UPDATE records SET data = zeroblob(length(data))")
         with pytest.raises(store.StoreError, match="row 2 does not match its checksum; resume to compute it again"):
             work.read()
 
