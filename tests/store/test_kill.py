@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import random
 import signal
@@ -163,16 +165,21 @@ def test_the_second_writer_is_refused_and_readers_are_not(tmp_path: Path) -> Non
         assert (work.status == Status.OK).sum() >= counts[-1]
 
 
-def test_what_another_program_holds_is_waited_for_and_then_told(tmp_path: Path) -> None:
+def test_programs_that_know_only_sqlite_are_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(part_database.sqlite3, "connect", functools.partial(sqlite3.connect, timeout=0.1))
     path = tmp_path / "run.h5.x.part"
-    with store.PartFile.create(path, {"seed": 1}, ROWS, FIELDS) as work:
+    with (
+        store.PartFile.create(path, {"seed": 1}, ROWS, FIELDS) as work,
+        contextlib.closing(sqlite3.connect(path)) as other,
+    ):
         work.write(0, **values(0))
-    other = sqlite3.connect(path)
-    other.execute("PRAGMA locking_mode = EXCLUSIVE")
-    other.execute("SELECT count(*) FROM records").fetchone()
-    with pytest.raises(store.StoreError, match=r"opening the part file failed \(database is locked\)"):
-        store.PartFile.create(path, {"seed": 1}, ROWS, FIELDS, resume=True)
-    other.close()
+        with pytest.raises(sqlite3.OperationalError, match="database is locked"):
+            other.execute("SELECT count(*) FROM records")
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        assert other.execute("SELECT count(*) FROM records").fetchone() == (1,)
+        with pytest.raises(store.StoreError, match=r"opening the part file failed \(database is locked\)"):
+            store.PartFile.create(path, {"seed": 1}, ROWS, FIELDS, resume=True)
     assert check_part(path, [0]) == ROWS - 1
 
 
