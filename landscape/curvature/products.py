@@ -8,6 +8,7 @@ the vector and one that does not.
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -48,6 +49,12 @@ class Form(ABC):
     def linearise(self, batch: BatchLoss, layout: ParameterLayout, extras: Sequence[Tensor]) -> Product:
         """The product by double backward."""
 
+    def quadratic_by_differences(
+        self, batch: BatchLoss, layout: ParameterLayout, vector: Tensor, step: float
+    ) -> Tensor:
+        """vᵀCv of the micro-batch, one number, from outputs or losses at w ± step·v instead of derivatives."""
+        raise TypeError(f"{type(self).__name__} is compared with differences of gradients")
+
     @abstractmethod
     def along(self, batch: BatchLoss, extras: Sequence[Tensor]) -> Sequence[Tensor | None]:
         """The product's share of each of ``batch.parameters``, whose tangents are the vector; none for zero."""
@@ -76,6 +83,24 @@ class GaussNewtonForm(Form):
 
     def linearise(self, batch: BatchLoss, layout: ParameterLayout, extras: Sequence[Tensor]) -> Product:
         return _GaussNewton(batch, layout)
+
+    def quadratic_by_differences(
+        self, batch: BatchLoss, layout: ParameterLayout, vector: Tensor, step: float
+    ) -> Tensor:
+        outputs, rebuild = _differentiable(batch.outputs)
+        if not outputs:
+            return vector.new_zeros((), dtype=torch.float64)
+        sides = [_differentiable(moved(batch, layout, sign * step * vector).outputs)[0] for sign in (1, -1)]
+        slopes = [(a - b).detach() / (2 * step) for a, b in zip(*sides, strict=True)]
+        free = [z.detach().requires_grad_() for z in outputs]
+        grads = torch.autograd.grad(batch.loss(rebuild(free)), free, create_graph=True, materialize_grads=True)
+        curved = [(g, u) for g, u in zip(grads, slopes, strict=True) if g.requires_grad]
+        if not curved:
+            return vector.new_zeros((), dtype=torch.float64)
+        images = torch.autograd.grad([g for g, _ in curved], free, [u for _, u in curved], materialize_grads=True)
+        return sum(
+            (_inner(u, v) for u, v in zip(slopes, images, strict=True)), vector.new_zeros((), dtype=torch.float64)
+        )
 
     def along(self, batch: BatchLoss, extras: Sequence[Tensor]) -> Sequence[Tensor | None]:
         outputs, rebuild = _differentiable(batch.outputs)
@@ -113,6 +138,16 @@ class FisherForm(Form):
     def linearise(self, batch: BatchLoss, layout: ParameterLayout, extras: Sequence[Tensor]) -> Product:
         return _OuterProducts(batch, layout, self._per_sample(batch.outputs, batch.labels), extras[0])
 
+    def quadratic_by_differences(
+        self, batch: BatchLoss, layout: ParameterLayout, vector: Tensor, step: float
+    ) -> Tensor:
+        sides = []
+        for sign in (1, -1):
+            at = moved(batch, layout, sign * step * vector)
+            sides.append(self._per_sample(at.outputs, at.labels).detach().double())
+        slopes = (sides[0] - sides[1]) / (2 * step)
+        return (self.extras(batch)[0] * slopes**2).sum()
+
     def along(self, batch: BatchLoss, extras: Sequence[Tensor]) -> Sequence[Tensor | None]:
         losses = self._per_sample(batch.outputs, batch.labels)
         tangent = forward_ad.unpack_dual(losses).tangent
@@ -146,6 +181,18 @@ class LeanProduct(Product):
             for i, row in enumerate(rows):
                 total[:, i].add_(product(row, keep=i < len(rows) - 1), alpha=piece.share)
         return total
+
+
+def moved(batch: BatchLoss, layout: ParameterLayout, displacement: Tensor) -> BatchLoss:
+    """The micro-batch at another point, its outputs connected to leaves of their own."""
+    point = layout.flatten({name: p.detach() for name, p in batch.parameters.items()}) + displacement
+    leaves = {name: p.detach().requires_grad_() for name, p in layout.unflatten(point).items()}
+    return dataclasses.replace(batch, parameters=leaves)
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    a, b = (torch.view_as_real(t) if t.is_complex() else t for t in (a, b))
+    return (a.double() * b.double()).sum()
 
 
 class _Gradient(Product):

@@ -8,7 +8,6 @@ the loss is a mean over, which is established on all batches.
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,13 +23,13 @@ from landscape.objective.plan import Part, Plan
 from landscape.objective.sources import is_wider, joined, labels_of, length, select, to_model
 from landscape.objective.views import View
 
-_log = logging.getLogger(__name__)
 CHECKS = ("full", "first", "off")
 _FEW = 8  # samples that the graph of a loss is looked at on
 _TOGETHER = (
     "let forward= run all samples together and pick those of the batch, with their numbers as data: "
     "forward=lambda model, batch: model(x)[batch[0]]"
 )
+_NEEDS_SEVERAL = "more than 1 value per channel"  # what BatchNorm says of one sample
 _COARSE = torch.finfo(torch.float32).eps ** 0.5
 _ROUNDING = 500  # units in the last place that sums of different order may differ by
 
@@ -111,7 +110,7 @@ def _runs(context: Context, batch: Any) -> bool:
         try:
             outputs = context.call(to_model(batch, context.selection.layout, keeps_precision=True))
             context.criterion(outputs, to_model(labels_of(batch), context.selection.layout, keeps_precision=True))
-        except (RuntimeError, TypeError):  # that tensors of two types do not go together
+        except (RuntimeError, TypeError, ValueError):  # that tensors of two types do not go together
             return False
     return True
 
@@ -149,7 +148,7 @@ def _trying_gradients(context: Context, batch: Any) -> Context:
     try:
         context.call(batch)
     except ValueError as error:
-        if "more than 1 value per channel" in str(error):
+        if _NEEDS_SEVERAL in str(error):
             raise ValueError(f"a layer takes its statistics from the batch, of one sample here; {_TOGETHER}") from error
         raise
     except RuntimeError as error:
@@ -245,9 +244,12 @@ def _check_that_samples_are_apart(context: Context, batch: Any, outputs: Any, co
     rows = _shuffled(count)[: count // 2].sort().values
     try:
         alone = context.call(select(batch, rows, count))
-    except Exception as error:  # whatever a model may raise that takes whole batches only
-        _log.info("the model does not take half a batch: %s", error)
-        return
+    except (RuntimeError, ValueError) as error:
+        what = "takes its statistics from the batch, or" if _NEEDS_SEVERAL in str(error) else "or its forward="
+        raise ValueError(
+            f"the model {what} does not take half a batch ({(str(error).splitlines() or [''])[0][:120]}), so that its "
+            f"samples cannot be told apart; {_TOGETHER}"
+        ) from error
     for got, expected in zip(tree_leaves(alone), tree_leaves(select(outputs, rows, count)), strict=False):
         if not (isinstance(got, Tensor) and got.is_floating_point() and got.shape == expected.shape and got.ndim):
             continue
@@ -275,11 +277,7 @@ def _check_that_loss_follows_the_point(
     labels = select(part.labels, torch.arange(len(few)), length(part.labels))
     leaves = {n: t.detach().requires_grad_() for n, t in context.layout.unflatten(context.weights()).items()}
     with holding(context.model, leaves), torch.enable_grad():
-        try:
-            loss = context.criterion(context.call(select(batch, few, count)), labels)
-        except Exception as error:  # whatever a model may raise that takes whole batches only
-            _log.info("the model does not take a few samples: %s", error)
-            return
+        loss = context.criterion(context.call(select(batch, few, count)), labels)
         for tensor in _leaves_of(loss):
             if id(tensor) in own:
                 raise ValueError(

@@ -57,9 +57,10 @@ class MeanLoss:
 
     def astype(self, dtype: torch.dtype) -> MeanLoss:
         """The same loss with its own tensors, such as class weights, in another precision."""
-        return (
-            dataclasses.replace(self, fn=copy.deepcopy(self.fn).to(dtype)) if isinstance(self.fn, nn.Module) else self
-        )
+        if not isinstance(self.fn, nn.Module):
+            return self
+        with torch.inference_mode(False):
+            return dataclasses.replace(self, fn=copy.deepcopy(self.fn).to(dtype))
 
     @property
     def key(self) -> Any:

@@ -179,8 +179,8 @@ def simulated_noise_gradient(run: Run, model: nn.Module, seed: int = 0) -> Tenso
     device = next(iter(parameters.values())).device
     dtype = next(iter(parameters.values())).dtype
     batch = MiniBatch(
-        model, None, problem.inputs().to(device, dtype), labels.to(device), nn.CrossEntropyLoss(),
-        math.ceil(len(labels) / _SAMPLES), 1.0, device,
+        model, problem.inputs().to(device, dtype), labels.to(device), nn.CrossEntropyLoss(),
+        microbatches=math.ceil(len(labels) / _SAMPLES),
     )  # fmt: skip
     first = FirstPass(
         batch, list(parameters.values()), true_labels=None, progress=None,

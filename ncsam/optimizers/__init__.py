@@ -1,9 +1,11 @@
 """The optimizers: the base optimizer alone, SAM, NCSAM, and the controls that give a comparison meaning."""
 
-from ncsam.optimizers.registry import OPTIMIZERS, build, options_of, resolve_options
-from ncsam.optimizers.sharpness_aware import ProjectionWarning, SharpnessAware, StepInfo
+from ncsam.optimizers.registry import build, options_of, resolve_options
+from ncsam.optimizers.sharpness_aware import ProjectionWarning, RoundingWarning, SharpnessAware, StepInfo
 from ncsam.optimizers.variants import (
+    ASAM,
     NCSAM,
+    OPTIMIZERS,
     SAM,
     CleanDirection,
     GStarOnly,
@@ -13,9 +15,11 @@ from ncsam.optimizers.variants import (
     Plain,
     RandomDirection,
     RandomPicks,
+    Variant,
 )
 
 __all__ = [
+    "ASAM",
     "NCSAM",
     "OPTIMIZERS",
     "SAM",
@@ -28,8 +32,10 @@ __all__ = [
     "ProjectionWarning",
     "RandomDirection",
     "RandomPicks",
+    "RoundingWarning",
     "SharpnessAware",
     "StepInfo",
+    "Variant",
     "build",
     "options_of",
     "resolve_options",

@@ -1,57 +1,17 @@
-"""The optimizers by name, with their options."""
+"""Optimizers by their command-line names: the options that each takes, and building one."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
 from landscape._suggest import unknown
-from ncsam.optimizers.mini_batch import Forward
+from ncsam.optimizers.options import COMMON, options_in
 from ncsam.optimizers.sharpness_aware import SharpnessAware
-from ncsam.optimizers.variants import (
-    NCSAM,
-    SAM,
-    CleanDirection,
-    GStarOnly,
-    Matched,
-    NCSAMReleased,
-    Oracle,
-    Plain,
-    RandomDirection,
-    RandomPicks,
-)
-
-
-def _asam(
-    model: nn.Module,
-    base: Optimizer,
-    rho: float = 0.5,
-    *,
-    eta: float = 0.01,
-    forward: Forward | None = None,
-    synchronised: bool = False,
-) -> SAM:
-    return SAM(model, base, rho, adaptive=True, eta=eta, forward=forward, synchronised=synchronised)
-
-
-OPTIMIZERS: dict[str, Callable[..., SharpnessAware]] = {
-    "sgd": Plain,
-    "sam": SAM,
-    "asam": _asam,
-    "ncsam": NCSAM,
-    "ncsam-released": NCSAMReleased,
-    "clean-direction": CleanDirection,
-    "matched": Matched,
-    "random-direction": RandomDirection,
-    "random-picks": RandomPicks,
-    "gstar-only": GStarOnly,
-    "oracle": Oracle,
-}
-"""Every arm of a comparison by its command-line name; each is called as ``(model, base, **options)``."""
+from ncsam.optimizers.variants import OPTIMIZERS, Variant
 
 
 def options_of(name: str) -> list[str]:
@@ -63,11 +23,7 @@ def options_of(name: str) -> list[str]:
     Raises:
         ValueError: no optimizer of that name.
     """
-    make = OPTIMIZERS.get(name)
-    if make is None:
-        raise ValueError(unknown("optimizer", name, OPTIMIZERS))
-    source = NCSAM if make is Matched else make
-    return [option for option in inspect.signature(source).parameters if option not in ("model", "base")]
+    return [option for option in _variant(name).signature.parameters if option not in ("model", "base")]
 
 
 def resolve_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,18 +38,10 @@ def resolve_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: no optimizer or option of that name.
     """
-    known = options_of(name)
-    for option in given:
-        if option not in known:
-            raise ValueError(unknown(f"option of {name}", option, known))
-    make = OPTIMIZERS[name]
-    parameters = inspect.signature(NCSAM if make is Matched else make).parameters
-    defaults = {option: parameters[option].default for option in known}
-    if make is Matched:
-        defaults["project"] = False
-    for option in ("forward", "seed", "synchronised", "warmup", "warmup_step"):
-        defaults.pop(option, None)
-    return {**defaults, **given}
+    _check_known(name, given)
+    own = options_in(_variant(name).prototype)
+    left_out = (*COMMON, "warmup", "warmup_step")
+    return {**{option: o.default for option, o in own.items() if option not in left_out}, **given}
 
 
 def build(name: str, model: nn.Module, base: Optimizer, **options: Any) -> SharpnessAware:
@@ -109,5 +57,18 @@ def build(name: str, model: nn.Module, base: Optimizer, **options: Any) -> Sharp
         ...
     ValueError: unknown optimizer 'nscam', did you mean 'ncsam'? known: sgd, sam, ...
     """
-    resolve_options(name, options)
-    return OPTIMIZERS[name](model, base, **options)
+    _check_known(name, options)
+    return _variant(name)(model, base, **options)
+
+
+def _variant(name: str) -> type[Variant]:
+    if name not in OPTIMIZERS:
+        raise ValueError(unknown("optimizer", name, OPTIMIZERS))
+    return OPTIMIZERS[name]
+
+
+def _check_known(name: str, given: Iterable[str]) -> None:
+    known = options_of(name)
+    for option in given:
+        if option not in known:
+            raise ValueError(unknown(f"option of {name}", option, known))
