@@ -378,6 +378,13 @@ def length(labels: Any) -> int:
 
 def copied(tree: Any) -> Any:
     """Copies of all tensors in a nested structure, for code that may write into them."""
+    if isinstance(tree, Tensor):
+        return tree.clone()
+    kind = type(tree)
+    if kind is tuple or kind is list:
+        return kind([copied(part) for part in tree])
+    if kind is dict:
+        return {key: copied(part) for key, part in tree.items()}
     return tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, tree)
 
 
