@@ -265,7 +265,7 @@ class _Snapshot:
     def restore(self, *, quickly: bool = False) -> None:
         """Set everything back; ``quickly``: long containers only where their length has changed."""
         for own, size, kept in self._attributes:
-            if len(own) != size or any(own.get(k, _MISSING) is not v for k, v in kept.items()):
+            if len(own) != size or _differs(own, kept):
                 for key in [k for k in own if k not in kept and (self._whole or k not in _OF_TORCH)]:
                     del own[key]
                 own.update(kept)
@@ -369,7 +369,7 @@ def _places(model: nn.Module) -> dict[str, list[tuple[dict[str, Any], str, bool]
 
 def _put_back(tables: Sequence[dict[str, Any]], contents: Sequence[dict[str, Any]]) -> None:
     for table, content in zip(tables, contents, strict=True):
-        if _differ(table, content):
+        if len(table) != len(content) or _differs(table, content):
             _refill(table, content)
 
 
@@ -383,10 +383,18 @@ def _differ(container: Any, contents: Any) -> bool:
     if len(container) != len(contents):
         return True
     if isinstance(container, dict):
-        return any(container.get(k, _MISSING) is not v for k, v in contents.items())
+        return _differs(container, contents)
     if isinstance(container, set):
         return bool(container != contents)
     return any(a is not b for a, b in zip(container, contents, strict=True))
+
+
+def _differs(table: dict[Any, Any], contents: dict[Any, Any]) -> bool:
+    """Whether an entry is another object; in plain steps, since this runs before every forward pass."""
+    for key, value in contents.items():  # noqa: SIM110
+        if table.get(key, _MISSING) is not value:
+            return True
+    return False
 
 
 def _refill(container: Any, contents: Any) -> None:

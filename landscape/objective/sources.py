@@ -261,7 +261,7 @@ def _entries(batch: Any, count: int, name: str = "") -> Iterator[tuple[str, Any]
 
 
 def _is_list_of_rows(value: Any, count: int) -> bool:
-    """Tell whether a list holds one item a sample: other objects than tensors, or tensors that have no rows themselves."""
+    """Tell whether a list holds one item a sample: no tensors, or tensors that have no rows themselves."""
     if not isinstance(value, list) or len(value) != count:
         return False
     if all(isinstance(item, Tensor) for item in value):
@@ -378,6 +378,13 @@ def length(labels: Any) -> int:
 
 def copied(tree: Any) -> Any:
     """Copies of all tensors in a nested structure, for code that may write into them."""
+    if isinstance(tree, Tensor):
+        return tree.clone()
+    kind = type(tree)
+    if kind is tuple or kind is list:
+        return kind([copied(part) for part in tree])
+    if kind is dict:
+        return {key: copied(part) for key, part in tree.items()}
     return tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, tree)
 
 
