@@ -16,7 +16,7 @@ _TINY = 1e-140  # norms above it come out right without scaling
 
 
 def place_of(size: int, vectors: int, device: torch.device) -> torch.device:
-    """Choose where a basis of so many vectors of ``size`` is kept: the operator's device, CPU memory if too large for it.
+    """Choose where a basis of so many vectors of ``size`` is kept: the operator's device, or CPU memory.
 
     Too large is more than half of an accelerator's memory, which the model and its products need too. The rule looks at
     the memory that the device has, not at what is free, so that the same machine always chooses alike.
