@@ -85,7 +85,7 @@ def _with_gradients(context: Context) -> Context:
 
 
 def is_inside(context: Context) -> bool:
-    """Whether the loss is computed inside the model on any source of a checked context."""
+    """Tell whether the loss is computed inside the model on any source of a checked context."""
     names = {view.source for view in context.selection.views.values()}
     return any(context.found.inside.get(_source_key(context, name), False) for name in names)
 
@@ -96,7 +96,7 @@ def _source_key(context: Context, source: str) -> Any:
 
 
 def _keeps_precision(context: Context, name: str) -> bool:
-    """Whether the model takes inputs of a source that are wider than its parameters as they are."""
+    """Tell whether the model takes inputs of a source that are wider than its parameters as they are."""
     source, layout = context.selection.sources[name], context.selection.layout
     key = context.call.key, Identity(source), layout.dtype
     if key not in context.found.wide:
@@ -206,7 +206,7 @@ def _check_one_number(loss: Any) -> None:
 
 
 def _is_inside(criterion: MeanLoss, outputs: Any, labels: Any) -> bool:
-    """Whether the loss follows from outputs without a sample dimension alone, such as a loss among them."""
+    """Tell whether the loss follows from outputs without a sample dimension alone, such as a loss among them."""
     leaves: list[Tensor] = []
 
     def leaf(t: Any) -> Any:
@@ -300,7 +300,7 @@ def _leaves_of(loss: Tensor) -> Iterator[Tensor]:
 
 
 def _is_known_mean(criterion: MeanLoss) -> bool:
-    """Whether torch itself defines what the loss is a mean over, as its normalizer has it."""
+    """Tell whether torch itself defines what the loss is a mean over, as its normalizer has it."""
     fn = criterion.fn
     known = type(fn) in (nn.CrossEntropyLoss, nn.NLLLoss) and getattr(fn, "reduction", "") == "mean"
     return known and not criterion.is_given
