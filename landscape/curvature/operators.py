@@ -106,7 +106,7 @@ class CurvatureOperator(ABC):
 
     @property
     def strategy(self) -> Strategy:
-        """How products are made, and what is kept for them; costs a pass over the data before the first product."""
+        """The strategy, and what is kept for products; costs a pass over the data before the first product."""
         if self._products.strategy is None:
             self @ torch.zeros(self.shape[0], dtype=self.dtype)
         assert self._products.strategy is not None
