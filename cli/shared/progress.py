@@ -36,7 +36,7 @@ def command_line() -> list[str]:
 
 
 def started() -> bool:
-    """Whether work has begun."""
+    """Tell whether work has begun."""
     return bool(_state["started"])
 
 

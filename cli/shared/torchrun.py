@@ -20,7 +20,7 @@ _state: dict[str, Any] = {"ranks": None, "store": None, "stderr": None}
 
 
 def launched() -> bool:
-    """Whether this is one of the processes of ``torchrun``."""
+    """Tell whether this is one of the processes of ``torchrun``."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 

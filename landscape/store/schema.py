@@ -108,7 +108,7 @@ def content_paths(file: h5py.File, file_size: int) -> list[str]:
 
 
 def has_content(found: h5py.Group | h5py.Dataset) -> bool:
-    """Whether this is a group that holds content, not a folder."""
+    """Tell whether this is a group that holds content, not a folder."""
     return bool(h5py.h5a.exists(found.id, b"content"))
 
 

@@ -69,7 +69,7 @@ class Density(Extra):
         self._steps, self._probes, self._seed = steps, probes, seed
 
     def deflated(self, size: int, pairs: int) -> bool:
-        """Whether the eigenpairs leave room for all steps beside them: in all but the smallest models."""
+        """Tell whether the eigenpairs leave room for all steps beside them: in all but the smallest models."""
         return size - pairs >= self._steps
 
     def fields(self, objective: Objective, pairs: int) -> dict[str, Any]:

@@ -43,7 +43,7 @@ class Bound:
 
     @property
     def vacuous(self) -> bool:
-        """Whether the bound says nothing: a loss in [0, 1] is below it anyway."""
+        """True if the bound says nothing: a loss in [0, 1] is below it anyway."""
         return self.total >= 1.0
 
     @property

@@ -200,7 +200,7 @@ class MiniBatch:
         return self._ddp.no_sync() if self._ddp is not None else nullcontext()
 
     def any_rank(self, flag: bool) -> bool:
-        """Whether ``flag`` is set on any DDP rank: ranks must skip a step together or wait for each other for ever."""
+        """Tell whether ``flag`` is set on any DDP rank: ranks skip a step together or wait for each other for ever."""
         if self._ddp is None:
             return flag
         shared = torch.tensor(float(flag), device=self._device)

@@ -135,7 +135,7 @@ def seeds_needed() -> int:
 
 
 def manipulation_check(source: CellTable | Curves | Study) -> tuple[bool, str]:
-    """Whether plain SGD memorises at the contrast rate, and what was seen."""
+    """Tell whether plain SGD memorises at the contrast rate, and what was seen."""
     study = _single(source)
     fitted = float(nanmean(study.of("memorisation", "sgd", CONTRAST_RATE)))
     drop = float(nanmean(study.of("drop", "sgd", CONTRAST_RATE)))

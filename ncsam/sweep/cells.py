@@ -79,7 +79,7 @@ class Cell:
                 kind.measure(run, own, **settings, resume=True)
 
     def begun(self, path: Path) -> bool:
-        """Whether there is a file, a state to resume from, or a process at it (or one that was killed)."""
+        """Tell whether there is a file, a state to resume from, or a process at it (or one that was killed)."""
         return any(p.exists() for p in (path, state_path(path), path.with_name(f"{path.name}.cell.lock")))
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class Cell:
         return cls(**{**values, "config": TrainConfig.from_dict(values["config"])})
 
     def complete(self, path: Path) -> bool:
-        """Whether the file holds the finished run and every measurement.
+        """Tell whether the file holds the finished run and every measurement.
 
         Raises:
             StoreError: the file is damaged.
