@@ -41,6 +41,8 @@ def _confirmed(file: str) -> str:
     """What to say of a sound file; of a run, that what it was trained on and what came out are unchanged."""
     from landscape import store
 
+    if file.endswith(".part"):
+        return "ok"
     with store.open(file) as opened:
         if opened.kind != "run" or "labels" not in opened:
             return "ok"

@@ -323,13 +323,14 @@ def _check_mean(context: Context, view: View, plan: Plan, examples: dict[str, An
             continue
         count = length(part.labels)
         of = _Losses(context, view.name, number, part, batch, template)
-        whole, halves = of.whole(), of.halves()
+        whole, halves = of.whole(), of.cut_at(count // 2)
         if whole is None or not halves:
             continue
         of.compare(whole, halves, f"a batch of {count}")
         half = max(halves, key=lambda h: h.weight)
-        if first is None:
+        if first is None:  # halves that happen to weigh the same do not tell weights
             first = half
+            of.compare(whole, of.cut_at(count // 3), f"a batch of {count}")
         elif (together := of.joined(first, half)) is not None:
             of.compare(together, [first, half], "half a batch with half of the first")
         if context.checks == "first":
@@ -402,17 +403,17 @@ class _Losses:
             )
         return whole
 
-    def halves(self) -> list[_Half]:
-        """The samples in two parts at random, without one that does not count."""
+    def cut_at(self, place: int) -> list[_Half]:
+        """Samples before and from a place in a random order, without a part that does not count."""
         part, count = self._part, length(self._part.labels)
         order = _shuffled(count)
-        halves = []
-        for rows in (order[: count // 2], order[count // 2 :]) if count > 1 else (order,):
+        parts = []
+        for rows in (order[:place], order[place:]) if place else (order,):
             labels = select(part.labels, rows, count)
             weight = self._context.criterion.normalizer(labels)
             if weight:
-                halves.append(self._half(select(self._data, rows, count), labels, weight))
-        return halves
+                parts.append(self._half(select(self._data, rows, count), labels, weight))
+        return parts
 
     def joined(self, a: _Half, b: _Half) -> _Half | None:
         """Two parts as one batch; none where their shapes do not allow it."""

@@ -403,7 +403,7 @@ class Objective:
         Raises:
             DerivativeError: (on first use) it is not the slope of the loss.
         """
-        self.context.only_view()
+        self._checked().only_view()
         check_slope(self)
 
         def flat_gradient(batch: BatchLoss) -> Tensor:

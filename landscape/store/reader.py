@@ -18,6 +18,7 @@ from landscape.store.errors import StoreError, one_line
 
 REMEDY = "check it with `landscape verify`, or restore it from a copy"
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
+SQLITE = b"SQLite format 3\0"
 
 
 class File:
@@ -43,8 +44,11 @@ class File:
                 raise StoreError(f"{path}: there is no such file")
             self.size = self.path.stat().st_size
             with self.path.open("rb") as raw:
-                if raw.read(len(SIGNATURE)) != SIGNATURE:
-                    raise StoreError(f"{path}: not an HDF5 file, or its beginning is damaged; {REMEDY}")
+                begin = raw.read(len(SQLITE))
+            if begin == SQLITE:
+                raise StoreError(f"{path}: is work in progress; `landscape inspect` shows how far it is")
+            if not begin.startswith(SIGNATURE):
+                raise StoreError(f"{path}: not an HDF5 file, or its beginning is damaged; {REMEDY}")
             self.h5 = h5py.File(path, "r", locking=False)  # writers replace the file, so readers need no lock
             try:
                 self._raw = raw_attributes(self.h5, self.size)

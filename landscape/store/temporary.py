@@ -6,7 +6,6 @@ import contextlib
 import glob
 import os
 import secrets
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,19 +14,18 @@ from landscape.store.lock import try_lock
 
 
 @contextlib.contextmanager
-def temporary_file(path: Path) -> Iterator[tuple[Disk, int | None]]:
-    """A new file beside ``path``, and the lock on it; after the block it is gone, except under a name it was given.
+def temporary_file(path: Path) -> Iterator[Disk]:
+    """A new file beside ``path``; after the block it is gone, except under a name it was given.
 
-    The lock tells a file that is being written from what a killed writer left; the latter is removed first. Windows
-    needs no lock for that, since it does not remove open files.
+    A lock on it tells a file that is being written from what a killed writer left; the latter is removed first.
     """
     for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         _remove_stale(stale)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    disk = Disk(temporary, "x+")
-    guard = None if sys.platform == "win32" else try_lock(temporary)
+    disk = Disk(temporary)
+    guard = try_lock(temporary)
     try:
-        yield disk, guard
+        yield disk
     finally:
         disk.close()
         with contextlib.suppress(OSError):  # what cannot be removed now, the next writer removes
@@ -66,10 +64,8 @@ def _link(temporary: Path, path: Path) -> bool:
 
 
 def _remove_stale(stale: Path) -> None:
-    with contextlib.suppress(OSError):  # gone already, or open on Windows
-        descriptor = None if sys.platform == "win32" else try_lock(stale)
+    with contextlib.suppress(OSError):  # gone already
+        descriptor = try_lock(stale)
         if descriptor is not None:
             stale.unlink()
             os.close(descriptor)
-        elif sys.platform == "win32":
-            stale.unlink()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypedDict, TypeVar, cast
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 import torch
@@ -95,8 +94,7 @@ def recorded_identity(run: Run, name: str, where: Where) -> dict[str, Any] | Non
     def read() -> dict[str, Any] | None:
         if not (where.get("resume", False) and path.exists()):
             return None
-        with store.open(path) as file:
-            return cast(dict[str, Any], json.loads(file.attrs["work"])["identity"])
+        return dict(store.progress(path).work.identity)
 
     return on_first(read, where)
 

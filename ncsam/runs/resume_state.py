@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 
 from landscape._files import replacing
 from landscape.store import StoreError
-from landscape.store.disk import deferred_signals, fsync, fsync_folder
+from landscape.store.disk import deferred_signals, fsync_folder
 from landscape.store.lock import sole
 from ncsam.training.config import TrainConfig
 
@@ -45,7 +46,7 @@ def save_state(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> N
             with replacing(path) as temporary, temporary.open("wb") as file:
                 file.write(buffer.getbuffer())
                 file.flush()
-                fsync(file.fileno())
+                os.fsync(file.fileno())
             fsync_folder(path.parent)
     except OSError as error:
         raise StoreError(f"{path}: saving the training state failed ({error.strerror}); free some space") from error
