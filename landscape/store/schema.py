@@ -113,7 +113,7 @@ def has_content(found: h5py.Group | h5py.Dataset) -> bool:
 
 
 def content_of(group: h5py.Group, file_size: int) -> str:
-    """What a group holds: the kind of a record, or "arrays"."""
+    """Name what a group holds: the kind of a record, or "arrays"."""
     return str(read_attributes(group, file_size)["content"])
 
 
@@ -212,7 +212,7 @@ def migrate(file: h5py.File, version: int) -> None:
 
 
 def problems(group: h5py.Group, file_size: int) -> list[str]:
-    """Where a stored record departs from the declaration of its kind; nothing for bare arrays and unknown kinds."""
+    """Differences of a stored record from the declaration of its kind; nothing for bare arrays and unknown kinds."""
     attributes = read_attributes(group, file_size)
     try:
         record = record_type(attributes.get("content", ARRAYS))

@@ -142,7 +142,7 @@ def assumption_violated(noise: str, transition: np.ndarray) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Highest:
-    """What the ascents met, for one loss.
+    """Findings of the ascents, for one loss.
 
     Attributes:
         at_weights: the loss at the centre.

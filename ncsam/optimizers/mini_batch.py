@@ -77,7 +77,7 @@ class MiniBatch:
         self.parts = [MicroBatch(*piece, share) for piece, share in zip(cut, shares, strict=True)]
 
     def shares(self, labels: Sequence[Any], loss_fn: LossFn) -> list[float]:
-        """What part of the mean over all processes' parts each of this process's parts is, from the labels of each.
+        """Shares that this process's parts have in the mean over all processes' parts, from the labels of each.
 
         Raises:
             ValueError: the loss is not reduced to a mean, or labels are no classes of a loss with class weights.

@@ -1,4 +1,4 @@
-"""Where a sharpness-aware step looks: the perturbations ε of SAM, NCSAM and their controls, one small class each."""
+"""Perturbations ε of SAM, NCSAM and their controls, one small class each."""
 
 from __future__ import annotations
 

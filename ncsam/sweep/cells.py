@@ -120,7 +120,7 @@ def _plane(run: Run, name: str, *, points: int = 11, span: float = 1.0, **settin
 
 @dataclasses.dataclass(frozen=True)
 class UnitCosts:
-    """What the cost of a measurement is made of.
+    """Parts that the cost of a measurement is made of.
 
     Attributes:
         train, test: samples of the training and test set.
@@ -191,7 +191,7 @@ MEASURES: Mapping[str, MeasureKind] = {
 
 
 def kind_and_name(measure: str) -> tuple[MeasureKind, str]:
-    """What ``KIND`` or ``KIND/NAME`` in a sweep's ``[measure]`` stands for; a kind may be measured under several names.
+    """Resolve ``KIND`` or ``KIND/NAME`` of a sweep's ``[measure]``; a kind may be measured under several names.
 
     Raises:
         KeyError: no such kind.
