@@ -18,12 +18,8 @@ points, or for ResNet-20 with some of its points; what the others would take for
 times five runs, since they evaluate one set of labels.
 
 The committed ``results/surface_cost.json`` was measured when BatchNorm was folded into the layer before it and the
-<<<<<<< HEAD
-first layer of an MLP was combined from kept outputs. Both are gone, so a run now takes longer where they applied.
-=======
 first layer of an MLP was combined from kept outputs. Both were removed since, so a run now takes longer where they
 applied.
->>>>>>> wild
 """
 
 from __future__ import annotations
