@@ -102,6 +102,7 @@ def keskar_sharpness(
         seed=seed if restarts else None,
         restarts=restarts,
         rises=rises,
+        checks=objective.checks,
     )
 
 
@@ -150,6 +151,7 @@ def average_sharpness(
         radius=sigma,
         steps=num_samples,
         seed=seed,
+        checks=objective.checks,
     )
 
 
@@ -230,6 +232,7 @@ def _worst(objective: Objective, ball: Ball, steps: int, restarts: int, seed: in
         seed=seed if restarts else None,
         restarts=restarts,
         rises=rises,
+        checks=objective.checks,
     )
 
 

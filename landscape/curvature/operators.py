@@ -105,6 +105,11 @@ class CurvatureOperator(ABC):
         return self._products(columns).to(other.dtype).reshape(other.shape)
 
     @property
+    def checks(self) -> str:
+        """How thoroughly the objective's model, loss and data are checked."""
+        return self.objective.checks
+
+    @property
     def strategy(self) -> Strategy:
         """The strategy, and what is kept for products; costs a pass over the data before the first product."""
         if self._products.strategy is None:

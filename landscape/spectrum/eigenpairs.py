@@ -122,6 +122,7 @@ def top_eigenpairs(
         unseen_upper=unseen.upper if unseen.any else None,
         search_matvecs=spent - first,
         block=block,
+        checks=getattr(H, "checks", None),
         basis=basis if keep_basis else None,
     )
 
