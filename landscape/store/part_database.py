@@ -48,7 +48,7 @@ START_OVER = "remove it to start over"
 
 
 def log_of(path: Path) -> Path:
-    """Where SQLite keeps what was committed lately, until it is put into the file itself, at the latest on closing."""
+    """Path of the file where SQLite keeps late commits until they enter the file itself, at the latest on closing."""
     path = path.resolve()
     return path.with_name(f"{path.name}-wal")
 

@@ -82,7 +82,7 @@ class Handover:
         return self._part.with_name(f"{self._part.name}.{name}.vectors")
 
     def _load(self, view: str) -> tuple[int, Tensor | None]:
-        """What :meth:`save` wrote; index −1 where there is nothing, or nothing sound, or it is of other work."""
+        """Read what :meth:`save` wrote; index −1 where there is nothing, or nothing sound, or it is of other work."""
         return self._read(view) if self._ranks is None else self._ranks.share(lambda: self._read(view))
 
     def _read(self, view: str) -> tuple[int, Tensor | None]:

@@ -64,7 +64,7 @@ def parse(spec: str) -> Noise:
 
 
 class _Spelling(Exception):
-    """What is wrong with the arguments of a kind."""
+    """Say what is wrong with the arguments of a kind."""
 
 
 def _none(arguments: list[str]) -> Noise:

@@ -21,7 +21,7 @@ WARMUP_STEPS = ("base", "sam")
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """What is trained, on what, and how. Two runs with equal configurations write equal numbers.
+    """Model, data and settings of a training run. Two runs with equal configurations write equal numbers.
 
     Attributes:
         data, noise, model, optimizer: in their command-line spellings.
