@@ -64,7 +64,7 @@ def check_products(objective: Objective, form: Form) -> float:
                     known[key] = _deviation(version, form)
                 except DerivativeError:
                     raise
-                except (RuntimeError, TypeError) as error:
+                except (RuntimeError, TypeError, ValueError) as error:
                     if "is not implemented" in str(error):
                         raise DerivativeError(
                             "torch has no second derivative of an operation of this model or loss "
