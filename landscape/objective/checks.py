@@ -340,9 +340,10 @@ def _check_mean(context: Context, view: View, plan: Plan, examples: dict[str, An
             continue
         of.compare(whole, halves, f"a batch of {count}")
         half = max(halves, key=lambda h: h.weight)
-        if first is None:  # halves that happen to weigh the same do not tell weights
+        if first is None:
             first = half
-            of.compare(whole, of.cut_at(count // 3), f"a batch of {count}")
+            if count > 2:  # halves that weigh the same do not tell weights; an odd number of samples seldom does
+                of.compare(whole, of.cut_at(count // 3 | 1), f"a batch of {count}")
         elif (together := of.joined(first, half)) is not None:
             of.compare(together, [first, half], "half a batch with half of the first")
         if context.checks == "first":
