@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from landscape.inputs import Unfit
 from landscape.records import Status
 from landscape.store import layouts, manifest, schema, seal, writer
 from landscape.store.errors import StoreError
@@ -52,6 +53,8 @@ def verify(path: str | Path) -> list[str]:
         seal.check(path)
     except OSError as error:
         return [f"it cannot be read ({error.strerror}); check the path"]
+    except Unfit as error:
+        return [str(error).removeprefix(f"{path}: ")]
     except StoreError as error:
         # Work in progress changes with every row and bears no seal.
         return _in_a_process_apart(path) if path.suffix == ".part" else [str(error), *_in_a_process_apart(path)]

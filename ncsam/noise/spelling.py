@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from landscape._suggest import unknown
+from landscape.inputs import LISTING, Unfit, read_text
+from ncsam.data.npz import read_array
 from ncsam.noise import kinds
 from ncsam.noise.record import NoisyLabels
 
@@ -180,7 +183,10 @@ def _class_map(text: str) -> str | dict[int, int]:
 def _read_matrix(path: Path) -> np.ndarray:
     try:
         if path.suffix == ".npy":
-            return np.asarray(np.load(path, allow_pickle=False))
-        return np.loadtxt(path, ndmin=2, delimiter="," if "," in path.read_text() else None)
+            return read_array(path)
+        text = read_text(path, LISTING)
+        return np.loadtxt(io.StringIO(text), ndmin=2, delimiter="," if "," in text else None)
+    except Unfit:
+        raise
     except ValueError as error:
         raise ValueError(f"{path} does not hold a matrix of numbers: {error}") from error
