@@ -299,13 +299,13 @@ def as_file_name(text: str) -> str:
     return f"{spelled}-{digest}" if spelled else digest
 
 
-def inside(folder: Path, name: str) -> Path:
-    """The path of a file of that name in a folder; a link that leads out of the folder is refused.
+def inside(folder: Path, name: str, suffix: str = "") -> Path:
+    """The path of a file of that name, and with that suffix, in a folder; a link out of the folder is refused.
 
     Raises:
         Unfit: as :func:`file_name`, or the file lies elsewhere.
     """
-    path = folder / file_name(name, "a file")
+    path = folder / f"{file_name(name, 'a file')}{suffix}"
     root = Path(os.path.realpath(folder))
     if Path(os.path.realpath(path)).parent != root:
         raise Unfit(f"{path}: leads to {os.path.realpath(path)}, outside of {folder}; remove the link")

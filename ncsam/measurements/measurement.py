@@ -9,13 +9,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any, TypedDict, TypeVar, cast
 
 import numpy as np
 import torch
 
 import landscape
-from landscape import store
+from landscape import inputs, store
 from landscape.ranks import Ranks
 from landscape.records import Record, Status
 from landscape.store import PartFile, StoreError
@@ -175,7 +176,7 @@ def by_epoch_and_view(
         common["processes"] = processes
         found = finish(kind(**common, **labels, **measurement.complete(table), **settings))
         if handover is not None:
-            handover.discard()
+            handover.discard(views)
         return found
 
 
@@ -206,9 +207,20 @@ def on_first(make: Callable[[], T], where: Where) -> T:
     return make() if ranks is None else ranks.share(make)
 
 
+def result_path(run: Run, name: str) -> Path:
+    """The part file of a result, whose name also becomes that of the file.
+
+    Raises:
+        ValueError: the name cannot be one.
+    """
+    for part in name.split("/"):
+        inputs.file_name(part, "a result")
+    return store.part_path(run.path, name)
+
+
 def recorded_identity(run: Run, name: str, where: Where) -> dict[str, Any] | None:
     """The settings that a stopped measurement of ``name`` recorded, where it is to be resumed; else none."""
-    path = store.part_path(run.path, name)
+    path = result_path(run, name)
 
     def read() -> dict[str, Any] | None:
         if not (where.get("resume", False) and path.exists()):
@@ -258,7 +270,7 @@ def _on_disk(
     where: Where,
 ) -> Iterator[tuple[PartFile, Callable[[Any], None]]]:
     overwrite, resume = where.get("overwrite", False), where.get("resume", False)
-    path = store.part_path(run.path, name)
+    path = result_path(run, name)
     # A kill between adding the result and removing its part file leaves both; resuming then adds the same rows again.
     overwrite_result = overwrite or (resume and path.exists())
     with store.open(run.path) as file:

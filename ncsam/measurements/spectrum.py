@@ -186,7 +186,7 @@ class _Spectra(Measurement):
 
         self._handover = Handover(part.path, identity, find, ranks)
         if not part.status.any():
-            self._handover.discard()  # left by work that was given up
+            self._handover.discard(identity["views"])  # left by work that was given up
         return self._handover
 
     def measure(self, place: Place) -> tuple[Status, dict[str, Any]]:

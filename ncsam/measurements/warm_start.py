@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,16 +70,16 @@ class Handover:
         temporary.write_bytes(json.dumps({**head, "sha256": _digest(content)}).encode() + b"\n" + content)
         os.replace(temporary, path)  # not flushed: what a power cut leaves does not match its digest
 
-    def discard(self) -> None:
-        """Remove the files."""
+    def discard(self, views: Iterable[str]) -> None:
+        """Remove the files of these views."""
         if not self._writes:
             return
-        for path in self._part.parent.glob(f"{self._part.name}.*.vectors*"):
-            path.unlink()
+        for view in views:
+            for path in (self._path(view), self._path(view).with_name(f"{self._path(view).name}.tmp")):
+                path.unlink(missing_ok=True)
 
     def _path(self, view: str) -> Path:
-        name = _digest(view.encode())[:12]  # a view's name may hold what a file's may not
-        return self._part.with_name(f"{self._part.name}.{name}.vectors")
+        return vectors_path(self._part, view)
 
     def _load(self, view: str) -> tuple[int, Tensor | None]:
         """What :meth:`save` wrote; index −1 where there is nothing, or nothing sound, or it is of other work."""
@@ -95,6 +95,12 @@ class Handover:
         except (OSError, ValueError, KeyError, TypeError):
             return -1, None
         return int(head["index"]), torch.from_numpy(array.copy())
+
+
+def vectors_path(part: Path, view: str) -> Path:
+    """Where the latest eigenvectors of a view lie while the measurement with that part file goes on."""
+    name = _digest(view.encode())[:12]  # a view's name may hold what a file's may not
+    return part.with_name(f"{part.name}.{name}.vectors")
 
 
 def _digest(content: bytes) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from landscape.inputs import opened
 from landscape.store import StoreError
 from landscape.store.disk import deferred_signals, fsync, fsync_folder
 from landscape.store.lock import sole
@@ -20,6 +21,11 @@ from ncsam.training.config import TrainConfig
 def state_path(path: Path) -> Path:
     """Where the training state of the run file ``path`` lies while it is being trained."""
     return path.with_name(f"{path.name}.training.state")
+
+
+def state_temporary(path: Path) -> Path:
+    """Under which name that state is written before it gets its own; what a kill leaves, the next save replaces."""
+    return path.with_name(f".{state_path(path).name}.tmp")
 
 
 def sole_training(path: Path) -> AbstractContextManager[None]:
@@ -40,7 +46,7 @@ def save_state(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> N
     """
     buffer = io.BytesIO()
     torch.save({"identity": json.dumps(identity, sort_keys=True), "state": state}, buffer)
-    temporary = path.with_name(f".{path.name}.tmp")  # one name: what a kill leaves, the next save replaces
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         with deferred_signals():
             with temporary.open("wb") as file:
@@ -61,7 +67,8 @@ def load_state(path: Path, identity: dict[str, Any], device: str) -> dict[str, A
         StoreError: the file is damaged, or belongs to another configuration (the first difference is named).
     """
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        with opened(path) as stream:
+            content = torch.load(stream, map_location=device, weights_only=True)
         # A state from before a choice existed was trained with what is now its default.
         found, state = {**TrainConfig().to_dict(), **json.loads(content["identity"])}, content["state"]
     except Exception as error:

@@ -35,7 +35,7 @@ def test_a_large_file_is_not_read(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(1 << 40)
     tracemalloc.start()
-    with pytest.raises(inputs.Unfit, match="1 TiB are more than the 8 GiB allowed; .*add --limits input=1025GiB"):
+    with pytest.raises(inputs.Unfit, match=r"1 TiB are more than the 8 GiB allowed; .*add --limits input=1025GiB"):
         inputs.read_bytes(path)
     with pytest.raises(inputs.Unfit, match="has 1 TiB, expected at most 1 MiB"):
         inputs.read_toml(path)
@@ -72,7 +72,7 @@ def test_deep_json_is_refused(tmp_path: Path, opening: str, closing: str, depth:
 @pytest.mark.parametrize("text", ["x = = 1", "x = 1" + "0" * 5000, "\ufeffx = 1", "x = 2021-99-99"])
 def test_what_is_no_toml_is_said_to_be_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "bad.toml").write_text(text)
-    with pytest.raises(inputs.Unfit, match="bad.toml: not a TOML file"):
+    with pytest.raises(inputs.Unfit, match=r"bad\.toml: not a TOML file"):
         inputs.read_toml(tmp_path / "bad.toml")
 
 
