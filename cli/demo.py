@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
 import click
 
-from .shared import options, progress
+from .shared import options, progress, tables
 
 
 @options.command("demo")
@@ -65,7 +64,7 @@ def command(
     if as_json:
         verdicts = as_object(judge(study), describe(study))
         files = [*written, folder.description, *figures, *paths]
-        click.echo(json.dumps({"kind": "demo", "studies": [verdicts], "files": list(map(str, files))}))
+        tables.echo_json({"kind": "demo", "studies": [verdicts], "files": list(map(str, files))})
         return
     click.echo(show_verdicts(judge(study)))
     click.echo()

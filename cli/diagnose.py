@@ -22,7 +22,7 @@ _SHOWN = (
 
 @options.command("diagnose")
 @options.several(options.RUN, options.SEED, options.DTYPE, options.DEVICE, options.OVERWRITE, options.RESUME)
-@options.several(options.JSON, options.CONFIG, options.TRUST, options.QUIET)
+@options.several(options.JSON, options.CONFIG, options.TRUST, options.LIMITS, options.QUIET)
 @options.EPOCHS
 @options.section("Output")
 @click.option(

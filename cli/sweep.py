@@ -15,6 +15,7 @@ import click
 from click.core import ParameterSource
 
 from landscape._suggest import did_you_mean
+from landscape.inputs import limits
 
 from .shared import options, progress, tables
 
@@ -77,6 +78,7 @@ def _list_presets(ctx: click.Context, _param: click.Parameter, value: str | None
     "--finish", type=click.Path(path_type=Path), metavar="DIR", help="Write the table of complete runs, and stop."
 )
 @options.TRUST
+@options.LIMITS
 @options.OVERWRITE
 @options.RESUME
 @options.JSON
@@ -261,10 +263,15 @@ def _number(name: str, text: str) -> float:
 
 def _seeds(text: str) -> int | list[int]:
     """``10``, ``0-9`` or ``3,5,8``."""
+    if re.search(r"\d{20}", text):
+        raise click.BadParameter(f"{text[:30]!r}…, expected numbers below {2**32}", param_hint="--seeds")
     if re.fullmatch(r"\d+", text):
         return int(text)
     if match := re.fullmatch(r"(\d+)-(\d+)", text):
-        return list(range(int(match[1]), int(match[2]) + 1))
+        first, last = int(match[1]), int(match[2])
+        if last - first >= limits().cells:
+            raise click.BadParameter(f"{text!r} are {last - first + 1} seeds; see --limits", param_hint="--seeds")
+        return list(range(first, last + 1))
     if re.fullmatch(r"\d+(,\d+)+", text):
         return [int(seed) for seed in text.split(",")]
     raise click.BadParameter(
@@ -289,7 +296,7 @@ def _show_plan(sweep: Sweep, cells: Sequence[Cell], workers: int, as_json: bool)
     seconds = cost.seconds / workers
     if as_json:
         names = {"cells": [c.name for c in cells], "tuning": [c.name for c in tuning]}
-        click.echo(json.dumps({"kind": "plan", **names, "workers": workers, "seconds": seconds, "bytes": cost.bytes}))
+        tables.echo_json({"kind": "plan", **names, "workers": workers, "seconds": seconds, "bytes": cost.bytes})
         return
     rows = []
     for arm in sweep.arms:

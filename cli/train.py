@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def _presets() -> str:
     return tables.table(("preset", *names, "published accuracy"), rows)
 
 
-_SEED = click.IntRange(min=0)
+_SEED = options.SEEDS
 
 
 @options.command("train")
@@ -128,6 +127,7 @@ _SEED = click.IntRange(min=0)
 @options.RESUME
 @options.JSON
 @options.TRUST
+@options.LIMITS
 @options.QUIET
 def command(
     out: Path,
@@ -183,7 +183,7 @@ def command(
     training = run.training
     last = {name: float(training.of_view(name)[-1]) for name in training.views}
     if as_json:
-        click.echo(json.dumps({"kind": "run", "file": str(out), "epochs": len(training.epochs), "accuracy": last}))
+        tables.echo_json({"kind": "run", "file": str(out), "epochs": len(training.epochs), "accuracy": last})
         return
     memorisation, corrected = training.memorisation[-1], training.corrected
     click.echo(f"{out}: {config.optimizer} on {config.data}, {config.noise}, {config.epochs} epochs")

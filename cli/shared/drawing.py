@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from landscape import figures, load
 from landscape.figures.interactive import save_html
 from landscape.figures.style import COLOURS
+from landscape.inputs import as_file_name
 from ncsam.figures import training_curves
 from ncsam.figures.against_noise import compared
 from ncsam.figures.catalogue import plans as study_plans, suffixes
@@ -78,7 +79,7 @@ def _save(
 ) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
-    for name, draw in bar(list(plans.items()), len(plans)):
+    for name, draw in bar([(as_file_name(name), draw) for name, draw in plans.items()], len(plans)):
         drawn = draw()
         if isinstance(drawn, Figure):
             written += figures.save(drawn, out / name, formats)

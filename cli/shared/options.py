@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
+from landscape import inputs
+
 from . import messages, progress
 from .command import command, long_name, section, several, within
 from .config_file import CONFIG
 
 __all__ = [
-    "CONFIG", "DEVICE", "DTYPE", "EPOCHS", "JSON", "ORIGINS", "OVERWRITE", "PARAMS", "QUIET", "RESUME", "RUN", "SEED",
-    "TRUST", "VIEWS", "command", "measuring", "provenance", "refuse_imports", "result_name", "section", "several",
-    "split", "within",
+    "CONFIG", "DEVICE", "DTYPE", "EPOCHS", "JSON", "LIMITS", "ORIGINS", "OVERWRITE", "PARAMS", "QUIET", "RESUME", "RUN",
+    "SEED", "TRUST", "VIEWS", "command", "limits_kept", "measuring", "provenance", "refuse_imports", "result_name",
+    "section", "several", "split", "within",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+SEEDS = click.IntRange(0, 2**32 - 1)  # what NumPy's and scikit-learn's generators take
 RUN = click.argument("run", type=click.Path(path_type=Path))
 
 
@@ -31,8 +36,12 @@ def split(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tu
 
 def result_name(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
     """Callback: a name under which the file can hold a result."""
-    if value is not None and any(part in ("", ".", "..") for part in value.split("/")):
-        raise click.BadParameter(f"{value!r} cannot name a result; use a word such as mine")
+    try:
+        for part in value.split("/") if value is not None else ():
+            inputs.file_name(part, "a result")  # it becomes the name of a file meanwhile
+    except ValueError as error:
+        words = "use letters, digits and -_.+, no dot at the beginning; parts of it may be joined by /"
+        raise click.BadParameter(f"{value!r} cannot name a result; {words}") from error
     return value
 
 
@@ -93,6 +102,41 @@ def _on_the_command_line(ctx: click.Context, param: click.Parameter, value: bool
     return value
 
 
+def _limits(_ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    """Callback: ``--limits``, kept in the environment, where other processes of the command find it."""
+    if value is not None:
+        try:
+            inputs.parse_limits(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+        os.environ[inputs.VARIABLE] = value
+
+
+@contextlib.contextmanager
+def limits_kept() -> Iterator[None]:
+    """Afterwards the limits are those that were in the environment before."""
+    before = os.environ.get(inputs.VARIABLE)
+    try:
+        yield
+    finally:
+        os.environ.pop(inputs.VARIABLE, None)
+        if before is not None:
+            os.environ[inputs.VARIABLE] = before
+
+
+LIMITS = within(
+    "General",
+    click.option(
+        "--limits",
+        metavar="LIST",
+        envvar=inputs.VARIABLE,
+        callback=_limits,
+        expose_value=False,
+        is_eager=True,
+        show_default="input=8GiB,classes=4096,cells=100000",
+        help="Accept larger inputs, more classes, more runs of a sweep: input=64GiB,classes=20000.",
+    ),
+)
 DEVICE = within(
     "Computation",
     click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch spells it: cuda:0."),
@@ -105,9 +149,7 @@ DTYPE = within(
 )
 SEED = within(
     "Computation",
-    click.option(
-        "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all that is drawn at random."
-    ),
+    click.option("--seed", type=SEEDS, default=0, show_default=True, help="Seed of all that is drawn at random."),
 )
 OVERWRITE = within("Output", click.option("--overwrite", is_flag=True, help="Replace what exists under that name."))
 RESUME = within("Output", click.option("--resume", is_flag=True, help="Continue what a stopped command left."))
@@ -171,4 +213,4 @@ def measuring(name: str) -> Callable[[F], F]:
             help="Of the result in the file.",
         ),
     )
-    return several(RUN, VIEWS, SEED, DTYPE, DEVICE, named, OVERWRITE, RESUME, JSON, CONFIG, TRUST, QUIET)
+    return several(RUN, VIEWS, SEED, DTYPE, DEVICE, named, OVERWRITE, RESUME, JSON, CONFIG, TRUST, LIMITS, QUIET)

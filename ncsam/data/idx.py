@@ -17,6 +17,7 @@ from ncsam.data.arrays import from_arrays
 from ncsam.data.dataset import Data
 
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_AXES = 8  # images in colour have four
 _INFLATION = 1032  # times that gzip can make of a byte at most
 _FOLDERS = (".", "raw", "MNIST/raw", "FashionMNIST/raw")
 
@@ -67,6 +68,8 @@ def _read(path: Path, stream: IO[bytes] | gzip.GzipFile, stored: int, size: int 
     head = stream.read(4)
     if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _DTYPES:
         raise ValueError(f"{path} does not start with the magic number of an IDX file")
+    if head[3] > _AXES:
+        raise ValueError(f"{path} has {head[3]} axes, expected at most {_AXES}; is it an IDX file?")
     sizes = stream.read(4 * head[3])
     start = 4 + len(sizes)
     shape = struct.unpack(f">{len(sizes) // 4}I", sizes[: len(sizes) // 4 * 4])

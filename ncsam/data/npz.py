@@ -11,6 +11,7 @@ from typing import IO
 
 import numpy as np
 
+from landscape._suggest import unknown
 from landscape.inputs import Unfit, check_size, opened
 from ncsam.data.arrays import from_arrays
 from ncsam.data.dataset import Data
@@ -76,7 +77,33 @@ def read_array(path: str | os.PathLike[str]) -> np.ndarray:
             raise ValueError(f"{path}: not a readable array ({first_line(error)})") from error
 
 
-def first_line(error: Exception) -> str:
+def read_member(path: str | os.PathLike[str], key: str | None = None) -> np.ndarray:
+    """The array of that name in an ``.npz`` file, which may be left out where there is one only.
+
+    Raises:
+        ValueError: not an ``.npz`` file, no such array, several and no name, or as :func:`read_array`.
+        OSError: it cannot be read.
+    """
+    with opened(path) as stream:
+        try:
+            with zipfile.ZipFile(stream) as archive:
+                names = [info.filename.removesuffix(".npy") for info in archive.infolist()]
+                if key is None and len(names) == 1:
+                    key = names[0]
+                if key is None or key not in names:
+                    said = "say which" if key is None else unknown("key", key, names)
+                    raise ValueError(f"it holds {', '.join(names)}; {said}")
+                _check_members(path, archive, [key])
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as file:
+                return np.asarray(file[key])
+        except Unfit:
+            raise
+        except _UNREADABLE as error:
+            raise ValueError(f"{path}: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
     """The first line of what an error says, its kind if it says nothing."""
     return (str(error.args[0] if error.args else "").splitlines() or [type(error).__name__])[0]
 

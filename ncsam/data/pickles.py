@@ -149,7 +149,7 @@ def as_integers(path: str | os.PathLike[str], what: str, value: Any) -> np.ndarr
     """
     if isinstance(value, torch.Tensor):
         value = value.numpy()
-    if isinstance(value, list | tuple) and all(isinstance(entry, int | float | np.generic) for entry in value):
+    if isinstance(value, list | tuple) and all(_is_number(entry) for entry in value):
         value = np.array(value)
     if not isinstance(value, np.ndarray):
         raise ValueError(f"{os.fspath(path)}: {what!r} is a {type(value).__name__}, expected integers of shape (n,)")
@@ -157,6 +157,10 @@ def as_integers(path: str | os.PathLike[str], what: str, value: Any) -> np.ndarr
         found = f"{value.dtype} of shape {value.shape}"
         raise ValueError(f"{os.fspath(path)}: {what} are {found}, expected integers of shape (n,)")
     return value.astype(np.int64)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
 
 
 def _check_claims(content: bytes) -> None:

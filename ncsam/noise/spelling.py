@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,7 @@ def apply(spec: str, labels: ArrayLike, num_classes: int, seed: int = 0, x: Arra
     ``beta:THETA1,THETA2``                        :func:`~ncsam.noise.beta`
     ``matrix:FILE``                               :func:`~ncsam.noise.matrix`; a ``.npy`` or text file
     ``human:FILE,KEY``                            :func:`~ncsam.noise.human`
+    ``labels:FILE[,KEY]``                         :func:`~ncsam.noise.from_file`
     ============================================  ===================================================
 
     Args:
@@ -46,8 +48,12 @@ def apply(spec: str, labels: ArrayLike, num_classes: int, seed: int = 0, x: Arra
     return parse(spec)(labels, num_classes, seed, x)
 
 
-def parse(spec: str) -> Noise:
+def parse(spec: str, *, whole: int | None = None) -> Noise:
     """The noise spelled ``spec``, as a function of (labels, num_classes, seed, x); checks what can be told before data.
+
+    Args:
+        whole: samples of the training set whose first the labels are of, which files of labels have one for each of;
+            as many as there are labels if none.
 
     Raises:
         ValueError: a spelling that is not in the table of :func:`apply`, or a rate outside [0, 1].
@@ -61,7 +67,8 @@ def parse(spec: str) -> Noise:
         raise ValueError(unknown("label noise", kind, _PARSERS))
     usage, parser = _PARSERS[kind]
     try:
-        return parser([part.strip() for part in rest.split(",")] if rest else [])
+        made = parser([part.strip() for part in rest.split(",")] if rest else [])
+        return dataclasses.replace(made, whole=whole) if isinstance(made, _FromFile) else made
     except _Spelling as error:
         raise ValueError(f"label noise {spec!r}: {error}; spell it {usage}") from None
 
@@ -134,10 +141,29 @@ def _matrix(arguments: list[str]) -> Noise:
     return noise
 
 
+@dataclasses.dataclass(frozen=True)
+class _FromFile:
+    """Labels from a file, of a training set of ``whole`` samples."""
+
+    kind: Callable[..., NoisyLabels]
+    path: str
+    key: str | None = None
+    whole: int | None = None
+
+    def __call__(self, labels: ArrayLike, num_classes: int, seed: int, x: ArrayLike | None) -> NoisyLabels:
+        return self.kind(labels, self.path, num_classes, self.key, whole=self.whole)
+
+
 def _human(arguments: list[str]) -> Noise:
     _expect(arguments, 2)
     path, key = arguments
-    return lambda labels, num_classes, seed, x: kinds.human(labels, path, num_classes, key)
+    return _FromFile(kinds.human, path, key)
+
+
+def _labels(arguments: list[str]) -> Noise:
+    if len(arguments) not in (1, 2) or not all(arguments):
+        raise _Spelling(f"got {len(arguments)} arguments, expected a file and perhaps a name in it")
+    return _FromFile(kinds.from_file, arguments[0], arguments[1] if len(arguments) > 1 else None)
 
 
 _PARSERS: dict[str, tuple[str, Callable[[list[str]], Noise]]] = {
@@ -149,6 +175,7 @@ _PARSERS: dict[str, tuple[str, Callable[[list[str]], Noise]]] = {
     "beta": ("beta:THETA1,THETA2", _beta),
     "matrix": ("matrix:FILE", _matrix),
     "human": ("human:FILE,KEY", _human),
+    "labels": ("labels:FILE[,KEY]", _labels),
 }
 
 

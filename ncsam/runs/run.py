@@ -13,12 +13,14 @@ import torch
 from torch import nn
 
 from landscape import Objective, store
+from landscape.inputs import output
 from landscape.records import Record
 from landscape.store import StoreError
+from landscape.store.errors import one_line
 from ncsam import models
 from ncsam.records.measurements import Labels, Training
 from ncsam.runs.log import TrainingLog, is_log
-from ncsam.runs.resume_state import load_state, save_state, sole_training, state_path
+from ncsam.runs.resume_state import load_state, save_state, sole_training, state_path, state_temporary
 from ncsam.training.config import TrainConfig
 from ncsam.training.problem import VIEWS, Problem
 from ncsam.training.trainer import Trainer
@@ -35,7 +37,7 @@ class Run:
         trust: import a ``package.module:factory`` that the file names as data or model; importing runs its code.
 
     Attributes:
-        path: of the file.
+        path: of the file; that which a symbolic link leads to.
         config: how it was trained.
         attrs: provenance.
         epochs: at which weights were kept, ascending.
@@ -45,7 +47,8 @@ class Run:
     """
 
     def __init__(self, path: str | Path, *, trust: bool = False) -> None:
-        self.path = Path(path)
+        with one_line(path, "opening", "check the path"):
+            self.path = output(path)
         self._trust = trust
         with store.open(self.path) as file:
             if file.kind != "run":
@@ -56,7 +59,10 @@ class Run:
             self.config = TrainConfig.from_dict(self.attrs["config"])
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{self.path}: its configuration cannot be used ({error})") from error
-        self.epochs = sorted(int(name.rsplit("/", 1)[1]) for name in self.names if name.startswith("weights/"))
+        kept = [name.removeprefix("weights/") for name in self.names if name.startswith("weights/")]
+        if wrong := [epoch for epoch in kept if not (epoch.isascii() and epoch.isdecimal() and len(epoch) < 10)]:
+            raise StoreError(f"{self.path}: holds weights of the epoch {wrong[0]!r}, expected a number")
+        self.epochs = sorted(map(int, kept))
         self._problem: Problem | None = None
 
     def __repr__(self) -> str:
@@ -94,10 +100,10 @@ class Run:
         """
         if self._problem is None:
             problem = Problem.of(self.config, trust=self._trust)
-            if problem.dataset.hash != self.attrs["data_hash"]:
+            if problem.dataset.hash != self.attrs.get("data_hash"):
                 raise StoreError(
                     f"{self.path}: the data {self.config.data!r} differ from those it was trained on "
-                    f"(SHA-256 {problem.dataset.hash[:12]}…, expected {self.attrs['data_hash'][:12]}…)"
+                    f"(SHA-256 {problem.dataset.hash[:12]}…, expected {str(self.attrs.get('data_hash'))[:12]}…)"
                 )
             if not np.array_equal(problem.labels.observed, self.labels.observed):
                 raise StoreError(f"{self.path}: the noise drawn again differs from the stored labels")
@@ -106,6 +112,8 @@ class Run:
 
     def epoch(self, epoch: int | str = "last") -> int:
         """Resolve ``"last"``; refuse epochs without weights."""
+        if not self.epochs:
+            raise StoreError(f"{self.path}: holds no weights; train it again with `landscape train`")
         try:
             found = self.epochs[-1] if epoch == "last" else int(epoch)
         except ValueError as error:
@@ -120,7 +128,11 @@ class Run:
         model = models.build(self.config.model, dataset.input_shape, dataset.num_classes, seed=0, trust=self._trust)
         with store.open(self.path) as file:
             arrays = file.arrays(f"weights/{self.epoch(epoch)}")
-        model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+        try:
+            model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+        except (RuntimeError, TypeError) as error:
+            told = " ".join(str(error).split())
+            raise StoreError(f"{self.path}: its weights are not those of {self.config.model!r} ({told})") from error
         return model.to(device, dtype).eval()
 
     def objective(
@@ -152,7 +164,8 @@ def train_run(
     """Train as configured and write the run file; its state is kept beside it meanwhile, for ``resume``.
 
     Args:
-        path: of the run file; refused if it exists, unless ``overwrite``, or ``resume`` and it is complete.
+        path: of the run file, or a symbolic link to it; refused if it exists, unless ``overwrite``, or ``resume`` and
+            it is complete.
         trust: import a ``package.module:factory`` that the configuration names.
         resume: continue from the state that a stopped training left, bitwise as if it had not been stopped.
         command: the command line, for the record.
@@ -165,12 +178,13 @@ def train_run(
         StoreError: the output exists, the state belongs to another configuration, another process trains into the
             same file, or the disk refused.
     """
-    path, state = Path(path), state_path(Path(path))
+    path, log = output(path), None if log is None else output(log)
+    state = state_path(path)
     if path.exists() and not overwrite:
         if resume and (run := Run(path, trust=trust)).config == config:
             return run
         raise StoreError(f"{path}: the file exists; choose another name, --overwrite, or --resume of the same run")
-    _check_outputs(path, None if log is None else Path(log), overwrite=overwrite, resume=resume)
+    _check_outputs(path, log, overwrite=overwrite, resume=resume)
     with sole_training(path):
         if state.exists() and not (resume or overwrite):
             raise StoreError(
@@ -185,7 +199,7 @@ def train_run(
         }
         if resume and state.exists():
             trainer.load_state_dict(load_state(state, identity, device))
-        _train(trainer, state, identity, None if log is None else Path(log), progress)
+        _train(trainer, state, identity, log, progress)
         stamp = store.stamp(
             config=config.to_dict(),
             seeds=config.seeds,
@@ -204,7 +218,8 @@ def train_run(
         store.create(
             path, kind="run", attrs={**stamp, **(attrs or {}), **spent}, contents=contents, overwrite=overwrite
         )
-        state.unlink(missing_ok=True)
+        for leftover in (state, state_temporary(path)):
+            leftover.unlink(missing_ok=True)
     return Run(path, trust=trust)
 
 
@@ -249,9 +264,11 @@ def _labels(problem: Problem) -> Labels:
 
 def _check_outputs(path: Path, log: Path | None, *, overwrite: bool, resume: bool) -> None:
     """Refuse, before any work, what could not be written after it."""
-    for output in filter(None, (path, log)):
-        if not output.parent.is_dir():
-            raise StoreError(f"{output.parent}: no such folder; create it first")
+    for file in filter(None, (path, log)):
+        if not file.parent.is_dir():
+            raise StoreError(f"{file.parent}: no such folder; create it first")
+    if path.is_dir():
+        raise StoreError(f"{path}: is a folder, expected the name of a file")
     if log is None:
         return
     if log.absolute() == path.absolute():

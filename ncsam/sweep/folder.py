@@ -93,9 +93,15 @@ class SweepFolder:
 
     @classmethod
     def create(cls, sweep: Sweep, root: Path) -> SweepFolder:
-        """Write the description; run files that are there stay, and go on if they belong to it."""
+        """Write the description; run files that are there stay, and go on if they belong to it.
+
+        Raises:
+            ValueError: a link in the folder leads out of it.
+        """
         root.mkdir(parents=True, exist_ok=True)
         folder = cls(sweep, root)
+        for cell, where in folder.everything():  # before anything is written: a link may lead out of the folder
+            cell.path(folder.own(where))
         _write_json(folder.description, sweep.description)
         return folder
 
@@ -161,20 +167,28 @@ class SweepFolder:
     def _run(
         self, cells: Sequence[Cell], folder: Path, workers: int, cluster: Cluster | None, progress: Progress
     ) -> list[Failure]:
-        self._own(folder).mkdir(exist_ok=True)
+        self.own(folder).mkdir(exist_ok=True)
         remove_leftovers(cells, folder)
         if cluster is not None:
             return cluster.run_cells(cells, folder, progress=progress)
         return run_cells(cells, folder, workers=workers, progress=progress)
 
-    def _own(self, folder: Path) -> Path:
-        """A folder of the sweep, which must not lead elsewhere."""
+    def own(self, folder: Path) -> Path:
+        """A folder of the sweep, which must not lead elsewhere.
+
+        Raises:
+            ValueError: it is a link out of the sweep's folder.
+        """
         return inputs.inside(self.root, folder.name)
+
+    def everything(self) -> list[tuple[Cell, Path]]:
+        """All cells, as they are without tuning, and where their files lie."""
+        tried = [(cell, self.tuning) for cell, _ in self.sweep.tuning_cells()]
+        return [*tried, *((cell, self.runs) for cell in self.sweep.cells())]
 
     def clear(self) -> None:
         """Remove the run files of this sweep and what belongs to them, by their exact names; other files stay."""
-        tried = [(cell, self.tuning) for cell, _ in self.sweep.tuning_cells()]
-        for cell, folder in [*tried, *((cell, self.runs) for cell in self.sweep.cells())]:
+        for cell, folder in self.everything():
             for path in (cell.path(folder), *cell.leftovers(folder)):
                 path.unlink(missing_ok=True)
         (self.root / "tuning.json").unlink(missing_ok=True)
