@@ -16,8 +16,7 @@ from landscape.curvature.precision import (
     precision_error as precision_error,
 )
 from landscape.curvature.scaled import ScaledOperator as ScaledOperator
-from landscape.objective.logits import with_normalized_logits as with_normalized_logits
-from landscape.objective.objective import Objective as Objective
+from landscape.objective.objective import Objective as Objective, with_normalized_logits as with_normalized_logits
 from landscape.objective.sharding import sharded as sharded
 from landscape.objective.views import View as View
 from landscape.records import (

@@ -51,7 +51,7 @@ def adaptive_sharpness(
 
     One step is ε = ρ·w²⊙∇L / ‖|w|⊙∇L‖ (Kwon et al. 2021, arXiv 2102.11600, eq. 7); unlike :func:`sam_sharpness` it
     does not change when a layer before a normalisation layer is rescaled. On
-    :func:`landscape.objective.logits.with_normalized_logits` it does not change with the scale of the logits either.
+    :func:`landscape.with_normalized_logits` it does not change with the scale of the logits either.
 
     Arguments, result, lower bound and errors as in :func:`sam_sharpness`.
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,14 +12,18 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from landscape.curvature.products import Form
-from landscape.objective.losses import length
 from landscape.objective.micro_batch import BatchLoss
 from landscape.objective.parameters import ParameterLayout
+from landscape.objective.sources import length
 
 if TYPE_CHECKING:
     from landscape.objective.objective import Objective
 
+_NO_LOOK = ("saved tensor hooks", "invalid python storage")  # what torch says of transforms in a model
+_GRAPH = 3  # times the forward pass that the graph of a product by double backward holds
 _PART = 8  # of a micro-batch is enough to tell what the whole one would take
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass
@@ -46,8 +49,7 @@ def estimate(form: Form, batch: BatchLoss, layout: ParameterLayout) -> Cost:
     """
     size = length(batch.labels)
     part = next(iter(batch.pieces(min(size, _PART))), batch)
-    with measured(part) as cost:
-        form.linearise(part, layout, form.extras(part))
+    _, cost = measured(part, lambda: form.linearise(part, layout, form.extras(part)))
     times = size / length(part.labels)
     return Cost(*(round(times * value) for value in dataclasses.astuple(cost)))
 
@@ -68,9 +70,12 @@ def forward_flops(objective: Objective) -> float:
     return 0.0
 
 
-@contextmanager
-def measured(batch: BatchLoss) -> Iterator[Cost]:
-    """Count what the products made inside cost; the forward pass ends where the batch's loss has been computed."""
+def measured(batch: BatchLoss, make: Callable[[], T]) -> tuple[T, Cost]:
+    """What ``make`` gives, and what that costs; the forward pass ends where the batch's outputs have been computed.
+
+    Where the model uses ``torch.func``, which allows no look at what a graph holds, the outputs of all operations stand
+    for it.
+    """
     cost = Cost()
     known = {t.untyped_storage().data_ptr() for t in (*batch.parameters.values(), *batch.fixed.values())}
 
@@ -81,10 +86,21 @@ def measured(batch: BatchLoss) -> Iterator[Cost]:
             cost.graph_bytes += storage.nbytes()
         return tensor.detach()
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _CountFlops(cost):
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _CountFlops(cost):
+            _ = batch.outputs
+            cost.forward_bytes = cost.graph_bytes
+            return make(), cost
+    except RuntimeError as error:
+        if not any(words in str(error) for words in _NO_LOOK):
+            raise
+    cost = Cost()
+    with _CountFlops(cost) as counted:
         _ = batch.outputs
-        cost.forward_bytes = cost.graph_bytes
-        yield cost
+        cost.forward_bytes = counted.nbytes
+        found = make()
+    cost.graph_bytes = _GRAPH * counted.nbytes
+    return found, cost
 
 
 class _CountFlops(TorchFunctionMode):
@@ -95,10 +111,12 @@ class _CountFlops(TorchFunctionMode):
 
     def __init__(self, cost: Cost) -> None:
         super().__init__()
-        self._cost = cost
+        self._cost, self.nbytes = cost, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            self.nbytes += out.nbytes
         if func in self._LAYERS and len(args) > 1:
             self._cost.flops += 2 * out.numel() * args[1][0].numel()
         elif func in self._PRODUCTS:

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from landscape.curvature.costs import Cost
 from landscape.curvature.products import Form, Product
-from landscape.objective.losses import length
 from landscape.objective.micro_batch import BatchLoss
 from landscape.objective.parameters import ParameterLayout
+from landscape.objective.sources import length
 
 
 class LeanProduct(Product):

@@ -41,6 +41,8 @@ class CurvatureOperator(ABC):
             ``"lean"`` takes no more memory than a training step on the same micro-batch, by double backward on pieces
             of it with nothing kept; ``"auto"`` takes it where the graph of one micro-batch, estimated from a part of
             it, exceeds the memory budget. See ``strategy.pieces``, ``.forward_bytes`` and ``.graph_bytes``.
+            ``"finite_difference"``, for Hessians alone, takes central differences of gradients: for models whose second
+            derivatives torch cannot make, best in float64 (``objective.astype(torch.float64)``).
         memory_budget: bytes to keep at most; 0 to keep nothing.
         autotune: let ``"auto"`` time both ways instead; the choice may differ from run to run.
         precision: ``"bf16"`` for matrix products and convolutions in bfloat16, with parameters, vectors and sums as
@@ -77,6 +79,8 @@ class CurvatureOperator(ABC):
                 raise ValueError(
                     f"strategy {strategy!r} is for full precision; take 'auto' with precision {precision!r}"
                 )
+        if strategy == "finite_difference" and not isinstance(self, HessianOperator):
+            raise ValueError("strategy 'finite_difference' makes products of the Hessian alone")
         self.objective = objective.at(objective.weights)
         self.shape = (objective.num_parameters, objective.num_parameters)
         self.device = objective.layout.device

@@ -104,7 +104,7 @@ class FisherForm(Form):
 
     def extras(self, batch: BatchLoss) -> list[Tensor]:
         leaf = next(iter(batch.parameters.values()))
-        weights = sample_weights(batch.normalizer, batch.labels).to(leaf.device)
+        weights = sample_weights(batch.criterion.normalizer, batch.labels).to(leaf.device)
         if not self._checked:
             check_per_sample(self._per_sample, batch.outputs, batch.labels, weights, batch.loss())
             self._checked = True
@@ -150,7 +150,8 @@ class _Jacobian:
 
     def __init__(self, batch: BatchLoss, layout: ParameterLayout, outputs: list[Tensor]) -> None:
         self._parameters, self._layout, self._outputs = batch.parameters, layout, outputs
-        self._weights = [torch.zeros_like(z, requires_grad=True) for z in outputs]
+        # Jᵀu is linear in u, so any u serves; at 0 some backward passes have no derivative.
+        self._weights = [torch.ones_like(z, requires_grad=True) for z in outputs]
         self._pulled = torch.autograd.grad(
             outputs, list(batch.parameters.values()), self._weights, create_graph=True, materialize_grads=True
         )

@@ -6,15 +6,16 @@ import dataclasses
 import logging
 import math
 import time
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from landscape.curvature.costs import Cost, estimate, measured
+from landscape.curvature.differences import DifferenceProduct, check_products
 from landscape.curvature.lean import LeanProduct, pieces_needed
 from landscape.curvature.products import Form, Product
 from landscape.curvature.tracing.program import KeptProduct, NotTraceableError, Program, shape_key
+from landscape.curvature.twice_differentiable import twice_differentiable
 from landscape.objective.isolation import plain_attention
 from landscape.objective.micro_batch import BatchLoss
 from landscape.objective.objective import EmptyViewError, Objective
@@ -22,11 +23,11 @@ from landscape.objective.parameters import ParameterLayout
 from landscape.ranks import Ranks
 
 _log = logging.getLogger(__name__)
-STRATEGIES = ("auto", "double_backward", "split", "compiled", "lean")  # files hold their places
+STRATEGIES = ("auto", "double_backward", "split", "compiled", "lean", "finite_difference")  # files hold their places
 MEMORY_BUDGET = 4 * 2**30
 WORTH_TRACING = 1e9  # floating point operations of one gradient over the data; below, tracing costs more than it saves
-_MAX_PROGRAMS = 8
-_DECISION = ("_name", "_chosen", "_traced", "_fallback", "_graph_bytes", "_pieces", "_cost", "probe")
+_MAX_PROGRAMS = 8  # of one function, for micro-batches of as many shapes
+_KEPT_PROGRAMS = 64
 _NOTHING_COUNTS = "every label of the view is ignored by the loss, so it has no curvature"
 
 
@@ -36,8 +37,8 @@ class Strategy:
 
     Attributes:
         name: ``double_backward``, ``split`` (traced and cut in two, see :mod:`landscape.curvature.tracing.program`),
-            ``compiled`` (the same, the part that depends on the vector compiled) or ``lean`` (see
-            :mod:`landscape.curvature.lean`).
+            ``compiled`` (the same, the part that depends on the vector compiled), ``lean`` (see
+            :mod:`landscape.curvature.lean`) or ``finite_difference``.
         chosen: why: ``requested``, ``by size``, ``by memory`` or ``timed``.
         traced: how a traced product was made, see :class:`landscape.curvature.tracing.program.Program`; empty for
             double backward.
@@ -72,11 +73,39 @@ class Probe:
         deviation: relative difference of two products with one vector: from two forward passes by double backward,
             or from the strategy in use and double backward.
         precision_error: relative difference of a product in the operator's precision and in the parameters' own.
+        difference: of a Hessian product from a difference of gradients, relative, on some samples in float64 where the
+            model allows; NaN where kinks or rounding leave it open, or nothing was checked.
     """
 
     asymmetry: float
     deviation: float
     precision_error: float = 0.0
+    difference: float = math.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """How the products of every micro-batch are made, decided on the first one.
+
+    Attributes:
+        name: of the strategy.
+        chosen: why.
+        probe: what was found out on the way.
+        traced: how a traced product was made.
+        fallback: why strategies that were tried before are not used.
+        graph_bytes: that the graph of the first micro-batch holds.
+        pieces: into which a lean product cuts a micro-batch.
+        cost: estimate for the first micro-batch.
+    """
+
+    name: str
+    chosen: str
+    probe: Probe
+    traced: str = ""
+    fallback: str = ""
+    graph_bytes: int = 0
+    pieces: int = 1
+    cost: Cost = dataclasses.field(default_factory=Cost)
 
 
 class Products:
@@ -93,42 +122,45 @@ class Products:
     def __init__(
         self, objective: Objective, form: Form, requested: str, memory_budget: int, *, autotune: bool = False
     ) -> None:
-        self._objective, self._layout, self._form = objective, objective.layout, form
-        self._requested, self._budget, self._autotune = requested, memory_budget, autotune
-        self._name = self._chosen = self._traced = self._fallback = ""
+        self._objective, self._form, self._budget = objective, form, memory_budget
+        self._maker = _Maker(objective, form, requested, memory_budget, autotune)
+        self._decision: Decision | None = None
         self._kept: dict[int, tuple[float, Product]] = {}
-        self._kept_bytes = self._graph_bytes = self._num_batches = 0
+        self._kept_bytes = self._num_batches = 0
         self._complete = False
         self._example: BatchLoss | None = None  # holds the tensors that kept graphs were made with
-        self._pieces, self._cost = 1, Cost()
-        self.probe: Probe | None = None
+
+    @property
+    def probe(self) -> Probe | None:
+        """What was found out with the first product; none before it."""
+        return None if self._decision is None else self._decision.probe
 
     @property
     def strategy(self) -> Strategy | None:
         """What was chosen; none before the first product."""
-        if not self._name:
+        made = self._decision
+        if made is None:
             return None
-        traced = self._traced if self._name != "double_backward" else ""
         return Strategy(
-            self._name,
-            self._chosen,
-            traced,
-            self._fallback,
+            made.name,
+            made.chosen,
+            made.traced if made.name in ("split", "compiled") else "",
+            made.fallback,
             self._kept_bytes,
             len(self._kept),
             self._num_batches,
-            self._pieces,
-            self._cost.forward_bytes,
-            self._cost.graph_bytes,
+            made.pieces,
+            made.cost.forward_bytes,
+            made.cost.graph_bytes,
         )
 
     def __call__(self, columns: Tensor) -> Tensor:
         """Products with every row of ``columns`` (k, K) from one pass over the data, (K, k) in float64."""
         ranks = self._objective.ranks
-        with plain_attention():  # fused attention has no second derivative
+        with plain_attention(), twice_differentiable(self._objective.model):
             if ranks is None:
                 return self._here(columns)
-            if not self._name:
+            if self._decision is None:
                 self._decide_for_all(ranks)
             return ranks.total(self._here(columns), columns)
 
@@ -161,22 +193,26 @@ class Products:
             if not any(counted):
                 raise EmptyViewError(_NOTHING_COUNTS)
 
-            def decide() -> dict[str, Any]:
+            def decide() -> Decision:
                 assert first is not None
-                self._decide(first)
-                return {name: vars(self)[name] for name in _DECISION}
+                return self._maker.decide(first)[0]
 
-            found = ranks.share(decide, counted.index(True))
-        vars(self).update(found)
+            self._decision = ranks.share(decide, counted.index(True))
 
     def _of_batch(self, batch: BatchLoss, columns: Tensor) -> Tensor:
         self._num_batches = max(self._num_batches, batch.index + 1)
         if batch.index in self._kept:
             return self._kept[batch.index][1].of_rows(columns)
-        product = self._prepare(batch) if self._name else self._decide(batch)
-        if isinstance(product, LeanProduct):
+        if self._decision is None:
+            self._decision, product = self._maker.decide(batch)
+        else:
+            product, reason = self._maker.product(batch, self._decision)
+            if reason not in self._decision.fallback:
+                together = "; ".join(filter(None, (self._decision.fallback, reason)))
+                self._decision = dataclasses.replace(self._decision, fallback=together)
+        if isinstance(product, LeanProduct | DifferenceProduct):
             return product.of_rows(columns)
-        nbytes = product.nbytes if isinstance(product, KeptProduct) else self._graph_bytes
+        nbytes = product.nbytes if isinstance(product, KeptProduct) else self._decision.graph_bytes
         keep = self._kept_bytes + nbytes <= self._budget
         if keep:
             self._kept[batch.index] = batch.share, product
@@ -185,105 +221,143 @@ class Products:
                 self._example = dataclasses.replace(batch)
         return product.of_rows(columns, keep=keep)
 
-    def _prepare(self, batch: BatchLoss) -> Product:
-        if self._name == "lean":
-            return LeanProduct(self._form, batch, self._layout, self._pieces)
-        if self._name != "double_backward":
-            program = self._program(batch)
-            if isinstance(program, Program):
-                return program.product(batch, self._layout, compiled=self._name == "compiled")
-            self._note(program)
-        return self._linearise(batch)
 
-    def _linearise(self, batch: BatchLoss) -> Product:
+class _Maker:
+    """Makes products of micro-batches: decides how on the first one, and follows that on all others."""
+
+    def __init__(self, objective: Objective, form: Form, requested: str, budget: int, autotune: bool) -> None:
+        self._objective, self._layout, self._form = objective, objective.layout, form
+        self._requested, self._budget, self._autotune = requested, budget, autotune
+
+    def product(self, batch: BatchLoss, decision: Decision) -> tuple[Product, str]:
+        """The product of a micro-batch, and why it is not made as was decided; empty where it is."""
+        if decision.name == "lean":
+            return LeanProduct(self._form, batch, self._layout, decision.pieces), ""
+        if decision.name == "finite_difference":
+            return DifferenceProduct(batch, self._layout), ""
+        if decision.name == "double_backward":
+            return self._linearised(batch), ""
+        program = self._program(batch)
+        if isinstance(program, Program):
+            return program.product(batch, self._layout, compiled=decision.name == "compiled"), ""
+        return self._linearised(batch), program
+
+    def decide(self, batch: BatchLoss) -> tuple[Decision, Product]:
+        """How all products are made, and that of the first micro-batch, checked against an independent way.
+
+        Raises:
+            DerivativeError: Hessian products are not differences of gradients.
+        """
+        u, v = _probe_vectors(self._layout)
+        if self._requested == "finite_difference":
+            return self._decided("finite_difference", DifferenceProduct(batch, self._layout), batch, u, v)
+        difference = check_products(self._objective, self._form)
+        cost = Cost()
+        if self._requested in ("auto", "lean"):
+            cost = estimate(self._form, batch, self._layout)
+            if self._requested == "lean" or cost.graph_bytes > self._budget:
+                pieces = pieces_needed(cost, batch)
+                product = LeanProduct(self._form, batch, self._layout, pieces)
+                return self._decided("lean", product, batch, u, v, difference, pieces=pieces, cost=cost)
+        reference, made = measured(batch, lambda: self._linearised(batch))
+        expected = reference(v)
+        # A gradient is three passes. Code traced in less precision would be judged by a looser measure.
+        flops = 3 * made.flops * self._objective.num_batches if batch.call.precision is None else 0
+        name, chosen, image, traced, fallback = self._first_that_agrees(batch, self._candidates(flops), v, expected)
+        if self._autotune and chosen is not None and _seconds(reference, v) < _seconds(chosen, v):
+            chosen = None
+        if chosen is None:
+            name, chosen = "double_backward", self._linearised(batch)
+            image = chosen(v)
+        if fallback:
+            _log.warning("products by %s: %s", name.replace("_", " "), fallback)
+        probe = self._probe(batch, chosen, u, v, image, expected, 2, difference)
+        why = "requested" if self._requested != "auto" else "timed" if self._autotune else "by size"
+        return Decision(name, why, probe, traced, fallback, made.graph_bytes, cost=cost), chosen
+
+    def _decided(
+        self,
+        name: str,
+        product: Product,
+        batch: BatchLoss,
+        u: Tensor,
+        v: Tensor,
+        difference: float = math.nan,
+        *,
+        pieces: int = 1,
+        cost: Cost | None = None,
+    ) -> tuple[Decision, Product]:
+        probe = self._probe(batch, product, u, v, product(v), product(v), pieces, difference)
+        chosen = "requested" if self._requested == name else "by memory"
+        return Decision(name, chosen, probe, pieces=pieces, cost=cost or Cost()), product
+
+    def _probe(
+        self,
+        batch: BatchLoss,
+        product: Product,
+        u: Tensor,
+        v: Tensor,
+        image: Tensor,
+        expected: Tensor,
+        pieces: int,
+        difference: float,
+    ) -> Probe:
+        error = 0.0
+        if batch.call.precision is not None:
+            full = dataclasses.replace(batch, call=dataclasses.replace(batch.call, precision=None))
+            error = _deviation(image, LeanProduct(self._form, full, self._layout, max(2, pieces))(v))
+        return Probe(_asymmetry(u, v, product(u), image), _deviation(image, expected), error, difference)
+
+    def _linearised(self, batch: BatchLoss) -> Product:
         return self._form.linearise(batch, self._layout, self._form.extras(batch))
 
     def _program(self, batch: BatchLoss) -> Program | str:
         """The program for this micro-batch's shapes, or why there is none; shared by all points and views."""
         programs, key = self._objective.programs, shape_key(self._form, batch)
         if key not in programs:
-            if sum(isinstance(p, Program) for p in programs.values()) >= _MAX_PROGRAMS:
+            of_this = [known for known in programs if known[0] == key[0]]
+            if sum(isinstance(programs[known], Program) for known in of_this) >= _MAX_PROGRAMS:
                 return f"more than {_MAX_PROGRAMS} shapes of micro-batches"
+            if len(programs) >= _KEPT_PROGRAMS:
+                programs.popitem(last=False)
             try:
                 programs[key] = Program(self._form, batch, self._layout)
             except NotTraceableError as error:
                 programs[key] = str(error)
+        programs.move_to_end(key)
         found: Program | str = programs[key]
         return found
 
-    def _decide(self, batch: BatchLoss) -> Product:
-        """Choose for all micro-batches on the first one, checked against double backward."""
-        u, v = _probe_vectors(self._layout)
-        if self._requested in ("auto", "lean"):
-            self._cost = estimate(self._form, batch, self._layout)
-            if self._requested == "lean" or self._cost.graph_bytes > self._budget:
-                return self._lean(batch, u, v)
-        with measured(batch) as cost:
-            reference = self._linearise(batch)
-        self._graph_bytes = cost.graph_bytes
-        expected = reference(v)
-        # A gradient is three passes. Code traced in less precision would be judged by a looser measure.
-        flops = 3 * cost.flops * self._objective.num_batches if batch.call.precision is None else 0
-        candidates = self._candidates(flops)
-        chosen, image = self._first_that_agrees(batch, candidates, v, expected)
-        if self._autotune and chosen is not None and _seconds(reference, v) < _seconds(chosen, v):
-            chosen = None
-        if chosen is None:
-            self._name, chosen = "double_backward", self._linearise(batch)
-            image = chosen(v)
-        self._check(batch, chosen, u, v, image, expected)
-        if self._fallback:
-            _log.warning("products by %s: %s", self._name.replace("_", " "), self._fallback)
-        return chosen
-
-    def _lean(self, batch: BatchLoss, u: Tensor, v: Tensor) -> LeanProduct:
-        self._name, self._chosen = "lean", "requested" if self._requested == "lean" else "by memory"
-        self._pieces = pieces_needed(self._cost, batch)
-        chosen = LeanProduct(self._form, batch, self._layout, self._pieces)
-        self._check(batch, chosen, u, v, chosen(v), chosen(v))
-        return chosen
-
-    def _check(self, batch: BatchLoss, chosen: Product, u: Tensor, v: Tensor, image: Tensor, expected: Tensor) -> None:
-        error = 0.0
-        if batch.call.precision is not None:
-            full = dataclasses.replace(batch, call=dataclasses.replace(batch.call, precision=None))
-            error = _deviation(image, LeanProduct(self._form, full, self._layout, max(2, self._pieces))(v))
-        self.probe = Probe(_asymmetry(u, v, chosen(u), image), _deviation(image, expected), error)
-
     def _candidates(self, flops: float) -> tuple[str, ...]:
         if self._requested != "auto":
-            self._chosen = "requested"
             return {"double_backward": (), "split": ("split",), "compiled": ("compiled", "split")}[self._requested]
-        self._chosen = "timed" if self._autotune else "by size"
         return ("split",) if flops and (self._autotune or flops >= WORTH_TRACING) else ()
 
     def _first_that_agrees(
         self, batch: BatchLoss, candidates: tuple[str, ...], v: Tensor, expected: Tensor
-    ) -> tuple[Product | None, Tensor]:
+    ) -> tuple[str, Product | None, Tensor, str, str]:
+        """Name, product and image of the first strategy that agrees, how it was traced, and why others are not used."""
         # Rounding moves single activations across the kink of a ReLU, so equal products differ by more than rounding.
         tolerance = torch.finfo(v.dtype).eps ** (1 / 3)
+        notes: list[str] = []
+        traced = ""
         for name in candidates:
             program = self._program(batch)
             if not isinstance(program, Program):
-                self._note(program)
+                notes.append(program)
                 break
-            self._traced = program.traced
+            traced = program.traced
             try:
                 product = program.product(batch, self._layout, compiled=name == "compiled")
                 image = product(v)
             except Exception as error:  # whatever a compiler may raise, double backward is left
-                self._note(f"{name} failed with {type(error).__name__}: {error}")
+                notes.append(f"{name} failed with {type(error).__name__}: {error}")
                 continue
             deviation = _deviation(image, expected)
             if deviation <= tolerance:
-                self._name = name
-                return product, image
-            self._note(f"{name} differs from double backward by {deviation:.2g}, more than {tolerance:.2g}")
-        return None, expected
-
-    def _note(self, reason: str) -> None:
-        if reason not in self._fallback:
-            self._fallback = f"{self._fallback}; {reason}" if self._fallback else reason
+                return name, product, image, traced, "; ".join(notes)
+            notes.append(f"{name} differs from double backward by {deviation:.2g}, more than {tolerance:.2g}")
+        return "double_backward", None, expected, traced, "; ".join(notes)
 
 
 def _probe_vectors(layout: ParameterLayout) -> tuple[Tensor, Tensor]:

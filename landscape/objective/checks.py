@@ -1,107 +1,164 @@
-"""What is asked of a model and a loss, once for each source of data, before anything is measured with them.
+"""Checks of model, loss and data, made once before anything is measured with them.
 
-Each question is one whose wrong answer would leave every later number plausible and meaningless.
+Each asks a question whose wrong answer would leave every later number plausible and meaningless: whether two
+evaluations agree, whether the loss follows the point, whether samples of a batch have to do with each other, and what
+the loss is a mean over, which is established on all batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+import dataclasses
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map
 
-from landscape.objective.isolation import holding
-from landscape.objective.losses import length
-from landscape.objective.sources import copied, select
+from landscape.objective.context import Context
+from landscape.objective.isolation import exclusive, holding, undisturbed
+from landscape.objective.losses import Identity, MeanLoss
+from landscape.objective.plan import Part, Plan
+from landscape.objective.sources import is_wider, joined, labels_of, length, select, to_model
+from landscape.objective.views import View
 
-if TYPE_CHECKING:
-    from landscape.objective.objective import Objective
-    from landscape.objective.views import Part, Plan, View
+_log = logging.getLogger(__name__)
+CHECKS = ("full", "first", "off")
+_FEW = 8  # samples that the graph of a loss is looked at on
+_TOGETHER = (
+    "let forward= run all samples together and pick those of the batch, with their numbers as data: "
+    "forward=lambda model, batch: model(x)[batch[0]]"
+)
+_ROUNDING = 500  # units in the last place that sums of different order may differ by
 
 
 class NotDeterministicError(RuntimeError):
     """Two evaluations at one point differ, so derivatives of the objective have no meaning."""
 
 
-def try_all_out(objective: Objective, plan: Plan) -> None:
-    """Try model and loss out, once for each source; refuse views that a loss inside the model cannot serve.
+def callable_model(model: Any) -> nn.Module:
+    """The module that can be measured: a compiled one's original.
 
     Raises:
-        ValueError: see :func:`try_out` and :func:`check_inside`.
-        NotDeterministicError: see :func:`try_out`.
+        TypeError: it is no module.
+        ValueError: its tensors cannot be exchanged, or have no shape yet.
     """
-    views, probed = objective._views.values(), objective._probed
-    unknown = {view.source for view in views} - probed.keys()
-    for batch, parts in plan if unknown else ():
-        source = objective._views[parts[0].view].source
-        if source in unknown:
-            unknown.remove(source)
-            probed[source] = try_out(objective, batch, parts[0])
-        if not unknown:
-            break
-    if objective.ranks is not None:  # one without samples of a source learns what the others found
-        for found in objective.ranks.gather(probed):
-            probed |= found
-    for source in (source for source, inside in probed.items() if inside):
-        check_inside([view for view in views if view.source == source])
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}, expected a torch.nn.Module")
+    original = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    if any(isinstance(module, torch.jit.ScriptModule) for module in original.modules()):
+        raise ValueError("the model is scripted, so its tensors cannot be exchanged; pass the module it was made from")
+    for name, tensor in (*original.named_parameters(), *original.named_buffers()):
+        if is_lazy(tensor):
+            raise ValueError(f"parameter {name!r} has no shape yet; run the model on one batch first")
+    return original
 
 
-def try_out(objective: Objective, batch: Any, part: Part) -> bool:
-    """Refuse what would make every later number meaningless; tell whether the loss is computed inside the model.
+def checked(context: Context) -> Context:
+    """The context, when model, loss and data have been checked on its selection, once for all that this depends on.
 
     Raises:
-        ValueError: the model returns something whose rows cannot be picked, or the loss is not one number, or not a
-            mean over samples.
-        NotDeterministicError: two evaluations of the batch differ.
+        ValueError: the model returns something whose rows cannot be picked, or reads the batch as a whole; the loss is
+            not one number, does not follow the point, is no mean over samples, or cannot serve the views.
+        NotDeterministicError: two evaluations of a batch differ.
     """
-    tolerance = torch.finfo(objective.layout.dtype).eps ** 0.5
-    tensors = {**objective._fixed(), **objective.layout.unflatten(objective.weights)}
-
-    def run(inputs: Any) -> Any:
-        return objective._call(inputs)
-
-    with holding(objective.model, tensors), torch.no_grad():
-        losses = []
-        for _ in range(2):
-            outputs = run(batch)
-            _check_outputs(outputs)
-            chosen = outputs if part.rows is None else select(outputs, part.rows)
-            losses.append(objective.loss_fn(chosen, copied(part.labels)))
-        if losses[0].ndim:
-            raise ValueError(
-                f"loss_fn returned shape {tuple(losses[0].shape)}, expected one number: use reduction='mean'"
-            )
-        first, second = (value.item() for value in losses)
-        if not _close(first, second, tolerance):
-            raise NotDeterministicError(
-                f"two evaluations of one batch at one point differ ({first:.9g} and {second:.9g}); "
-                "look for dropout that ignores eval mode, random layers or state changed in forward"
-            )
-        inside = _is_inside(objective.loss_fn, chosen, part.labels)
-        if not inside:
-            _check_mean(objective, part, first, tolerance, lambda rows: select(chosen, rows))
-        elif part.rows is None:
-            _check_mean(objective, part, first, tolerance, lambda rows: run(select(batch, rows)))
-    return inside
+    plain = dataclasses.replace(context, call=dataclasses.replace(context.call, precision=None))
+    names = {view.source for view in context.selection.views.values()}
+    wide = frozenset(name for name in names if _keeps_precision(plain, name))
+    selection = context.selection.keeping_precision(wide)
+    key = plain.key, context.checks
+    if key not in selection.checked:
+        with undisturbed(context.model):
+            _check(dataclasses.replace(plain, selection=selection), selection.plan)
+        selection.checked.add(key)
+    return dataclasses.replace(context, selection=selection)
 
 
-def check_inside(views: Sequence[View]) -> None:
-    """Refuse views that a loss computed inside the model cannot serve: it has only the batch's own labels and rows.
+def is_inside(context: Context) -> bool:
+    """Whether the loss is computed inside the model on any source of a checked context."""
+    names = {view.source for view in context.selection.views.values()}
+    return any(context.found.inside.get(_source_key(context, name), False) for name in names)
 
-    Raises:
-        ValueError: a view has labels of its own, or several views of one source select samples.
-    """
-    advice = (
-        "the loss is computed inside the model, from the batch's own labels, so this view would get another one's "
-        "loss; let forward= return logits, and give loss_fn= (logits, labels)"
-    )
-    for view in views:
-        if view.labels is not None:
-            raise ValueError(f"view {view.name!r} has labels of its own; {advice}")
-        if view.indices is not None and len(views) > 1:
-            raise ValueError(f"view {view.name!r} shares its batches with other views; {advice}")
+
+def _source_key(context: Context, source: str) -> Any:
+    model, forward, _ = context.call.key
+    return model, forward, context.criterion.key, source
+
+
+def _keeps_precision(context: Context, name: str) -> bool:
+    """Whether the model takes inputs of a source that are wider than its parameters as they are."""
+    source, layout = context.selection.sources[name], context.selection.layout
+    key = context.call.key, Identity(source), layout.dtype
+    if key not in context.found.wide:
+        batch = next((piece for _, piece, _ in source.batched(1).batches(None)), None)
+        context.found.wide[key] = is_wider(batch, layout) and _runs(context, batch)
+    return context.found.wide[key]
+
+
+def _runs(context: Context, batch: Any) -> bool:
+    with undisturbed(context.model), holding(context.model, context.tensors()), torch.no_grad():
+        try:
+            outputs = context.call(to_model(batch, context.selection.layout, keeps_precision=True))
+            context.criterion(outputs, to_model(labels_of(batch), context.selection.layout, keeps_precision=True))
+        except (RuntimeError, TypeError):  # that tensors of two types do not go together
+            return False
+    return True
+
+
+def _check(context: Context, plan: Plan) -> None:
+    views, inside = context.selection.views, context.found.inside
+    own = _own_parameters(context.model)
+    with holding(context.model, context.tensors()), torch.no_grad():
+        unknown = {view.source for view in views.values()}
+        examples: dict[str, Any] = {}
+        for batch, parts in plan:
+            name = views[parts[0].view].source
+            if name in unknown:
+                unknown.remove(name)
+                examples[name] = _check_source(context, batch, parts[0], own, _source_key(context, name))
+            if not unknown:
+                break
+        if context.selection.ranks is not None:  # one without samples of a source learns what the others found
+            found = {name: inside.get(_source_key(context, name)) for name in {v.source for v in views.values()}}
+            for other in context.selection.ranks.gather(found):
+                inside |= {_source_key(context, name): value for name, value in other.items() if value is not None}
+        for name in {view.source for view in views.values()}:
+            if inside.get(_source_key(context, name), False):
+                _check_inside([view for view in views.values() if view.source == name])
+        if context.checks != "off" and not _is_known_mean(context.criterion):
+            for view in views.values():
+                _check_mean(context, view, plan, examples)
+
+
+def _check_source(context: Context, batch: Any, part: Part, own: dict[int, str], key: Any) -> Any:
+    """Check model and loss on a source's first micro-batch; give the outputs."""
+    try:
+        outputs = context.call(batch)
+    except ValueError as error:
+        if "more than 1 value per channel" in str(error):
+            raise ValueError(f"a layer takes its statistics from the batch, of one sample here; {_TOGETHER}") from error
+        raise
+    _check_outputs(outputs)
+    count = length(labels_of(batch))
+    chosen = outputs if part.rows is None else select(outputs, part.rows, count)
+    loss = context.criterion(chosen, part.labels)
+    _check_one_number(loss)
+    context.found.inside[key] = _is_inside(context.criterion, chosen, part.labels)
+    if context.checks == "off":
+        return outputs
+    again = context.call(batch)
+    repeated = context.criterion(again if part.rows is None else select(again, part.rows, count), part.labels)
+    first, second = float(loss), float(repeated)
+    if not _close(first, second, torch.finfo(loss.dtype).eps ** 0.5 * max(abs(first), abs(second))):
+        raise NotDeterministicError(
+            f"two evaluations of one batch at one point differ ({first:.9g} and {second:.9g}); "
+            "look for dropout that ignores eval mode, random layers or state kept outside the model"
+        )
+    _check_that_samples_are_apart(context, batch, outputs, count)
+    _check_that_loss_follows_the_point(context, batch, part, count, own)
+    return outputs
 
 
 def _check_outputs(outputs: Any) -> None:
@@ -114,18 +171,25 @@ def _check_outputs(outputs: Any) -> None:
             )
 
 
-def _is_inside(loss_fn: Callable[[Any, Any], Tensor], outputs: Any, labels: Any) -> bool:
+def _check_one_number(loss: Any) -> None:
+    if not isinstance(loss, Tensor):
+        raise ValueError(f"loss_fn returned a {type(loss).__name__}, expected a tensor that holds one number")
+    if loss.ndim:
+        raise ValueError(f"loss_fn returned shape {tuple(loss.shape)}, expected one number: use reduction='mean'")
+
+
+def _is_inside(criterion: MeanLoss, outputs: Any, labels: Any) -> bool:
     """Whether the loss follows from outputs without a sample dimension alone, such as a loss among them."""
     leaves: list[Tensor] = []
 
     def leaf(t: Any) -> Any:
-        if not (isinstance(t, Tensor) and t.is_floating_point()):
+        if not (isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex())):
             return t
         leaves.append(t.detach().requires_grad_())
         return leaves[-1]
 
     with torch.enable_grad():
-        loss = loss_fn(tree_map(leaf, outputs), copied(labels))
+        loss = criterion(tree_map(leaf, outputs), labels)
         if not loss.requires_grad:
             return False
         grads = torch.autograd.grad(loss, leaves, allow_unused=True)
@@ -133,27 +197,247 @@ def _is_inside(loss_fn: Callable[[Any, Any], Tensor], outputs: Any, labels: Any)
     return bool(used) and not any(used)
 
 
-def _check_mean(
-    objective: Objective, part: Part, whole: float, tolerance: float, outputs_of: Callable[[Tensor], Any]
-) -> None:
-    count = length(part.labels)
+def _check_inside(views: Sequence[View]) -> None:
+    """Refuse views that a loss computed inside the model cannot serve: it has only the batch's own labels and rows."""
+    advice = (
+        "the loss is computed inside the model, from the batch's own labels, so this view would get another one's "
+        "loss; let forward= return logits, and give loss_fn= (logits, labels)"
+    )
+    for view in views:
+        if view.labels is not None:
+            raise ValueError(f"view {view.name!r} has labels of its own; {advice}")
+        if view.indices is not None and len(views) > 1:
+            raise ValueError(f"view {view.name!r} shares its batches with other views; {advice}")
+
+
+def _check_that_samples_are_apart(context: Context, batch: Any, outputs: Any, count: int) -> None:
+    """Refuse a model whose outputs for half of a batch are not half of its outputs for the batch."""
     if count < 2:
         return
-    device = objective.layout.device
-    total, norm = 0.0, 0.0
-    for rows in (torch.arange(count // 2, device=device), torch.arange(count // 2, count, device=device)):
-        labels = select(part.labels, rows)
-        weight = objective._normalizer(labels)
-        total += objective.loss_fn(outputs_of(rows), labels).item() * weight if weight else 0.0
-        norm += weight
-    if norm and not _close(total / norm, whole, tolerance):
-        raise ValueError(
-            f"loss_fn is not a mean over samples: a batch of {count} has loss {whole:.6g}, its halves average to "
-            f"{total / norm:.6g}; use reduction='mean', or give normalizer= (labels -> weight of the batch)"
-        )
+    rows = _shuffled(count)[: count // 2].sort().values
+    try:
+        alone = context.call(select(batch, rows, count))
+    except Exception as error:  # whatever a model may raise that takes whole batches only
+        _log.info("the model does not take half a batch: %s", error)
+        return
+    for got, expected in zip(tree_leaves(alone), tree_leaves(select(outputs, rows, count)), strict=False):
+        if not (isinstance(got, Tensor) and got.is_floating_point() and got.shape == expected.shape and got.ndim):
+            continue
+        if len(got) != len(rows):  # no row a sample
+            continue
+        scale, difference = float(expected.abs().max()), float((got - expected).abs().max())
+        if difference > torch.finfo(got.dtype).eps ** 0.5 * scale:
+            raise ValueError(
+                f"outputs of a sample depend on the others in its batch (by {difference / scale:.2g} of their size), "
+                "so there is no mean over samples: BatchNorm without running statistics, or attention across samples? "
+                + _TOGETHER
+            )
+
+
+def _own_parameters(model: nn.Module) -> dict[int, str]:
+    with exclusive(model):
+        return {id(parameter): name for name, parameter in model.named_parameters()}
+
+
+def _check_that_loss_follows_the_point(
+    context: Context, batch: Any, part: Part, count: int, own: dict[int, str]
+) -> None:
+    """Refuse a loss whose graph leads to the model's own parameters, which the point has taken the place of."""
+    few = (torch.arange(count) if part.rows is None else part.rows)[:_FEW].to(context.layout.device)
+    labels = select(part.labels, torch.arange(len(few)), length(part.labels))
+    leaves = {n: t.detach().requires_grad_() for n, t in context.layout.unflatten(context.weights()).items()}
+    with holding(context.model, leaves), torch.enable_grad():
+        try:
+            loss = context.criterion(context.call(select(batch, few, count)), labels)
+        except Exception as error:  # whatever a model may raise that takes whole batches only
+            _log.info("the model does not take a few samples: %s", error)
+            return
+        for tensor in _leaves_of(loss):
+            if id(tensor) in own:
+                raise ValueError(
+                    f"loss_fn or forward= has captured the model's parameter {own[id(tensor)]!r}, so the loss does not "
+                    "follow the point that is measured; read it from the model in each call (model.parameters())"
+                )
+
+
+def _leaves_of(loss: Tensor) -> Iterator[Tensor]:
+    """The tensors that a loss's graph accumulates gradients in."""
+    todo, seen = [loss.grad_fn], set()
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            yield node.variable
+        todo += [after for after, _ in node.next_functions]
+
+
+def _is_known_mean(criterion: MeanLoss) -> bool:
+    """Whether torch itself defines what the loss is a mean over, as its normalizer has it."""
+    fn = criterion.fn
+    known = type(fn) in (nn.CrossEntropyLoss, nn.NLLLoss) and getattr(fn, "reduction", "") == "mean"
+    return known and not criterion.is_given
+
+
+def _check_mean(context: Context, view: View, plan: Plan, examples: dict[str, Any]) -> None:
+    """Refuse a loss that is not the mean over samples that its normalizer says, on any of the view's micro-batches.
+
+    Each micro-batch is cut in two at random, and one half is joined with one of the first micro-batch: the loss of the
+    whole must be the mean of the losses of its parts. Where the loss is a function of outputs, these are outputs of the
+    first micro-batch with noise added, so that samples have losses of their own even in a network that was just made;
+    where it is computed inside the model, the model runs.
+    """
+    inside = context.found.inside.get(_source_key(context, view.source), False)
+    template = None if inside or view.source not in examples else _Template(context, examples[view.source])
+    first: _Half | None = None
+    for number, (batch, parts) in enumerate(plan):
+        part = next((p for p in parts if p.view == view.name and p.norm), None)
+        if part is None:
+            continue
+        count = length(part.labels)
+        of = _Losses(context, view.name, number, part, batch, template)
+        whole, halves = of.whole(), of.halves()
+        if whole is None or not halves:
+            continue
+        of.compare(whole, halves, f"a batch of {count}")
+        half = max(halves, key=lambda h: h.weight)
+        if first is None:
+            first = half
+        elif (together := of.joined(first, half)) is not None:
+            of.compare(together, [first, half], "half a batch with half of the first")
+        if context.checks == "first":
+            break
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Half:
+    """Some samples: outputs, or the batch where the loss is inside; labels, weight, and their loss."""
+
+    data: Any
+    labels: Any
+    weight: float
+    loss: Tensor
+
+
+class _Template:
+    """Outputs to try a loss on: those of the model on the first micro-batch, with noise where the loss takes that."""
+
+    def __init__(self, context: Context, outputs: Any) -> None:
+        self._context, self.outputs = context, outputs
+        self.count = max((len(t) for t in tree_leaves(outputs) if isinstance(t, Tensor) and t.ndim), default=0)
+        self.shape: Any = None
+
+    def rows(self, batch: Any, part: Part) -> Any:
+        """Outputs for the rows of a view's part."""
+        count, shapes = length(part.labels), _row_shapes(part.labels)
+        if self.shape is None:
+            self.shape = shapes
+        if shapes == self.shape:
+            outputs = select(self.outputs, torch.arange(count) % self.count, self.count)
+        else:  # padded otherwise, so outputs have another shape
+            outputs = self._context.call(batch)
+            if part.rows is not None:
+                outputs = select(outputs, part.rows, length(labels_of(batch)))
+        noisy = _noisy(outputs)
+        try:
+            loss = self._context.criterion(noisy, part.labels)
+        except Exception:  # such as a logarithm's that wants probabilities
+            return outputs
+        return noisy if bool(torch.isfinite(loss)) else outputs
+
+
+class _Losses:
+    """Losses of parts of a micro-batch."""
+
+    def __init__(
+        self, context: Context, view: str, number: int, part: Part, batch: Any, template: _Template | None
+    ) -> None:
+        self._context, self._view, self._number, self._part = context, view, number, part
+        self._inside = template is None
+        rows, size = part.rows, length(labels_of(batch))
+        own = batch if rows is None else select(batch, rows, size)
+        self._data = own if template is None else template.rows(batch, part)
+
+    def whole(self) -> _Half | None:
+        """All samples; none where the model itself has diverged.
+
+        Raises:
+            ValueError: the loss is not finite though the outputs are.
+        """
+        part = self._part
+        whole = self._half(self._data, part.labels, part.norm)
+        if not bool(torch.isfinite(whole.loss)):
+            if not _finite(self._data):
+                return None
+            raise ValueError(
+                f"loss_fn gives {float(whole.loss)} on micro-batch {self._number} of view {self._view!r}; if it "
+                "ignores labels, give normalizer= (labels -> number of those that count)"
+            )
+        return whole
+
+    def halves(self) -> list[_Half]:
+        """The samples in two parts at random, without one that does not count."""
+        part, count = self._part, length(self._part.labels)
+        order = _shuffled(count)
+        halves = []
+        for rows in (order[: count // 2], order[count // 2 :]) if count > 1 else (order,):
+            labels = select(part.labels, rows, count)
+            weight = self._context.criterion.normalizer(labels)
+            if weight:
+                halves.append(self._half(select(self._data, rows, count), labels, weight))
+        return halves
+
+    def joined(self, a: _Half, b: _Half) -> _Half | None:
+        """Two parts as one batch; none where their shapes do not allow it."""
+        counts = [length(half.labels) for half in (a, b)]
+        if _row_shapes((a.data, a.labels)) != _row_shapes((b.data, b.labels)):
+            return None
+        data, labels = (joined([getattr(half, name) for half in (a, b)], counts) for name in ("data", "labels"))
+        return self._half(data, labels, self._context.criterion.normalizer(labels))
+
+    def _half(self, data: Any, labels: Any, weight: float) -> _Half:
+        loss = self._context.criterion(self._context.call(data) if self._inside else data, labels)
+        return _Half(data, labels, weight, loss)
+
+    def compare(self, whole: _Half, parts: Sequence[_Half], what: str) -> None:
+        weight, losses = sum(part.weight for part in parts), [float(part.loss) for part in parts]
+        mean = sum(part.weight * loss for part, loss in zip(parts, losses, strict=True)) / weight
+        value = float(whole.loss)
+        scale = _ROUNDING * torch.finfo(whole.loss.dtype).eps * max(abs(value), *map(abs, losses))
+        if not _close(value, mean, scale) or not _close(weight, whole.weight, 1e-9 * weight):
+            given = "the given normalizer" if self._context.criterion.is_given else "the number of samples"
+            raise ValueError(
+                f"loss_fn is not a mean over samples weighted by {given}: {what} has loss {value:.7g}, its parts "
+                f"average to {mean:.7g} (micro-batch {self._number} of view {self._view!r}); use reduction='mean', and "
+                "for class weights, ignored labels or means over tokens torch.nn.CrossEntropyLoss, or give "
+                "normalizer= (labels -> what the loss divides by)"
+            )
+
+
+def _noisy(outputs: Any) -> Any:
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(t: Any) -> Any:
+        if not (isinstance(t, Tensor) and t.is_floating_point() and t.ndim):
+            return t
+        t = t.float() if t.dtype in (torch.bfloat16, torch.float16) else t
+        return t + torch.randn(t.shape, generator=generator).to(t)
+
+    return tree_map(noisy, outputs)
+
+
+def _finite(data: Any) -> bool:
+    return all(bool(torch.isfinite(t).all()) for t in tree_leaves(data) if isinstance(t, Tensor))
+
+
+def _row_shapes(tree: Any) -> Any:
+    return [(tuple(t.shape[1:]), t.dtype) if isinstance(t, Tensor) else type(t) for t in tree_leaves(tree)]
+
+
+def _shuffled(count: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))
 
 
 def _close(a: float, b: float, tolerance: float) -> bool:
-    if a == b or a != a or b != b:
-        return True
-    return abs(a - b) <= tolerance * max(abs(a), abs(b), tolerance)
+    return a == b or (a != a and b != b) or abs(a - b) <= tolerance

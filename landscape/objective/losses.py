@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,11 +11,60 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from landscape.objective.sources import select
+from landscape.objective.sources import copied, length, select
 
+Loss = Callable[[Any, Any], Tensor]
 Metric = Callable[[Any, Any], Tensor]
 PerSampleLoss = Callable[[Any, Any], Tensor]
 _ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss)
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """A stand-in for an object in keys, equal to that of the same object only, which it keeps alive."""
+
+    value: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Identity) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MeanLoss:
+    """A loss with what it is a mean over.
+
+    Attributes:
+        fn: ``(outputs, labels) -> loss``.
+        normalizer: ``labels -> weight`` of a batch in the mean.
+        is_given: whether the caller gave the normalizer.
+    """
+
+    fn: Loss
+    normalizer: Callable[[Any], float]
+    is_given: bool = False
+
+    @classmethod
+    def of(cls, fn: Loss, normalizer: Callable[[Any], float] | None = None) -> MeanLoss:
+        """The loss with the caller's normalizer, or with the one that follows from it."""
+        return cls(fn, normalizer_of(fn) if normalizer is None else normalizer, normalizer is not None)
+
+    def __call__(self, outputs: Any, labels: Any) -> Tensor:
+        """The loss of a batch, whose labels are handed over as a copy."""
+        return self.fn(outputs, copied(labels))
+
+    def astype(self, dtype: torch.dtype) -> MeanLoss:
+        """The same loss with its own tensors, such as class weights, in another precision."""
+        return (
+            dataclasses.replace(self, fn=copy.deepcopy(self.fn).to(dtype)) if isinstance(self.fn, nn.Module) else self
+        )
+
+    @property
+    def key(self) -> Any:
+        """What its values depend on, for keys."""
+        return Identity(self.fn), Identity(self.normalizer)
 
 
 def normalizer_of(loss_fn: Callable[[Any, Any], Tensor]) -> Callable[[Any], float]:
@@ -32,14 +82,10 @@ def normalizer_of(loss_fn: Callable[[Any, Any], Tensor]) -> Callable[[Any], floa
     return lambda labels: float(length(labels))
 
 
-def length(labels: Any) -> int:
-    """Number of samples that labels, a tensor or a mapping of tensors, belong to."""
-    return len(labels) if isinstance(labels, Tensor) else len(next(iter(labels.values())))
-
-
 def sample_weights(normalizer: Callable[[Any], float], labels: Any) -> Tensor:
     """What each sample of a batch counts in the loss's mean, (n,) in float64, summing to 1."""
-    weights = [normalizer(select(labels, torch.tensor([i]))) for i in range(length(labels))]
+    count = length(labels)
+    weights = [normalizer(select(labels, torch.tensor([i]), count)) for i in range(count)]
     found = torch.tensor(weights, dtype=torch.float64)
     return found / found.sum()
 
@@ -93,17 +139,6 @@ def check_per_sample(per_sample: PerSampleLoss, outputs: Any, labels: Any, weigh
         )
 
 
-def accuracy(outputs: Tensor, labels: Tensor) -> Tensor:
-    return (outputs.argmax(1) == labels).float()
-
-
-def accuracy_ignoring(ignore: int) -> Metric:
-    def of_the_rest(outputs: Tensor, labels: Tensor) -> Tensor:
-        return accuracy(outputs, labels)[labels != ignore]
-
-    return of_the_rest
-
-
 def _unreduced(loss_fn: nn.Module) -> nn.Module:
     unreduced = copy.copy(loss_fn)
     setattr(unreduced, "reduction", "none")  # noqa: B010 - a plain attribute that nn.Module does not declare
@@ -129,3 +164,21 @@ def _of_classes(loss_fn: nn.CrossEntropyLoss | nn.NLLLoss) -> PerSampleLoss:
         return _over_rows(values, torch.sum) / torch.where(total > 0, total, 1)
 
     return of
+
+
+class NormalizedLogits:
+    """A loss of normalised logits; says, as the loss does, which label is ignored."""
+
+    def __init__(self, loss_fn: Loss) -> None:
+        self._loss_fn = loss_fn
+        if hasattr(loss_fn, "ignore_index"):
+            self.ignore_index = loss_fn.ignore_index
+
+    def __call__(self, outputs: Any, labels: Any) -> Tensor:
+        if not isinstance(outputs, Tensor) or outputs.ndim < 2 or outputs.shape[1] < 2:
+            got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+            raise ValueError(
+                f"outputs are {got}, expected logits (samples, classes ≥ 2); there is nothing to normalise"
+            )
+        centred = outputs - outputs.mean(dim=1, keepdim=True)
+        return self._loss_fn(centred / torch.linalg.vector_norm(centred, dim=1, keepdim=True).clamp_min(1e-10), labels)

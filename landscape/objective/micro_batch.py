@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from landscape.objective.isolation import holding, rewind
-from landscape.objective.losses import length
-from landscape.objective.sources import copied, select
+from landscape.objective.losses import Identity, MeanLoss
+from landscape.objective.sources import copied, length, select
 
 Forward = Callable[[nn.Module, Any], Any]
-Loss = Callable[[Any, Any], Tensor]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -34,6 +33,11 @@ class ModelCall:
     model: nn.Module
     forward: Forward | None = None
     precision: torch.dtype | None = None
+
+    @property
+    def key(self) -> Any:
+        """What its values depend on beside tensors, for keys."""
+        return Identity(self.model), Identity(self.forward), self.precision
 
     def __call__(self, batch: Any) -> Any:
         """Outputs on a batch, which is handed over as a copy, from the state that every forward pass starts from."""
@@ -68,8 +72,7 @@ class BatchLoss:
         fixed: everything else that the model holds, by name: other parameters and buffers.
         batch: what the model is called with.
         labels: of the samples.
-        loss_fn: mean over the micro-batch.
-        normalizer: ``labels -> weight`` that the loss divides by.
+        criterion: mean loss over the micro-batch.
         call: the model and how to call it.
     """
 
@@ -79,8 +82,7 @@ class BatchLoss:
     fixed: dict[str, Tensor]
     batch: Any
     labels: Any
-    loss_fn: Loss
-    normalizer: Callable[[Any], float]
+    criterion: MeanLoss
     call: ModelCall
 
     @cached_property
@@ -109,14 +111,15 @@ class BatchLoss:
 
         Those that the loss ignores as a whole are left out.
         """
-        rows = torch.arange(length(self.labels), device=next(iter(self.parameters.values())).device)
-        cut = [(chunk, select(self.labels, chunk)) for chunk in rows.chunk(count)]
-        norms = [self.normalizer(labels) for _, labels in cut]
+        size = length(self.labels)
+        rows = torch.arange(size, device=next(iter(self.parameters.values())).device)
+        cut = [(chunk, select(self.labels, chunk, size)) for chunk in rows.chunk(count)]
+        norms = [self.criterion.normalizer(labels) for _, labels in cut]
         for (chunk, labels), norm in zip(cut, norms, strict=True):
             if norm:
-                batch = select(self.batch, chunk)
+                batch = select(self.batch, chunk, size)
                 yield dataclasses.replace(self, share=norm / sum(norms), batch=batch, labels=labels)
 
     def loss(self, outputs: Any = None) -> Tensor:
         """The mean loss, of the model's outputs or of others of the same form."""
-        return self.loss_fn(self.outputs if outputs is None else outputs, copied(self.labels))
+        return self.criterion(self.outputs if outputs is None else outputs, self.labels)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,21 +18,25 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from landscape.objective.checks import try_all_out
+from landscape.objective.checks import CHECKS, callable_model, checked, is_inside
+from landscape.objective.context import Context, EmptyViewError
+from landscape.objective.differences import check_slope
 from landscape.objective.evaluation.evaluate import Evaluate, Evaluation, Prepare, along
 from landscape.objective.isolation import exclusive, holding, ordinary, undisturbed
-from landscape.objective.losses import Metric, normalizer_of
-from landscape.objective.micro_batch import BatchLoss, Forward, Loss, ModelCall
+from landscape.objective.losses import Loss, MeanLoss, Metric, NormalizedLogits
+from landscape.objective.micro_batch import BatchLoss, Forward, ModelCall
 from landscape.objective.parameters import ParameterLayout, layers, matching
+from landscape.objective.plan import Selection
 from landscape.objective.sources import Source, as_sources
-from landscape.objective.views import Plan, View, check_view
+from landscape.objective.views import View, check_view
 
 if TYPE_CHECKING:
     from landscape.ranks import Ranks
 
+__all__ = ["BatchLoss", "EmptyViewError", "Loss", "Objective", "with_normalized_logits"]
 
-class EmptyViewError(ValueError):
-    """A view without samples has no loss."""
+_log = logging.getLogger(__name__)
+_COARSE = (torch.bfloat16, torch.float16)
 
 
 class Objective:
@@ -54,6 +60,8 @@ class Objective:
             labels are class indices. ``{}`` for no metrics.
         views: the views to evaluate; if none, one view a source, carrying its name.
         normalizer: ``labels -> weight of the batch`` for losses that do not average over samples.
+        checks: ``full`` establishes on all batches what the loss is a mean over, ``first`` on the first one alone, and
+            ``off`` checks neither that nor whether evaluations agree; see the page *What an objective must be*.
 
     Raises:
         ValueError: the data are empty or malformed, a view's indices or labels do not fit its source; (on first use)
@@ -77,29 +85,71 @@ class Objective:
         metrics: Mapping[str, Metric] | None = None,
         views: Sequence[View] | None = None,
         normalizer: Callable[[Any], float] | None = None,
+        checks: str = "full",
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
-        self.model = model
-        self.loss_fn = loss_fn
+        if checks not in CHECKS:
+            raise ValueError(f"checks is {checks!r}, expected one of {', '.join(CHECKS)}")
+        model = callable_model(model)
+        layout = ParameterLayout(model)
+        sources = as_sources(data, batch_size)
+        chosen = {v.name: v for v in views or [View(name, name) for name in sources]}
+        for view in chosen.values():
+            check_view(view, sources)
+        criterion = MeanLoss.of(loss_fn, normalizer)
+        context = Context(
+            call=ModelCall(model, forward),
+            criterion=criterion,
+            metrics=metrics,
+            selection=Selection(sources, chosen, layout, criterion.normalizer),
+            layout=layout,
+            whole=layout,
+            checks=checks,
+        )
+        if any(dtype in _COARSE for dtype in layout.dtypes):
+            _log.info("%s parameters are measured as float32, so that small displacements count", layout.dtype)
+            context = context.astype(torch.float32)
+        self.context = context
         self.batch_size = batch_size
-        self.memory_format = torch.contiguous_format
-        self.layout = self._whole = ParameterLayout(model)
-        self._constant: dict[str, Tensor] = {}  # what a restriction holds fixed
-        self._call = ModelCall(model, forward)
-        self._metrics = metrics
-        self.own_mean = normalizer is None
-        self._normalizer = normalizer or normalizer_of(loss_fn)
-        self._sources = as_sources(data, batch_size)
-        self._views = {v.name: v for v in views or [View(name, name) for name in self._sources]}
-        for view in self._views.values():
-            check_view(view, self._sources)
-        self._weights: Tensor | None = None
-        self._buffers: dict[str, Tensor] = {}  # that replace the model's own
-        self._plans: dict[tuple[str, ...], Plan] = {}
-        self._probed: dict[str, bool] = {}  # sources tried out, and whether the loss is computed inside the model
-        self.ranks: Ranks | None = None  # processes that share its data, see landscape.objective.sharding
-        self.programs: dict[Any, Any] = {}  # traced products, which serve every point and view of this objective
+
+    def _with(self, **changes: Any) -> Objective:
+        clone = copy.copy(self)
+        clone.context = dataclasses.replace(self.context, **changes)
+        return clone
+
+    def _selecting(self, **changes: Any) -> Objective:
+        return self._with(selection=self.context.selection.replace(**changes))
+
+    @property
+    def model(self) -> nn.Module:
+        """What is measured; never written to."""
+        return self.context.model
+
+    @property
+    def loss_fn(self) -> Loss:
+        """The loss of a batch."""
+        return self.context.criterion.fn
+
+    @property
+    def layout(self) -> ParameterLayout:
+        """Where each parameter sits in a (K,) vector."""
+        return self.context.layout
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """How images and filters are laid out in memory."""
+        return self.context.selection.memory_format
+
+    @property
+    def ranks(self) -> Ranks | None:
+        """Processes that share its data, see :mod:`landscape.objective.sharding`."""
+        return self.context.selection.ranks
+
+    @property
+    def programs(self) -> OrderedDict[Any, Any]:
+        """Traced products of this objective and all that were made from it, under all that they depend on."""
+        return self.context.found.programs
 
     @property
     def num_parameters(self) -> int:
@@ -109,22 +159,21 @@ class Objective:
     @property
     def views(self) -> tuple[str, ...]:
         """Names of the views, in order."""
-        return tuple(self._views)
+        return tuple(self.context.selection.views)
 
     @property
     def weights(self) -> Tensor:
         """A copy of the (K,) point at which the objective is evaluated."""
-        return self.layout.weights(self.model) if self._weights is None else self._weights.clone()
+        return self.context.weights()
 
     def num_samples(self, view: str) -> int:
         """Number of samples in a view."""
-        chosen = self._views[view]
-        return self._sources[chosen.source].size if chosen.indices is None else len(chosen.indices)
+        return self.context.num_samples(view)
 
     @property
     def num_batches(self) -> int:
         """Number of micro-batches that one pass over the views takes, on this process."""
-        return self._plan().num_batches
+        return self._checked().selection.plan.num_batches
 
     @property
     def loss_is_inside(self) -> bool:
@@ -133,25 +182,22 @@ class Objective:
         Gradients, Hessians and surfaces need no more; what looks at outputs (the GGN, losses of single samples, views
         with labels of their own) does.
         """
-        self._plan()
-        return any(self._probed.get(view.source, False) for view in self._views.values())
+        return is_inside(self._checked())
 
     def view(self, *names: str) -> Objective:
         """The same objective restricted to some of its views; shares data with this one."""
         for name in names:
-            if name not in self._views:
-                raise ValueError(f"no view {name!r}; this objective has {', '.join(self._views)}")
-        clone = copy.copy(self)
-        clone._views = {name: self._views[name] for name in names}
-        return clone
+            if name not in self.context.selection.views:
+                raise ValueError(f"no view {name!r}; this objective has {', '.join(self.views)}")
+        return self._with(selection=self.context.selection.only(*names))
 
     def view_of(self, name: str) -> View:
         """What a view of this name selects."""
-        return self._views[name]
+        return self.context.selection.views[name]
 
     def source_of(self, view: str) -> Source:
         """Where a view's inputs come from."""
-        return self._sources[self._views[view].source]
+        return self.context.selection.sources[self.view_of(view).source]
 
     def with_views(self, views: Sequence[View]) -> Objective:
         """The same model and data with other views.
@@ -160,29 +206,46 @@ class Objective:
             ValueError: a view's indices or labels do not fit its source.
         """
         for view in views:
-            check_view(view, self._sources)
-        clone = copy.copy(self)
-        clone._views = {view.name: view for view in views}
-        clone._plans = {}
-        return clone
+            check_view(view, self.context.selection.sources)
+        return self._selecting(views={view.name: view for view in views})
+
+    def sampled(self, count: int) -> Objective:
+        """The first view that has samples, on ``count`` of them, evenly spaced.
+
+        Raises:
+            EmptyViewError: no view has samples.
+
+        >>> x = torch.arange(10.0)[:, None]
+        >>> Objective(nn.Linear(1, 1), nn.MSELoss(), (x, x)).sampled(3).num_samples("data")
+        3
+        """
+        for name in self.views:
+            size = self.num_samples(name)
+            if size:
+                view = self.view_of(name)
+                rows = torch.arange(self.source_of(name).size) if view.indices is None else view.indices.cpu()
+                chosen = rows[torch.linspace(0, size - 1, min(count, size), dtype=torch.float64).round().long()]
+                return self.with_views([View(name, view.source, chosen, view.labels)])
+        raise EmptyViewError("no view has samples")
+
+    def unchecked(self) -> Objective:
+        """The same objective without checks, on this process alone: for those who check it themselves."""
+        plain = dataclasses.replace(self.context.call, precision=None)
+        return self.over(None)._with(checks="off", call=plain)
+
+    def with_loss(self, loss_fn: Loss) -> Objective:
+        """The same objective with another loss, which is a mean over the same samples with the same weights."""
+        return self._with(criterion=dataclasses.replace(self.context.criterion, fn=loss_fn))
 
     def forward(self, batch: Any) -> Any:
         """Outputs of the model as it is on a micro-batch."""
         with undisturbed(self.model):
-            return self._call(batch)
+            return self.context.call(batch)
 
     def astype(self, dtype: torch.dtype) -> Objective:
         """The same objective at the same point in another precision; the model itself is not converted."""
         clone = copy.copy(self)
-        clone.layout, clone._whole = self.layout.astype(dtype), self._whole.astype(dtype)
-        clone._weights = self.weights.to(clone.layout.dtype)
-        held = self._fixed()
-        clone._constant = {n: held[n].to(dtype) for n, _ in self.model.named_parameters() if n in held}
-        clone._buffers = {
-            n: held[n].to(dtype) if held[n].is_floating_point() else held[n] for n, _ in self.model.named_buffers()
-        }
-        clone.loss_fn = copy.deepcopy(self.loss_fn).to(dtype) if isinstance(self.loss_fn, nn.Module) else self.loss_fn
-        clone._plans, clone._probed, clone.programs = {}, {}, {}
+        clone.context = self.context.astype(dtype)
         return clone
 
     def batched(self, batch_size: int, memory_format: torch.memory_format | None = None) -> Objective:
@@ -195,11 +258,11 @@ class Objective:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
-        clone = copy.copy(self)
+        clone = self._selecting(
+            sources={name: source.batched(batch_size) for name, source in self.context.selection.sources.items()},
+            memory_format=self.memory_format if memory_format is None else memory_format,
+        )
         clone.batch_size = batch_size
-        clone.memory_format = self.memory_format if memory_format is None else memory_format
-        clone._sources = {name: source.batched(batch_size) for name, source in self._sources.items()}
-        clone._plans = {}
         return clone
 
     def in_precision(self, precision: torch.dtype | None) -> Objective:
@@ -219,33 +282,23 @@ class Objective:
             raise ValueError(f"precision is {precision}, expected torch.bfloat16 or None")
         if precision is not None and self.layout.dtype != torch.float32:
             raise ValueError(f"parameters are {self.layout.dtype}, expected torch.float32 for products in bfloat16")
-        self._plan()
-        clone = copy.copy(self)
-        clone._call, clone.programs = dataclasses.replace(self._call, precision=precision), {}
-        return clone
+        return self._with(call=dataclasses.replace(self.context.call, precision=precision))
 
     def over(self, ranks: Ranks | None) -> Objective:
         """The same objective with its data shared by processes, or on this one (:mod:`landscape.objective.sharding`).
 
         The number of samples stays that of the whole.
         """
-        if ranks is self.ranks:
-            return self
-        clone = copy.copy(self)
-        clone.ranks = ranks
-        clone._plans, clone._probed = {}, {}
-        return clone
+        return self if ranks is self.ranks else self._selecting(ranks=ranks)
 
     def at(self, weights: Any) -> Objective:
         """The same objective at another (K,) point; the model is not changed."""
-        clone = copy.copy(self)
-        clone._weights = self.layout.as_vector(weights)
-        return clone
+        return self._with(point=self.layout.as_vector(weights))
 
     def buffers(self) -> dict[str, Tensor]:
         """Copies of the buffers that it is evaluated with, by name."""
         with exclusive(self.model):
-            return {name: self._buffers.get(name, buffer).clone() for name, buffer in self.model.named_buffers()}
+            return {n: self.context.buffers.get(n, buffer).clone() for n, buffer in self.model.named_buffers()}
 
     def with_buffers(self, buffers: Mapping[str, Tensor]) -> Objective:
         """The same objective with other values of some buffers (BatchNorm statistics); the model is not changed.
@@ -266,9 +319,8 @@ class Objective:
                     f"no buffer {name!r} of shape {tuple(value.shape)} in this model; it has "
                     + (", ".join(f"{n} {tuple(b.shape)}" for n, b in own.items()) or "none")
                 )
-        clone = copy.copy(self)
-        clone._buffers = {**self._buffers, **{n: v.detach().to(own[n]) for n, v in buffers.items()}}
-        return clone
+        given = {n: v.detach().clone().to(own[n]) for n, v in buffers.items()}
+        return self._with(buffers={**self.context.buffers, **given})
 
     def restricted(self, *patterns: str) -> Objective:
         """The same objective as a function of some parameters alone, at the present point.
@@ -288,13 +340,15 @@ class Objective:
         >>> obj.restricted("2").gradient().shape, obj.restricted("*.bias").layout.names
         (torch.Size([10]), ('0.bias', '2.bias'))
         """
-        chosen = matching(self.model, self.layout, patterns)
+        with exclusive(self.model):
+            chosen = matching(self.model, self.layout, patterns)
         current = self.layout.unflatten(self.weights)
-        clone = copy.copy(self)
-        clone.layout = self.layout.only(chosen)
-        clone._constant = {**self._constant, **{n: t for n, t in current.items() if n not in chosen}}
-        clone._weights = clone.layout.flatten(current)
-        return clone
+        layout = self.layout.only(chosen)
+        return self._with(
+            layout=layout,
+            constants={**self.context.constants, **{n: t for n, t in current.items() if n not in chosen}},
+            point=layout.flatten(current),
+        )
 
     def layers(self) -> dict[str, tuple[str, ...]]:
         """Modules that own parameters of this objective, with those: ``restricted(*names)`` gives the layer's block.
@@ -307,7 +361,8 @@ class Objective:
 
     def extract(self, whole: Any) -> Tensor:
         """Entries that this objective's parameters have in a vector of all trainable ones."""
-        return self.layout.flatten(self._whole.unflatten(self._whole.as_vector(whole)))
+        everything = self.context.whole
+        return self.layout.flatten(everything.unflatten(everything.as_vector(whole)))
 
     def loss(self) -> float:
         """Mean loss of the single view.
@@ -316,7 +371,7 @@ class Objective:
             ValueError: the objective has several views.
             EmptyViewError: the view has no samples.
         """
-        name = self._only_view()
+        name = self.context.only_view()
         return self.evaluate().loss[name]
 
     def evaluate(self) -> Evaluation:
@@ -340,10 +395,16 @@ class Objective:
         ...     evaluate([0.0]).loss, evaluate([1.0]).loss
         ({'data': 4.0}, {'data': 9.0})
         """
-        return along(self, directions, prepare)
+        return along(self._checked(), directions, prepare)
 
     def gradient(self) -> Tensor:
-        """Gradient of the single view's mean loss, shape (K,), summed in float64, in the parameters' dtype."""
+        """Gradient of the single view's mean loss, shape (K,), summed in float64, in the parameters' dtype.
+
+        Raises:
+            DerivativeError: (on first use) it is not the slope of the loss.
+        """
+        self.context.only_view()
+        check_slope(self)
 
         def flat_gradient(batch: BatchLoss) -> Tensor:
             leaves = list(batch.parameters.values())
@@ -363,7 +424,7 @@ class Objective:
         """
         total = self.accumulate_here(derivative)
         if self.ranks is not None:
-            if not self._plan().everywhere[self._only_view()]:
+            if not self._checked().selection.plan.everywhere[self.context.only_view()]:
                 shapes = self.ranks.gather(None if total is None else total.shape)
                 shape = next((s for s in shapes if s is not None), None)
                 if total is None and shape is not None:
@@ -371,7 +432,8 @@ class Objective:
             if total is not None:
                 total = self.ranks.total(total, self.weights)
         if total is None:
-            raise EmptyViewError(f"every label of view {self._only_view()!r} is ignored by the loss, so it has no loss")
+            name = self.context.only_view()
+            raise EmptyViewError(f"every label of view {name!r} is ignored by the loss, so it has no loss")
         return total
 
     def accumulate_here(self, derivative: Callable[[BatchLoss], Tensor]) -> Tensor | None:
@@ -387,10 +449,10 @@ class Objective:
     @contextmanager
     def micro_batches(self) -> Iterator[Iterator[BatchLoss]]:
         """Those of the single view that count, on this process; meanwhile the model is in eval mode."""
-        name = self._only_view()
-        plan = self._plan()
+        context = self._checked()
+        name, plan = context.only_view(), context.selection.plan
         with undisturbed(self.model), ExitStack() as stack:
-            fixed = self._fixed()
+            fixed = context.fixed()
             leaves = {n: p.detach().requires_grad_() for n, p in self.layout.unflatten(ordinary(self.weights)).items()}
             stack.enter_context(holding(self.model, {**fixed, **leaves}))
             counted = ((batch, part) for batch, parts in plan for part in parts if part.norm)
@@ -402,34 +464,32 @@ class Objective:
                     fixed,
                     batch,
                     part.labels,
-                    self.loss_fn,
-                    self._normalizer,
-                    self._call,
+                    context.criterion,
+                    context.call,
                 )
                 for index, (batch, part) in enumerate(counted)
             )
 
-    def _fixed(self) -> dict[str, Tensor]:
-        """All that the model holds beside this objective's parameters: frozen ones and buffers."""
-        with exclusive(self.model):
-            frozen = {n: p.detach() for n, p in self.model.named_parameters() if n not in self.layout.names}
-            buffers = {n: self._buffers.get(n, b.detach()) for n, b in self.model.named_buffers()}
-        return {name: ordinary(tensor) for name, tensor in {**frozen, **self._constant, **buffers}.items()}
+    def _checked(self) -> Context:
+        """The context, when model, loss and data have been checked on its selection."""
+        return checked(self.context)
 
-    def _only_view(self) -> str:
-        if len(self._views) != 1:
-            raise ValueError(f"the objective has several views ({', '.join(self._views)}); choose one with .view(name)")
-        name = next(iter(self._views))
-        if not self.num_samples(name):
-            raise EmptyViewError(f"view {name!r} has no samples, so it has no loss")
-        return name
 
-    def _plan(self) -> Plan:
-        key = tuple(self._views)
-        if key not in self._plans:
-            views = list(self._views.values())
-            with undisturbed(self.model):
-                plan = Plan(views, self._sources, self._whole, self._normalizer, self.memory_format, self.ranks)
-                try_all_out(self, plan)
-            self._plans[key] = plan
-        return self._plans[key]
+def with_normalized_logits(objective: Objective) -> Objective:
+    """The same objective with every sample's logits centred over the classes and brought to unit Euclidean norm.
+
+    A network that separates its data can lower cross-entropy, and shrink every sharpness, by scaling its logits up
+    alone. Logit normalisation takes that freedom away (Andriushchenko et al. 2023, arXiv 2302.07011, §3; centred and
+    divided by the ℓ2 norm as in their released code). The loss it leaves is another one, bounded away from zero:
+    compare its values only with each other.
+
+    Raises:
+        ValueError: (on first use) the outputs are no tensor with a class axis, (samples, classes, …).
+
+    >>> x, y = torch.randn(10, 3), torch.arange(10) % 3
+    >>> model = torch.nn.Linear(3, 3)
+    >>> obj = with_normalized_logits(Objective(model, torch.nn.CrossEntropyLoss(), (x, y)))
+    >>> abs(obj.at(5 * obj.weights).loss() - obj.loss()) < 1e-6
+    True
+    """
+    return objective.with_loss(NormalizedLogits(objective.loss_fn))

@@ -16,7 +16,7 @@ class ParameterLayout:
     """Where each trainable parameter of ``model`` sits in the flat vector.
 
     Parameters appear in the order of ``model.named_parameters()``, shared (tied) ones once, those with
-    ``requires_grad=False`` not at all.
+    ``requires_grad=False`` not at all. A complex parameter counts as pairs of real ones.
 
     Raises:
         ValueError: the model has no trainable parameter, or its parameters lie on several devices.
@@ -47,11 +47,13 @@ class ParameterLayout:
         self.names = tuple(parameters)
         self.shapes = tuple(shape for shape, _ in parameters.values())
         self.dtypes = tuple(dtype for _, dtype in parameters.values())
-        self.sizes = tuple(shape.numel() for shape in self.shapes)
+        self.sizes = tuple(
+            s.numel() * (2 if d.is_complex else 1) for s, d in zip(self.shapes, self.dtypes, strict=True)
+        )
         self.size = sum(self.sizes)
-        self.dtype = self.dtypes[0]
+        self.dtype = self.dtypes[0].to_real()
         for dtype in self.dtypes:
-            self.dtype = torch.promote_types(self.dtype, dtype)
+            self.dtype = torch.promote_types(self.dtype, dtype.to_real())
 
     def astype(self, dtype: torch.dtype) -> ParameterLayout:
         """The same layout of parameters that all have another dtype.
@@ -60,7 +62,8 @@ class ParameterLayout:
         torch.float64
         """
         layout = copy.copy(self)
-        layout._hold({n: (s, dtype) for n, s in zip(self.names, self.shapes, strict=True)})
+        kinds = (dtype.to_complex() if own.is_complex else dtype for own in self.dtypes)
+        layout._hold({n: (s, d) for n, s, d in zip(self.names, self.shapes, kinds, strict=True)})
         return layout
 
     def only(self, names: Sequence[str]) -> ParameterLayout:
@@ -76,8 +79,8 @@ class ParameterLayout:
         return layout
 
     def flatten(self, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Concatenate named tensors to one (K,) vector (a copy)."""
-        return torch.cat([tensors[name].reshape(-1).to(self.dtype) for name in self.names])
+        """Concatenate named tensors to one (K,) vector (a copy); of a complex one, real and imaginary parts in turn."""
+        return torch.cat([_real(tensors[name]).reshape(-1).to(self.dtype) for name in self.names])
 
     def unflatten(self, flat: Tensor) -> dict[str, Tensor]:
         """Cut a (K,) vector into named tensors of the parameters' shapes; views where dtypes agree."""
@@ -85,9 +88,17 @@ class ParameterLayout:
             raise ValueError(f"flat vector has shape {tuple(flat.shape)}, expected ({self.size},)")
         parts = flat.split(self.sizes)
         return {
-            name: part.view(shape).to(dtype)
+            name: self.shaped(part, shape, dtype)
             for name, part, shape, dtype in zip(self.names, parts, self.shapes, self.dtypes, strict=True)
         }
+
+    @staticmethod
+    def shaped(part: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """A parameter of a stretch of a flat vector; a view where dtypes agree."""
+        if not dtype.is_complex:
+            return part.view(shape).to(dtype)
+        pairs = part.view(*shape, 2).to(dtype.to_real())
+        return torch.view_as_complex(pairs.clone() if pairs.storage_offset() % 2 else pairs)
 
     def weights(self, model: nn.Module) -> Tensor:
         """The model's present weights as a detached (K,) copy."""
@@ -101,6 +112,11 @@ class ParameterLayout:
         if vector.shape != (self.size,):
             raise ValueError(f"vector has shape {tuple(vector.shape)}, expected ({self.size},): one entry a parameter")
         return vector
+
+
+def _real(tensor: Tensor) -> Tensor:
+    tensor = tensor.to_dense() if tensor.layout != torch.strided else tensor
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
 def matching(model: nn.Module, layout: ParameterLayout, patterns: Sequence[str]) -> tuple[str, ...]:

@@ -1,53 +1,307 @@
-"""Data of any common form as sources of micro-batches: tensors, datasets, loaders, mappings of tensors."""
+"""Data of any common form as sources of micro-batches: tensors, datasets, loaders, mappings, lists of batches.
+
+A *row* is what belongs to one sample. Entries of a batch as long as its labels have rows: tensors along their first
+dimension, and lists of one item a sample, whatever the items' lengths. Others are *shared* by all samples, which the
+data must bear out: they are the same in every batch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+import itertools
+import logging
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from landscape.objective.isolation import ordinary, undisturbed
 from landscape.objective.parameters import ParameterLayout
 
+_log = logging.getLogger(__name__)
+_PASSES = itertools.count(1)
 CACHE_BYTES = 4 * 2**30
 _LABEL_KEYS = ("labels", "label", "targets", "target", "y")
+_PLAIN = (str, bytes, int, float, complex, bool, type(None), np.generic)
 
 
 class Source:
     """Samples in a fixed order, kept in memory while they fit into ``CACHE_BYTES``, read anew otherwise.
+
+    Args:
+        chunks: batches in memory, or what is iterated over at every pass.
+        size: number N of samples.
+        batch_size: of micro-batches.
+        digests: of the batches that are read anew, in their order.
 
     Attributes:
         size: number N of samples.
         cached: whether the samples are kept in memory.
     """
 
-    def __init__(self, chunks: list[Any] | DataLoader[Any], size: int, batch_size: int) -> None:
-        self._chunks = chunks
+    def __init__(
+        self, chunks: list[Any] | DataLoader[Any], size: int, batch_size: int, digests: Sequence[bytes] = ()
+    ) -> None:
+        self._chunks, self._digests = chunks, digests
         self._batch_size = batch_size
         self.size = size
         self.cached = isinstance(chunks, list)
 
     def batched(self, batch_size: int) -> Source:
         """The same samples in micro-batches of up to another size; a loader that is read anew keeps its own."""
-        return Source(self._chunks, self.size, batch_size)
+        return Source(self._chunks, self.size, batch_size, self._digests)
 
     def batches(self, mask: Tensor | None) -> Iterator[tuple[Tensor, Any, Any]]:
-        """Yield (positions, batch, labels) of up to ``batch_size`` samples, all or where ``mask`` (N,) is true."""
+        """Yield (positions, batch, labels) of up to ``batch_size`` samples, all or where ``mask`` (N,) is true.
+
+        Raises:
+            ValueError: data that are read anew are others than at the first pass.
+        """
         start = 0
-        for chunk in map(_plain, self._chunks):
-            count = _count(chunk)
+        for chunk in self._chunks if self.cached else self._unseen():
+            count = length(labels_of(chunk))
             rows = torch.arange(count)
             if mask is not None:
                 rows = rows[mask[start : start + count]]
-                chunk = select(chunk, rows)
+                chunk = select(chunk, rows, count)
             for i in range(0, len(rows), self._batch_size):
-                piece = _slice(chunk, i, min(i + self._batch_size, len(rows)))
-                yield start + rows[i : i + self._batch_size], piece, labels_of(piece)
+                inside = torch.arange(i, min(i + self._batch_size, len(rows)))
+                piece = chunk if len(inside) == len(rows) else select(chunk, inside, len(rows))
+                yield start + rows[inside], piece, labels_of(piece)
             start += count
+
+    def _unseen(self) -> Iterator[Any]:
+        """Batches read anew, which leaves the random states alone."""
+        with undisturbed(nn.Module()):
+            chunks = self._read_anew()
+            first = next(chunks, None)
+        yield from () if first is None else itertools.chain([first], chunks)
+
+    def _read_anew(self) -> Iterator[Any]:
+        seed, read = next(_PASSES), 0
+        torch.manual_seed(seed), np.random.seed(seed), random.seed(seed)  # noqa: NPY002 - so that chance would show
+        for chunk, expected in zip(map(_plain, self._chunks), self._digests, strict=False):
+            if _digest(chunk) != expected:
+                break
+            read += 1
+            yield chunk
+        if read < len(self._digests):
+            raise ValueError(
+                f"data exceed {CACHE_BYTES} bytes and are not the same at every pass (batch {read} differs); pass a "
+                "DataLoader with shuffle=False and without random augmentation"
+            )
+
+
+def as_sources(data: Any, batch_size: int) -> dict[str, Source]:
+    """Name every source of ``data``; a single one is called ``data``.
+
+    Raises:
+        ValueError: empty data, entries that are neither rows nor shared, or a form that cannot be read.
+    """
+    if isinstance(data, Mapping) and not all(isinstance(v, Tensor) for v in data.values()) and not _has_labels(data):
+        return {str(name): _as_source(part, batch_size) for name, part in data.items()}
+    return {"data": _as_source(data, batch_size)}
+
+
+def _has_labels(data: Mapping[Any, Any]) -> bool:
+    """Whether a mapping is a batch, not a mapping of sources."""
+    return any(isinstance(data.get(key), Tensor) for key in _LABEL_KEYS)
+
+
+def _as_source(data: Any, batch_size: int) -> Source:
+    if isinstance(data, DataLoader | Dataset):
+        return _from_loader(data, batch_size)
+    if isinstance(data, list) and data and all(isinstance(batch, tuple | Mapping) for batch in data):
+        return _from_batches(data, batch_size)
+    if isinstance(data, tuple | list):
+        data = tuple(map(_as_tensors, data))
+    elif isinstance(data, Mapping):
+        data = _plain(data)
+    else:
+        raise ValueError(
+            f"data is a {type(data).__name__}, expected (x, y) tensors, a mapping of tensors, a list of batches, a "
+            "Dataset or a DataLoader"
+        )
+    return _from_batches([data], batch_size)
+
+
+def _as_tensors(part: Any) -> Any:
+    if any(isinstance(leaf, Tensor) for leaf in tree_leaves(part)) or isinstance(part, PackedSequence):
+        return part
+    try:
+        return torch.as_tensor(part)
+    except (TypeError, ValueError, RuntimeError):
+        return part
+
+
+def _from_batches(batches: Sequence[Any], batch_size: int) -> Source:
+    roles = _Roles()
+    chunks = [roles.note(_plain(batch)) for batch in batches]
+    roles.check()
+    return Source(_merge(chunks), roles.size, batch_size)
+
+
+def _from_loader(data: Any, batch_size: int) -> Source:
+    loader = data if isinstance(data, DataLoader) else DataLoader(data, batch_size=batch_size)
+    if isinstance(loader.dataset, IterableDataset) and loader.num_workers:  # every worker would yield every sample
+        loader = DataLoader(
+            loader.dataset, loader.batch_size, collate_fn=loader.collate_fn, drop_last=bool(loader.drop_last)
+        )
+    roles, chunks, held, digests = _Roles(), list[Any](), 0, list[bytes]()
+    with undisturbed(nn.Module()):  # iterating a loader draws from the global RNG
+        for batch in map(_plain, loader):
+            chunk = roles.note(batch)
+            held += sum(leaf.nbytes for leaf in tree_leaves(chunk) if isinstance(leaf, Tensor))
+            digests.append(_digest(chunk))
+            if held <= CACHE_BYTES:
+                chunks.append(chunk)
+            else:
+                chunks.clear()
+    roles.check()
+    _tell_of_dropped(loader, roles.size)
+    if held <= CACHE_BYTES:
+        return Source(_merge(chunks), roles.size, batch_size)
+    if isinstance(loader.dataset, IterableDataset):
+        raise ValueError(f"data exceed {CACHE_BYTES} bytes and come from an iterable; pass a map-style Dataset")
+    return Source(loader, roles.size, batch_size, digests)
+
+
+def _tell_of_dropped(loader: DataLoader[Any], size: int) -> None:
+    if loader.drop_last and not isinstance(loader.dataset, IterableDataset):
+        whole = len(loader.dataset)  # type: ignore[arg-type]
+        if size < whole:
+            _log.warning("drop_last leaves %d of %d samples out of all results", whole - size, whole)
+
+
+class _Roles:
+    """What each entry of the batches is: rows, or shared by all samples."""
+
+    def __init__(self) -> None:
+        self.size, self._number = 0, 0
+        self._first: dict[str, Any] = {}
+        self._rows: dict[str, bool] = {}
+        self._same: dict[str, bool] = {}
+        self._labels: set[str] = set()
+
+    def note(self, batch: Any) -> Any:
+        """The batch, when it has been looked at.
+
+        Raises:
+            ValueError: it holds something without rows that is no plain value either.
+        """
+        count = length(labels_of(batch))
+        self.size, self._number = self.size + count, self._number + 1
+        labels = labels_of(batch)
+        own = next(k for k, v in (batch.items() if isinstance(batch, Mapping) else enumerate(batch)) if v is labels)
+        for name, entry in _entries(batch, count):
+            if name.startswith(f"[{own!r}]"):
+                self._labels.add(name)
+            self._rows[name] = self._rows.get(name, True) and _has_rows(entry, count)
+            if name not in self._first:
+                self._first[name], self._same[name] = entry, True
+            else:
+                self._same[name] = self._same[name] and _equal(self._first[name], entry)
+        return batch
+
+    def check(self) -> None:
+        """Refuse entries that are neither rows nor the same in every batch.
+
+        Raises:
+            ValueError: there are some, or no samples at all.
+        """
+        if not self.size:
+            raise ValueError("data hold no samples")
+        several, repeated = self._number > 1, all(self._same[name] for name, rows in self._rows.items() if rows)
+        for name, has_rows in self._rows.items():
+            first = self._first[name]
+            constant = has_rows and several and not repeated and self._same[name] and name not in self._labels
+            if constant and isinstance(first, Tensor) and not _uniform(first):
+                raise ValueError(
+                    f"entry {name} is as long as every batch and the same in all of them, so it may be rows or shared; "
+                    "if it is shared by all samples, let forward= close over it"
+                )
+            if not has_rows and not (self._same[name] and (several or not _is_long(first))):
+                got = f"shape {tuple(first.shape)}" if isinstance(first, Tensor) else f"{len(first)} items"
+                raise ValueError(
+                    f"entry {name} has {got}, where the batch has another number of samples; give it a row for each "
+                    "sample, or, if it is shared by all of them, let forward= close over it"
+                )
+
+
+def _entries(batch: Any, count: int, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Names and values of what a batch consists of."""
+    if isinstance(batch, PackedSequence):
+        raise ValueError(
+            f"entry {name or 'data'} is a PackedSequence, whose rows cannot be picked; pass padded sequences and their "
+            "lengths, and pack them in forward="
+        )
+    if isinstance(batch, Tensor | np.ndarray):
+        if isinstance(batch, Tensor) and (batch.layout != torch.strided or batch.is_nested):
+            raise ValueError(f"entry {name} is a sparse or nested tensor, whose rows cannot be picked; make it dense")
+        yield name, batch
+    elif _is_list_of_rows(batch, count) or isinstance(batch, _PLAIN):
+        yield name, batch
+    elif isinstance(batch, Mapping):
+        for key, value in batch.items():
+            yield from _entries(value, count, f"{name}[{key!r}]")
+    elif isinstance(batch, tuple | list):
+        for i, value in enumerate(batch):
+            yield from _entries(value, count, f"{name}[{i}]")
+    else:
+        raise ValueError(
+            f"entry {name or 'data'} is a {type(batch).__name__}, whose rows cannot be picked; pass tensors, lists of "
+            "one item a sample or mappings of these, and build other objects in forward="
+        )
+
+
+def _is_list_of_rows(value: Any, count: int) -> bool:
+    """Whether a list holds one item a sample: other objects than tensors, or tensors that have no rows themselves."""
+    if not isinstance(value, list) or len(value) != count:
+        return False
+    if all(isinstance(item, Tensor) for item in value):
+        return any(item.ndim == 0 or len(item) != count for item in value)
+    return not any(isinstance(item, tuple | list | Mapping) for item in value)
+
+
+def _has_rows(value: Any, count: int) -> bool:
+    if isinstance(value, Tensor | np.ndarray):
+        return value.ndim > 0 and len(value) == count
+    return isinstance(value, list)
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, Tensor | np.ndarray) and value.ndim > 0
+
+
+def _uniform(value: Tensor) -> bool:
+    """Whether all rows are the same, as those of a mask without holes."""
+    return bool((value == value[:1]).all())
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, list) or isinstance(b, list):
+        return False
+    return type(a) is type(b) and bool(np.array_equal(a, b))
+
+
+def _digest(batch: Any) -> bytes:
+    found = hashlib.blake2b(digest_size=16)
+    for leaf in tree_leaves(batch):
+        if isinstance(leaf, Tensor):
+            leaf = leaf.detach().cpu().contiguous()
+            found.update(repr((leaf.dtype, leaf.shape)).encode())
+            found.update(leaf.flatten().view(torch.uint8).numpy().data)
+        else:
+            found.update(repr(leaf).encode())
+    return found.digest()
 
 
 def _plain(batch: Any) -> Any:
@@ -55,71 +309,44 @@ def _plain(batch: Any) -> Any:
     return dict(batch) if isinstance(batch, Mapping) else batch
 
 
-def as_sources(data: Any, batch_size: int) -> dict[str, Source]:
-    """Name every source of ``data``; a single one is called ``data``.
-
-    Raises:
-        ValueError: empty data, unequal lengths, or a form that cannot be read.
-    """
-    if isinstance(data, Mapping) and not all(isinstance(v, Tensor) for v in data.values()):
-        return {str(name): _as_source(part, batch_size) for name, part in data.items()}
-    return {"data": _as_source(data, batch_size)}
-
-
-def _as_source(data: Any, batch_size: int) -> Source:
-    if isinstance(data, DataLoader | Dataset):
-        return _from_loader(data, batch_size)
-    if isinstance(data, tuple | list):
-        data = tuple(torch.as_tensor(part) for part in data)
-    elif isinstance(data, Mapping):
-        data = _plain(data)
-    else:
-        raise ValueError(
-            f"data is a {type(data).__name__}, expected (x, y) tensors, a mapping of tensors, a Dataset or a DataLoader"
-        )
-    labels_of(data)
-    lengths = {len(part) for part in tree_leaves(data)}
-    if len(lengths) != 1:
-        raise ValueError(f"data tensors have lengths {sorted(lengths)}, expected one and the same")
-    size = lengths.pop()
-    if not size:
-        raise ValueError("data hold no samples")
-    return Source([data], size, batch_size)
-
-
-def _from_loader(data: Any, batch_size: int) -> Source:
-    loader = data if isinstance(data, DataLoader) else DataLoader(data, batch_size=batch_size)
-    with undisturbed(torch.nn.Module()):  # iterating a loader draws from the global RNG
-        chunks: list[Any] | None = []
-        size = held = 0
-        for batch in map(_plain, loader):
-            size += _count(batch)
-            held += sum(leaf.nbytes for leaf in tree_leaves(batch) if isinstance(leaf, Tensor))
-            if held > CACHE_BYTES:
-                chunks = None
-            if chunks is not None:
-                chunks.append(batch)
-    if not size:
-        raise ValueError("data hold no samples")
-    if chunks is None:
-        if isinstance(loader.dataset, IterableDataset) or isinstance(loader.sampler, RandomSampler):
-            raise ValueError(
-                f"data exceed {CACHE_BYTES} bytes and come in no fixed order; pass a DataLoader with shuffle=False"
-            )
-        return Source(loader, size, batch_size)
-    return Source(_merge(chunks), size, batch_size)
-
-
 def _merge(chunks: list[Any]) -> list[Any]:
     """One chunk instead of many where shapes allow (padded batches may differ in length)."""
-    first = tree_leaves(chunks[0])
-    if any(
-        len(leaves := tree_leaves(chunk)) != len(first)
-        or any(not isinstance(a, Tensor) or a.shape[1:] != b.shape[1:] for a, b in zip(leaves, first, strict=True))
-        for chunk in chunks
-    ):
+    first = chunks[0]
+    if len(chunks) == 1 or not all(_joinable(first, chunk) for chunk in chunks[1:]):
         return chunks
-    return [tree_map(lambda *parts: torch.cat(parts), *chunks)]
+    counts = [length(labels_of(chunk)) for chunk in chunks]
+    return [joined(chunks, counts)]
+
+
+def _joinable(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor):
+        return isinstance(b, Tensor) and a.shape[1:] == b.shape[1:] and a.dtype == b.dtype
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, Mapping):
+        return a.keys() == b.keys() and all(_joinable(a[k], b[k]) for k in a)
+    if isinstance(a, tuple | list) and not all(map(_is_item, (*a, *b))):
+        return len(a) == len(b) and all(map(_joinable, a, b))
+    return not isinstance(a, np.ndarray)
+
+
+def _is_item(value: Any) -> bool:
+    return isinstance(value, (Tensor, *_PLAIN))
+
+
+def joined(parts: Sequence[Any], counts: Sequence[int]) -> Any:
+    """One batch of several, of so many samples each; what is shared is taken from the first."""
+    first = parts[0]
+    if _is_list_of_rows(first, counts[0]):
+        return [item for part in parts for item in part]
+    if isinstance(first, Mapping):
+        return {key: joined([part[key] for part in parts], counts) for key in first}
+    if isinstance(first, tuple | list):
+        return type(first)(joined([part[i] for part in parts], counts) for i in range(len(first)))
+    rows = isinstance(first, Tensor) and all(
+        part.ndim > 0 and len(part) == count for part, count in zip(parts, counts, strict=True)
+    )
+    return torch.cat(list(parts)) if rows else first
 
 
 def labels_of(batch: Any) -> Any:
@@ -134,32 +361,91 @@ def labels_of(batch: Any) -> Any:
     return batch[-1]
 
 
+def length(labels: Any) -> int:
+    """Number of samples that labels belong to: a tensor, or a list, tuple or mapping that holds one.
+
+    Raises:
+        ValueError: there is no tensor with rows among them.
+    """
+    nested = isinstance(labels, list) and any(isinstance(item, tuple | list | Mapping) for item in labels)
+    if isinstance(labels, list) and not nested and not all(isinstance(t, Tensor) and t.ndim for t in labels):
+        return len(labels)
+    for leaf in tree_leaves(labels):
+        if isinstance(leaf, Tensor | np.ndarray) and leaf.ndim:
+            return len(leaf)
+    raise ValueError(f"labels are a {type(labels).__name__} without a row for each sample; expected tensors")
+
+
 def copied(tree: Any) -> Any:
     """Copies of all tensors in a nested structure, for code that may write into them."""
     return tree_map(lambda t: t.clone() if isinstance(t, Tensor) else t, tree)
 
 
-def select(tree: Any, rows: Tensor) -> Any:
-    """Rows of every tensor in a nested structure."""
-    return tree_map(lambda t: t[rows.to(t.device)] if isinstance(t, Tensor) and t.ndim else t, tree)
+def select(tree: Any, rows: Tensor, count: int) -> Any:
+    """Rows of a batch of ``count`` samples, or of its labels or outputs; what has no rows stays as it is.
+
+    >>> select((torch.arange(3), [torch.ones(1), torch.ones(2), torch.ones(5)], torch.ones(2)), torch.tensor([2]), 3)
+    (tensor([2]), [tensor([1., 1., 1., 1., 1.])], tensor([1., 1.]))
+    """
+    if isinstance(tree, Tensor):
+        return tree[rows.to(tree.device)] if tree.ndim and len(tree) == count else tree
+    if isinstance(tree, np.ndarray):
+        return tree[rows.cpu().numpy()] if tree.ndim and len(tree) == count else tree
+    if _is_list_of_rows(tree, count):
+        return [tree[i] for i in rows.tolist()]
+    if isinstance(tree, Mapping):
+        return _rebuilt(tree, {key: select(value, rows, count) for key, value in tree.items()})
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(select(value, rows, count) for value in tree))
+    if isinstance(tree, tuple | list):
+        return type(tree)(select(value, rows, count) for value in tree)
+    return tree
 
 
-def to_model(tree: Any, layout: ParameterLayout, memory_format: torch.memory_format = torch.contiguous_format) -> Any:
-    """Every tensor on the model's device, floating ones in its dtype; ``channels_last`` applies to four dimensions."""
+def _rebuilt(like: Mapping[Any, Any], entries: dict[Any, Any]) -> Mapping[Any, Any]:
+    return entries if type(like) is dict else type(like)(entries)  # type: ignore[call-arg]
+
+
+def to_model(
+    tree: Any,
+    layout: ParameterLayout,
+    memory_format: torch.memory_format = torch.contiguous_format,
+    *,
+    keeps_precision: bool = False,
+) -> Any:
+    """Every tensor on the model's device, floating ones in its dtype; ``channels_last`` applies to four dimensions.
+
+    Args:
+        tree: a batch or labels.
+        layout: of the parameters.
+        memory_format: of images.
+        keeps_precision: leave tensors of higher precision than the parameters' as they are.
+    """
 
     def move(t: Any) -> Any:
         if not isinstance(t, Tensor):
             return t
-        t = ordinary(t.detach()).to(layout.device, layout.dtype if t.is_floating_point() else t.dtype)
+        t = ordinary(t.detach())
+        wanted = _dtype_for(t, layout.dtype)
+        if keeps_precision and torch.promote_types(t.dtype, wanted) != wanted:
+            wanted = t.dtype
+        t = t.to(layout.device, wanted)
         return t.contiguous(memory_format=memory_format) if memory_format == torch.channels_last and t.ndim == 4 else t
 
     return tree_map(move, tree)
 
 
-def _slice(tree: Any, start: int, stop: int) -> Any:
-    return tree_map(lambda t: t[start:stop] if isinstance(t, Tensor) and t.ndim else t, tree)
+def is_wider(tree: Any, layout: ParameterLayout) -> bool:
+    """Whether a tensor has a higher precision than the parameters."""
+    return any(
+        isinstance(t, Tensor) and torch.promote_types(t.dtype, wanted) != wanted
+        for t in tree_leaves(tree)
+        if isinstance(t, Tensor)
+        for wanted in [_dtype_for(t, layout.dtype)]
+    )
 
 
-def _count(batch: Any) -> int:
-    labels = labels_of(batch)
-    return len(labels if isinstance(labels, Tensor) else tree_leaves(labels)[0])
+def _dtype_for(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    if tensor.is_complex():
+        return dtype.to_complex()
+    return dtype if tensor.is_floating_point() else tensor.dtype

@@ -16,11 +16,11 @@ from torch import Tensor
 from landscape.curvature.costs import forward_flops
 from landscape.curvature.lean import LeanProduct
 from landscape.curvature.products import HessianForm
+from landscape.curvature.twice_differentiable import twice_differentiable
 from landscape.objective.isolation import plain_attention
-from landscape.objective.losses import length
 from landscape.objective.micro_batch import BatchLoss
 from landscape.objective.objective import EmptyViewError, Objective
-from landscape.objective.views import View
+from landscape.objective.sources import length
 
 SAMPLES = (16, 1024)  # that the curvature is checked on: at least and at most,
 FLOPS = 2e9  # and in between as many as one forward pass of so many operations takes; float64 is slow
@@ -126,7 +126,7 @@ def _curvatures(objective: Objective, directions: Tensor, flops: float) -> np.nd
         pieces = max(_PIECES, math.ceil(length(batch.labels) * flops / _PIECE_FLOPS))
         return LeanProduct(HessianForm(), batch, objective.layout, pieces).of_rows(directions)
 
-    with plain_attention():  # fused attention has no second derivative
+    with plain_attention(), twice_differentiable(objective.model):
         images = objective.accumulate(products)
     found: np.ndarray = (directions.T * images).sum(0).cpu().numpy()
     return found
@@ -190,19 +190,12 @@ def _plain_loss(objective: Objective, view: str) -> float:
 
 
 def _exact(objective: Objective) -> tuple[Objective, float]:
-    """A float64 copy on some samples of the first view that has any, evenly spaced, and what its forward pass takes."""
-    for name in objective.views:
-        size = objective.num_samples(name)
-        if size:
-            flops = forward_flops(objective.view(name))
-            count = min(size, max(SAMPLES[0], min(SAMPLES[1], int(FLOPS / max(flops, 1)))))
-            view = objective.view_of(name)
-            rows = torch.arange(objective.source_of(name).size) if view.indices is None else view.indices.cpu()
-            chosen = rows[torch.linspace(0, size - 1, count, dtype=torch.float64).round().long()]
-            sample = objective.with_views([View(name, view.source, chosen, view.labels)])
-            # Convolutions in float64 have no fast form for other formats.
-            return sample.batched(sample.batch_size, torch.contiguous_format).astype(torch.float64), flops
-    raise EmptyViewError("no view has samples")
+    """A float64 version on some samples of the first view that has any, and what its forward pass takes."""
+    one = objective.sampled(1)
+    flops = forward_flops(one)
+    sample = objective.sampled(max(SAMPLES[0], min(SAMPLES[1], int(FLOPS / max(flops, 1)))))
+    # Convolutions in float64 have no fast form for other formats.
+    return sample.batched(sample.batch_size, torch.contiguous_format).unchecked().astype(torch.float64), flops
 
 
 def _warn(message: str) -> None:

@@ -102,10 +102,37 @@ class KeptProduct(Product):
 
 
 def shape_key(form: Form, batch: BatchLoss) -> Any:
-    """What a program depends on: the parameters differentiated by, and the form, shapes and dtypes of everything."""
+    """What a program depends on: form, model, loss and their plain attributes, and shapes and dtypes of all tensors."""
     leaves, spec = tree_flatten((batch.batch, batch.labels))
+    tensors = (*batch.parameters.items(), *batch.fixed.items())
     described = tuple((tuple(t.shape), t.dtype) if isinstance(t, Tensor) else repr(t) for t in leaves)
-    return form.key, tuple(batch.parameters), repr(spec), described
+    held = tuple((name, tuple(t.shape), t.dtype) for name, t in tensors)
+    return (
+        function_key(form, batch),
+        _attributes(batch.call.model),
+        tuple(batch.parameters),
+        held,
+        repr(spec),
+        described,
+    )
+
+
+def function_key(form: Form, batch: BatchLoss) -> Any:
+    """The function whose products a program makes, whatever the shapes."""
+    return form.key, batch.call.key, batch.criterion.key
+
+
+def _attributes(model: nn.Module) -> Any:
+    """Numbers, flags and plain tensors that modules keep beside parameters and buffers, and how many hooks."""
+    found: list[Any] = []
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, int | float | str):
+                found.append((name, value))
+            elif isinstance(value, Tensor):
+                found.append((name, id(value), -1 if value.is_inference() else value._version))
+        found.append((id(module), len(module._forward_hooks), len(module._forward_pre_hooks)))
+    return tuple(found)
 
 
 class _Packed:

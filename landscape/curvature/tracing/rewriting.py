@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from landscape.curvature.twice_differentiable import weight_norm
+
 _LAYERS = (functional.conv1d, functional.conv2d, functional.conv3d, functional.linear)
 
 
@@ -28,6 +30,7 @@ class Rewriting(TorchFunctionMode):
             functional.batch_norm: self._batch_norm,
             functional.group_norm: _group_norm,
             functional.layer_norm: _layer_norm,
+            torch._weight_norm: weight_norm,
         }
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -18,9 +18,10 @@ from landscape.objective.evaluation.freed_memory import keep_freed_memory
 from landscape.objective.evaluation.packed_point import PackedPoint
 from landscape.objective.evaluation.scoring import Evaluation, Scorer
 from landscape.objective.isolation import holding, undisturbed
+from landscape.objective.sources import labels_of, length
 
 if TYPE_CHECKING:
-    from landscape.objective.objective import Objective
+    from landscape.objective.context import Context
 
 __all__ = ["Evaluate", "Evaluation", "Forward", "Prepare", "along"]
 
@@ -33,17 +34,17 @@ Prepare = Callable[[Forward], None]
 
 
 @contextmanager
-def along(objective: Objective, directions: Sequence[Tensor], prepare: Prepare | None = None) -> Iterator[Evaluate]:
-    """Give ``evaluate``, where ``evaluate(c)`` has every view at w + Σ cᵢ·dᵢ, w being the objective's point.
+def along(context: Context, directions: Sequence[Tensor], prepare: Prepare | None = None) -> Iterator[Evaluate]:
+    """Give ``evaluate``, where ``evaluate(c)`` has every view at w + Σ cᵢ·dᵢ, w being the context's point.
 
     Meanwhile the model is in eval mode and holds other tensors; it comes back as it was, also after an exception.
     """
     keep_freed_memory()
-    call, plan = objective._call, objective._plan()
+    call, selection = context.call, context.selection
     with undisturbed(call.model), ExitStack() as stack:
-        point = PackedPoint(objective.layout, objective.weights, directions, objective.memory_format)
-        scorer = Scorer(objective, plan)
-        state = stack.enter_context(holding(call.model, {**objective._fixed(), **point.parameters}))
+        point = PackedPoint(context.layout, context.weights(), directions, selection.memory_format)
+        scorer = Scorer(context)
+        state = stack.enter_context(holding(call.model, {**context.fixed(), **point.parameters}))
 
         def evaluate(coordinates: Sequence[float]) -> Evaluation:
             with torch.no_grad():
@@ -54,8 +55,8 @@ def along(objective: Objective, directions: Sequence[Tensor], prepare: Prepare |
                     prepare(call.run)
                     state.accept_buffers()
                 scorer.reset()
-                for position, (batch, parts) in enumerate(plan):
-                    scorer.add(position, call(batch), parts)
+                for position, (batch, parts) in enumerate(selection.plan):
+                    scorer.add(position, call(batch), parts, length(labels_of(batch)))
                 return scorer.result()
 
         yield evaluate

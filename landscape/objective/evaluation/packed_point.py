@@ -23,7 +23,6 @@ class PackedPoint:
 
     Attributes:
         parameters: by name; the same tensors at every point.
-        coordinates: of the point.
 
     >>> layout = ParameterLayout(torch.nn.Linear(2, 1))
     >>> point = PackedPoint(layout, torch.zeros(3), [torch.ones(3)], torch.contiguous_format)
@@ -37,7 +36,6 @@ class PackedPoint:
     ) -> None:
         self._layout, self._format = layout, memory_format
         self._centre, *self._directions = (self._pack(vector) for vector in (centre, *directions))
-        self.coordinates: Sequence[float] = [0.0] * len(directions)
         self._flat = self._centre.clone()
         views = self._views(self._flat)
         self.parameters = {n: t.to(d) for (n, t), d in zip(views.items(), layout.dtypes, strict=True)}
@@ -49,27 +47,29 @@ class PackedPoint:
         start = self._centre
         for c, direction in zip(coordinates, self._directions, strict=True):
             start = torch.add(start, direction, alpha=c, out=self._flat)
-        self.coordinates = coordinates
         for parameter, view in self._copies:
             parameter.copy_(view)
 
     def _pack(self, vector: Tensor) -> Tensor:
         packed = vector.new_zeros(sum(_padded(size, vector) for size in self._layout.sizes))
         views = self._views(packed)
-        for name, size, part in zip(
-            self._layout.names, self._layout.shapes, vector.split(self._layout.sizes), strict=True
-        ):
-            views[name].copy_(part.view(size))
+        layout = self._layout
+        kinds = (vector.dtype.to_complex() if d.is_complex else vector.dtype for d in layout.dtypes)
+        for name, shape, kind, part in zip(layout.names, layout.shapes, kinds, vector.split(layout.sizes), strict=True):
+            views[name].copy_(layout.shaped(part, shape, kind))
         return packed
 
     def _views(self, packed: Tensor) -> dict[str, Tensor]:
         found, start = {}, 0
-        for name, shape, size in zip(self._layout.names, self._layout.shapes, self._layout.sizes, strict=True):
+        layout = self._layout
+        for name, shape, dtype, size in zip(layout.names, layout.shapes, layout.dtypes, layout.sizes, strict=True):
             piece = packed[start : start + size]
-            if self._format == torch.channels_last and len(shape) == 4:
+            if self._format == torch.channels_last and len(shape) == 4 and not dtype.is_complex:
                 found[name] = piece.view(shape[0], shape[2], shape[3], shape[1]).permute(0, 3, 1, 2)
             else:
-                found[name] = piece.view(shape)
+                found[name] = layout.shaped(
+                    piece, shape, packed.dtype.to_complex() if dtype.is_complex else packed.dtype
+                )
             start += _padded(size, packed)
         return found
 

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from landscape.objective.losses import Metric, accuracy, accuracy_ignoring
-from landscape.objective.sources import copied, select
+from landscape.objective.evaluation.accuracy import accuracy_of
+from landscape.objective.losses import Metric
+from landscape.objective.sources import copied, length, select
 
 if TYPE_CHECKING:
-    from landscape.objective.objective import Objective
-    from landscape.objective.views import Part, Plan
+    from landscape.objective.context import Context
+    from landscape.objective.plan import Part
 
 
 _FEW = 16  # classes; torch's kernel along contiguous rows shorter than this runs scalar, ten times slower
@@ -109,13 +110,14 @@ class Scorer:
     """Turns outputs into losses and metrics of all views: together where the loss is plain cross-entropy over classes,
     else by calling loss and metrics view by view."""
 
-    def __init__(self, objective: Objective, plan: Plan) -> None:
-        self._objective, self._plan = objective, plan
-        self._names = objective.views
-        loss_fn = objective.loss_fn
-        together = type(loss_fn) is nn.CrossEntropyLoss and not loss_fn.label_smoothing
-        self._together = together and objective.own_mean and objective._metrics is None
-        self._device = objective.layout.device
+    def __init__(self, context: Context) -> None:
+        self._context, self._plan = context, context.selection.plan
+        self._names = tuple(context.selection.views)
+        criterion = context.criterion
+        fn = criterion.fn
+        together = type(fn) is nn.CrossEntropyLoss and not fn.label_smoothing and fn.reduction == "mean"
+        self._together = together and not criterion.is_given and context.metrics is None
+        self._device = context.layout.device
         if self._device.type == "mps":  # has no float64
             self._device, self._together = torch.device("cpu"), False
         self._sums = torch.zeros(2, len(self._names), dtype=torch.float64, device=self._device)
@@ -127,7 +129,8 @@ class Scorer:
         self._losses: dict[str, float] = {}
         self._metrics: Sums = {}
 
-    def add(self, position: int, outputs: Any, parts: Sequence[Part]) -> None:
+    def add(self, position: int, outputs: Any, parts: Sequence[Part], size: int) -> None:
+        """Score the outputs of a micro-batch of ``size`` samples."""
         if self._together and isinstance(outputs, Tensor) and outputs.ndim == 2:
             table = self._table(position, parts, len(outputs))
             if table is not None:
@@ -137,13 +140,14 @@ class Scorer:
                 return
         for part in parts:
             if part.norm:
-                self._one_by_one(outputs if part.rows is None else select(outputs, part.rows), part)
+                self._one_by_one(outputs, part, size)
 
     def result(self) -> Evaluation:
         norms, nan = self._plan.norms, float("nan")
         losses, metrics = self._here()
-        if self._objective.ranks is not None:
-            losses, metrics = _added(self._objective.ranks.gather((losses, metrics)))
+        ranks = self._context.selection.ranks
+        if ranks is not None:
+            losses, metrics = _added(ranks.gather((losses, metrics)))
         return Evaluation(
             {v: losses[v] / norms[v] if norms[v] else nan for v in self._names},
             {
@@ -165,42 +169,42 @@ class Scorer:
 
     def _table(self, position: int, parts: Sequence[Part], size: int) -> LabelTable | None:
         """Kept with the plan, since labels are the same at every point; none where some are no class indices."""
-        tables: dict[int, LabelTable | None] = self._plan.tables if self._plan.kept else {}
-        if position not in tables:
+        tables: dict[Any, LabelTable | None] = self._plan.tables if self._plan.kept else {}
+        key = position, self._context.criterion.key
+        if key not in tables:
             counted = [part for part in parts if part.norm]
-            loss_fn: nn.CrossEntropyLoss = self._objective.loss_fn  # type: ignore[assignment]
+            loss_fn: nn.CrossEntropyLoss = self._context.criterion.fn  # type: ignore[assignment]
             together = counted and all(map(_of_classes, counted))
-            tables[position] = LabelTable.of(counted, self._names, loss_fn, size) if together else None
-        return tables[position]
+            tables[key] = LabelTable.of(counted, self._names, loss_fn, size) if together else None
+        return tables[key]
 
-    def _one_by_one(self, outputs: Any, part: Part) -> None:
-        versions = [t._version for t in tree_leaves(outputs) if isinstance(t, Tensor)]
-        loss = self._objective.loss_fn(outputs, copied(part.labels)).item() * part.norm
-        if versions != [t._version for t in tree_leaves(outputs) if isinstance(t, Tensor)]:
-            raise ValueError(
-                "loss_fn writes into the outputs, which serve other views and metrics too; let it copy them"
-            )
+    def _one_by_one(self, outputs: Any, part: Part, size: int) -> None:
+        chosen = outputs if part.rows is None else select(outputs, part.rows, size)
+        versions = [t._version for t in tree_leaves(chosen) if isinstance(t, Tensor)]
+        loss = self._context.criterion(chosen, part.labels).item() * part.norm
         self._losses[part.view] = self._losses.get(part.view, 0.0) + loss
-        for name, metric in self._metrics_for(outputs, part.labels).items():
-            value = metric(outputs, copied(part.labels))
+        for name, metric in self._metrics_for(chosen, part).items():
+            value = metric(chosen, copied(part.labels))
             entry = self._metrics.setdefault(name, {}).setdefault(part.view, [0.0, 0.0])
-            count = value.numel() if value.ndim else _length(part.labels)
+            count = value.numel() if value.ndim else length(part.labels)
             entry[0] += value.double().sum().item() if value.ndim else value.item() * count
             entry[1] += count
+        if versions != [t._version for t in tree_leaves(chosen) if isinstance(t, Tensor)]:
+            raise ValueError("loss_fn or a metric writes into the outputs, which other views need; let it copy them")
 
-    def _metrics_for(self, outputs: Any, labels: Any) -> Mapping[str, Metric]:
-        """Those asked for, else the accuracy where labels are class indices."""
-        objective = self._objective
-        if objective._metrics is not None:
-            return objective._metrics
-        classes = (
-            isinstance(outputs, Tensor)
-            and isinstance(labels, Tensor)
-            and not labels.is_floating_point()
-            and outputs.ndim == labels.ndim + 1
-        )
-        ignore = getattr(objective.loss_fn, "ignore_index", None)
-        return {"accuracy": accuracy if ignore is None else accuracy_ignoring(ignore)} if classes else {}
+    def _metrics_for(self, outputs: Any, part: Part) -> Mapping[str, Metric]:
+        """Those asked for, else the accuracy that belongs to the loss."""
+        context = self._context
+        if context.metrics is not None:
+            return context.metrics
+        if not (isinstance(outputs, Tensor) and isinstance(part.labels, Tensor)):
+            return {}
+        known, shapes = context.found.accuracy, (outputs.shape[1:], part.labels.shape[1:], part.labels.dtype)
+        key = context.criterion.key, shapes
+        if key not in known:
+            known[key] = accuracy_of(context.criterion, outputs, part.labels)
+        metric = known[key]
+        return {} if metric is None else {"accuracy": metric}
 
 
 def _added(parts: Sequence[tuple[dict[str, float], Sums]]) -> tuple[dict[str, float], Sums]:
@@ -227,7 +231,3 @@ def _log_probabilities(outputs: Tensor) -> Tensor:
 
 def _of_classes(part: Part) -> bool:
     return isinstance(part.labels, Tensor) and part.labels.ndim == 1 and part.labels.dtype == torch.int64
-
-
-def _length(labels: Any) -> int:
-    return len(labels) if isinstance(labels, Tensor) else len(next(iter(labels.values())))

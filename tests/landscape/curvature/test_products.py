@@ -229,7 +229,9 @@ def test_what_cannot_be_traced_falls_back_and_says_so(kind: type[nn.Module], cap
     assert "products by double backward" in caplog.text
     torch.testing.assert_close(
         H @ torch.eye(15, dtype=torch.float64),
-        dense_hessian(model, obj.loss_fn, torch.cat([b[0][0] for b in obj._plan()]), torch.arange(7) % 3),
+        dense_hessian(
+            model, obj.loss_fn, torch.cat([batch[0] for batch, _ in obj.context.selection.plan]), torch.arange(7) % 3
+        ),
     )
     assert config == (torch.is_grad_enabled(), torch.get_default_dtype(), list(warnings.filters))
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SubsetRandomSampler, TensorDataset
 
 import landscape
 from landscape.objective.checks import NotDeterministicError
@@ -230,14 +230,35 @@ def test_data_too_large_to_keep_are_read_anew(monkeypatch: pytest.MonkeyPatch) -
     streamed = landscape.Objective(model, nn.CrossEntropyLoss(), DataLoader(TensorDataset(x, y), batch_size=3))
     assert streamed.loss() == pytest.approx(expected, rel=RTOL64)
     assert streamed.loss() == streamed.loss()
-    with pytest.raises(ValueError, match="shuffle=False"):
-        landscape.Objective(model, nn.CrossEntropyLoss(), DataLoader(TensorDataset(x, y), shuffle=True))
+
+
+class Augmented(TensorDataset):
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, ...]:
+        x, y = super().__getitem__(index)
+        return x + torch.randn(4), y
+
+
+@pytest.mark.parametrize("kind", ["shuffle", "subset", "batch sampler", "augmentation"])
+def test_large_data_that_are_not_the_same_twice_are_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = TensorDataset(torch.randn(60, 4), torch.randint(3, (60,)))
+    loaders = {
+        "shuffle": lambda: DataLoader(data, 20, shuffle=True),
+        "subset": lambda: DataLoader(data, 20, sampler=SubsetRandomSampler(range(60))),
+        "batch sampler": lambda: DataLoader(data, batch_sampler=BatchSampler(RandomSampler(data), 20, False)),
+        "augmentation": lambda: DataLoader(Augmented(*data.tensors), 20),
+    }
+    monkeypatch.setattr("landscape.objective.sources.CACHE_BYTES", 100)
+    state = torch.get_rng_state()
+    objective = landscape.Objective(nn.Linear(4, 3), nn.CrossEntropyLoss(), loaders[kind]())
+    with pytest.raises(ValueError, match="not the same at every pass"):
+        objective.loss()
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize(
     ("data", "views", "message"),
     [
-        ((torch.zeros(3, 4), torch.zeros(2)), None, r"lengths \[2, 3\], expected one"),
+        ((torch.zeros(3, 4), torch.zeros(2)), None, r"entry \[0\] has shape \(3, 4\), where the batch has"),
         ((torch.zeros(0, 4), torch.zeros(0)), None, "no samples"),
         ((torch.zeros(3, 4),), None, "holds no labels"),
         ("digits", None, "data is a str, expected"),

@@ -1,0 +1,152 @@
+"""Derivatives against differences: the independent way that every kind of derivative is checked by before it is used.
+
+The check moves a float64 version of the function, where the model allows one, off its point a little, so that it lies
+on no kink, and along a random direction. Steps of several sizes tell a wrong derivative, whose differences agree with
+each other, from kinks, whose differences grow as steps shrink, and from rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+if TYPE_CHECKING:
+    from landscape.objective.objective import Objective
+
+SAMPLES = (4, 32)  # that a derivative is checked on: at least and at most, in between a tenth of the view
+_STEPS = {torch.float64: (1e-6, 1e-7, 1e-8, 1e-5, 1e-4, 1e-3), torch.float32: (1e-3, 3e-3, 1e-2, 3e-4)}
+_TOLERANCE = {torch.float64: 1e-4, torch.float32: 5e-2}  # relative; of steps of 10⁻³ and more that of float32
+_OFF = 1e-3  # of each tensor's size: how far from the point, which may lie on a kink
+
+
+class DerivativeError(ValueError):
+    """A derivative that automatic differentiation gives is not the one of the function."""
+
+
+def sample(objective: Objective) -> Iterator[Objective]:
+    """The objective on some samples of its view, at a point beside its own: in float64, then in its own precision."""
+    size = objective.num_samples(objective.views[0])
+    few = objective.sampled(min(size, max(SAMPLES[0], min(SAMPLES[1], size // 10)))).unchecked()
+    for version in (few.astype(torch.float64), few):
+        yield version.at(version.weights + _OFF * random_direction(version, 1))
+
+
+def random_direction(objective: Objective, seed: int = 0) -> Tensor:
+    """A Gaussian direction (K,) that gives every parameter the size that it has, or the mean size where it is zero."""
+    weights, generator = objective.layout.unflatten(objective.weights), torch.Generator().manual_seed(seed)
+    mean = float(objective.weights.double().square().mean().sqrt()) or 1.0
+    sizes = {n: (float(torch.linalg.vector_norm(t)) / max(1, t.numel()) ** 0.5 or mean) for n, t in weights.items()}
+    return objective.layout.flatten(
+        {n: sizes[n] * torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t) for n, t in weights.items()}
+    )
+
+
+def compare(
+    derivative: Tensor, difference: Callable[[float], Tensor], rounding: Callable[[float], float], dtype: torch.dtype
+) -> tuple[str, float, Tensor]:
+    """``agrees``, ``differs`` or ``undecided``, with the relative deviation and the difference that decided.
+
+    Args:
+        derivative: by automatic differentiation.
+        difference: the same as a central difference with a step.
+        rounding: bound on what rounding does to that difference.
+        dtype: that the function is computed in.
+    """
+    kind = dtype if dtype in _STEPS else torch.float32
+    before: Tensor | None = None
+    least, found = float("inf"), derivative
+    for step in _STEPS[kind]:
+        now = difference(step)
+        off, scale = float((now - derivative).norm()), max(float(now.norm()), float(derivative.norm()))
+        tolerance = _TOLERANCE[torch.float32 if step >= 1e-3 else kind]
+        if scale == 0 or off <= tolerance * scale + rounding(step):
+            return "agrees", off / scale if scale else 0.0, now
+        if off / scale < least:
+            least, found = off / scale, now
+        if before is not None and float((now - before).norm()) <= 0.1 * off and rounding(step) <= 0.1 * off:
+            return "differs", off / scale, now
+        before = now
+    return "undecided", least, found
+
+
+def check_slope(objective: Objective) -> None:
+    """Refuse a gradient that is not the slope of the loss.
+
+    Raises:
+        DerivativeError: it is not.
+    """
+    known = objective.context.found.derivatives
+    key = "slope", objective.context.key
+    if key in known or objective.context.checks == "off":
+        return
+    for version in sample(objective):
+        try:
+            outcome, deviation, where = _slope(version)
+        except (RuntimeError, TypeError):
+            if version.layout.dtype == objective.layout.dtype:
+                raise
+            continue
+        break
+    if outcome == "differs":
+        raise DerivativeError(
+            f"the gradient is not the slope of the loss (they differ by {deviation:.2g}, relatively){where}; look for "
+            "custom autograd functions, detach or no_grad in forward, and embeddings with padding_idx= or "
+            "scale_grad_by_freq= (padding_idx=None leaves outputs as they are)"
+        )
+    known[key] = outcome, deviation
+
+
+def _slope(objective: Objective) -> tuple[str, float, str]:
+    direction = random_direction(objective)
+    gradient = objective.gradient().double()
+    eps = float(torch.finfo(objective.layout.dtype).eps)
+    with objective.along([direction]) as evaluate:
+        view = objective.views[0]
+
+        def loss(at: float) -> float:
+            return evaluate([at]).loss[view]
+
+        size = abs(loss(0.0))
+        outcome, deviation, _ = compare(
+            gradient.new_tensor([float(gradient @ direction.double())]),
+            lambda h: gradient.new_tensor([(loss(h) - loss(-h)) / (2 * h)]),
+            lambda h: 20 * eps * size / h,
+            objective.layout.dtype,
+        )
+    return outcome, deviation, _named(objective) if outcome == "differs" else ""
+
+
+def _named(objective: Objective) -> str:
+    """What a message says of where a gradient is not the slope: the parameters whose own slopes are others."""
+    gradient = objective.layout.unflatten(objective.gradient())
+    direction = objective.layout.unflatten(random_direction(objective))
+    wrong = []
+    for name in list(direction)[:64]:
+        alone = objective.layout.flatten({n: t if n == name else torch.zeros_like(t) for n, t in direction.items()})
+        step = 1e-5 if objective.layout.dtype == torch.float64 else 1e-2
+        with objective.along([alone]) as evaluate:
+            a, b = (evaluate([sign * step]).loss[objective.views[0]] for sign in (1, -1))
+        slope = (a - b) / (2 * step)
+        own = float(objective.layout.flatten(gradient) @ alone)
+        if abs(slope - own) > 1e-2 * max(abs(slope), abs(own)):
+            wrong.append(name)
+    return f" in {', '.join(wrong[:3])}" if wrong else ""
+
+
+def custom_functions(loss: Tensor) -> list[str]:
+    """Names of the autograd functions in a loss's graph that are not torch's own."""
+    todo, seen, found = [t.grad_fn for t in tree_leaves(loss) if isinstance(t, Tensor)], set[Any](), []
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        own = getattr(node, "_forward_cls", None)
+        if own is not None and not own.__module__.startswith("torch."):
+            found.append(own.__name__)
+        todo += [after for after, _ in node.next_functions]
+    return sorted(set(found))

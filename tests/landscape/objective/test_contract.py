@@ -1,0 +1,565 @@
+"""What an objective must be: other people's models and data give the right number or one line that says why not.
+
+One test for each kind of assumption; right values are computed without this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.utils.data import DataLoader, IterableDataset
+
+import landscape
+from landscape.objective.differences import DerivativeError
+
+
+def hessian_by_differences(model: nn.Module, loss: Callable[[], Tensor]) -> Tensor:
+    """∇²L as central differences of gradients in float64, (K, K)."""
+    parameters = list(model.parameters())
+    point, step = parameters_to_vector(parameters).detach(), 1e-5
+
+    def gradient(at: Tensor) -> Tensor:
+        vector_to_parameters(at.clone(), parameters)
+        grads = torch.autograd.grad(loss(), parameters, materialize_grads=True)
+        return torch.cat([g.reshape(-1) for g in grads])
+
+    rows = [
+        (gradient(point + step * e) - gradient(point - step * e)) / (2 * step) for e in torch.eye(len(point)).double()
+    ]
+    vector_to_parameters(point, parameters)
+    return torch.stack(rows)
+
+
+class Square(torch.autograd.Function):
+    """As operators with kernels of their own are often written: their backward pass is hidden from autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x**2
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return 2 * gradient * x
+
+
+class HalfSlope(torch.autograd.Function):
+    """A backward pass that is not the derivative of the forward pass, though it can be differentiated."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.tanh()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return 0.5 * gradient * (1 - x.tanh() ** 2)
+
+
+class Through(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last, self.function = nn.Linear(3, 4), nn.Linear(4, 2), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.function(self.first(x)))
+
+
+def classes(n: int = 20, inputs: int = 3) -> tuple[Tensor, Tensor]:
+    return torch.randn(n, inputs, dtype=torch.float64), torch.randint(2, (n,))
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+# A. Derivatives.
+
+
+@pytest.mark.parametrize("how", ["parametrisation", "hook", "all axes"])
+@pytest.mark.parametrize("strategy", ["double_backward", "split", "lean"])
+def test_weight_norm_has_right_second_derivatives(how: str, strategy: str) -> None:
+    normed = nn.Linear(3, 4)
+    if how == "hook":
+        with pytest.warns(FutureWarning):
+            normed = nn.utils.weight_norm(normed)
+    else:
+        normed = nn.utils.parametrizations.weight_norm(normed, dim=None if how == "all axes" else 0)
+    model, (x, y) = nn.Sequential(normed, nn.Tanh(), nn.Linear(4, 2)).double(), classes()
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), batch_size=8)
+    operator = landscape.HessianOperator(objective, strategy=strategy)
+    right = hessian_by_differences(model, lambda: F.cross_entropy(model(x), y))
+    got = operator @ torch.eye(objective.num_parameters, dtype=torch.float64)
+    torch.testing.assert_close(got, right, rtol=1e-6, atol=1e-7)
+    assert operator.probe.difference < 1e-6
+
+
+@pytest.mark.parametrize("strategy", ["auto", "double_backward", "split", "lean"])
+def test_second_derivatives_that_are_not_the_gradients_are_refused_by_name(strategy: str) -> None:
+    objective = landscape.Objective(Through(Square.apply).double(), nn.CrossEntropyLoss(), classes(50))
+    with pytest.raises(DerivativeError, match=r"because of Square .* strategy='finite_difference'"):
+        landscape.HessianOperator(objective, strategy=strategy) @ torch.ones(objective.num_parameters)
+
+
+def test_finite_differences_serve_where_nothing_else_does() -> None:
+    model, data = Through(Square.apply).double(), classes(50)
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), data, batch_size=16)
+    operator = landscape.HessianOperator(objective, strategy="finite_difference")
+    right = hessian_by_differences(model, lambda: F.cross_entropy(model(data[0]), data[1]))
+    top = landscape.top_eigenpairs(operator, 2, tol=1e-3).values
+    np.testing.assert_allclose(top, torch.linalg.eigvalsh(right).flip(0)[:2], rtol=1e-3)
+    with pytest.raises(ValueError, match="Hessian alone"):
+        landscape.GGNOperator(objective, strategy="finite_difference")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_gradient_that_is_not_the_slope_of_the_loss_is_refused(dtype: torch.dtype) -> None:
+    x, y = classes()
+    objective = landscape.Objective(Through(HalfSlope.apply).to(dtype), nn.CrossEntropyLoss(), (x, y))
+    with pytest.raises(DerivativeError, match=r"not the slope of the loss .* in first\.weight, first\.bias"):
+        objective.gradient()
+
+
+def test_embeddings_whose_gradient_leaves_out_a_row_are_refused_and_pass_without_it() -> None:
+    def objective(padding: int | None) -> landscape.Objective:
+        model = nn.Sequential(nn.Embedding(5, 4, padding_idx=padding), nn.Flatten(), nn.Linear(8, 2)).double()
+        with torch.no_grad():
+            model[0].weight.copy_(torch.randn(5, 4))
+        return landscape.Objective(
+            model, nn.CrossEntropyLoss(), (torch.arange(20).reshape(10, 2) % 5, torch.arange(10) % 2)
+        )
+
+    with pytest.raises(DerivativeError, match=r"in 0\.weight; .*padding_idx=None leaves outputs"):
+        objective(0).gradient()
+    objective(None).gradient()
+
+
+def test_sparse_gradients_are_gradients() -> None:
+    sparse, dense = (nn.Sequential(nn.Embedding(5, 4, sparse=s), nn.Flatten(), nn.Linear(8, 2)) for s in (True, False))
+    dense.load_state_dict(sparse.state_dict())
+    data = torch.arange(20).reshape(10, 2) % 5, torch.arange(10) % 2
+    got, right = (landscape.Objective(m, nn.CrossEntropyLoss(), data).gradient() for m in (sparse, dense))
+    torch.testing.assert_close(got, right)
+
+
+def test_a_network_of_kinks_is_not_taken_for_wrong() -> None:
+    layers = [nn.Linear(3, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2)]
+    for layer in layers[::2]:
+        nn.init.zeros_(layer.bias)
+    x, y = torch.zeros(40, 3), torch.randint(2, (40,))  # every unit lies on its kink
+    x[::2] = torch.randn(20, 3)
+    objective = landscape.Objective(nn.Sequential(*layers), nn.CrossEntropyLoss(), (x, y))
+    objective.gradient()
+    assert landscape.HessianOperator(objective).probe.difference < 1e-3
+
+
+# B. One function for loss and gradient.
+
+
+class Force(nn.Module):
+    """Outputs that are derivatives by the inputs, as those of force fields."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.net, self.how = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 1)), how
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "functional":
+            energy = lambda r: self.net(r).sum()  # noqa: E731
+            return torch.autograd.functional.jacobian(energy, x, create_graph=torch.is_grad_enabled())
+        if self.how == "func":
+            return torch.func.vmap(torch.func.grad(lambda r: self.net(r)[0]))(x)
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            return torch.autograd.grad(self.net(x).sum(), x, create_graph=True)[0]
+
+
+@pytest.mark.parametrize("how", ["functional", "grad", "func"])
+def test_models_that_differentiate_inside(how: str) -> None:
+    model, x, y = Force(how).double(), torch.randn(20, 3).double(), torch.randn(20, 3).double()
+    objective = landscape.Objective(model, nn.MSELoss(), (x, y), batch_size=8)
+    right = F.mse_loss(model(x), y).item()
+    assert objective.loss() == pytest.approx(right, rel=1e-12)
+    assert landscape.line(objective, objective.gradient(), [0.0, -1.0]).loss[0, 0] == pytest.approx(right, rel=1e-12)
+    assert landscape.sam_sharpness(objective, 0.5).value > 0
+    expected = hessian_by_differences(model, lambda: F.mse_loss(model(x), y))
+    got = landscape.HessianOperator(objective) @ torch.eye(objective.num_parameters, dtype=torch.float64)
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-7)
+
+
+# C. What is a mean.
+
+
+def test_class_weights_of_a_function_are_noticed_wherever_classes_lie() -> None:
+    model, x = nn.Linear(3, 2), torch.randn(60, 3)
+    y, weight = (torch.arange(60) >= 30).long(), torch.tensor([1.0, 9.0])  # sorted by class, as folders are
+    loss = lambda o, t: F.cross_entropy(o, t, weight=weight)  # noqa: E731
+    for size in (1, 15, 30):
+        with pytest.raises(ValueError, match="not a mean over samples"):
+            landscape.Objective(model, loss, (x, y), batch_size=size).loss()
+    right = loss(model(x), y).item()
+    weighted = landscape.Objective(
+        model, loss, (x, y), batch_size=15, normalizer=lambda labels: float(weight[labels].sum())
+    )
+    assert weighted.loss() == pytest.approx(right, rel=1e-6)
+    assert landscape.Objective(model, nn.CrossEntropyLoss(weight), (x, y), batch_size=15).loss() == pytest.approx(right)
+
+
+@pytest.mark.parametrize("size", [15, 30, 60])
+def test_ignored_labels_of_a_function_are_noticed_in_any_batch(size: int) -> None:
+    model, x, y = nn.Linear(3, 2), torch.randn(60, 3), torch.randint(2, (60,))
+    y[30:55] = -100
+    with pytest.raises(ValueError, match=r"not a mean over samples|gives nan on micro-batch 2"):
+        landscape.Objective(model, lambda o, t: F.cross_entropy(o, t), (x, y), batch_size=size).loss()
+    counted = landscape.Objective(
+        model, lambda o, t: F.cross_entropy(o, t), (x, y), size, normalizer=lambda t: float((t != -100).sum())
+    )
+    assert counted.loss() == pytest.approx(F.cross_entropy(model(x), y).item(), rel=1e-6)
+
+
+def test_a_normalizer_that_is_a_little_wrong_is_refused_even_where_all_losses_are_alike() -> None:
+    class Words(nn.Module):
+        """A language model that was just made: every token's loss is nearly the same."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = nn.Embedding(50, 8), nn.Linear(8, 50)
+            nn.init.normal_(self.head.weight, std=1e-3)
+            nn.init.zeros_(self.head.bias)
+
+        def forward(self, ids: Tensor) -> Tensor:
+            return self.head(self.embed(ids))
+
+    def shifted(logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+    ids = torch.randint(50, (12, 9))
+    labels = ids.clone()
+    for row in range(12):
+        labels[row, 2 + row % 7 :] = -100
+    right = lambda t: float((t[:, 1:] != -100).sum())  # noqa: E731
+    wrong = lambda t: float((t != -100).sum())  # noqa: E731
+    model = Words()
+    objective = landscape.Objective(model, shifted, (ids, labels), batch_size=4, normalizer=right)
+    assert objective.loss() == pytest.approx(shifted(model(ids), labels).item(), rel=1e-6)
+    with pytest.raises(ValueError, match="weighted by the given normalizer"):
+        landscape.Objective(model, shifted, (ids, labels), batch_size=4, normalizer=wrong).loss()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_loss_that_casts_is_not_refused(dtype: torch.dtype) -> None:
+    model, (x, y) = nn.Linear(3, 2).to(dtype), classes(40)
+    objective = landscape.Objective(model, lambda o, t: F.cross_entropy(o.float(), t), (x, y), batch_size=16)
+    held = nn.Linear(3, 2)
+    held.load_state_dict({n: t.float() for n, t in model.state_dict().items()})
+    assert objective.loss() == pytest.approx(F.cross_entropy(held(x.float()), y).item(), rel=1e-5)
+
+
+# D. What is a row.
+
+
+class OfSequences(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, sequences: list[Tensor]) -> Tensor:
+        return torch.stack([self.layer(s).cumsum(0)[-1] / 10 for s in sequences])
+
+
+def test_lists_of_sequences_keep_their_lengths() -> None:
+    samples = [(torch.randn(30 + i, 3), i % 2) for i in range(8)]
+    collate = lambda b: ([s for s, _ in b], torch.tensor([t for _, t in b]))  # noqa: E731
+    model, seen = OfSequences(), []
+
+    def forward(called: nn.Module, batch: Any) -> Tensor:
+        seen.extend(len(s) for s in batch[0])
+        return called(batch[0])
+
+    sequences, labels = collate(samples)
+    for size in (8, 3):
+        objective = landscape.Objective(
+            model, nn.CrossEntropyLoss(), DataLoader(samples, 4, collate_fn=collate), size, forward=forward
+        )
+        right = F.cross_entropy(model(sequences), labels).item()
+        assert objective.loss() == pytest.approx(right, rel=1e-6)
+    assert set(seen) == set(range(30, 38))
+
+
+def test_what_all_samples_share_is_passed_through() -> None:
+    shared, x, y = torch.randn(5, 3), torch.randn(8, 5), torch.randint(2, (8,))
+    batches = [(x[i : i + 4], shared, torch.tensor(0.5), y[i : i + 4]) for i in (0, 4)]
+    model = nn.Linear(3, 2)
+    objective = landscape.Objective(
+        model, nn.CrossEntropyLoss(), batches, batch_size=3, forward=lambda m, b: m(b[0] @ b[1]) * b[2]
+    )
+    assert objective.loss() == pytest.approx(F.cross_entropy(model(x @ shared) * 0.5, y).item(), rel=1e-6)
+    assert objective.with_views([landscape.View("some", indices=torch.tensor([1, 6]))]).loss() > 0
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([(torch.zeros(4, 2), torch.zeros(3), torch.zeros(4))], r"entry \[1\] has shape \(3,\)"),
+        ([{"x": torch.zeros(4, 2), "m": torch.rand(5), "y": torch.zeros(4)}] * 1, r"entry \['m'\] has shape \(5,\)"),
+        (
+            [(torch.eye(4), torch.zeros(4, 2), torch.arange(4.0) + i) for i in range(2)],
+            r"entry \[0\] is as long as every batch and the same in all",
+        ),
+        ((torch.eye(4).to_sparse(), torch.zeros(4)), r"entry \[0\] is a sparse"),
+        ((nn.utils.rnn.pack_sequence([torch.zeros(2, 1)] * 4), torch.zeros(4)), "PackedSequence, .* lengths"),
+        ([(object(), torch.zeros(4))], r"entry \[0\] is a object, whose rows"),
+    ],
+)
+def test_entries_that_are_no_rows_are_named(data: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        landscape.Objective(nn.Linear(2, 1), nn.MSELoss(), data)
+    assert "\n" not in str(error.value)
+
+
+def test_pairs_and_mappings_of_labels_and_outputs_with_a_state() -> None:
+    x, y, z = torch.randn(8, 5, 3), torch.randint(2, (8,)), torch.randn(8)
+    model = nn.LSTM(3, 3, batch_first=True)
+
+    def loss(outputs: Any, labels: Any) -> Tensor:
+        last = outputs[0][:, -1]
+        labels = labels if isinstance(labels, dict) else dict(zip("yz", labels, strict=True))
+        return F.cross_entropy(last[:, :2], labels["y"]) + F.mse_loss(last[:, 2], labels["z"])
+
+    right = loss(model(x), (y, z)).item()
+    for labels in ((y, z), {"y": y, "z": z}):
+        assert landscape.Objective(model, loss, (x, labels), batch_size=3).loss() == pytest.approx(right, rel=1e-6)
+    loader = DataLoader([(x[i], (y[i], z[i])) for i in range(8)], 4)
+    assert landscape.Objective(model, loss, loader).loss() == pytest.approx(right, rel=1e-6)
+
+
+# E. Accuracy.
+
+
+def test_the_accuracy_of_one_logit() -> None:
+    x = torch.randn(100, 3)
+    y, model = (x[:, 0] > 0).long(), nn.Linear(3, 1)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([[5.0, 0, 0]])), model.bias.fill_(2.0)
+    loss = lambda o, t: F.binary_cross_entropy_with_logits(o[:, 0], t.float())  # noqa: E731
+    right = ((model(x)[:, 0] > 0) == y).float().mean().item()
+    assert landscape.Objective(model, loss, (x, y)).evaluate().metrics["accuracy"]["data"] == pytest.approx(right)
+    wrong_way = lambda o, t: F.mse_loss(o[:, 0], t.float())  # noqa: E731
+    assert landscape.Objective(model, wrong_way, (x, y)).evaluate().metrics == {}
+
+
+@pytest.mark.parametrize("tokens", [5, 7])
+@pytest.mark.parametrize("first", [False, True])
+def test_the_accuracy_of_tokens(tokens: int, first: bool) -> None:
+    model, ids = nn.Sequential(nn.Embedding(7, 8), nn.Linear(8, 7)), torch.randint(7, (12, tokens))
+    labels = ids.clone()
+    labels[:, -1] = -100
+    logits = model(ids)
+    counted = labels >= 0
+    right = (logits.argmax(-1) == labels)[counted].float().mean().item()
+    if first:
+        called, loss = nn.Sequential(model, _Transposed()), lambda o, t: F.cross_entropy(o, t)
+    else:
+        called, loss = model, lambda o, t: F.cross_entropy(o.flatten(0, 1), t.flatten())
+    objective = landscape.Objective(called, loss, (ids, labels), normalizer=lambda t: float((t >= 0).sum()))
+    assert objective.evaluate().metrics["accuracy"]["data"] == pytest.approx(right)
+
+
+class _Transposed(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2)
+
+
+def test_no_accuracy_where_labels_are_shifted_inside_the_loss() -> None:
+    model, ids = nn.Sequential(nn.Embedding(7, 8), nn.Linear(8, 7)), torch.randint(7, (12, 5))
+    loss = lambda o, t: F.cross_entropy(o[:, :-1].flatten(0, 1), t[:, 1:].flatten())  # noqa: E731
+    assert landscape.Objective(model, loss, (ids, ids)).evaluate().metrics == {}
+
+
+# F. Dtypes.
+
+
+class Spectral(nn.Module):
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight if self.weight.is_complex() else torch.view_as_complex(self.weight)
+        return (x.to(weight.dtype) @ weight).abs()
+
+
+@pytest.mark.parametrize("strategy", ["double_backward", "split", "lean", "finite_difference"])
+def test_complex_parameters_are_pairs_of_real_ones(strategy: str) -> None:
+    weight, x, y = torch.randn(4, 3, dtype=torch.complex128), torch.randn(30, 4).double(), torch.randint(3, (30,))
+    found = []
+    for model in (Spectral(weight), Spectral(torch.view_as_real(weight).clone())):
+        objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), batch_size=8)
+        vector = torch.linspace(-1, 1, 24).double()
+        found.append(
+            [
+                objective.gradient(),
+                landscape.HessianOperator(objective, strategy=strategy) @ vector,
+                torch.from_numpy(landscape.line(objective, vector, [-1.0, 0.5]).loss),
+                objective.at(objective.weights + vector).gradient(),
+            ]
+        )
+    for complex_one, real_one in zip(*found, strict=True):
+        torch.testing.assert_close(complex_one, real_one, rtol=1e-5, atol=1e-8)
+
+
+def test_inputs_keep_a_precision_that_the_model_can_use() -> None:
+    class Phase(nn.Module):
+        """Reduces large times to a phase before anything is computed in float32."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(1, 2)
+
+        def forward(self, t: Tensor) -> Tensor:
+            return self.layer(torch.remainder(t, 1.0).float())
+
+    times, y = 1e9 + torch.rand(20, 1).double(), torch.randint(2, (20,))
+    model = Phase()
+    right = F.cross_entropy(model(times), y).item()
+    assert landscape.Objective(model, nn.CrossEntropyLoss(), (times, y)).loss() == pytest.approx(right, rel=1e-6)
+    plain = nn.Linear(1, 2)  # takes no float64
+    assert landscape.Objective(plain, nn.CrossEntropyLoss(), (times - 1e9, y)).loss() > 0
+
+
+def test_small_displacements_of_coarse_weights_count() -> None:
+    model, (x, y) = nn.Linear(3, 2).to(torch.bfloat16), classes(40)
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y))
+    fine = nn.Linear(3, 2)
+    fine.load_state_dict({n: t.float() for n, t in model.state_dict().items()})
+    right = landscape.sam_sharpness(landscape.Objective(fine, nn.CrossEntropyLoss(), (x, y)), rho=1e-3).value
+    assert landscape.sam_sharpness(objective, rho=1e-3).value == pytest.approx(right, rel=1e-3)
+
+
+# G. State that leaks.
+
+
+def test_a_penalty_on_captured_parameters_is_refused_and_one_read_from_the_model_is_right() -> None:
+    model, (x, y) = nn.Linear(3, 2).double(), classes()
+    captured = list(model.parameters())
+
+    def penalty(parameters: Any) -> Callable[[Any, Any], Tensor]:
+        return lambda o, t: F.cross_entropy(o, t) + 0.5 * sum((p**2).sum() for p in parameters())
+
+    read = landscape.Objective(model, penalty(model.parameters), (x, y))
+    assert landscape.top_eigenpairs(landscape.HessianOperator(read), 1, which="SA").values[0] == pytest.approx(
+        1, abs=1e-6
+    )
+    with pytest.raises(ValueError, match="has captured the model's parameter"):
+        landscape.Objective(model, penalty(lambda: captured), (x, y)).loss()
+
+
+def test_buffers_survive_another_precision() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    model[1].register_buffer("scratch", torch.tensor(2.0), persistent=False)
+    model(torch.randn(30, 3))
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), classes())
+    assert objective.astype(torch.float64).loss() == pytest.approx(objective.loss(), rel=1e-6)
+    assert objective.astype(torch.float64).buffers()["1.scratch"].dtype == torch.float64
+
+
+def test_a_key_names_the_loss_so_that_another_one_is_traced_anew(caplog: pytest.LogCaptureFixture) -> None:
+    data = torch.randn(20, 3).double(), torch.randint(3, (20,))
+    objective = landscape.Objective(nn.Linear(3, 3).double(), nn.CrossEntropyLoss(), data)
+    vector = torch.ones(objective.num_parameters).double()
+    landscape.HessianOperator(objective, strategy="split") @ vector
+    other = landscape.with_normalized_logits(objective)
+    operator = landscape.HessianOperator(other, strategy="split")
+    torch.testing.assert_close(operator @ vector, landscape.HessianOperator(other, strategy="double_backward") @ vector)
+    assert operator.strategy.name == "split"
+    assert operator.strategy.fallback == ""
+    assert not [record for record in caplog.records if record.name.startswith("landscape")]
+
+
+# H. Coupled samples.
+
+
+@pytest.mark.parametrize("size", [60, 20, 7, 1])
+def test_outputs_that_depend_on_the_batch_are_refused(size: int) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Tanh(), nn.Linear(4, 2))
+    with pytest.raises(
+        ValueError, match=r"depend on the others in its batch|takes its statistics from the batch"
+    ) as error:
+        landscape.Objective(model.double(), nn.CrossEntropyLoss(), classes(60), batch_size=size).loss()
+    assert "\n" not in str(error.value)
+
+
+def test_all_samples_together_by_their_numbers() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Tanh(), nn.Linear(4, 2))
+    model, (x, y) = model.double(), classes(60)
+    right = F.cross_entropy(model(x), y).item()
+    for size in (60, 7):
+        objective = landscape.Objective(
+            model, nn.CrossEntropyLoss(), (torch.arange(60), y), size, forward=lambda m, b: m(x)[b[0]]
+        )
+        assert objective.loss() == pytest.approx(right, rel=1e-12)
+
+
+# I. Order.
+
+
+def test_iterable_data_with_workers_are_read_once() -> None:
+    class Stream(IterableDataset):  # type: ignore[type-arg]
+        def __iter__(self) -> Any:
+            return ((torch.full((3,), float(i)), i % 2) for i in range(12))
+
+    objective = landscape.Objective(nn.Linear(3, 2), nn.CrossEntropyLoss(), DataLoader(Stream(), 4, num_workers=2))
+    assert objective.num_samples("data") == 12
+
+
+def test_samples_that_a_loader_drops_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    samples = [(torch.zeros(3), 0)] * 10
+    landscape.Objective(nn.Linear(3, 2), nn.CrossEntropyLoss(), DataLoader(samples, 4, drop_last=True))
+    assert "drop_last leaves 2 of 10 samples out" in caplog.text
+
+
+# K. Models of other kinds.
+
+
+@pytest.mark.parametrize("kind", ["scripted", "lazy", "function"])
+def test_models_that_cannot_be_measured_are_refused(kind: str) -> None:
+    with pytest.warns() if kind == "scripted" else _nothing():
+        model: Any = {
+            "scripted": lambda: torch.jit.script(nn.Linear(3, 2)),
+            "lazy": lambda: nn.LazyLinear(2),
+            "function": lambda: torch.tanh,
+        }[kind]()
+    words = {
+        "scripted": "pass the module it was made from",
+        "lazy": "on one batch first",
+        "function": "expected a torch",
+    }
+    with pytest.raises((ValueError, TypeError), match=words[kind]):
+        landscape.Objective(model, nn.CrossEntropyLoss(), classes())
+
+
+def _nothing() -> Any:
+    import contextlib
+
+    return contextlib.nullcontext()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_compiled_model_is_measured_as_the_one_it_was_made_of() -> None:
+    model, data = nn.Linear(3, 2).double(), classes()
+    right = landscape.Objective(model, nn.CrossEntropyLoss(), data).loss()
+    objective = landscape.Objective(torch.compile(model), nn.CrossEntropyLoss(), data)
+    assert objective.loss() == right
+    assert objective.model is model
