@@ -134,22 +134,10 @@ def test_a_wrong_type_would_be_told() -> None:
 
 def test_no_number_is_null(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    train = [
-        "train",
-        "--noise",
-        "none",
-        "--optimizer",
-        "sgd",
-        "--epochs",
-        "1",
-        "--train-samples",
-        "100",
-        "--out",
-        "clean.h5",
-    ]
-    for words in (train, ["hessian", "clean.h5", "--top", "1"], ["sharpness", "clean.h5"], ["surface", "clean.h5"],
-                  ["diagnose", "clean.h5"], ["diagnose", "clean.h5", "--bound"], ["inspect", "clean.h5"]):  # fmt: skip
-        assert landscape([*words, "--json", *([] if words[0] == "inspect" else ["--quiet"])]) == 0
-        found = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{words[0]}: {name}"))
-        if words[0] == "train":
+    train = "train --noise none --optimizer sgd --epochs 1 --train-samples 100 --out clean.h5"
+    measured = [f"{name} clean.h5" for name in ("hessian", "sharpness", "surface", "diagnose", "diagnose --bound")]
+    for words in (train, *measured, "inspect clean.h5"):
+        assert landscape([*words.split(), "--json", *([] if "inspect" in words else ["--quiet"])]) == 0
+        found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+        if words == train:
             assert found["accuracy"]["noisy_part"] is None

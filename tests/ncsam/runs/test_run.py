@@ -316,6 +316,6 @@ def test_a_run_is_written_through_a_link(run: Run, tmp_path: Path) -> None:
 
 def test_a_dangling_link_is_refused_before_training(tmp_path: Path) -> None:
     (tmp_path / "link.h5").symlink_to(tmp_path / "gone.h5")
-    with pytest.raises(ValueError, match="is a symbolic link to .*gone.h5, which is not there"):
+    with pytest.raises(ValueError, match=r"is a symbolic link to .*gone\.h5, which is not there"):
         train_run(CONFIG, tmp_path / "link.h5", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["link.h5"]

@@ -285,7 +285,7 @@ def test_long_names_of_noise_make_short_names_of_runs() -> None:
 
 
 def test_runs_that_would_share_a_file_are_refused() -> None:
-    with pytest.raises(ValueError, match="two runs would be called 'sgd-matrix-a-b.npy-seed0'"):
+    with pytest.raises(ValueError, match=r"two runs would be called 'sgd-matrix-a-b\.npy-seed0'"):
         Sweep.from_dict({"seeds": 1, "noise": ["matrix:a/b.npy", "matrix:a-b.npy"], "arms": [{"optimizer": "sgd"}]})
 
 
