@@ -12,10 +12,12 @@ from .shared import options, progress, tables
 
 @options.command("demo")
 @options.section("Runs")
-@click.option("--seeds", type=click.IntRange(min=2), default=5, show_default=True, help="Paired repetitions.")
-@click.option("--epochs", type=click.IntRange(min=8), default=45, show_default=True, help="Epochs of each run.")
+@click.option("--seeds", type=options.count(2, 1000), default=5, show_default=True, help="Paired repetitions.")
+@click.option("--epochs", type=options.count(8, 100_000), default=45, show_default=True, help="Epochs of each run.")
 @options.section("Computation")
-@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes, one thread each.")
+@click.option(
+    "--workers", type=options.count(1, 4096), default=2, show_default=True, help="Processes, one thread each."
+)
 @options.section("Output")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write, e.g. demo/.")
 @options.OVERWRITE

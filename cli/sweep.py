@@ -16,6 +16,7 @@ from click.core import ParameterSource
 
 from landscape._suggest import did_you_mean
 from landscape.inputs import limits
+from ncsam.training.config import COUNTS, NUMBERS
 
 from .shared import options, progress, tables
 
@@ -57,17 +58,21 @@ def _list_presets(ctx: click.Context, _param: click.Parameter, value: str | None
 @click.option("--flip-ratio", callback=options.split, help="Likewise NCSAM's flip ratio.")
 @click.option("--seeds", help="Number of seeds, or seeds: 10, 0-9 or 3,5,8.")
 @options.section("Training")
-@click.option("--epochs", type=int, help="Epochs of all runs.")
-@click.option("--batch-size", type=int, help="Samples a step.")
-@click.option("--lr", type=float, help="Learning rate.")
-@click.option("--weight-decay", type=float, help="Weight decay.")
-@click.option("--train-samples", type=int, help="Take only the first so many training samples.")
+@click.option("--epochs", type=options.count(*COUNTS["epochs"]), help="Epochs of all runs.")
+@click.option("--batch-size", type=options.count(*COUNTS["batch_size"]), help="Samples a step.")
+@click.option("--lr", type=click.FloatRange(*NUMBERS["lr"]), help="Learning rate.")
+@click.option("--weight-decay", type=click.FloatRange(*NUMBERS["weight_decay"]), help="Weight decay.")
+@click.option(
+    "--train-samples",
+    type=options.count(*COUNTS["train_samples"]),
+    help="Take only the first so many training samples.",
+)
 @options.section("Measured on each run")
 @click.option("--measure", callback=options.split, show_default="the config's", help="hessian,sharpness,line,plane, ….")
 @options.section("Output")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to fill: run files, table, study file.")
 @options.section("Computation")
-@click.option("--workers", type=click.IntRange(min=1), show_default="the cores", help="Processes, one thread each.")
+@click.option("--workers", type=options.count(1, 4096), show_default="the cores", help="Processes, one thread each.")
 @click.option("--scheduler", metavar="ADDRESS", help="Run on a Dask cluster instead, such as tcp://host:8786.")
 @click.option("--shard", metavar="I/N", help="Run only every N-th cell from the I-th on: one job of an array.")
 @options.section("Instead of running")

@@ -143,7 +143,7 @@ def readable(size: int) -> str:
     >>> readable(900), readable(3 << 20), readable(7_000_000_000)
     ('900 bytes', '3 MiB', '6.52 GiB')
     """
-    for unit, name in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+    for unit, name in ((2**50, "PiB"), (2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
         if size >= unit:
             return f"{size / unit:.3g} {name}" if size < 1000 * unit else f"{size // unit} {name}"
     return f"{size} bytes"

@@ -18,13 +18,34 @@ from .command import command, long_name, section, several, within
 from .config_file import CONFIG
 
 __all__ = [
-    "CONFIG", "DEVICE", "DTYPE", "EPOCHS", "JSON", "LIMITS", "ORIGINS", "OVERWRITE", "PARAMS", "QUIET", "RESUME", "RUN",
-    "SEED", "TRUST", "VIEWS", "command", "limits_kept", "measuring", "provenance", "refuse_imports", "result_name",
-    "section", "several", "split", "within",
+    "BELOW_1", "CONFIG", "DEVICE", "DTYPE", "EPOCHS", "JSON", "LARGEST", "LIMITS", "ORIGINS", "OVERWRITE", "PARAMS",
+    "QUIET", "RESUME", "RUN", "SEED", "SEEDS", "SHARE", "TRUST", "VIEWS", "command", "count", "limits_kept",
+    "measuring", "positive", "provenance", "refuse_imports", "result_name", "section", "several", "size", "split",
+    "within",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+LARGEST = 1e6  # of radii, deviations and spans: beyond, float32 losses overflow
+
+
+def count(low: int, high: int) -> click.IntRange:
+    """A whole number from ``low`` to ``high``."""
+    return click.IntRange(low, high)
+
+
+def size(high: float = LARGEST) -> click.FloatRange:
+    """A number from 0 to ``high``."""
+    return click.FloatRange(0, high)
+
+
+def positive(high: float = LARGEST) -> click.FloatRange:
+    """A number above 0 and up to ``high``."""
+    return click.FloatRange(0, high, min_open=True)
+
+
+SHARE = click.FloatRange(0, 1)
+BELOW_1 = click.FloatRange(0, 1, max_open=True)
 SEEDS = click.IntRange(0, 2**32 - 1)  # what NumPy's and scikit-learn's generators take
 RUN = click.argument("run", type=click.Path(path_type=Path))
 

@@ -12,6 +12,7 @@ from torch import nn
 
 import landscape
 from landscape.records import Status
+from landscape.sharpness import LARGEST
 from ncsam.measurements.measurement import DTYPES, Where, result_of, shared
 from ncsam.measurements.theorem1 import ClippedCrossEntropy, default_clip, error_rate, highest_in_ball
 from ncsam.measurements.theorem1_bound import assumption_violated, theorem1_bound
@@ -66,8 +67,8 @@ def measure_bound(
     at = [run.epoch(e) for e in epochs]
     problem = run.problem
     clip = default_clip(problem.dataset.num_classes) if clip is None else clip
-    if not (math.isfinite(clip) and clip > 0):
-        raise ValueError(f"clip is {clip}, expected a cross-entropy > 0")
+    if not 0 < clip <= LARGEST:
+        raise ValueError(f"clip is {clip}, expected a cross-entropy > 0, up to {LARGEST:g}")
     n = len(problem.train)
     alpha = float(problem.labels.flipped[problem.train].mean())
     device, dtype = usable_device(where.get("device", "cpu")), DTYPES[where.get("dtype", "float32")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from landscape import inputs, store
 from landscape.ranks import Ranks
 from landscape.records import Record, Status
 from landscape.store import PartFile, StoreError
+from landscape.store.room import check_room
 from ncsam.measurements.mirror import Mirror
 from ncsam.measurements.warm_start import Handover
 from ncsam.runs.run import Run
@@ -185,6 +187,10 @@ def _shape(spec: Any) -> tuple[int, ...]:
     return spec[0] if len(spec) == 2 and isinstance(spec[0], tuple) else spec
 
 
+def _dtype(spec: Any) -> Any:
+    return np.float64 if _shape(spec) is spec else spec[1]
+
+
 def objective_of(run: Run, epoch: int | str, views: Sequence[str], where: Where) -> landscape.Objective:
     dtype = DTYPES[where.get("dtype", "float32")]
     device = usable_device(where.get("device", "cpu"))
@@ -276,6 +282,10 @@ def _on_disk(
     with store.open(run.path) as file:
         if name in file and not overwrite_result:
             raise StoreError(f"{run.path}: {name!r} exists; choose another --name, or --overwrite")
+    if not path.exists():
+        row = sum(math.prod(_shape(spec)) * np.dtype(_dtype(spec)).itemsize for spec in fields.values())
+        # On disk while it is made and once more as a result; in memory as rows and as arrays of the record
+        check_room(f"{name} of {rows} rows", path.parent, disk=2 * rows * row, memory=2 * rows * row)
     if overwrite and not resume:
         path.unlink(missing_ok=True)
     identity = {

@@ -17,6 +17,7 @@ from landscape.inputs import output
 from landscape.records import Record
 from landscape.store import StoreError
 from landscape.store.errors import one_line
+from landscape.store.room import check_room
 from ncsam import models
 from ncsam.records.measurements import Labels, Training
 from ncsam.runs.log import TrainingLog, is_log
@@ -197,6 +198,10 @@ def train_run(
             "torch": torch.__version__,
             "device": torch.device(device).type,
         }
+        weights = sum(tensor.nbytes for tensor in trainer.model.state_dict().values())
+        # The file, and before it the state with the optimizer's momentum or two of them
+        room = weights * (5 + len(config.checkpoints))
+        check_room(f"{path.name} with {1 + len(config.checkpoints)} checkpoints", path.parent, disk=room)
         if resume and state.exists():
             trainer.load_state_dict(load_state(state, identity, device))
         _train(trainer, state, identity, log, progress)
