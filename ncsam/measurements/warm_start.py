@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,17 +69,16 @@ class Handover:
         with replacing(path) as temporary:  # not flushed: what a power cut leaves does not match its digest
             temporary.write_bytes(json.dumps({**head, "sha256": _digest(content)}).encode() + b"\n" + content)
 
-    def discard(self) -> None:
-        """Remove the files."""
+    def discard(self, views: Iterable[str]) -> None:
+        """Remove the files of these views."""
         if not self._writes:
             return
-        for pattern in (f"{self._part.name}.*.vectors", f".{self._part.name}.*.vectors.tmp"):
-            for path in self._part.parent.glob(pattern):
-                path.unlink()
+        for view in views:
+            for path in vectors_paths(self._part, view):
+                path.unlink(missing_ok=True)
 
     def _path(self, view: str) -> Path:
-        name = _digest(view.encode())[:12]  # a view's name may hold what a file's may not
-        return self._part.with_name(f"{self._part.name}.{name}.vectors")
+        return vectors_paths(self._part, view)[0]
 
     def _load(self, view: str) -> tuple[int, Tensor | None]:
         """What :meth:`save` wrote; index −1 where there is nothing, or nothing sound, or it is of other work."""
@@ -95,6 +94,13 @@ class Handover:
         except (OSError, ValueError, KeyError, TypeError):
             return -1, None
         return int(head["index"]), torch.from_numpy(array.copy())
+
+
+def vectors_paths(part: Path, view: str) -> tuple[Path, Path]:
+    """Where the latest eigenvectors of a view lie while the measurement goes on, and where they are being written."""
+    name = _digest(view.encode())[:12]  # a view's name may hold what a file's may not
+    path = part.with_name(f"{part.name}.{name}.vectors")
+    return path, path.with_name(f".{path.name}.tmp")
 
 
 def _digest(content: bytes) -> str:

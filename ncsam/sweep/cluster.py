@@ -247,7 +247,7 @@ def run_cell(cell: str, folder: str, expected: Mapping[str, str]) -> tuple[str, 
             found.run(found.path(Path(folder)))
     except Held as error:
         return BUSY, str(error)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return FAILED, one_line(error)
     finally:
         torch.set_num_threads(threads)
