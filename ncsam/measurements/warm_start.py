@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from landscape._files import replacing
+from landscape.inputs import opened
 from landscape.ranks import Ranks
 
 
@@ -86,7 +87,8 @@ class Handover:
 
     def _read(self, view: str) -> tuple[int, Tensor | None]:
         try:
-            first, _, content = self._path(view).read_bytes().partition(b"\n")
+            with opened(self._path(view)) as stream:
+                first, _, content = stream.read().partition(b"\n")
             head = json.loads(first)
             if (head["identity"], head["sha256"]) != (self._identity, _digest(content)):
                 return -1, None
