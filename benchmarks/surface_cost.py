@@ -8,7 +8,7 @@ needs, asks for NumPy < 2 and cannot be installed beside ours; its compiled part
 coloraide==8.13.1 drawsvg==2.4.2`` and ``PYTHONPATH=PEERS`` let it take part, with pandas installed.
 
 The measure is process CPU time on one thread. Every contestant has a process of its own, since what one does to the C
-library's memory (see ``landscape/objective/evaluation/freed_memory.py``) would serve the others too, and a new one in
+library's memory (see ``landscape/objective/evaluation/evaluate.py``) would serve the others too, and a new one in
 every round, since where its memory lies has a say in its speed. In a round each of them evaluates the same plane, one
 at a time, in turns forwards and backwards; the median of its times counts, and ratios are taken within a round. The
 forward limit is the model called in a loop under ``inference_mode``; a second one keeps freed memory as we do.
@@ -16,6 +16,10 @@ forward limit is the model called in a loop under ``inference_mode``; a second o
 Then a plane of 51 × 51 points and five views is drawn to a tolerance of one per cent and compared with the plane of all
 points, or for ResNet-20 with some of its points; what the others would take for it is their time a point times 2601
 times five runs, since they evaluate one set of labels.
+
+The committed ``results/surface_cost.json`` was measured when BatchNorm was folded into the layer before it and the
+first layer of an MLP was combined from kept outputs. Both were removed since, so a run now takes longer where they
+applied.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ from environment import environment, installed, load_average
 from torch import Tensor, nn
 
 import landscape
-from landscape.objective.evaluation.freed_memory import keep_freed_memory
+from landscape.objective.evaluation.evaluate import keep_freed_memory
 from landscape.surfaces.batch_size import choose
 from ncsam import TrainConfig, Trainer
 from ncsam.training.problem import Problem

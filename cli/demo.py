@@ -40,8 +40,7 @@ def command(
       landscape demo --out demo/ --seeds 2 --epochs 10
       landscape demo --out demo/ --seeds 3 --epochs 10 --resume
     """
-    from ncsam.study.files import StudyFiles
-    from ncsam.study.study import curves_of
+    from ncsam.study.files import StudyFiles, curves_of
     from ncsam.study.verdicts import describe, judge, studies_of
     from ncsam.sweep import Sweep
 

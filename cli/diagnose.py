@@ -11,7 +11,7 @@ import click
 from .shared import options, progress, tables, torchrun
 
 if TYPE_CHECKING:
-    from ncsam.records.measurements import BoundTable, Diagnostics
+    from ncsam.records import BoundTable, Diagnostics
 
 _SHOWN = (
     "noise_share", "cos_clean_noise", "cos_star_noise", "cos_random_noise", "cos_star_clean", "cos_noise_halves",

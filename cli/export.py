@@ -60,7 +60,7 @@ def command(
       landscape export run.h5 surface/close --format li --view mixed --test-view test
       landscape export run.h5 surface/line --format h5 --out line.h5
     """
-    import ncsam.records.measurements  # noqa: F401 - makes the kinds of record known that runs hold
+    import ncsam.records  # noqa: F401 - makes the kinds of record known that runs hold
     from landscape import store
     from landscape.store import export_li
 

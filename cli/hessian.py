@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from landscape.records import Status
+
 from .shared import options, progress, tables, torchrun
 
 if TYPE_CHECKING:
-    from ncsam.records.measurements import Spectrum
+    from ncsam.records import Spectrum
 
 DENSITY_STEPS = 50
 
@@ -112,13 +114,14 @@ def command(
         click.echo(tables.as_json(found, leave_out=("vectors",)))
         return
     click.echo(tables.table(["epoch", "view", "eigenvalues ± residual", "trace ± s.e."], list(_eigenvalues(found))))
-    if not (found.converged[found.status != 4] == 1).all():
+    measured = found.status != Status.EMPTY
+    if not (found.converged[measured] == 1).all():
         click.echo("* residual above --tol: not converged")
     for heads, rows in (_splits(found), _layers(found), _negative(found)):
         if rows:
             click.echo("\n" + tables.table(heads, rows))
     if found.products is not None and found.seconds is not None:
-        spent = [float(array[found.status != 4].sum()) for array in (found.products, found.seconds)]
+        spent = [float(array[measured].sum()) for array in (found.products, found.seconds)]
         click.echo(f"\n{spent[0]:.0f} products in {spent[1]:.3g} s of CPU time, ‖w‖ = {_norms(found)}")
 
 
@@ -174,7 +177,7 @@ def _negative(found: Spectrum) -> tuple[list[str], list[list[str]]]:
     if found.density is None:
         return [], []
     from landscape import negative_mass
-    from ncsam.records.spectra import density_at
+    from ncsam.records import density_at
 
     rows = []
     for _, labels, missing in _rows(found):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import click
 
+from landscape._files import replacing
 from landscape.inputs import output
 
 from .shared import options, progress, tables
@@ -43,10 +43,6 @@ def command(study: Path, out: Path, title: str | None, overwrite: bool, as_json:
     from ncsam.study.files import StudyFiles
 
     page = report(StudyFiles(study), title=title, progress=progress.bar("figures", quiet, unit="figure"))
-    temporary = out.with_name(f".{out.name}.tmp")
-    try:
+    with replacing(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
-        os.replace(temporary, out)
-    finally:
-        temporary.unlink(missing_ok=True)
     tables.echo_files("report", [out], as_json)

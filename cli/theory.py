@@ -11,7 +11,7 @@ import click
 from .shared import options, progress, tables
 
 if TYPE_CHECKING:
-    from ncsam.records.measurements import CellTable
+    from ncsam.records import CellTable
     from ncsam.study.table import Study
 
 
@@ -72,7 +72,7 @@ def _title(study: Study) -> str:
 def _table(files: Sequence[Path], quiet: bool) -> CellTable:
     """The table of a study file, or of the runs that are named or lie in the folders that are named."""
     from landscape import store
-    from ncsam.records.measurements import CellTable, Curves
+    from ncsam.records import CellTable, Curves
     from ncsam.study.table import rows_of, table_of, table_of_curves
 
     paths = [path for file in files for path in _files(file)]

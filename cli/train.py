@@ -207,7 +207,7 @@ def command(
       landscape train --optimizer sam --rho 0.1 --epochs 40 --out sam.h5
       landscape train --preset list
     """
-    from ncsam.runs.run import train_run
+    from ncsam.runs.train import train_run
     from ncsam.training.config import TrainConfig
 
     seeds = {name: choices.pop(f"seed_{name}") for name in _SEEDS}

@@ -22,7 +22,7 @@ def command(files: tuple[Path, ...], as_json: bool) -> int:
       landscape verify run.h5
       landscape verify *.h5 --json
     """
-    import ncsam.records.measurements  # noqa: F401 - makes the kinds of record known that runs hold
+    import ncsam.records  # noqa: F401 - makes the kinds of record known that runs hold
     from landscape import store
 
     found = {str(file): store.verify(file) for file in files}
@@ -39,6 +39,8 @@ def _confirmed(file: str) -> str:
     """What to say of a sound file; of a run, that what it was trained on and what came out are unchanged."""
     from landscape import store
 
+    if file.endswith(".part"):
+        return "ok"
     with store.open(file) as opened:
         if opened.kind != "run" or "labels" not in opened:
             return "ok"

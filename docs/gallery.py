@@ -22,7 +22,7 @@ from landscape.records import Plane
 from ncsam import TrainConfig
 from ncsam.measurements import measure_plane
 from ncsam.optimizers import ProjectionWarning, resolve_options
-from ncsam.runs.run import train_run
+from ncsam.runs.train import train_run
 
 ARMS = {"SGD": ("sgd", {}), "SAM": ("sam", {"rho": 0.05}), "NCSAM": ("ncsam", {"rho": 0.05, "kappa": 0.1})}
 RATES = (0.0, 0.4)

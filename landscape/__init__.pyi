@@ -10,12 +10,12 @@ from landscape.curvature.operators import (
     EmpiricalFisherOperator as EmpiricalFisherOperator,
     GGNOperator as GGNOperator,
     HessianOperator as HessianOperator,
+    ScaledOperator as ScaledOperator,
 )
 from landscape.curvature.precision import (
     PrecisionError as PrecisionError,
     precision_error as precision_error,
 )
-from landscape.curvature.scaled import ScaledOperator as ScaledOperator
 from landscape.objective.objective import Objective as Objective, with_normalized_logits as with_normalized_logits
 from landscape.objective.sharding import sharded as sharded
 from landscape.objective.views import View as View
@@ -59,9 +59,9 @@ from landscape.spectrum.eigenpairs import top_eigenpairs as top_eigenpairs
 from landscape.spectrum.estimators import (
     diagonal as diagonal,
     spectral_moments as spectral_moments,
+    trace as trace,
 )
 from landscape.spectrum.layers import layer_spectra as layer_spectra
-from landscape.spectrum.traces import trace as trace
 from landscape.store import (
     load as load,
     save as save,

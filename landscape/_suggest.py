@@ -1,4 +1,4 @@
-"""The nearest known name to a mistyped one."""
+"""Messages about names that are not known, which suggest the nearest known one."""
 
 from __future__ import annotations
 
@@ -6,27 +6,20 @@ import difflib
 from collections.abc import Iterable
 
 
-def nearest(got: str, known: Iterable[str]) -> str | None:
-    """The known name that is most like ``got``; None where none is near.
+def did_you_mean(got: str, known: Iterable[str], mark: str = ",") -> str:
+    """Write the end of a message about an unknown name: the nearest known one, nothing where none is near.
 
-    >>> nearest("hesian", ["hessian", "train"])
-    'hessian'
-    """
-    return next(iter(difflib.get_close_matches(got, list(known), 1)), None)
-
-
-def did_you_mean(got: str, known: Iterable[str]) -> str:
-    """The end of a message about an unknown name: the nearest known one, nothing where none is near.
+    ``mark`` stands before it.
 
     >>> did_you_mean("hesian", ["hessian", "train"]), did_you_mean("x", ["hessian", "train"])
     (", did you mean 'hessian'?", '')
     """
-    near = nearest(got, known)
-    return "" if near is None else f", did you mean {near!r}?"
+    near = difflib.get_close_matches(got, list(known), 1)
+    return f"{mark} did you mean {near[0]!r}?" if near else ""
 
 
 def unknown(what: str, got: str, known: Iterable[str]) -> str:
-    """One line for a name nobody knows: what was got, what it was probably meant to be, and all that is known.
+    """Write the message about an unknown name: what was got, what it was probably meant to be, and all known names.
 
     >>> unknown("model", "resnet8", ["mlp", "resnet18"])
     "unknown model 'resnet8', did you mean 'resnet18'? known: mlp, resnet18"

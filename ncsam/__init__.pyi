@@ -2,7 +2,7 @@
 
 from landscape._version import __version__ as __version__
 from ncsam import data as data, figures as figures, models as models, noise as noise
-from ncsam.measurements.theorem1_bound import theorem1_bound as theorem1_bound
+from ncsam.measurements.theorem1 import theorem1_bound as theorem1_bound
 from ncsam.optimizers import (
     NCSAM as NCSAM,
     SAM as SAM,
@@ -17,6 +17,7 @@ from ncsam.optimizers import (
     RandomPicks as RandomPicks,
     SharpnessAware as SharpnessAware,
 )
-from ncsam.runs.run import Run as Run, train_run as train_run
+from ncsam.runs.run import Run as Run
+from ncsam.runs.train import train_run as train_run
 from ncsam.training.config import TrainConfig as TrainConfig
 from ncsam.training.trainer import Trainer as Trainer

@@ -9,6 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+LEVEL = 0.95
+"""Confidence level of every interval that is reported."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Interval:
@@ -21,7 +24,7 @@ class Interval:
     level: float
 
 
-def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
+def t_interval(values: ArrayLike, level: float = LEVEL) -> Interval:
     """Student's interval for a mean; values that are NaN are left out.
 
     >>> found = t_interval([1.0, 2.0, 3.0])
@@ -33,7 +36,7 @@ def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     return Interval(mean, low, high, int((~np.isnan(x)).sum()), level)
 
 
-def t_intervals(values: ArrayLike, level: float = 0.95) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def t_intervals(values: ArrayLike, level: float = LEVEL) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean, lower and upper end along the last axis, (…,) from (…, n); NaN are left out, NaN where none are left.
 
     >>> mean, low, high = t_intervals([[1.0, 2.0, 3.0], [4.0, np.nan, np.nan]])

@@ -164,20 +164,13 @@ def test_a_room_imports_only_what_it_may(room: str) -> None:
     assert {m: found for m in under(room) if (found := reaches(m, *FORBIDDEN[room]))} == {}
 
 
-CIRCLES = [  # still to be mended
-    [f"landscape.objective.{name}" for name in ("checks", "evaluation.evaluate", "evaluation.scoring", "objective")],
-    ["landscape.records.base", "landscape.records.display"],
-]
-
-
 def test_no_import_runs_in_a_circle() -> None:
-    assert circles(arrows()) == CIRCLES
+    assert circles(arrows()) == []
 
 
 @pytest.mark.parametrize("package", sorted({m.rpartition(".")[0] for m in modules()} - {""}))
 def test_rooms_of_a_package_make_no_circle(package: str) -> None:
-    known = [sorted({str(room_of(m, package)) for m in group if m.startswith(package)}) for group in CIRCLES]
-    assert [group for group in circles(rooms(package)) if group not in known] == []
+    assert circles(rooms(package)) == []
 
 
 @pytest.mark.parametrize("package", MOST)
@@ -226,15 +219,10 @@ def foreign(module: str) -> set[str]:
 
 
 TORCHS = {"_buffers", "_modules", "_parameters", "_version"}  # of modules and tensors
-PRIVATE = {  # still to be mended: these take an objective apart, which a context of its own will spare them
-    "landscape.objective.checks": {"_call", "_fixed", "_normalizer", "_probed", "_views"},
-    "landscape.objective.evaluation.evaluate": {"_call", "_fixed", "_plan"},
-    "ncsam.sweep.estimate": {"_train"},  # times the training of one epoch
-}
 
 
 def test_no_private_name_is_used_by_another_module() -> None:
-    assert {module: names for module in modules() if (names := foreign(module))} == PRIVATE
+    assert {module: names for module in modules() if (names := foreign(module))} == {}
 
 
 def test_torch_is_loaded_only_when_needed() -> None:

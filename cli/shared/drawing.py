@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,22 +10,24 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from landscape import figures, load
+from landscape.figures import spectra
 from landscape.figures.interactive import save_html
 from landscape.figures.style import COLOURS
 from landscape.inputs import as_file_name
+from landscape.records import Status
 from ncsam.figures import training_curves
 from ncsam.figures.against_noise import compared
 from ncsam.figures.catalogue import plans as study_plans, suffixes
-from ncsam.records.measurements import Spectrum, Training
+from ncsam.records import Spectrum, Training, density_at, eigenpairs_at, layers_at, split_at
 from ncsam.runs.run import Run
-from ncsam.study.files import StudyFiles
-from ncsam.study.study import curves_of
+from ncsam.study.files import StudyFiles, curves_of
 from ncsam.study.table import Study, studies
 
-from . import drawing_spectra, drawing_surfaces
+from . import drawing_surfaces
 from .drawing_surfaces import Look
 
 LOOK = Look()
+VIEWS = ("mixed", "clean_part", "noisy_part", "true_labels", "test", "val")
 
 
 def draw_study(
@@ -99,9 +101,9 @@ def _of_runs(runs: Sequence[Run], look: Look = LOOK, *, training: bool = True) -
             plans[f"training{suffix}"] = partial(training_curves, _grouped(here, "training", Training))
         plans |= drawing_surfaces.plans(here, suffix, look)
         for name in sorted({name for run in here for name in run.names if name.startswith("hessian/")}):
-            if spectra := {label: members[0] for label, members in _grouped(here, name, Spectrum).items()}:
+            if found := {label: members[0] for label, members in _grouped(here, name, Spectrum).items()}:
                 own = "" if name == "hessian/top5" else f"_{name.partition('/')[2].replace('/', '-')}"
-                plans |= drawing_spectra.plans(spectra, f"{suffix}{own}")
+                plans |= spectra_figures(found, f"{suffix}{own}")
     return plans
 
 
@@ -113,3 +115,40 @@ def _grouped(runs: Sequence[Run], name: str, kind: type) -> dict[str, list[Any]]
             if isinstance(record, kind):
                 groups.setdefault(str(run.attrs.get("arm", run.config.optimizer)), []).append(record)
     return groups
+
+
+def spectra_figures(found: Mapping[str, Spectrum], suffix: str) -> dict[str, Callable[[], Figure]]:
+    """Pictures of spectra by label: eigenvalues along epochs they share, and at each one's last what it holds there."""
+    views = [view for view in VIEWS if all(view in s.views.tolist() for s in found.values())]
+    epochs = sorted(set.intersection(*(set(s.epochs.tolist()) for s in found.values())))
+    drawn: dict[str, Callable[[], Figure]] = {}
+    if len(epochs) > 1 and (along := _panels(found, views, partial(_along, epochs))):
+        drawn[f"eigenvalues{suffix}"] = partial(spectra.eigenvalues, along, epochs)
+    if densities := _panels(found, views, partial(_last, density_at)):
+        drawn[f"density{suffix}"] = partial(spectra.densities, densities)
+    if layers := _panels(found, views, partial(_last, layers_at)):
+        drawn[f"layers{suffix}"] = partial(spectra.layers, layers)
+    if split := _panels(found, ["mixed"] if "mixed" in views else [], partial(_last, split_at)):
+        drawn[f"split{suffix}"] = partial(spectra.splits, split["mixed"])
+    return drawn
+
+
+def _panels(
+    found: Mapping[str, Spectrum], views: Sequence[str], take: Callable[[Spectrum, str], Any]
+) -> dict[str, dict[str, Any]]:
+    """What there is by label, by view; views that nothing holds are left out."""
+    panels = {}
+    for view in views:
+        records = {label: record for label, s in found.items() if (record := take(s, view)) is not None}
+        if records:
+            panels[view.replace("_", " ")] = records
+    return panels
+
+
+def _last(at: Callable[[Spectrum, int, str], Any], spectrum: Spectrum, view: str) -> Any:
+    return at(spectrum, int(spectrum.epochs.max()), view)
+
+
+def _along(epochs: Sequence[int], spectrum: Spectrum, view: str) -> Any:
+    rows = spectrum.status[:, spectrum.views.tolist().index(view)]
+    return None if (rows == Status.EMPTY).any() else [eigenpairs_at(spectrum, epoch, view) for epoch in epochs]

@@ -40,7 +40,7 @@ EVALUATION: Callable[[F], F] = options.within(
     click.option("--by-class", is_flag=True, help="Loss and accuracy of every class too."),
     click.option("--autotune", is_flag=True, help="Measure which batch size and memory layout are fastest."),
 )
-"""Options that end up in :class:`ncsam.measurements.evaluating.SurfaceWhere`."""
+"""Options that end up in :class:`ncsam.measurements.surface.SurfaceWhere`."""
 
 _DEFAULTS = {"tolerance": None, "rise": None, "batchnorm": "frozen", "by_class": False, "autotune": False}
 

@@ -14,7 +14,7 @@ import numpy as np
 from . import messages, tables
 
 if TYPE_CHECKING:
-    from ncsam.records.measurements import CellTable
+    from ncsam.records import CellTable
     from ncsam.sweep import Cluster, Failure, Sweep, SweepFolder
 
 _COLUMNS = {

@@ -11,7 +11,7 @@ import click
 import numpy as np
 
 from landscape.store.escaping import latex
-from ncsam.records.measurements import Curves, Secondary, Verdicts
+from ncsam.records import Curves, Secondary, Verdicts
 from ncsam.study.effects import nanmean
 from ncsam.study.radius_control import radius_control
 from ncsam.study.table import Study

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from landscape.curvature.products import Form, HessianForm, Product
+from landscape.curvature.products import Form, HessianForm, Product, moved
 from landscape.curvature.twice_differentiable import twice_differentiable
 from landscape.objective.differences import DerivativeError, compare, custom_functions, random_direction, sample
 from landscape.objective.isolation import plain_attention
@@ -36,75 +35,93 @@ class DifferenceProduct(Product):
         return (self._gradient(step * column) - self._gradient(-step * column)) / (2 * step)
 
     def _gradient(self, displacement: Tensor) -> Tensor:
-        moved = self._layout.unflatten(self._point + displacement)
-        leaves = {name: p.detach().requires_grad_() for name, p in moved.items()}
-        batch = dataclasses.replace(self._batch, parameters=leaves)
+        batch = moved(self._batch, self._layout, displacement)
         with batch.held():
             loss = batch.loss()
             if not loss.requires_grad:
                 return torch.zeros_like(displacement)
-            grads = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
-        return self._layout.flatten(dict(zip(leaves, grads, strict=True)))
+            grads = torch.autograd.grad(loss, list(batch.parameters.values()), materialize_grads=True)
+        return self._layout.flatten(dict(zip(batch.parameters, grads, strict=True)))
 
 
 def check_products(objective: Objective, form: Form) -> float:
-    """Refuse Hessian products that are not differences of gradients; give their relative deviation, NaN if undecided.
+    """Refuse curvature products that differences do not bear out; give their relative deviation, NaN if undecided.
 
-    Products are made by double backward here, which every other strategy is compared with.
+    A Hessian product is compared with a difference of gradients, the quadratic form of the others with differences of
+    the outputs or losses that they are made of. Products are made by double backward here, which every other strategy
+    is compared with.
 
     Raises:
-        DerivativeError: they are not.
+        DerivativeError: they differ, or torch cannot make them.
     """
-    known, key = objective.context.found.derivatives, ("hessian", objective.context.key)
-    if objective.context.checks == "off" or not isinstance(form, HessianForm):
+    known, key = objective.context.found.derivatives, (form.key, objective.context.key)
+    if objective.context.checks == "off":
         return float("nan")
     if key not in known:
-        for version in sample(objective):
-            try:
-                known[key] = _deviation(version)
-            except DerivativeError:
-                raise
-            except (RuntimeError, TypeError):
-                if version.layout.dtype == objective.layout.dtype:
+        with torch.inference_mode(False):
+            for version in sample(objective):
+                try:
+                    known[key] = _deviation(version, form)
+                except DerivativeError:
                     raise
-                continue
-            break
+                except (RuntimeError, TypeError) as error:
+                    if "is not implemented" in str(error):
+                        raise DerivativeError(
+                            "torch has no second derivative of an operation of this model or loss "
+                            f"({_first_line(error)}); take strategy='finite_difference'"
+                        ) from error
+                    if version.layout.dtype == objective.layout.dtype:
+                        raise
+                    continue
+                break
     deviation: float = known[key]
     return deviation
 
 
-def _deviation(objective: Objective) -> float:
+def _deviation(objective: Objective, form: Form) -> float:
     direction = random_direction(objective)
     layout, weights = objective.layout, objective.weights
     functions: list[str] = []
+    of_vectors = isinstance(form, HessianForm)
 
     def product(batch: BatchLoss) -> Tensor:
         functions.extend(custom_functions(batch.loss()))
-        form = HessianForm()
-        return form.linearise(batch, layout, form.extras(batch))(direction, keep=False)
+        image = form.linearise(batch, layout, form.extras(batch))(direction, keep=False)
+        return image if of_vectors else (image.double() @ direction.double())[None]
 
     with plain_attention(), twice_differentiable(objective.model):
-        image = objective.accumulate(product)
+        made = objective.accumulate(product)
 
     def gradient(at: float) -> Tensor:
         return objective.at(weights + at * direction).gradient().double()
 
-    size, eps = float(gradient(0.0).norm()), float(torch.finfo(layout.dtype).eps)
-    outcome, deviation, difference = compare(
-        image, lambda h: (gradient(h) - gradient(-h)) / (2 * h), lambda h: 20 * eps * size / h, layout.dtype
-    )
+    def difference(step: float) -> Tensor:
+        if of_vectors:
+            return (gradient(step) - gradient(-step)) / (2 * step)
+        return objective.accumulate(lambda batch: form.quadratic_by_differences(batch, layout, direction, step)[None])
+
+    eps = float(torch.finfo(layout.dtype).eps)
+    size = float(gradient(0.0).norm()) if of_vectors else float(made.norm())
+    outcome, deviation, found = compare(made, difference, lambda h: 20 * eps * size / h, layout.dtype)
     if outcome != "differs":
         return deviation if outcome == "agrees" else float("nan")
+    what, remedy = ("those of the gradient", ", or take strategy='finite_difference'") if of_vectors else ("right", "")
+    where = _where(functions, layout, made - found if of_vectors else None)
     raise DerivativeError(
-        f"second derivatives by automatic differentiation are not those of the gradient (relative difference "
-        f"{deviation:.2g}), {_where(functions, layout, image - difference)}; write its backward in operations that can "
-        "be differentiated, or take strategy='finite_difference'"
+        f"second derivatives by automatic differentiation are not {what} (relative difference {deviation:.2g}){where}; "
+        f"write its backward in operations that can be differentiated{remedy}"
     )
 
 
-def _where(functions: list[str], layout: ParameterLayout, difference: Tensor) -> str:
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:120]
+
+
+def _where(functions: list[str], layout: ParameterLayout, difference: Tensor | None) -> str:
     if functions:
-        return f"probably because of {', '.join(sorted(set(functions)))} (a torch.autograd.Function)"
+        return f", probably because of {', '.join(sorted(set(functions)))} (a torch.autograd.Function)"
+    if difference is None:
+        return ""
     parts: dict[str, Any] = layout.unflatten(difference.to(layout.dtype))
     worst = max(parts, key=lambda name: float(parts[name].abs().norm()))
-    return f"most in parameter {worst!r}"
+    return f", most in parameter {worst!r}"

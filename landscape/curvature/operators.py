@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from functools import partial
 from typing import Any, Self
 
@@ -13,6 +12,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
+from landscape.curvature.operand import operand
 from landscape.curvature.products import FisherForm, Form, GaussNewtonForm, HessianForm
 from landscape.curvature.strategies import MEMORY_BUDGET, STRATEGIES, Probe, Products, Strategy
 from landscape.objective.losses import PerSampleLoss, per_sample_of
@@ -105,8 +105,13 @@ class CurvatureOperator(ABC):
         return self._products(columns).to(other.dtype).reshape(other.shape)
 
     @property
+    def checks(self) -> str:
+        """How thoroughly the objective's model, loss and data are checked."""
+        return self.objective.checks
+
+    @property
     def strategy(self) -> Strategy:
-        """How products are made, and what is kept for them; costs a pass over the data before the first product."""
+        """The strategy, and what is kept for products; costs a pass over the data before the first product."""
         if self._products.strategy is None:
             self @ torch.zeros(self.shape[0], dtype=self.dtype)
         assert self._products.strategy is not None
@@ -228,19 +233,43 @@ def _needs_outputs(objective: Objective, what: str) -> None:
         )
 
 
-def as_product(operator: Any) -> tuple[int, torch.device, float, Callable[[Tensor], Tensor]]:
-    """Size, device, machine epsilon and product of any symmetric operator: ours, a tensor, an array, a scipy operator.
+class ScaledOperator:
+    """D H D for a symmetric operator H, (K, K), and a diagonal D, known by its products; one of H each.
+
+    With D = diag(|w|) it is the Hessian in relative changes of the parameters, dw = |w| ⊙ du. Its largest eigenvalue is
+    what adaptive sharpness (Kwon et al. 2021, arXiv 2102.11600) tends to at a minimum and small radius ρ,
+    max over ‖u‖ ≤ ρ of L(w + |w| ⊙ u) − L(w) ≈ ½ρ² λ_max(D H D), and it does not change when parameters are rescaled
+    such that the function stays the same.
+
+    Args:
+        operator: :class:`landscape.HessianOperator`, tensor, array or scipy ``LinearOperator``.
+        scale: the diagonal of D, (K,), finite; for the relative Hessian ``objective.weights.abs()``.
 
     Raises:
-        ValueError: the operator is not square.
+        ValueError: ``scale`` is not (K,) or not finite.
+
+    >>> H = ScaledOperator(torch.tensor([[2.0, 1.0], [1.0, 2.0]], dtype=torch.float64), torch.tensor([1.0, -3.0]).abs())
+    >>> H @ torch.eye(2, dtype=torch.float64)
+    tensor([[ 2.,  3.],
+            [ 3., 18.]], dtype=torch.float64)
     """
-    rows, columns = operator.shape
-    if rows != columns:
-        raise ValueError(f"operator has shape {tuple(operator.shape)}, expected a square one")
-    if isinstance(operator, Tensor):
-        matrix = operator.double()
-        return rows, matrix.device, torch.finfo(operator.dtype).eps, lambda v: matrix @ v
-    if isinstance(operator.dtype, torch.dtype):
-        return rows, operator.device, torch.finfo(operator.dtype).eps, lambda v: operator @ v
-    eps = float(np.finfo(np.result_type(operator.dtype, np.float32)).eps)
-    return rows, torch.device("cpu"), eps, lambda v: torch.as_tensor(np.asarray(operator @ v.numpy())).double()
+
+    def __init__(self, operator: Any, scale: Any) -> None:
+        inner = operand(operator)
+        size, self.device, self._product = inner.size, inner.device, inner.product
+        self.shape = (size, size)
+        kinds = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+        self.dtype = next(kind for kind in kinds if torch.finfo(kind).eps <= inner.eps)
+        self.scale = torch.as_tensor(scale).detach().to(self.device, torch.float64)
+        if self.scale.shape != (size,) or not torch.isfinite(self.scale).all():
+            raise ValueError(f"scale has shape {tuple(self.scale.shape)}, expected ({size},), all finite")
+
+    def __matmul__(self, other: Any) -> Any:
+        if isinstance(other, np.ndarray):
+            return (self @ torch.from_numpy(np.ascontiguousarray(other))).cpu().numpy()
+        if other.ndim not in (1, 2) or len(other) != self.shape[0]:
+            raise ValueError(
+                f"operand has shape {tuple(other.shape)}, expected ({self.shape[0]},) or ({self.shape[0]}, k)"
+            )
+        scale: Tensor = self.scale if other.ndim == 1 else self.scale[:, None]
+        return (scale * self._product(scale * other.to(self.device, torch.float64))).to(other.dtype)

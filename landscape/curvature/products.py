@@ -8,6 +8,7 @@ the vector and one that does not.
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -48,6 +49,12 @@ class Form(ABC):
     def linearise(self, batch: BatchLoss, layout: ParameterLayout, extras: Sequence[Tensor]) -> Product:
         """The product by double backward."""
 
+    def quadratic_by_differences(
+        self, batch: BatchLoss, layout: ParameterLayout, vector: Tensor, step: float
+    ) -> Tensor:
+        """vᵀCv of the micro-batch, one number, from outputs or losses at w ± step·v instead of derivatives."""
+        raise TypeError(f"{type(self).__name__} is compared with differences of gradients")
+
     @abstractmethod
     def along(self, batch: BatchLoss, extras: Sequence[Tensor]) -> Sequence[Tensor | None]:
         """The product's share of each of ``batch.parameters``, whose tangents are the vector; none for zero."""
@@ -76,6 +83,24 @@ class GaussNewtonForm(Form):
 
     def linearise(self, batch: BatchLoss, layout: ParameterLayout, extras: Sequence[Tensor]) -> Product:
         return _GaussNewton(batch, layout)
+
+    def quadratic_by_differences(
+        self, batch: BatchLoss, layout: ParameterLayout, vector: Tensor, step: float
+    ) -> Tensor:
+        outputs, rebuild = _differentiable(batch.outputs)
+        if not outputs:
+            return vector.new_zeros((), dtype=torch.float64)
+        sides = [_differentiable(moved(batch, layout, sign * step * vector).outputs)[0] for sign in (1, -1)]
+        slopes = [(a - b).detach() / (2 * step) for a, b in zip(*sides, strict=True)]
+        free = [z.detach().requires_grad_() for z in outputs]
+        grads = torch.autograd.grad(batch.loss(rebuild(free)), free, create_graph=True, materialize_grads=True)
+        curved = [(g, u) for g, u in zip(grads, slopes, strict=True) if g.requires_grad]
+        if not curved:
+            return vector.new_zeros((), dtype=torch.float64)
+        images = torch.autograd.grad([g for g, _ in curved], free, [u for _, u in curved], materialize_grads=True)
+        return sum(
+            (_inner(u, v) for u, v in zip(slopes, images, strict=True)), vector.new_zeros((), dtype=torch.float64)
+        )
 
     def along(self, batch: BatchLoss, extras: Sequence[Tensor]) -> Sequence[Tensor | None]:
         outputs, rebuild = _differentiable(batch.outputs)
@@ -113,10 +138,61 @@ class FisherForm(Form):
     def linearise(self, batch: BatchLoss, layout: ParameterLayout, extras: Sequence[Tensor]) -> Product:
         return _OuterProducts(batch, layout, self._per_sample(batch.outputs, batch.labels), extras[0])
 
+    def quadratic_by_differences(
+        self, batch: BatchLoss, layout: ParameterLayout, vector: Tensor, step: float
+    ) -> Tensor:
+        sides = []
+        for sign in (1, -1):
+            at = moved(batch, layout, sign * step * vector)
+            sides.append(self._per_sample(at.outputs, at.labels).detach().double())
+        slopes = (sides[0] - sides[1]) / (2 * step)
+        return (self.extras(batch)[0] * slopes**2).sum()
+
     def along(self, batch: BatchLoss, extras: Sequence[Tensor]) -> Sequence[Tensor | None]:
         losses = self._per_sample(batch.outputs, batch.labels)
         tangent = forward_ad.unpack_dual(losses).tangent
         return _pulled_back(batch, [] if tangent is None else [(losses, tangent * extras[0].to(tangent.dtype))])
+
+
+class LeanProduct(Product):
+    """A micro-batch's product as the weighted sum of its pieces' products, summed in float64.
+
+    The graph of a product by double backward holds two to three times what the forward pass of a training step keeps,
+    since the gradient's own graph comes on top. A micro-batch in as many pieces fits where the training step fits; it
+    costs one more gradient, as the pieces' graphs are made again for every product.
+
+    Args:
+        form: kind of curvature.
+        batch: the micro-batch.
+        layout: of the parameters.
+        pieces: how many; no more than it has samples are made.
+    """
+
+    def __init__(self, form: Form, batch: BatchLoss, layout: ParameterLayout, pieces: int) -> None:
+        self._form, self._batch, self._layout, self._pieces = form, batch, layout, pieces
+
+    def __call__(self, column: Tensor, *, keep: bool = True) -> Tensor:
+        return self.of_rows(column[None], keep=keep)[:, 0]
+
+    def of_rows(self, rows: Tensor, *, keep: bool = True) -> Tensor:
+        total = torch.zeros(rows.shape[1], len(rows), dtype=torch.float64, device=rows.device)
+        for piece in self._batch.pieces(self._pieces):
+            product = self._form.linearise(piece, self._layout, self._form.extras(piece))
+            for i, row in enumerate(rows):
+                total[:, i].add_(product(row, keep=i < len(rows) - 1), alpha=piece.share)
+        return total
+
+
+def moved(batch: BatchLoss, layout: ParameterLayout, displacement: Tensor) -> BatchLoss:
+    """The micro-batch at another point, its outputs connected to leaves of their own."""
+    point = layout.flatten({name: p.detach() for name, p in batch.parameters.items()}) + displacement
+    leaves = {name: p.detach().requires_grad_() for name, p in layout.unflatten(point).items()}
+    return dataclasses.replace(batch, parameters=leaves)
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    a, b = (torch.view_as_real(t) if t.is_complex() else t for t in (a, b))
+    return (a.double() * b.double()).sum()
 
 
 class _Gradient(Product):

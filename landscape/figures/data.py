@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.mathtext import MathTextParser
 from matplotlib.text import Text
 
+from landscape._files import replacing
 from landscape.store.escaping import csv_cell
 
 
@@ -69,10 +69,8 @@ def save_data(made: Figure, stem: str | Path) -> Path | None:
     if not isinstance(made, DataFigure) or not made.points:
         return None
     path = Path(stem).with_name(f"{Path(stem).name}.csv")
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(name for point in made.points for name in point)), restval="")
         writer.writeheader()
         writer.writerows({k: "" if v != v else csv_cell(v) for k, v in point.items()} for point in made.points)
-    os.replace(temporary, path)
     return path

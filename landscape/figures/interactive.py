@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from html import escape
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from landscape._files import replacing
 from landscape.figures.levels import is_log
 from landscape.figures.planes import table_of
 from landscape.figures.style import COLOURS
@@ -92,9 +92,8 @@ def save_html(made: Any, path: str | Path) -> Path:
     """
     path = Path(path)
     text = made.to_html(include_plotlyjs=True, full_html=True, div_id="surface", config={"displaylogo": False})
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     return path
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from landscape._files import replacing
 from landscape.figures.data import DataFigure
 
 # Okabe & Ito, without the yellow that vanishes on white.
@@ -99,12 +99,11 @@ def save(
         made.set_layout_engine("none")  # the layout stands; finding it again for every format takes longest
     for extension in formats:
         path = Path(stem).with_name(f"{Path(stem).name}.{extension}")
-        temporary = path.with_name(f".{path.name}.tmp")
         metadata = {"CreationDate": None} if extension == "pdf" else {"Software": None} if extension == "png" else None
         # Saving sets the engine back by itself, and takes none for the settings' own.
-        with mpl.rc_context({**STYLE, "figure.constrained_layout.use": False, "figure.autolayout": False}):
+        settings = {**STYLE, "figure.constrained_layout.use": False, "figure.autolayout": False}
+        with mpl.rc_context(settings), replacing(path) as temporary:
             made.savefig(temporary, format=extension, metadata=metadata, dpi=dpi)
-        os.replace(temporary, path)
         written.append(path)
     if layout is not None:  # None would mean the default of the settings
         made.set_layout_engine(layout)

@@ -8,7 +8,6 @@ the loss is a mean over, which is established on all batches.
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -24,13 +23,14 @@ from landscape.objective.plan import Part, Plan
 from landscape.objective.sources import is_wider, joined, labels_of, length, select, to_model
 from landscape.objective.views import View
 
-_log = logging.getLogger(__name__)
 CHECKS = ("full", "first", "off")
 _FEW = 8  # samples that the graph of a loss is looked at on
 _TOGETHER = (
     "let forward= run all samples together and pick those of the batch, with their numbers as data: "
     "forward=lambda model, batch: model(x)[batch[0]]"
 )
+_NEEDS_SEVERAL = "more than 1 value per channel"  # what BatchNorm says of one sample
+_COARSE = torch.finfo(torch.float32).eps ** 0.5
 _ROUNDING = 500  # units in the last place that sums of different order may differ by
 
 
@@ -64,6 +64,7 @@ def checked(context: Context) -> Context:
             not one number, does not follow the point, is no mean over samples, or cannot serve the views.
         NotDeterministicError: two evaluations of a batch differ.
     """
+    context = _with_gradients(context)
     plain = dataclasses.replace(context, call=dataclasses.replace(context.call, precision=None))
     names = {view.source for view in context.selection.views.values()}
     wide = frozenset(name for name in names if _keeps_precision(plain, name))
@@ -73,11 +74,18 @@ def checked(context: Context) -> Context:
         with undisturbed(context.model):
             _check(dataclasses.replace(plain, selection=selection), selection.plan)
         selection.checked.add(key)
-    return dataclasses.replace(context, selection=selection)
+    return _with_gradients(dataclasses.replace(context, selection=selection))
+
+
+def _with_gradients(context: Context) -> Context:
+    """The context with gradients on where the model turned out to need them."""
+    if context.call.differentiates or not context.found.differentiates.get(context.call.key, False):
+        return context
+    return dataclasses.replace(context, call=dataclasses.replace(context.call, differentiates=True))
 
 
 def is_inside(context: Context) -> bool:
-    """Whether the loss is computed inside the model on any source of a checked context."""
+    """Tell whether the loss is computed inside the model on any source of a checked context."""
     names = {view.source for view in context.selection.views.values()}
     return any(context.found.inside.get(_source_key(context, name), False) for name in names)
 
@@ -88,7 +96,7 @@ def _source_key(context: Context, source: str) -> Any:
 
 
 def _keeps_precision(context: Context, name: str) -> bool:
-    """Whether the model takes inputs of a source that are wider than its parameters as they are."""
+    """Tell whether the model takes inputs of a source that are wider than its parameters as they are."""
     source, layout = context.selection.sources[name], context.selection.layout
     key = context.call.key, Identity(source), layout.dtype
     if key not in context.found.wide:
@@ -102,7 +110,7 @@ def _runs(context: Context, batch: Any) -> bool:
         try:
             outputs = context.call(to_model(batch, context.selection.layout, keeps_precision=True))
             context.criterion(outputs, to_model(labels_of(batch), context.selection.layout, keeps_precision=True))
-        except (RuntimeError, TypeError):  # that tensors of two types do not go together
+        except (RuntimeError, TypeError, ValueError):  # that tensors of two types do not go together
             return False
     return True
 
@@ -117,6 +125,7 @@ def _check(context: Context, plan: Plan) -> None:
             name = views[parts[0].view].source
             if name in unknown:
                 unknown.remove(name)
+                context = _trying_gradients(context, batch)
                 examples[name] = _check_source(context, batch, parts[0], own, _source_key(context, name))
             if not unknown:
                 break
@@ -132,20 +141,34 @@ def _check(context: Context, plan: Plan) -> None:
                 _check_mean(context, view, plan, examples)
 
 
-def _check_source(context: Context, batch: Any, part: Part, own: dict[int, str], key: Any) -> Any:
-    """Check model and loss on a source's first micro-batch; give the outputs."""
+def _trying_gradients(context: Context, batch: Any) -> Context:
+    """The context with gradients on, noted for all others, where the model raises without."""
+    if context.call.differentiates:
+        return context
     try:
-        outputs = context.call(batch)
+        context.call(batch)
     except ValueError as error:
-        if "more than 1 value per channel" in str(error):
+        if _NEEDS_SEVERAL in str(error):
             raise ValueError(f"a layer takes its statistics from the batch, of one sample here; {_TOGETHER}") from error
         raise
-    _check_outputs(outputs)
+    except RuntimeError as error:
+        if "does not require grad" not in str(error):
+            raise
+        for key in (context.call.key, dataclasses.replace(context.call, precision=torch.bfloat16).key):
+            context.found.differentiates[key] = True
+    return _with_gradients(context)
+
+
+def _check_source(context: Context, batch: Any, part: Part, own: dict[int, str], key: Any) -> Any:
+    """Check model and loss on a source's first micro-batch; give the outputs."""
+    outputs = context.call(batch)
     count = length(labels_of(batch))
     chosen = outputs if part.rows is None else select(outputs, part.rows, count)
     loss = context.criterion(chosen, part.labels)
     _check_one_number(loss)
     context.found.inside[key] = _is_inside(context.criterion, chosen, part.labels)
+    if not context.found.inside[key]:
+        _check_outputs(outputs, count)
     if context.checks == "off":
         return outputs
     again = context.call(batch)
@@ -161,8 +184,12 @@ def _check_source(context: Context, batch: Any, part: Part, own: dict[int, str],
     return outputs
 
 
-def _check_outputs(outputs: Any) -> None:
-    for leaf in tree_leaves(outputs):
+def _check_outputs(outputs: Any, count: int) -> None:
+    """Refuse outputs without a tensor of rows; other objects beside one are left as they are."""
+    leaves = tree_leaves(outputs)
+    if any(isinstance(leaf, Tensor) and leaf.ndim and len(leaf) == count for leaf in leaves):
+        return
+    for leaf in leaves:
         if not (leaf is None or isinstance(leaf, Tensor | int | float | str)):
             kind = type(leaf).__name__
             raise ValueError(
@@ -179,7 +206,7 @@ def _check_one_number(loss: Any) -> None:
 
 
 def _is_inside(criterion: MeanLoss, outputs: Any, labels: Any) -> bool:
-    """Whether the loss follows from outputs without a sample dimension alone, such as a loss among them."""
+    """Tell whether the loss follows from outputs without a sample dimension alone, such as a loss among them."""
     leaves: list[Tensor] = []
 
     def leaf(t: Any) -> Any:
@@ -217,16 +244,19 @@ def _check_that_samples_are_apart(context: Context, batch: Any, outputs: Any, co
     rows = _shuffled(count)[: count // 2].sort().values
     try:
         alone = context.call(select(batch, rows, count))
-    except Exception as error:  # whatever a model may raise that takes whole batches only
-        _log.info("the model does not take half a batch: %s", error)
-        return
+    except (RuntimeError, ValueError) as error:
+        what = "takes its statistics from the batch, or" if _NEEDS_SEVERAL in str(error) else "or its forward="
+        raise ValueError(
+            f"the model {what} does not take half a batch ({(str(error).splitlines() or [''])[0][:120]}), so that its "
+            f"samples cannot be told apart; {_TOGETHER}"
+        ) from error
     for got, expected in zip(tree_leaves(alone), tree_leaves(select(outputs, rows, count)), strict=False):
         if not (isinstance(got, Tensor) and got.is_floating_point() and got.shape == expected.shape and got.ndim):
             continue
         if len(got) != len(rows):  # no row a sample
             continue
         scale, difference = float(expected.abs().max()), float((got - expected).abs().max())
-        if difference > torch.finfo(got.dtype).eps ** 0.5 * scale:
+        if difference > _COARSE * scale:  # a float64 model may have layers that compute in float32
             raise ValueError(
                 f"outputs of a sample depend on the others in its batch (by {difference / scale:.2g} of their size), "
                 "so there is no mean over samples: BatchNorm without running statistics, or attention across samples? "
@@ -247,11 +277,7 @@ def _check_that_loss_follows_the_point(
     labels = select(part.labels, torch.arange(len(few)), length(part.labels))
     leaves = {n: t.detach().requires_grad_() for n, t in context.layout.unflatten(context.weights()).items()}
     with holding(context.model, leaves), torch.enable_grad():
-        try:
-            loss = context.criterion(context.call(select(batch, few, count)), labels)
-        except Exception as error:  # whatever a model may raise that takes whole batches only
-            _log.info("the model does not take a few samples: %s", error)
-            return
+        loss = context.criterion(context.call(select(batch, few, count)), labels)
         for tensor in _leaves_of(loss):
             if id(tensor) in own:
                 raise ValueError(
@@ -274,7 +300,7 @@ def _leaves_of(loss: Tensor) -> Iterator[Tensor]:
 
 
 def _is_known_mean(criterion: MeanLoss) -> bool:
-    """Whether torch itself defines what the loss is a mean over, as its normalizer has it."""
+    """Tell whether torch itself defines what the loss is a mean over, as its normalizer has it."""
     fn = criterion.fn
     known = type(fn) in (nn.CrossEntropyLoss, nn.NLLLoss) and getattr(fn, "reduction", "") == "mean"
     return known and not criterion.is_given
@@ -297,13 +323,14 @@ def _check_mean(context: Context, view: View, plan: Plan, examples: dict[str, An
             continue
         count = length(part.labels)
         of = _Losses(context, view.name, number, part, batch, template)
-        whole, halves = of.whole(), of.halves()
+        whole, halves = of.whole(), of.cut_at(count // 2)
         if whole is None or not halves:
             continue
         of.compare(whole, halves, f"a batch of {count}")
         half = max(halves, key=lambda h: h.weight)
-        if first is None:
+        if first is None:  # halves that happen to weigh the same do not tell weights
             first = half
+            of.compare(whole, of.cut_at(count // 3), f"a batch of {count}")
         elif (together := of.joined(first, half)) is not None:
             of.compare(together, [first, half], "half a batch with half of the first")
         if context.checks == "first":
@@ -376,17 +403,17 @@ class _Losses:
             )
         return whole
 
-    def halves(self) -> list[_Half]:
-        """The samples in two parts at random, without one that does not count."""
+    def cut_at(self, place: int) -> list[_Half]:
+        """Samples before and from a place in a random order, without a part that does not count."""
         part, count = self._part, length(self._part.labels)
         order = _shuffled(count)
-        halves = []
-        for rows in (order[: count // 2], order[count // 2 :]) if count > 1 else (order,):
+        parts = []
+        for rows in (order[:place], order[place:]) if place else (order,):
             labels = select(part.labels, rows, count)
             weight = self._context.criterion.normalizer(labels)
             if weight:
-                halves.append(self._half(select(self._data, rows, count), labels, weight))
-        return halves
+                parts.append(self._half(select(self._data, rows, count), labels, weight))
+        return parts
 
     def joined(self, a: _Half, b: _Half) -> _Half | None:
         """Two parts as one batch; none where their shapes do not allow it."""
@@ -404,7 +431,9 @@ class _Losses:
         weight, losses = sum(part.weight for part in parts), [float(part.loss) for part in parts]
         mean = sum(part.weight * loss for part, loss in zip(parts, losses, strict=True)) / weight
         value = float(whole.loss)
-        scale = _ROUNDING * torch.finfo(whole.loss.dtype).eps * max(abs(value), *map(abs, losses))
+        # Where the model runs, it may have layers that compute in float32 whatever its loss is in.
+        eps = max(torch.finfo(whole.loss.dtype).eps, torch.finfo(torch.float32).eps if self._inside else 0.0)
+        scale = _ROUNDING * eps * max(abs(value), *map(abs, losses))
         if not _close(value, mean, scale) or not _close(weight, whole.weight, 1e-9 * weight):
             given = "the given normalizer" if self._context.criterion.is_given else "the number of samples"
             raise ValueError(

@@ -23,12 +23,13 @@ class EmptyViewError(ValueError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Found:
-    """What was found out about model, loss and data, shared by all objectives that were made from one.
+    """Findings about model, loss and data, shared by all objectives that were made from one.
 
     Every entry's key names all that it depends on.
 
     Attributes:
         inside: whether the loss is computed inside the model.
+        differentiates: whether the model differentiates by its inputs.
         wide: whether the model takes inputs of a higher precision than its parameters'.
         accuracy: the accuracy that belongs to a loss, or none.
         derivatives: outcome of comparing derivatives with differences.
@@ -36,6 +37,7 @@ class Found:
     """
 
     inside: dict[Any, bool] = dataclasses.field(default_factory=dict)
+    differentiates: dict[Any, bool] = dataclasses.field(default_factory=dict)
     wide: dict[Any, bool] = dataclasses.field(default_factory=dict)
     accuracy: dict[Any, Metric | None] = dataclasses.field(default_factory=dict)
     derivatives: dict[Any, Any] = dataclasses.field(default_factory=dict)
@@ -78,7 +80,7 @@ class Context:
 
     @property
     def key(self) -> Any:
-        """What the function depends on beside data and tensors, for keys."""
+        """Name all that the function depends on beside data and tensors, for keys."""
         return self.call.key, self.criterion.key, self.layout.names
 
     def weights(self) -> Tensor:

@@ -7,15 +7,18 @@ each other, from kinks, whose differences grow as steps shrink, and from roundin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 if TYPE_CHECKING:
-    from landscape.objective.objective import Objective
+    from landscape.objective.context import Context
+    from landscape.objective.evaluation.evaluate import Evaluate
+    from landscape.objective.parameters import ParameterLayout
 
 SAMPLES = (4, 32)  # that a derivative is checked on: at least and at most, in between a tenth of the view
 _STEPS = {torch.float64: (1e-6, 1e-7, 1e-8, 1e-5, 1e-4, 1e-3), torch.float32: (1e-3, 3e-3, 1e-2, 3e-4)}
@@ -23,11 +26,34 @@ _TOLERANCE = {torch.float64: 1e-4, torch.float32: 5e-2}  # relative; of steps of
 _OFF = 1e-3  # of each tensor's size: how far from the point, which may lie on a kink
 
 
+class Differentiable(Protocol):
+    """The part of an objective that derivatives and differences need."""
+
+    @property
+    def context(self) -> Context: ...
+    @property
+    def layout(self) -> ParameterLayout: ...
+    @property
+    def views(self) -> tuple[str, ...]: ...
+    @property
+    def weights(self) -> Tensor: ...
+    def num_samples(self, view: str) -> int: ...
+    def sampled(self, count: int) -> Self: ...
+    def unchecked(self) -> Self: ...
+    def astype(self, dtype: torch.dtype) -> Self: ...
+    def at(self, weights: Any) -> Self: ...
+    def along(self, directions: Sequence[Tensor]) -> AbstractContextManager[Evaluate]: ...
+    def gradient(self) -> Tensor: ...
+
+
+T = TypeVar("T", bound=Differentiable)
+
+
 class DerivativeError(ValueError):
     """A derivative that automatic differentiation gives is not the one of the function."""
 
 
-def sample(objective: Objective) -> Iterator[Objective]:
+def sample(objective: T) -> Iterator[T]:
     """The objective on some samples of its view, at a point beside its own: in float64, then in its own precision."""
     size = objective.num_samples(objective.views[0])
     few = objective.sampled(min(size, max(SAMPLES[0], min(SAMPLES[1], size // 10)))).unchecked()
@@ -35,7 +61,7 @@ def sample(objective: Objective) -> Iterator[Objective]:
         yield version.at(version.weights + _OFF * random_direction(version, 1))
 
 
-def random_direction(objective: Objective, seed: int = 0) -> Tensor:
+def random_direction(objective: Differentiable, seed: int = 0) -> Tensor:
     """A Gaussian direction (K,) that gives every parameter the size that it has, or the mean size where it is zero."""
     weights, generator = objective.layout.unflatten(objective.weights), torch.Generator().manual_seed(seed)
     mean = float(objective.weights.double().square().mean().sqrt()) or 1.0
@@ -73,7 +99,7 @@ def compare(
     return "undecided", least, found
 
 
-def check_slope(objective: Objective) -> None:
+def check_slope(objective: Differentiable) -> None:
     """Refuse a gradient that is not the slope of the loss.
 
     Raises:
@@ -100,7 +126,7 @@ def check_slope(objective: Objective) -> None:
     known[key] = outcome, deviation
 
 
-def _slope(objective: Objective) -> tuple[str, float, str]:
+def _slope(objective: Differentiable) -> tuple[str, float, str]:
     direction = random_direction(objective)
     gradient = objective.gradient().double()
     eps = float(torch.finfo(objective.layout.dtype).eps)
@@ -120,8 +146,8 @@ def _slope(objective: Objective) -> tuple[str, float, str]:
     return outcome, deviation, _named(objective) if outcome == "differs" else ""
 
 
-def _named(objective: Objective) -> str:
-    """What a message says of where a gradient is not the slope: the parameters whose own slopes are others."""
+def _named(objective: Differentiable) -> str:
+    """Name, for a message, the parameters whose gradients are not their own slopes."""
     gradient = objective.layout.unflatten(objective.gradient())
     direction = objective.layout.unflatten(random_direction(objective))
     wrong = []

@@ -137,7 +137,7 @@ def ordinary(tensor: Tensor) -> Tensor:
 
 
 class HeldState:
-    """What every forward pass of a model starts from: the tensors that it holds and its modules' attributes.
+    """The state that every forward pass of a model starts from: the tensors that it holds, its modules' attributes.
 
     Args:
         model: in eval mode.
@@ -265,7 +265,7 @@ class _Snapshot:
     def restore(self, *, quickly: bool = False) -> None:
         """Set everything back; ``quickly``: long containers only where their length has changed."""
         for own, size, kept in self._attributes:
-            if len(own) != size or any(own.get(k, _MISSING) is not v for k, v in kept.items()):
+            if len(own) != size or _differs(own, kept):
                 for key in [k for k in own if k not in kept and (self._whole or k not in _OF_TORCH)]:
                     del own[key]
                 own.update(kept)
@@ -302,7 +302,7 @@ class _Guard:
 
 
 class _Attention:
-    """How many threads need plain attention now, and the setting that they share."""
+    """The setting of plain attention that threads share, and how many need it now."""
 
     def __init__(self) -> None:
         self.lock, self.users, self.setting = threading.Lock(), 0, ExitStack()
@@ -369,7 +369,7 @@ def _places(model: nn.Module) -> dict[str, list[tuple[dict[str, Any], str, bool]
 
 def _put_back(tables: Sequence[dict[str, Any]], contents: Sequence[dict[str, Any]]) -> None:
     for table, content in zip(tables, contents, strict=True):
-        if _differ(table, content):
+        if len(table) != len(content) or _differs(table, content):
             _refill(table, content)
 
 
@@ -383,10 +383,18 @@ def _differ(container: Any, contents: Any) -> bool:
     if len(container) != len(contents):
         return True
     if isinstance(container, dict):
-        return any(container.get(k, _MISSING) is not v for k, v in contents.items())
+        return _differs(container, contents)
     if isinstance(container, set):
         return bool(container != contents)
     return any(a is not b for a, b in zip(container, contents, strict=True))
+
+
+def _differs(table: dict[Any, Any], contents: dict[Any, Any]) -> bool:
+    """Whether an entry is another object; in plain steps, since this runs before every forward pass."""
+    for key, value in contents.items():  # noqa: SIM110
+        if table.get(key, _MISSING) is not value:
+            return True
+    return False
 
 
 def _refill(container: Any, contents: Any) -> None:
@@ -398,5 +406,5 @@ def _refill(container: Any, contents: Any) -> None:
 
 
 def _version(tensor: Tensor) -> int:
-    """How often a tensor was written to; inference tensors, which autograd does not know, are not counted."""
+    """Count of writes to a tensor; inference tensors, which autograd does not know, are not counted."""
     return -1 if tensor.is_inference() else tensor._version

@@ -1,4 +1,4 @@
-"""What a mean-reduced loss averages over: the weight of a batch, the losses of its samples, and accuracy."""
+"""Means that losses take: the weight of a batch, the losses of its samples, and accuracy."""
 
 from __future__ import annotations
 
@@ -57,18 +57,19 @@ class MeanLoss:
 
     def astype(self, dtype: torch.dtype) -> MeanLoss:
         """The same loss with its own tensors, such as class weights, in another precision."""
-        return (
-            dataclasses.replace(self, fn=copy.deepcopy(self.fn).to(dtype)) if isinstance(self.fn, nn.Module) else self
-        )
+        if not isinstance(self.fn, nn.Module):
+            return self
+        with torch.inference_mode(False):
+            return dataclasses.replace(self, fn=copy.deepcopy(self.fn).to(dtype))
 
     @property
     def key(self) -> Any:
-        """What its values depend on, for keys."""
+        """Name all that its values depend on, for keys."""
         return Identity(self.fn), Identity(self.normalizer)
 
 
 def normalizer_of(loss_fn: Callable[[Any, Any], Tensor]) -> Callable[[Any], float]:
-    """How much a batch counts in the loss's own mean: its samples, or the class weights of those not ignored."""
+    """Give a batch's weight in the loss's own mean: its samples, or the class weights of those not ignored."""
     if isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss):
         weight, ignore = loss_fn.weight, loss_fn.ignore_index
 
@@ -83,7 +84,7 @@ def normalizer_of(loss_fn: Callable[[Any, Any], Tensor]) -> Callable[[Any], floa
 
 
 def sample_weights(normalizer: Callable[[Any], float], labels: Any) -> Tensor:
-    """What each sample of a batch counts in the loss's mean, (n,) in float64, summing to 1."""
+    """Give each sample's weight in the loss's mean, (n,) in float64, summing to 1."""
     count = length(labels)
     weights = [normalizer(select(labels, torch.tensor([i]), count)) for i in range(count)]
     found = torch.tensor(weights, dtype=torch.float64)
@@ -170,7 +171,7 @@ class NormalizedLogits:
     """A loss of normalised logits; says, as the loss does, which label is ignored."""
 
     def __init__(self, loss_fn: Loss) -> None:
-        self._loss_fn = loss_fn
+        self.loss_fn = loss_fn
         if hasattr(loss_fn, "ignore_index"):
             self.ignore_index = loss_fn.ignore_index
 
@@ -181,4 +182,4 @@ class NormalizedLogits:
                 f"outputs are {got}, expected logits (samples, classes ≥ 2); there is nothing to normalise"
             )
         centred = outputs - outputs.mean(dim=1, keepdim=True)
-        return self._loss_fn(centred / torch.linalg.vector_norm(centred, dim=1, keepdim=True).clamp_min(1e-10), labels)
+        return self.loss_fn(centred / torch.linalg.vector_norm(centred, dim=1, keepdim=True).clamp_min(1e-10), labels)

@@ -26,6 +26,7 @@ class ModelCall:
     Attributes:
         model: what is called.
         forward: how; ``model(*inputs)`` if none.
+        differentiates: whether the model differentiates by its inputs, so that it needs gradients on.
         precision: of matrix products and convolutions (``torch.autocast``), if less than the parameters' own; outputs
             are float32 then, and so is the loss.
     """
@@ -33,10 +34,11 @@ class ModelCall:
     model: nn.Module
     forward: Forward | None = None
     precision: torch.dtype | None = None
+    differentiates: bool = False
 
     @property
     def key(self) -> Any:
-        """What its values depend on beside tensors, for keys."""
+        """Name all that its values depend on beside tensors, for keys."""
         return Identity(self.model), Identity(self.forward), self.precision
 
     def __call__(self, batch: Any) -> Any:
@@ -46,6 +48,12 @@ class ModelCall:
 
     def run(self, batch: Any) -> Any:
         """Outputs on a batch, from the state that the model is in."""
+        if self.differentiates and not torch.is_grad_enabled():
+            with torch.enable_grad():
+                return tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, self._in_precision(batch))
+        return self._in_precision(batch)
+
+    def _in_precision(self, batch: Any) -> Any:
         if self.precision is None:
             return self._run(batch)
         device = next(self.model.parameters()).device.type
@@ -87,7 +95,7 @@ class BatchLoss:
 
     @cached_property
     def outputs(self) -> Any:
-        """Of the model, connected to the leaves."""
+        """Outputs of the model, connected to the leaves."""
         with self.held():
             return self.call(self.batch)
 
@@ -101,7 +109,7 @@ class BatchLoss:
                 yield
 
     def _is_held(self) -> bool:
-        """Whether the model holds this micro-batch's tensors already: all of them or none, so one tells."""
+        """Tell whether the model holds this micro-batch's tensors already: all of them or none, so one tells."""
         name, leaf = next(iter(self.parameters.items()))
         path, _, attribute = name.rpartition(".")
         return getattr(self.call.model.get_submodule(path), attribute) is leaf

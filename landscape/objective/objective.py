@@ -13,7 +13,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -113,17 +113,17 @@ class Objective:
         self.context = context
         self.batch_size = batch_size
 
-    def _with(self, **changes: Any) -> Objective:
+    def _with(self, **changes: Any) -> Self:
         clone = copy.copy(self)
         clone.context = dataclasses.replace(self.context, **changes)
         return clone
 
-    def _selecting(self, **changes: Any) -> Objective:
+    def _selecting(self, **changes: Any) -> Self:
         return self._with(selection=self.context.selection.replace(**changes))
 
     @property
     def model(self) -> nn.Module:
-        """What is measured; never written to."""
+        """The module that is measured; never written to."""
         return self.context.model
 
     @property
@@ -133,12 +133,17 @@ class Objective:
 
     @property
     def layout(self) -> ParameterLayout:
-        """Where each parameter sits in a (K,) vector."""
+        """Positions of the parameters in a (K,) vector."""
         return self.context.layout
 
     @property
+    def checks(self) -> str:
+        """How thoroughly model, loss and data are checked: ``full``, ``first`` or ``off``."""
+        return self.context.checks
+
+    @property
     def memory_format(self) -> torch.memory_format:
-        """How images and filters are laid out in memory."""
+        """Layout of images and filters in memory."""
         return self.context.selection.memory_format
 
     @property
@@ -177,14 +182,14 @@ class Objective:
 
     @property
     def loss_is_inside(self) -> bool:
-        """Whether the loss is computed inside the model, so that it is no function of outputs and labels.
+        """True if the loss is computed inside the model, so that it is no function of outputs and labels.
 
         Gradients, Hessians and surfaces need no more; what looks at outputs (the GGN, losses of single samples, views
         with labels of their own) does.
         """
         return is_inside(self._checked())
 
-    def view(self, *names: str) -> Objective:
+    def view(self, *names: str) -> Self:
         """The same objective restricted to some of its views; shares data with this one."""
         for name in names:
             if name not in self.context.selection.views:
@@ -192,14 +197,14 @@ class Objective:
         return self._with(selection=self.context.selection.only(*names))
 
     def view_of(self, name: str) -> View:
-        """What a view of this name selects."""
+        """The view of this name."""
         return self.context.selection.views[name]
 
     def source_of(self, view: str) -> Source:
-        """Where a view's inputs come from."""
+        """The source of a view's inputs."""
         return self.context.selection.sources[self.view_of(view).source]
 
-    def with_views(self, views: Sequence[View]) -> Objective:
+    def with_views(self, views: Sequence[View]) -> Self:
         """The same model and data with other views.
 
         Raises:
@@ -209,7 +214,7 @@ class Objective:
             check_view(view, self.context.selection.sources)
         return self._selecting(views={view.name: view for view in views})
 
-    def sampled(self, count: int) -> Objective:
+    def sampled(self, count: int) -> Self:
         """The first view that has samples, on ``count`` of them, evenly spaced.
 
         Raises:
@@ -228,12 +233,12 @@ class Objective:
                 return self.with_views([View(name, view.source, chosen, view.labels)])
         raise EmptyViewError("no view has samples")
 
-    def unchecked(self) -> Objective:
+    def unchecked(self) -> Self:
         """The same objective without checks, on this process alone: for those who check it themselves."""
         plain = dataclasses.replace(self.context.call, precision=None)
         return self.over(None)._with(checks="off", call=plain)
 
-    def with_loss(self, loss_fn: Loss) -> Objective:
+    def with_loss(self, loss_fn: Loss) -> Self:
         """The same objective with another loss, which is a mean over the same samples with the same weights."""
         return self._with(criterion=dataclasses.replace(self.context.criterion, fn=loss_fn))
 
@@ -242,13 +247,13 @@ class Objective:
         with undisturbed(self.model):
             return self.context.call(batch)
 
-    def astype(self, dtype: torch.dtype) -> Objective:
+    def astype(self, dtype: torch.dtype) -> Self:
         """The same objective at the same point in another precision; the model itself is not converted."""
         clone = copy.copy(self)
         clone.context = self.context.astype(dtype)
         return clone
 
-    def batched(self, batch_size: int, memory_format: torch.memory_format | None = None) -> Objective:
+    def batched(self, batch_size: int, memory_format: torch.memory_format | None = None) -> Self:
         """The same objective with micro-batches of another size, or images and filters laid out otherwise in memory.
 
         Neither has an influence on results beyond rounding.
@@ -265,7 +270,7 @@ class Objective:
         clone.batch_size = batch_size
         return clone
 
-    def in_precision(self, precision: torch.dtype | None) -> Objective:
+    def in_precision(self, precision: torch.dtype | None) -> Self:
         """The same objective with matrix products and convolutions of forward and backward passes in less precision.
 
         Parameters, gradients, outputs and the loss stay float32 and sums float64 (``torch.autocast``). The checks that
@@ -284,14 +289,14 @@ class Objective:
             raise ValueError(f"parameters are {self.layout.dtype}, expected torch.float32 for products in bfloat16")
         return self._with(call=dataclasses.replace(self.context.call, precision=precision))
 
-    def over(self, ranks: Ranks | None) -> Objective:
+    def over(self, ranks: Ranks | None) -> Self:
         """The same objective with its data shared by processes, or on this one (:mod:`landscape.objective.sharding`).
 
         The number of samples stays that of the whole.
         """
         return self if ranks is self.ranks else self._selecting(ranks=ranks)
 
-    def at(self, weights: Any) -> Objective:
+    def at(self, weights: Any) -> Self:
         """The same objective at another (K,) point; the model is not changed."""
         return self._with(point=self.layout.as_vector(weights))
 
@@ -300,7 +305,7 @@ class Objective:
         with exclusive(self.model):
             return {n: self.context.buffers.get(n, buffer).clone() for n, buffer in self.model.named_buffers()}
 
-    def with_buffers(self, buffers: Mapping[str, Tensor]) -> Objective:
+    def with_buffers(self, buffers: Mapping[str, Tensor]) -> Self:
         """The same objective with other values of some buffers (BatchNorm statistics); the model is not changed.
 
         Raises:
@@ -322,7 +327,7 @@ class Objective:
         given = {n: v.detach().clone().to(own[n]) for n, v in buffers.items()}
         return self._with(buffers={**self.context.buffers, **given})
 
-    def restricted(self, *patterns: str) -> Objective:
+    def restricted(self, *patterns: str) -> Self:
         """The same objective as a function of some parameters alone, at the present point.
 
         Its vectors, gradients and operators have one entry for each of the matching parameters, in their usual order;
@@ -403,7 +408,7 @@ class Objective:
         Raises:
             DerivativeError: (on first use) it is not the slope of the loss.
         """
-        self.context.only_view()
+        self._checked().only_view()
         check_slope(self)
 
         def flat_gradient(batch: BatchLoss) -> Tensor:
@@ -437,7 +442,7 @@ class Objective:
         return total
 
     def accumulate_here(self, derivative: Callable[[BatchLoss], Tensor]) -> Tensor | None:
-        """What :meth:`accumulate` sums up, of this process's samples alone; none where nothing counts."""
+        """The sum of :meth:`accumulate` over this process's samples alone; none where nothing counts."""
         total: Tensor | None = None
         with self.micro_batches() as batches:
             for micro in batches:

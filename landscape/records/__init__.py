@@ -1,6 +1,6 @@
 """Result records: frozen, labelled, numpy only; what a record is in :mod:`landscape.records.base`."""
 
-from landscape.records.base import Parameter, Record, Status, Variable, parameter, record_type, variable
+from landscape.records.base import Record, record_type
 from landscape.records.curvature import (
     Alignment,
     CurvatureSplit,
@@ -13,6 +13,7 @@ from landscape.records.curvature import (
     SubspaceOverlap,
     TraceResult,
 )
+from landscape.records.fields import Parameter, Status, Variable, parameter, variable
 from landscape.records.sharpness import KeskarSharpness, Sharpness
 from landscape.records.surfaces import Connection, Line, LineDraws, Plane, PlaneDraws, Surface, Trajectory
 

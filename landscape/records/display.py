@@ -10,11 +10,11 @@ import dataclasses
 import math
 from collections.abc import Iterator
 from html import escape
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from landscape.records.base import Record, Status, Variable
+from landscape.records.fields import Parameter, Status, Variable
 
 _LISTED = 12  # values that are shown one by one; of more, the range
 _SCANNED = 10**7  # values of an array that are looked at; above that only its size is told
@@ -23,7 +23,21 @@ _LEFT = "text-align:left"
 _MARK = "color:#c62828;font-weight:bold"
 
 
-def as_html(record: Record) -> str:
+class Declared(Protocol):
+    """A record: a dataclass that declares what its fields hold."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def variables(self) -> dict[str, Variable]:
+        """Array fields by name."""
+        ...
+
+    def parameters(self) -> dict[str, Parameter]:
+        """Settings of the measurement by field name."""
+        ...
+
+
+def as_html(record: Declared) -> str:
     """The record as a table; all text is escaped, and nothing is loaded from elsewhere.
 
     >>> from landscape.records import Sharpness
@@ -50,7 +64,7 @@ def as_html(record: Record) -> str:
     )
 
 
-def _ordered(record: Record) -> list[tuple[str, Variable]]:
+def _ordered(record: Declared) -> list[tuple[str, Variable]]:
     """Coordinates, then what every record of the kind has, then the rest."""
     optional = {field.name for field in dataclasses.fields(record) if field.default is None}
     return sorted(record.variables().items(), key=lambda item: (not item[1].coordinate, item[0] in optional))
@@ -131,7 +145,7 @@ def _cell(text: str) -> str:
     return f"<td style='{_LEFT}'>{escape(text)}</td>"
 
 
-def _settings(record: Record) -> list[str]:
+def _settings(record: Declared) -> list[str]:
     return [name for name in record.parameters() if getattr(record, name) is not None]
 
 

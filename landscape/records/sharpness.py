@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from landscape.records.base import Record, parameter, variable
+from landscape.records.base import Record
+from landscape.records.fields import parameter, variable
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -27,6 +28,7 @@ class Sharpness(Record):
     rises: np.ndarray | None = variable(
         "start", "step", long_name="perturbed loss minus loss along each ascent", units="loss", optional=True
     )
+    checks: str | None = parameter("how thoroughly model, loss and data were checked: full, first or off", None)
 
     def __float__(self) -> float:
         return float(self.value)

@@ -1,4 +1,4 @@
-"""Where curvature comes from: which part of the data makes an eigenvalue, and what its eigenvector points along."""
+"""Origins of curvature: which part of the data makes an eigenvalue, and what its eigenvector points along."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from scipy.linalg import subspace_angles
 from torch import Tensor
 
-from landscape.curvature.operators import as_product
+from landscape.curvature.operand import operand
 from landscape.records import Alignment, CurvatureSplit, SubspaceOverlap
 
 
@@ -99,7 +99,7 @@ def subspace_overlap(first: Any, other: Any) -> SubspaceOverlap:
 
 
 def alignment(vectors: Any, directions: Mapping[str, Any]) -> Alignment:
-    """How far given directions, such as gradients, point along orthonormal eigenvectors.
+    """Measure how far given directions, such as gradients, point along orthonormal eigenvectors.
 
     Args:
         vectors: (K, k) eigenvectors; their sign has no meaning, so magnitudes of cosines are given.
@@ -148,9 +148,10 @@ def _unit(vectors: Any) -> Tensor:
 
 def _forms(name: str, operator: Any, v: Tensor) -> np.ndarray:
     """vᵀHv of every column, (k,)."""
-    size, device, _, product = as_product(operator)
-    if size != len(v):
-        raise ValueError(f"{name!r} is ({size}, {size}), the vectors have {len(v)} entries; use the same parameters")
-    columns = v.to(device)
-    forms: np.ndarray = (columns * product(columns)).sum(dim=0).cpu().numpy()
+    known = operand(operator)
+    if known.size != len(v):
+        shape = (known.size, known.size)
+        raise ValueError(f"{name!r} is {shape}, the vectors have {len(v)} entries; use the same parameters")
+    columns = v.to(known.device)
+    forms: np.ndarray = (columns * known.product(columns)).sum(dim=0).cpu().numpy()
     return forms

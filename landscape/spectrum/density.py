@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from landscape.records import DensityResult, EigenResult, NegativeMass
+from landscape.spectrum.estimators import jackknife
 from landscape.spectrum.krylov import KrylovBasis, eigh
 
 
@@ -23,7 +24,7 @@ def spectral_density(
     num_points: int = 1024,
     seed: int = 0,
 ) -> DensityResult:
-    """How the eigenvalues of a symmetric operator are distributed, as a density that integrates to one.
+    """Estimate the density of a symmetric operator's eigenvalues, which integrates to one.
 
     From each random start q the Krylov projection gives nodes θ and weights (e₁ᵀs)², which integrate polynomials up to
     degree 2·num_steps − 1 against the spectral measure of q (Ubaru, Chen, Saad 2017, arXiv 1608.06232, §3; Ghorbani et
@@ -94,11 +95,12 @@ def spectral_density(
         seed=seed,
         outliers=outliers,
         size=size,
+        checks=getattr(H, "checks", None),
     )
 
 
 def negative_mass(density: DensityResult, *, threshold: float | None = None) -> NegativeMass:
-    """How much of a spectrum is negative: by number of eigenvalues, and by the sum of their magnitudes.
+    """Estimate how much of a spectrum is negative: by number of eigenvalues, and by the sum of their magnitudes.
 
     Read off the quadrature of :func:`spectral_density`, not off its smoothed curve. The second, Σ|λ| over λ < 0 divided
     by Σ|λ| (Ghorbani et al. 2019, arXiv 1901.10159), is the robust one: a network has very many eigenvalues near zero,
@@ -136,7 +138,7 @@ def negative_mass(density: DensityResult, *, threshold: float | None = None) -> 
         np.stack([(weights * below).sum(1), weights.sum(1)]),
         np.stack([(weights * np.abs(nodes) * below).sum(1), (weights * np.abs(nodes)).sum(1)]),
     )
-    (count, count_error), (magnitude, magnitude_error) = map(_share, sums)
+    (count, _, count_error), (magnitude, _, magnitude_error) = (jackknife(pair, _share) for pair in sums)
     return NegativeMass(
         count=count,
         count_stderr=count_error,
@@ -171,13 +173,6 @@ def _known(deflate: EigenResult | None, size: int) -> EigenResult | None:
     )
 
 
-def _share(sums: np.ndarray) -> tuple[float, float]:
-    """Ratio of two sums over probes, (2, probes), and its jackknife standard error."""
-    probes = sums.shape[1]
-    total = sums.sum(axis=1)
-    value = float(total[0] / total[1]) if total[1] else 0.0
-    if probes == 1:
-        return value, math.nan
-    without = total[:, None] - sums
-    shares = np.divide(without[0], without[1], out=np.zeros(probes), where=without[1] > 0)
-    return value, float(np.sqrt((probes - 1) * shares.var()))
+def _share(means: np.ndarray) -> np.ndarray:
+    """The first of two quantities as a share of the second; 0 where that is 0."""
+    return np.divide(means[0], means[1], out=np.zeros_like(means[0]), where=means[1] > 0)

@@ -1,14 +1,58 @@
-"""What probes tell of a symmetric operator beside its trace: Frobenius norm, participation ratio, diagonal."""
+"""Trace, Frobenius norm, participation ratio and diagonal of a symmetric operator, each with its error."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 
-from landscape.records import DiagonalResult, MomentsResult
+from landscape.records import DiagonalResult, MomentsResult, TraceResult
 from landscape.spectrum.probes import DeflatedProbes
+
+
+def trace(H: Any, num_matvecs: int = 100, *, deflate: Any = None, seed: int = 0) -> TraceResult:
+    """Trace of a symmetric operator by deflated Hutchinson probes, with its standard error.
+
+    tr H = tr QᵀHQ + E zᵀ(I − QQᵀ)H(I − QQᵀ)z for an orthonormal basis Q and Rademacher vectors z (Hutchinson 1989;
+    Gambhir, Stathopoulos, Orginos 2017, arXiv 1603.05988). The first term is exact; with Q a Krylov basis it holds the
+    outliers, which dominate the variance. Unbiased: probes and basis are drawn independently. The same seed draws the
+    same probes for every operator of one size. ``value ± t·stderr`` with Student's t for ``len(samples) − 1`` degrees
+    of freedom covers the trace as often as it says.
+
+    Args:
+        H: :class:`landscape.HessianOperator`, tensor, array or scipy ``LinearOperator``, (K, K), symmetric.
+        num_matvecs: products to spend; from K on the trace is exact and its error 0.
+        deflate: the :class:`landscape.EigenResult` of this operator: its Krylov basis if it was made with
+            ``keep_basis=True``, else its eigenvectors, both without further products; or vectors (K, m), which take m
+            of the products. What is known is then grown as a Krylov space, until as many dimensions are known as
+            products are left for probes; with ``None`` that is half of them.
+        seed: of the probes.
+
+    Raises:
+        ValueError: fewer than two products for probes, or ``deflate`` of another size.
+        FloatingPointError: a product is not finite.
+
+    >>> import torch
+    >>> t = trace(torch.diag(torch.tensor([3.0, 2.0, -1.0])), num_matvecs=4)
+    >>> print(t.value.round(6), t.stderr, t.matvecs)
+    4.0 0.0 3
+    """
+    probes = DeflatedProbes(H, num_matvecs, deflate, seed, coupled=False)
+    known = probes.known_trace
+    samples = [known + s for z, image in probes for s in (z * image).sum(0).tolist()]
+    array = np.array(samples or [known])
+    return TraceResult(
+        value=array.mean(),
+        stderr=array.std(ddof=1) / np.sqrt(len(array)) if samples else 0.0,
+        matvecs=probes.matvecs,
+        samples=array,
+        seed=seed,
+        deflated=len(probes.basis),
+        checks=getattr(H, "checks", None),
+    )
 
 
 def spectral_moments(H: Any, num_matvecs: int = 100, *, deflate: Any = None, seed: int = 0) -> MomentsResult:
@@ -43,7 +87,7 @@ def spectral_moments(H: Any, num_matvecs: int = 100, *, deflate: Any = None, see
     known = np.array([[probes.known_trace], [probes.known_square]])
     samples = known + np.concatenate(sums, axis=1) if sums else known
     (trace, trace_error), (norm, norm_error), (ratio, ratio_error) = (
-        _jackknife(samples, f) for f in (_trace, _norm, _ratio)
+        _unbiased(samples, f) for f in (_trace, _norm, _ratio)
     )
     return MomentsResult(
         trace=trace,
@@ -110,12 +154,26 @@ def _ratio(means: np.ndarray) -> np.ndarray:
         return means[0] ** 2 / means[1]
 
 
-def _jackknife(samples: np.ndarray, function: Any) -> tuple[float, float]:
-    """Value, less its bias, and standard error of a function of means over the samples (quantity, n)."""
+def _unbiased(samples: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float]:
+    """Value, less its bias, and standard error of a function of means; a single sample is exact."""
+    value, bias, stderr = jackknife(samples, function)
+    return (value, 0.0) if samples.shape[1] == 1 else (value - bias, stderr)
+
+
+def jackknife(samples: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> tuple[float, float, float]:
+    """A function of means over samples (quantity, n): its value, the bias of that, and its standard error (Efron 1982).
+
+    Bias and error are NaN for a single sample. ``function`` takes means (quantity,) or (quantity, n) and returns a
+    number or (n,).
+
+    >>> value, bias, stderr = jackknife(np.array([[1.0, 2.0, 3.0]]), lambda means: means[0])
+    >>> value, bias, round(stderr, 6)
+    (2.0, 0.0, 0.57735)
+    """
     count = samples.shape[1]
-    whole = float(function(samples.mean(axis=1)))
+    value = float(function(samples.mean(axis=1)))
     if count == 1:
-        return whole, 0.0
+        return value, math.nan, math.nan
     without = function((samples.sum(axis=1, keepdims=True) - samples) / (count - 1))
-    bias = (count - 1) * (float(without.mean()) - whole)
-    return whole - bias, float(np.sqrt((count - 1) * without.var()))
+    bias = (count - 1) * (float(without.mean()) - value)
+    return value, bias, float(np.sqrt((count - 1) * without.var()))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.curvature.operators import as_product
+from landscape.curvature.operand import operand
 from landscape.records import EigenResult
 from landscape.spectrum.krylov import BASIS_BYTES, KrylovBasis
 
@@ -41,7 +41,8 @@ class DeflatedProbes:
     def __init__(self, operator: Any, num_matvecs: int, deflate: Any, seed: int, *, coupled: bool) -> None:
         # Not the stream that top_eigenpairs draws its start from: probes must not depend on what they are deflated by.
         self._generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]))
-        size, _, _, self._product = as_product(operator)
+        given = operand(operator)
+        size, self._product = given.size, given.product
         if num_matvecs < 2:
             raise ValueError(f"num_matvecs is {num_matvecs}, expected at least 2 to give a standard error")
         self.basis = basis = self._known(operator, num_matvecs, deflate, coupled)

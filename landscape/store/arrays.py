@@ -108,16 +108,15 @@ def read_in_blocks(dataset: h5py.Dataset, file_size: int) -> tuple[np.ndarray, I
 
 def _place(dataset: h5py.Dataset, array: np.ndarray) -> tuple[int, int] | None:
     """Descriptor and offset at which the bytes of ``array`` lie in the file HDF5 has open; None if they do not."""
-    if not (hasattr(os, "preadv") and is_contiguous(dataset)):
+    if not is_contiguous(dataset):
         return None
     file = h5py.h5i.get_file_id(dataset.id)
     on_disk = file.get_access_plist().get_driver() == h5py.h5fd.SEC2
     if not on_disk or dataset.id.get_type() != h5py.h5t.py_create(array.dtype, logical=True):
         return None
     descriptor, offset = file.get_vfd_handle(), dataset.id.get_offset()
-    if hasattr(os, "posix_fadvise"):
-        with contextlib.suppress(OSError):  # only a hint
-            os.posix_fadvise(descriptor, offset, array.nbytes, os.POSIX_FADV_WILLNEED)
+    with contextlib.suppress(OSError):  # only a hint
+        os.posix_fadvise(descriptor, offset, array.nbytes, os.POSIX_FADV_WILLNEED)
     return descriptor, offset
 
 

@@ -16,7 +16,7 @@ from landscape.store.arrays import is_only_a_length
 from landscape.store.attributes import RESERVED, raw_attributes, read_attributes
 from landscape.store.errors import StoreError
 from landscape.store.manifest import member
-from landscape.store.part_file import read_status
+from landscape.store.part_file import PART, progress
 from landscape.store.reader import File
 
 LEVELS = "▁▂▃▄▅▆▇█"
@@ -38,8 +38,11 @@ def describe(path: str | Path) -> dict[str, Any]:
     ...     describe(f"{folder}/r.h5")["contents"][0]["variables"]
     [{'name': 'bias', 'dtype': 'float64', 'dims': [], 'shape': [2]}]
     """
+    path = Path(path)
+    if path.suffix == PART:
+        return _described_part(path)
     with File(path) as file:
-        contents = [_part(file)] if file.kind == "part" else [_content(file, name) for name in file.names()]
+        contents = [_content(file, name) for name in file.names()]
         return {
             "path": str(path),
             "kind": file.kind,
@@ -142,12 +145,23 @@ def sparkline(values: np.ndarray) -> str:
     return "".join(LEVELS[round((value - low) * scale)] if np.isfinite(value) else " " for value in values)
 
 
-def _part(file: File) -> dict[str, Any]:
-    """Work in progress: how many rows have which status."""
-    try:
-        return {"name": "", "content": "part", "rows": _statuses(read_status(file.h5, file.size))}
-    except Exception as error:
-        return {"name": "", "content": "part", "problem": " ".join(str(error).split())}
+def _described_part(path: Path) -> dict[str, Any]:
+    """Work in progress: what it is, and how many rows have which status."""
+    found = progress(path)
+    counts = Counter(found.done.values())
+    counts[Status.PENDING] = found.work.rows - len(found.done)
+    rows = {status.name.lower(): count for status, count in sorted(counts.items()) if count}
+    content: dict[str, Any] = {"name": "", "content": "part", "rows": rows}
+    if found.damaged:
+        content["problem"] = f"rows {found.damaged} do not match their checksums; resume to compute them again"
+    return {
+        "path": str(path),
+        "kind": "part",
+        "schema": schema.VERSION,
+        "bytes": path.stat().st_size,
+        "attrs": {"work": found.work.to_json()},
+        "contents": [content],
+    }
 
 
 def render(described: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 HDF5 does not survive a failing disk: once a write has failed, closing the file (or leaving Python) can crash the
 process. So HDF5 never sees a failure here. :class:`Disk` keeps the first error, pretends that all later writes
 succeed, and raises the error where :meth:`Disk.sync` promises durability; a file that was written in vain is
-thrown away or, for a part file, still holds every row committed before.
+thrown away.
 """
 
 from __future__ import annotations
@@ -12,49 +12,32 @@ import contextlib
 import io
 import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-if sys.platform != "win32":
-    import fcntl
 
 PUSH = 8 << 20  # bytes written that are worth setting the disk to work while the next are prepared
 
 RawFile = io.FileIO  # the one way bytes reach the disk; tests put a recording or failing file here
 
 
-def fsync(descriptor: int) -> None:
-    """Return when everything written to the file is on the medium."""
-    if sys.platform == "darwin":  # there fsync stops at the drive's cache
-        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-    else:
-        os.fsync(descriptor)
-
-
 def fsync_folder(folder: Path) -> None:
-    """Make creations, renames and removals in ``folder`` durable; Windows offers no call for it and needs none."""
-    if sys.platform == "win32":
-        return
+    """Make creations, renames and removals in ``folder`` durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fsync(descriptor)
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
 class Disk:
-    """A file object for h5py whose failures are kept until :meth:`sync`.
+    """A new file, as a file object for h5py, whose failures are kept until :meth:`sync`."""
 
-    ``mode`` as for :class:`io.FileIO`: ``"x+"`` creates, ``"r+"`` updates.
-    """
-
-    def __init__(self, path: str | Path, mode: str) -> None:
-        self.path = Path(path)
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.error: OSError | None = None
-        self._raw = RawFile(path, mode)
+        self._raw = RawFile(path, "x+")
         self._waiting = 0  # bytes written since the disk was last set to work
         self._pushing: threading.Thread | None = None
 
@@ -125,7 +108,7 @@ class Disk:
         self._waiting = 0
         if self.error is None:
             try:
-                fsync(self._raw.fileno())
+                os.fsync(self._raw.fileno())
             except OSError as error:
                 self.error = error
 

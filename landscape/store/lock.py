@@ -3,32 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import platform
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from landscape.store.errors import StoreError
-
-if sys.platform == "win32":
-    import msvcrt
-
-    def _try(descriptor: int) -> None:
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
-
-    def lock_file(path: Path) -> Path:
-        # Locks are mandatory on Windows and an open file cannot be replaced there, so the lock lies beside it.
-        return path.with_name(path.name + ".lock")
-else:
-    import fcntl
-
-    def _try(descriptor: int) -> None:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-    def lock_file(path: Path) -> Path:
-        return path
 
 
 def try_lock(path: Path) -> int | None:
@@ -37,16 +19,15 @@ def try_lock(path: Path) -> int | None:
     Raises:
         FileNotFoundError: there is no such file, or no longer.
     """
-    target = lock_file(path)
-    descriptor = os.open(target, os.O_RDWR | (os.O_CREAT if target != path else 0), 0o666)
+    descriptor = os.open(path, os.O_RDWR)
     try:
         try:
-            _try(descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(descriptor)
             return None
         # While we were opening it, the file may have been replaced or removed: then this lock guards nothing.
-        if os.path.samestat(os.fstat(descriptor), os.stat(target)):
+        if os.path.samestat(os.fstat(descriptor), os.stat(path)):
             return descriptor
     except BaseException:
         os.close(descriptor)
@@ -92,13 +73,14 @@ def sole(path: Path, purpose: str, told: str) -> Iterator[None]:
         StoreError: the folder cannot be written.
     """
     lock = path.with_name(f"{path.name}.{purpose}.lock")
-    try:
-        lock.touch()
-        descriptor = try_lock(lock)
-    except FileNotFoundError:  # its holder has ended between the two
-        descriptor = None
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+    while True:
+        try:
+            lock.touch()
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+        with contextlib.suppress(FileNotFoundError):  # its holder has ended between the two
+            descriptor = try_lock(lock)
+            break
     if descriptor is None:
         raise Held(f"{path}: {told}{_holder(lock)}")
     try:
@@ -106,7 +88,8 @@ def sole(path: Path, purpose: str, told: str) -> Iterator[None]:
             lock.write_text(f"{platform.node()}, process {os.getpid()}", encoding="utf-8")
         yield
     finally:
-        lock.unlink(missing_ok=True)  # before it is given free, so that nobody locks a file that is going away
+        with contextlib.suppress(OSError):  # what is left of it does no harm
+            lock.unlink()  # before it is given free, so that nobody locks a file that is going away
         os.close(descriptor)
 
 

@@ -1,8 +1,7 @@
 """Part files: work in progress, row by row, that survives a kill at any moment.
 
-Everything is created and allocated before the first row, in a temporary file that only then gets its name. From then
-on the file's structure never changes: rows are overwritten in place, first the data, made durable, then the row's
-status, made durable. A row whose status says it is there is there.
+A part file is an SQLite database. A row is committed with its status in one transaction, so a row whose status says it
+is there is there.
 """
 
 from __future__ import annotations
@@ -10,34 +9,30 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
+import shutil
+import sqlite3
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import h5py
 import numpy as np
 
 from landscape.records import Status
-from landscape.store import schema
-from landscape.store.arrays import read_raw
-from landscape.store.attributes import decode, raw_attributes, to_json, write_attributes
-from landscape.store.disk import Disk, deferred_signals, fsync_folder
+from landscape.store import part_database
+from landscape.store.disk import fsync_folder
 from landscape.store.errors import StoreError, one_line
-from landscape.store.lock import try_lock
-from landscape.store.manifest import member
-from landscape.store.slots import Slots
-from landscape.store.temporary import publish, temporary_file
-from landscape.store.writer import FORMAT
+from landscape.store.lock import sole
+from landscape.store.part_database import log_of
+from landscape.store.part_work import Shape, Work
 
 logger = logging.getLogger(__name__)
 
+PART = ".part"  # how the names of part files end
+ATTEMPTS = 100  # at reading a file that another process is writing to
 COMMIT_EVERY = 0.5  # seconds; a kill loses at most this much work and the row in progress
-REMEDY = "rows committed before are safe; check the disk, then resume"
-
-Shape = tuple[int, ...]
 
 
 def part_path(path: str | Path, name: str) -> Path:
@@ -47,7 +42,53 @@ def part_path(path: str | Path, name: str) -> Path:
     'runs/a.h5.hessian.top5.part'
     """
     path = Path(path)
-    return path.with_name(f"{path.name}.{name.replace('/', '.')}.part")
+    return path.with_name(f"{path.name}.{name.replace('/', '.')}{PART}")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far the work in a part file is.
+
+    Attributes:
+        work: its identity, rows and fields, as they were given to :meth:`PartFile.create`.
+        done: status of the committed rows, by row; all others are pending.
+        damaged: rows that do not match their checksums and will be computed again.
+    """
+
+    work: Work
+    done: Mapping[int, Status]
+    damaged: list[int]
+
+
+def progress(path: str | Path) -> Progress:
+    """How far the work in a part file is; looking changes nothing, also while another process writes to it.
+
+    Raises:
+        StoreError: there is no such file, it is no part file, of a newer schema, or damaged beyond single rows.
+    """
+    path = Path(path)
+    with one_line(path, "reading", "resume it, or remove it to start over"):
+        if not path.is_file():
+            raise StoreError("there is no such file")
+        for _ in range(ATTEMPTS):
+            before = part_database.state(path)
+            try:
+                found = _progress(path)
+            except Exception:
+                if part_database.state(path) == before:
+                    raise
+            else:
+                if part_database.state(path) == before:
+                    return found
+        raise StoreError("it changes faster than it can be read; wait until it is done")
+
+
+def _progress(path: Path) -> Progress:
+    with part_database.open_to_read(path) as database:
+        work = Work.from_json(part_database.checked_work(database))
+        found = {row: status for row, status, _ in part_database.rows_of(database, work)}
+    damaged = [row for row, status in found.items() if status == Status.PENDING]
+    return Progress(work, {row: found[row] for row in found.keys() - set(damaged)}, damaged)
 
 
 class PartFile:
@@ -64,15 +105,14 @@ class PartFile:
     ([1, 2], array([0.5, 0.7]))
     """
 
-    def __init__(self, path: Path, disk: Disk, lock: int, fields: Mapping[str, tuple[Shape, np.dtype]]) -> None:
+    def __init__(self, path: Path, work: Work, database: sqlite3.Connection) -> None:
         self.path = path
-        self._disk = disk
-        self._lock: int | None = lock
-        self._fields = fields
-        self._slots: dict[str, Slots] = {}
-        self._status_at = 0
-        self._status = np.zeros(0, np.uint8)
-        self._buffer: dict[int, tuple[Status, dict[str, bytes]]] = {}
+        self._work = work
+        self._database = database
+        self._held = contextlib.ExitStack()  # the database and the lock
+        self._open = True
+        self._status = np.zeros(work.rows, np.uint8)
+        self._buffer: dict[int, tuple[Status, bytes]] = {}
         self._committed_at = time.monotonic()
 
     @classmethod
@@ -98,31 +138,23 @@ class PartFile:
                 to it, or the disk refused.
         """
         path = Path(path)
-        layout = {name: _shape_and_dtype(name, spec) for name, spec in fields.items()}
-        if rows < 1 or "status" in layout:
-            raise StoreError(f"{path}: got {rows} rows and fields {sorted(layout)}; pass rows >= 1, no field 'status'")
-        wanted = {
-            "identity": dict(identity),
-            "rows": rows,
-            "fields": {name: [list(shape), dtype.str] for name, (shape, dtype) in layout.items()},
-        }
-        text = to_json(wanted, f"{path}: identity")
-        with deferred_signals(), one_line(path, "opening the part file", "check free space and permissions"):
-            lock = None
+        with (
+            one_line(path, "opening the part file", "check free space and permissions"),
+            contextlib.ExitStack() as undo,
+        ):
+            work = Work(identity, rows, {name: _shape_and_dtype(spec) for name, spec in fields.items()})
+            text = work.to_json()
+            undo.enter_context(sole(path, "writing", "another process is writing to it; wait until it is done"))
             if not path.exists():
-                lock = _start(path, text, rows, layout)
+                _check_space(path, rows * work.row_bytes)
+                part_database.create(path, text)
             elif not resume:
-                raise StoreError(f"{path}: unfinished work exists; resume it, or remove the file to start over")
-            lock = try_lock(path) if lock is None else lock
-            if lock is None:
-                raise StoreError(f"{path}: another process is writing to it; wait until it is done")
-            with contextlib.ExitStack() as undo:
-                undo.callback(os.close, lock)
-                disk = Disk(path, "r+")
-                undo.callback(disk.close)
-                part = cls(path, disk, lock, layout)
-                part._take_up(json.loads(text))
-                undo.pop_all()
+                raise StoreError("unfinished work exists; resume it, or remove the file to start over")
+            database = part_database.open_to_write(path)
+            undo.callback(database.close)
+            part = cls(path, work, database)
+            part._take_up(text)
+            part._held = undo.pop_all()
         return part
 
     @property
@@ -145,24 +177,24 @@ class PartFile:
         Raises:
             StoreError: no such row or field, a wrong shape, or a commit that failed.
         """
+        fields = self._work.fields
         if not 0 <= row < len(self._status) or status == Status.PENDING:
             raise StoreError(
                 f"{self.path}: row {row} with status {status!r}; expected 0..{len(self._status) - 1}, done"
             )
-        wrong = values.keys() - self._fields.keys() or (
-            self._fields.keys() - values.keys() if status == Status.OK else ()
-        )
+        wrong = values.keys() - fields.keys() or (fields.keys() - values.keys() if status == Status.OK else ())
         if wrong:
+            expected = ", ".join(f"{name} {shape}" for name, (shape, _) in fields.items())
             raise StoreError(
-                f"{self.path}: row {row} has unknown or missing fields {sorted(wrong)}; {self._described()}"
+                f"{self.path}: row {row} has unknown or missing fields {sorted(wrong)}; expected {expected}"
             )
-        filled = {}
-        for name, (shape, dtype) in self._fields.items():
-            value = np.asarray(values.get(name, _fill(dtype)), dtype)
-            if name in values and value.shape != shape:
-                raise StoreError(f"{self.path}: {name} of row {row} has shape {value.shape}, expected {shape}")
-            filled[name] = np.broadcast_to(value, shape).tobytes()
-        self._buffer[row] = (Status(status), filled)
+        arrays = {name: np.asarray(value, fields[name][1]) for name, value in values.items()}
+        for name, array in arrays.items():
+            if array.shape != fields[name][0]:
+                raise StoreError(
+                    f"{self.path}: {name} of row {row} has shape {array.shape}, expected {fields[name][0]}"
+                )
+        self._buffer[int(row)] = (Status(status), self._work.packed(arrays))
         if time.monotonic() - self._committed_at >= COMMIT_EVERY:
             self.commit()
 
@@ -172,19 +204,19 @@ class PartFile:
         Raises:
             StoreError: the disk refused; rows committed before are safe.
         """
-        if self._lock is None:
+        if not self._open:
             raise StoreError(f"{self.path}: the part file is closed; create it again with resume to go on")
         if self._buffer:
-            with deferred_signals(), one_line(self.path, "committing rows", REMEDY):
-                buffered = sorted(self._buffer.items())
-                rows = np.array([row for row, _ in buffered])
-                if self._status[rows].any():  # rows being replaced must not look done while they change
-                    self._mark(rows, Status.PENDING)
-                for name, slots in self._slots.items():
-                    slots.write(self._disk, rows, b"".join([values[name] for _, (_, values) in buffered]))
-                self._disk.sync()
-                self._mark(rows, [status for _, (status, _) in buffered])
-                self._buffer.clear()
+            remedy = "rows committed before are safe; check the disk, then resume"
+            rows = [(row, status, data) for row, (status, data) in sorted(self._buffer.items())]
+            try:
+                with one_line(self.path, "committing rows", remedy):
+                    part_database.put(self._database, self._work, rows)
+            except StoreError:
+                self._release()
+                raise
+            self._status = self.status
+            self._buffer.clear()
         self._committed_at = time.monotonic()
 
     def read(self) -> dict[str, np.ndarray]:
@@ -194,16 +226,17 @@ class PartFile:
             StoreError: a committed row does not match its checksum.
         """
         self.commit()
-        with one_line(self.path, "reading", "resume to compute the damaged rows again"), self._opened() as file:
-            return read_rows(file, self._status)
+        with one_line(self.path, "reading", "resume to compute the damaged rows again"):
+            return self._work.unpacked(self._rows())
 
     def discard(self) -> None:
         """Close and remove the file, once its result is safe in a finished file."""
         with one_line(self.path, "removing", "remove it by hand"):
-            self._disk.close()
+            self._database.close()
+            log_of(self.path).unlink(missing_ok=True)
             self.path.unlink()
-            self._release()
             fsync_folder(self.path.parent)
+            self._release()
 
     def close(self) -> None:
         """Commit and close; the file stays, to be resumed.
@@ -211,15 +244,12 @@ class PartFile:
         Raises:
             StoreError: the last commit failed.
         """
-        if self._lock is None:
+        if not self._open:
             return
         try:
-            if self._disk.error is None:
-                self.commit()
+            self.commit()
         finally:
-            with deferred_signals():
-                self._disk.close()
-                self._release()
+            self._release()
 
     def __enter__(self) -> Self:
         return self
@@ -229,81 +259,31 @@ class PartFile:
     ) -> None:
         self.close()
 
-    def _mark(self, rows: np.ndarray, codes: Any) -> None:
-        """Set the status of ``rows`` (ascending), durably."""
-        status = self._status.copy()
-        status[rows] = codes
-        self._disk.seek(self._status_at + int(rows[0]))
-        self._disk.write(status[rows[0] : rows[-1] + 1])
-        self._disk.sync()
-        self._status = status
-
-    def _opened(self) -> h5py.File:
-        # Through our own descriptor: by its path, HDF5 would share caches with others who have it open in this process.
-        return h5py.File(self._disk, "r")
-
     def _release(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-        self._lock = None
+        self._open = False
+        self._held.close()
 
-    def _take_up(self, wanted: dict[str, Any]) -> None:
-        """Refuse a file of other work; find the places of rows; take back rows damaged since they were committed."""
-        size = self.path.stat().st_size
-        with self._opened() as file:
-            attributes = raw_attributes(file, size)
-            schema.version_of(attributes)
-            found = json.loads(decode(attributes["work"]))
-            difference = first_difference(found, wanted)
-            if difference:
-                raise StoreError(f"{self.path}: cannot resume, {difference}; use the same settings or remove the file")
-            self._slots = {name: Slots.of(file[name], size) for name in self._fields}
-            self._status = read_status(file, size)
-            self._status_at = file["status"].id.get_offset()
-            damaged = _damaged(file, self._status)
+    def _rows(self) -> Iterator[tuple[int, bytes]]:
+        for row, status, data in part_database.rows_of(self._database, self._work):
+            if status == Status.PENDING:
+                raise StoreError(f"row {row} does not match its checksum; resume to compute it again")
+            yield row, data
+
+    def _take_up(self, text: str) -> None:
+        """Refuse a file of other work; take back rows damaged since they were committed."""
+        found = part_database.checked_work(self._database)
+        difference = first_difference(json.loads(found), json.loads(text))
+        if difference:
+            raise StoreError(f"cannot resume, {difference}; use the same settings or remove the file")
+        damaged = []
+        for row, status, _ in part_database.rows_of(self._database, self._work):
+            if status == Status.PENDING:
+                damaged.append(row)
+            else:
+                self._status[row] = status
         if damaged:
             logger.warning("%s: rows %s are damaged and will be computed again", self.path, damaged)
-            self._mark(np.array(damaged), Status.PENDING)
-
-    def _described(self) -> str:
-        return "expected " + ", ".join(f"{name} {shape}" for name, (shape, _) in self._fields.items())
-
-
-def read_status(file: h5py.File, file_size: int) -> np.ndarray:
-    """Status of every row of an open part file, (rows,) uint8."""
-    return read_raw(member(file, "status"), file_size)
-
-
-def read_rows(file: h5py.File, status: np.ndarray) -> dict[str, np.ndarray]:
-    """All fields of an open part file; rows without a status are not read, a torn write may have left them damaged."""
-    fields = {}
-    for name in file:
-        if name != "status":
-            values = np.full(file[name].shape, _fill(file[name].dtype), file[name].dtype)
-            for first, last in _runs(np.flatnonzero(status).tolist()):
-                values[first : last + 1] = file[name][first : last + 1]
-            fields[name] = values
-    return fields
-
-
-def _damaged(file: h5py.File, status: np.ndarray) -> list[int]:
-    """Rows whose status is no status code, or whose values do not match their checksum."""
-    unknown = status > max(Status)
-    try:
-        read_rows(file, status)
-    except OSError:  # only then one by one
-        for row in np.flatnonzero(status).tolist():
-            unknown[row] |= not _intact(file, row)
-    return np.flatnonzero(unknown).tolist()
-
-
-def _intact(file: h5py.File, row: int) -> bool:
-    try:
-        for name in file:
-            file[name][row]
-    except OSError:
-        return False
-    return True
+            part_database.take_back(self._database, self._work, damaged)
 
 
 def first_difference(found: Any, wanted: Any, key: str = "") -> str | None:
@@ -320,52 +300,13 @@ def first_difference(found: Any, wanted: Any, key: str = "") -> str | None:
     return None if found == wanted else f"{key.removesuffix('.')} was {found!r} and is now {wanted!r}"
 
 
-def _start(path: Path, text: str, rows: int, layout: Mapping[str, tuple[Shape, np.dtype]]) -> int | None:
-    """Write an empty part file and give it its name; the lock on it, where that survives the naming."""
-    with temporary_file(path) as (disk, lock):
-        with h5py.File(disk, "w", libver=FORMAT) as file:
-            write_attributes(file, {"schema": schema.VERSION, "kind": "part", "work": text})
-            _allocate(file, "status", (rows,), np.dtype("u1"), chunk=None)
-            for name, (shape, dtype) in layout.items():
-                _allocate(file, name, (rows, *shape), dtype, chunk=(1, *shape))
-        publish(disk, path, overwrite=False)
-        return None if lock is None else os.dup(lock)
+def _check_space(path: Path, needed: int) -> None:
+    """Refuse rows that will not fit: better now than after hours of computing."""
+    disk = shutil.disk_usage(path.parent)
+    if disk.total and needed > disk.free:  # some network file systems tell nothing
+        raise StoreError(f"its rows need {needed} bytes and {disk.free} are free; make room or choose another folder")
 
 
-def _allocate(file: h5py.File, name: str, shape: Shape, dtype: np.dtype, chunk: Shape | None) -> None:
-    """A data set whose every byte is on disk, filled, before the first row: later writes never allocate."""
-    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-    properties.set_fill_time(h5py.h5d.FILL_TIME_ALLOC)
-    properties.set_fill_value(np.array(_fill(dtype), dtype))
-    if chunk:
-        properties.set_chunk(chunk)
-        properties.set_fletcher32()
-    space = h5py.h5s.create_simple(shape)
-    h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(dtype, logical=True), space, properties)
-
-
-def _fill(dtype: np.dtype) -> Any:
-    return np.nan if dtype.kind == "f" else 0
-
-
-def _shape_and_dtype(name: str, spec: Any) -> tuple[Shape, np.dtype]:
+def _shape_and_dtype(spec: Any) -> tuple[Shape, np.dtype]:
     shape, dtype = spec if len(spec) == 2 and isinstance(spec[0], tuple | list) else (spec, np.float64)
-    shape, dtype = tuple(int(size) for size in shape), np.dtype(dtype)
-    if dtype.kind not in "biuf" or dtype.itemsize > 8 or not all(shape) or not name or "/" in name:
-        raise StoreError(f"field {name!r} has shape {shape} and dtype {dtype}; expected sizes >= 1 and plain numbers")
-    return shape, dtype.newbyteorder("<")
-
-
-def _runs(rows: list[int]) -> Iterator[tuple[int, int]]:
-    """First and last of each run of neighbouring rows, so that a burst is written with few calls."""
-    first = previous = None
-    for row in rows:
-        if first is None or previous is None:
-            first = row
-        elif row != previous + 1:
-            yield first, previous
-            first = row
-        previous = row
-    if first is not None and previous is not None:
-        yield first, previous
+    return tuple(int(size) for size in shape), np.dtype(dtype).newbyteorder("<")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import io
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +10,7 @@ from typing import Any, Self
 import h5py
 import numpy as np
 
+from landscape._suggest import did_you_mean
 from landscape.inputs import check_regular, opened, read_bytes
 from landscape.records import Record
 from landscape.store import manifest, schema
@@ -19,6 +19,7 @@ from landscape.store.errors import StoreError, one_line
 
 REMEDY = "check it with `landscape verify`, or restore it from a copy"
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
+SQLITE = b"SQLite format 3\0"
 
 
 class File:
@@ -45,8 +46,11 @@ class File:
             check_regular(self.path)
             self.size = self.path.stat().st_size
             with opened(self.path) as raw:
-                if raw.read(len(SIGNATURE)) != SIGNATURE:
-                    raise StoreError(f"{path}: not an HDF5 file, or its beginning is damaged; {REMEDY}")
+                begin = raw.read(len(SQLITE))
+            if begin == SQLITE:
+                raise StoreError(f"{path}: is work in progress; `landscape inspect` shows how far it is")
+            if not begin.startswith(SIGNATURE):
+                raise StoreError(f"{path}: not an HDF5 file, or its beginning is damaged; {REMEDY}")
             self.h5 = h5py.File(path, "r", locking=False)  # writers replace the file, so readers need no lock
             try:
                 self._raw = raw_attributes(self.h5, self.size)
@@ -116,8 +120,7 @@ class File:
     def _group(self, name: str) -> h5py.Group:
         names = self.names()
         if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            hint = f", did you mean {near[0]!r}?" if near else ";"
+            hint = did_you_mean(name, names) or ";"
             raise StoreError(f"{self.path}: there is no {name!r}{hint} it holds {', '.join(names) or 'nothing'}")
         return self.h5[name]
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import secrets
-import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -26,18 +25,17 @@ def remove_stale(folder: Path, names: Iterable[str]) -> None:
 
 
 @contextlib.contextmanager
-def temporary_file(path: Path) -> Iterator[tuple[Disk, int | None]]:
-    """A new file beside ``path``, and the lock on it; after the block it is gone, except under a name it was given.
+def temporary_file(path: Path) -> Iterator[Disk]:
+    """A new file beside ``path``; after the block it is gone, except under a name it was given.
 
-    The lock tells a file that is being written from what a killed writer left; the latter is removed first. Windows
-    needs no lock for that, since it does not remove open files.
+    A lock on it tells a file that is being written from what a killed writer left; the latter is removed first.
     """
     remove_stale(path.parent, [path.name])
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    disk = Disk(temporary, "x+")
-    guard = None if sys.platform == "win32" else try_lock(temporary)
+    disk = Disk(temporary)
+    guard = try_lock(temporary)
     try:
-        yield disk, guard
+        yield disk
     finally:
         disk.close()
         with contextlib.suppress(OSError):  # what cannot be removed now, the next writer removes
@@ -76,10 +74,8 @@ def _link(temporary: Path, path: Path) -> bool:
 
 
 def _remove(stale: Path) -> None:
-    with contextlib.suppress(OSError):  # gone already, or open on Windows
-        descriptor = None if sys.platform == "win32" else try_lock(stale)
+    with contextlib.suppress(OSError):  # gone already
+        descriptor = try_lock(stale)
         if descriptor is not None:
             stale.unlink()
             os.close(descriptor)
-        elif sys.platform == "win32":
-            stale.unlink()

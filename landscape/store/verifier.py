@@ -14,10 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from landscape.inputs import Unfit
-from landscape.records import Status
 from landscape.store import layouts, manifest, schema, seal, writer
 from landscape.store.errors import StoreError
-from landscape.store.part_file import read_rows
+from landscape.store.part_file import PART, progress
 from landscape.store.reader import File
 
 TIME_LIMIT = 20.0  # seconds, on top of what reading the file at SLOWEST takes
@@ -50,14 +49,16 @@ def verify(path: str | Path) -> list[str]:
     """
     path = Path(path)
     try:
+        if path.suffix == PART:
+            path.stat()
+            return _part_problems(path)
         seal.check(path)
     except OSError as error:
         return [f"it cannot be read ({error.strerror}); check the path"]
     except Unfit as error:
         return [str(error).removeprefix(f"{path}: ")]
     except StoreError as error:
-        # Work in progress changes with every row and bears no seal.
-        return _in_a_process_apart(path) if path.suffix == ".part" else [str(error), *_in_a_process_apart(path)]
+        return [str(error), *_in_a_process_apart(path)]
     return integrity(path) or meaning(path)
 
 
@@ -99,7 +100,7 @@ def integrity(path: str | Path) -> list[str]:
     """Read every byte of every object, in this process, and compare it with the checksums the file carries."""
     try:
         with File(path) as file:
-            return list(_damaged_rows(file) if file.kind == "part" else _mismatches(file))
+            return list(_mismatches(file))
     except StoreError as error:
         return [str(error)]
 
@@ -125,16 +126,12 @@ def _mismatches(file: File) -> Iterator[str]:
     yield from (f"{path} is in the manifest but not in the file" for path in expected)
 
 
-def _damaged_rows(file: File) -> Iterator[str]:
+def _part_problems(path: Path) -> list[str]:
     try:
-        status = file.h5["status"][...]
-        unknown = sorted(set(status.tolist()) - set(Status))
-        if unknown:
-            yield f"/status holds {unknown}, which are no status codes"
-        else:
-            read_rows(file.h5, status)
-    except Exception as error:
-        yield f"committed rows cannot be read ({error})"
+        damaged = progress(path).damaged
+    except StoreError as error:
+        return [str(error)]
+    return [f"rows {damaged} do not match their checksums; resume to compute them again"] if damaged else []
 
 
 def meaning(path: str | Path) -> list[str]:

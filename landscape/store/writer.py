@@ -176,7 +176,7 @@ def _replacing(
     """
     hashed: dict[int, tuple[int, str]] = {}
     remedy = "nothing was changed; check free space and permissions"
-    with deferred_signals(), one_line(path, "writing", remedy), temporary_file(path) as (disk, _):
+    with deferred_signals(), one_line(path, "writing", remedy), temporary_file(path) as disk:
         try:
             if start_from is not None:
                 with start_from.open("rb") as source:

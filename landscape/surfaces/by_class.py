@@ -9,7 +9,7 @@ from landscape.objective.objective import Objective
 from landscape.objective.views import View
 
 
-def by_class(objective: Objective) -> tuple[Objective, list[int]]:
+def split_by_class(objective: Objective) -> tuple[Objective, list[int]]:
     """The objective with a view more for each view and class, and the classes.
 
     The added views follow the objective's own, by view and class; their labels are those of the view, so that
@@ -19,7 +19,7 @@ def by_class(objective: Objective) -> tuple[Objective, list[int]]:
         ValueError: a view's labels are not class indices.
 
     >>> x, y = torch.randn(6, 2), torch.tensor([0, 1, 1, 0, 1, 1])
-    >>> obj, classes = by_class(Objective(torch.nn.Linear(2, 2), torch.nn.CrossEntropyLoss(), (x, y)))
+    >>> obj, classes = split_by_class(Objective(torch.nn.Linear(2, 2), torch.nn.CrossEntropyLoss(), (x, y)))
     >>> obj.views, classes, obj.num_samples("data/1")
     (('data', 'data/0', 'data/1'), [0, 1], 4)
     """

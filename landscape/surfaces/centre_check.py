@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from landscape.curvature.costs import forward_flops
-from landscape.curvature.lean import LeanProduct
-from landscape.curvature.products import HessianForm
+from landscape.curvature.products import HessianForm, LeanProduct
 from landscape.curvature.twice_differentiable import twice_differentiable
 from landscape.objective.isolation import plain_attention
 from landscape.objective.micro_batch import BatchLoss
@@ -28,6 +27,8 @@ _PIECE_FLOPS = 4e8  # of the forward pass that a product is made of at a time,
 _PIECES = 4  # in so many pieces of a micro-batch at least, as its graph takes so much more memory than a training step
 STEP = 1e-6  # of the second difference, relative to the norm of the weights
 FINE_STEP = 1e-9  # of the difference of gradients, the same way
+_COARSE_STEPS = (1e-4, 1e-3, 1e-2)  # relative to the norm of the weights, where layers compute in float32,
+_COARSE = 0.05  # and the deviation that needs no explanation then
 _RELATIVE = 1e-3  # deviation of curvatures that needs no explanation
 
 
@@ -37,7 +38,7 @@ class SurfaceCheckWarning(UserWarning):
 
 @dataclasses.dataclass(frozen=True)
 class CentreCheck:
-    """What a surface's record says of its centre; see :func:`check_centre`."""
+    """Fields of a surface's record about its centre; see :func:`check_centre`."""
 
     centre_loss: np.ndarray
     plain_loss: np.ndarray
@@ -61,7 +62,8 @@ def check_centre(
     sees the slope jump at every kink between its points; over many samples and units these jumps add up to a multiple
     of dᵀHd (what the surface *shows*; ``seen_curvature`` in the record). Where a second difference deviates, gradients
     10⁻⁹‖w‖ apart, on either side, decide whether kinks are the reason. The outcome for each direction is ``agrees``,
-    ``kinks`` (the second difference crosses kinks, the gradients agree), ``disagrees`` or ``not finite``.
+    ``kinks`` (the second difference crosses kinks, the gradients agree), ``coarse`` (some layer computes in less
+    than double precision, so larger steps were taken), ``disagrees`` or ``not finite``.
 
     Args:
         directions: (K,) each.
@@ -175,6 +177,12 @@ def _compare(
         rounding = 200 * eps * max(abs(slope), abs(middle), 1.0) / h
         if abs((slope - middle) / side - curvature) <= _RELATIVE * abs(curvature) + rounding:
             return second, "kinks"
+    # Layers that compute in float32, whatever the model is in, hide the curvature at such steps.
+    for step in _COARSE_STEPS:
+        far = step * float(weights.norm() or 1.0) / float(direction.norm())
+        ahead, behind = (float(objective.at(weights + x * direction).gradient() @ direction) for x in (far, -far))
+        if abs((ahead - behind) / (2 * far) - curvature) <= _COARSE * abs(curvature):
+            return second, "coarse"
     return second, "disagrees"
 
 

@@ -1,4 +1,4 @@
-"""What lies between two points of parameter space: the loss on the straight line, and its barrier."""
+"""Connectivity of two points of parameter space: the loss on the straight line, and its barrier."""
 
 from __future__ import annotations
 
@@ -14,8 +14,18 @@ from landscape.objective.objective import Objective
 from landscape.records import Connection
 from landscape.surfaces.directions import cosine
 from landscape.surfaces.recalibration import Recalibration
-from landscape.surfaces.rows import MemoryRows, Rows
-from landscape.surfaces.scan import Progress, as_grid, groups, put, row_fields, status_of, tables, together
+from landscape.surfaces.scan import (
+    MemoryRows,
+    Progress,
+    Rows,
+    as_grid,
+    groups,
+    put,
+    row_fields,
+    status_of,
+    tables,
+    together,
+)
 
 _BUFFERS = ("interpolated", "start", "recalibrated")
 

@@ -13,8 +13,18 @@ from landscape.objective.evaluation.evaluate import Evaluate, Evaluation
 from landscape.objective.objective import Objective
 from landscape.records import LineDraws, PlaneDraws
 from landscape.surfaces.directions import cosine, direction_hash, filter_normalized_direction
-from landscape.surfaces.rows import MemoryRows, Rows
-from landscape.surfaces.scan import Progress, as_grid, groups, put, row_fields, status_of, tables, together
+from landscape.surfaces.scan import (
+    MemoryRows,
+    Progress,
+    Rows,
+    as_grid,
+    groups,
+    put,
+    row_fields,
+    status_of,
+    tables,
+    together,
+)
 
 
 def drawn_directions(

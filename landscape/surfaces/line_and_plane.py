@@ -13,26 +13,25 @@ from torch import Tensor
 from landscape.objective.evaluation.evaluate import Evaluation
 from landscape.objective.objective import Objective
 from landscape.records import Line, Plane, Status
-from landscape.surfaces.by_class import by_class
+from landscape.surfaces.by_class import split_by_class
 from landscape.surfaces.centre_check import CentreCheck, check_centre, seen_curvature
 from landscape.surfaces.directions import cosine
 from landscape.surfaces.recalibration import SAMPLES, Recalibration
 from landscape.surfaces.refinement import Refinement, coarse_to_fine
-from landscape.surfaces.rows import MemoryRows, Rows
-from landscape.surfaces.scan import Progress, as_grid, groups, row_fields, status_of, together
+from landscape.surfaces.scan import MemoryRows, Progress, Rows, as_grid, groups, row_fields, status_of, together
 
 __all__ = ["line", "plane", "row_fields", "surface_fields"]
 
 
 def surface_fields(objective: Objective, *, by_class: bool = False) -> dict[str, tuple[int, ...]]:
-    """Fields and shapes of one surface point, to allocate :class:`~landscape.surfaces.rows.Rows` with.
+    """Fields and shapes of one surface point, to allocate :class:`~landscape.surfaces.scan.Rows` with.
 
     Raises:
         ValueError: ``by_class`` is asked for, and a view's labels are no class indices.
     """
     fields = row_fields(objective)
     if by_class:
-        classes = _by_class(objective)[1]
+        classes = split_by_class(objective)[1]
         fields |= {f"class_{name}": (*shape, len(classes)) for name, shape in row_fields(objective).items()}
     return fields
 
@@ -131,9 +130,6 @@ class _How:
     check: bool
 
 
-_by_class = by_class  # the function, where an argument bears its name
-
-
 def _measure(
     objective: Objective,
     directions: Sequence[Tensor],
@@ -148,7 +144,7 @@ def _measure(
     ranks, objective = objective.ranks, objective.over(None)  # processes share the points, each over the whole data
     views, shape = objective.views, tuple(len(axis) for axis in axes)
     recalibration = Recalibration(objective, how.batchnorm_samples) if how.batchnorm == "recalibrated" else None
-    split, classes = by_class(objective) if how.by_class else (objective, [])
+    split, classes = split_by_class(objective) if how.by_class else (objective, [])
     fields = surface_fields(objective, by_class=how.by_class)
     rows = MemoryRows(int(np.prod(shape)), fields) if rows is None else rows
     table = _Table(rows, fields)
@@ -186,6 +182,7 @@ def _measure(
         "batchnorm": how.batchnorm,
         "batchnorm_samples": recalibration.samples if recalibration else None,
         "batch_size": objective.batch_size,
+        "checks": objective.checks,
         "memory_format": "channels_last" if objective.memory_format == torch.channels_last else "contiguous",
         **{name: None if np.isnan(values).all() and "accuracy" in name else values for name, values in arrays.items()},
     }

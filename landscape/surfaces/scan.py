@@ -1,9 +1,9 @@
-"""What all scans over points share: grids, the rows that points are kept in, and the status of each value."""
+"""Common parts of all scans over points: grids, the rows that points are kept in, and the status of each value."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -11,10 +11,50 @@ from landscape.objective.evaluation.evaluate import Evaluation
 from landscape.objective.objective import Objective
 from landscape.ranks import Ranks
 from landscape.records import Status
-from landscape.surfaces.rows import Rows
 
 Progress = Callable[[Iterable[int]], Iterable[int]]
 T = TypeVar("T")
+
+
+class Rows(Protocol):
+    """A table of rows that are computed one after another; ``landscape.store.PartFile`` is one on disk."""
+
+    def pending(self) -> Sequence[int]:
+        """Rows still to be computed."""
+        ...
+
+    def write(self, row: int, status: Status = Status.OK, **values: Any) -> None:
+        """Set one row."""
+        ...
+
+    def read(self) -> dict[str, np.ndarray]:
+        """Every field as an array whose first axis is the row; NaN where pending."""
+        ...
+
+
+class MemoryRows:
+    """Rows kept in memory.
+
+    >>> rows = MemoryRows(2, {"loss": (3,)})
+    >>> rows.write(1, loss=[1.0, 2.0, 3.0])
+    >>> rows.pending(), rows.read()["loss"][1]
+    ([0], array([1., 2., 3.]))
+    """
+
+    def __init__(self, rows: int, fields: Mapping[str, tuple[int, ...]]) -> None:
+        self._arrays = {name: np.full((rows, *shape), np.nan) for name, shape in fields.items()}
+        self._status = np.zeros(rows, np.uint8)
+
+    def pending(self) -> Sequence[int]:
+        return np.flatnonzero(self._status == Status.PENDING).tolist()
+
+    def write(self, row: int, status: Status = Status.OK, **values: Any) -> None:
+        for name, value in values.items():
+            self._arrays[name][row] = value
+        self._status[row] = status
+
+    def read(self) -> dict[str, np.ndarray]:
+        return self._arrays
 
 
 def groups(rounds: Iterable[Sequence[int]], ranks: Ranks | None, progress: Progress) -> Iterator[list[int]]:
@@ -35,7 +75,7 @@ def groups(rounds: Iterable[Sequence[int]], ranks: Ranks | None, progress: Progr
 
 
 def together(group: Sequence[int], work: Callable[[int], T], ranks: Ranks | None) -> list[T]:
-    """What ``work`` gives for every point of a group of at most as many points as processes, each doing one of them."""
+    """Do ``work`` for a group of at most as many points as processes, each doing one; give all results."""
     if ranks is None:
         return [work(point) for point in group]
     own = work(group[ranks.rank]) if ranks.rank < len(group) else None
@@ -63,7 +103,7 @@ class _Todo:
 
 
 def row_fields(objective: Objective) -> dict[str, tuple[int, ...]]:
-    """Fields and shapes of one scanned point, to allocate :class:`~landscape.surfaces.rows.Rows` with."""
+    """Fields and shapes of one scanned point, to allocate :class:`~landscape.surfaces.scan.Rows` with."""
     count = len(objective.views)
     return {"loss": (count,), "accuracy": (count,)}
 

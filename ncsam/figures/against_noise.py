@@ -25,7 +25,7 @@ from ncsam.figures.style import (
     looks,
     shares,
 )
-from ncsam.records.measurements import Curves
+from ncsam.records import Curves
 
 QUANTITIES = {
     "test_accuracy": "test accuracy (last five epochs)",

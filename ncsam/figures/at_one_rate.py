@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from landscape.figures.data import DataFigure
 from landscape.figures.style import STYLE, figure, log_scale
 from ncsam.figures.style import base, hide_spare, legend_below, looks, plain
-from ncsam.records.measurements import Curves
+from ncsam.records import Curves
 from ncsam.statistics import Interval, kendall_tau, t_interval
 from ncsam.study.effects import CONTRAST_RATE
 

@@ -15,12 +15,10 @@ from ncsam.figures.at_one_rate import arms_at, sharpness_against_gap
 from ncsam.figures.epochs import alignment, training_by_rate, training_of_controls
 from ncsam.figures.forest import forest
 from ncsam.figures.radius import radius_figure
-from ncsam.records.measurements import Diagnostics, Spectrum, Training
-from ncsam.records.spectra import density_at
+from ncsam.records import Diagnostics, Spectrum, Training, density_at
 from ncsam.study.effects import CONTRAST_RATE
-from ncsam.study.files import StudyFiles
+from ncsam.study.files import StudyFiles, curves_of
 from ncsam.study.radius_control import family_of, radius_control
-from ncsam.study.study import curves_of
 from ncsam.study.table import Study
 from ncsam.study.verdicts import judge
 from ncsam.training.config import TrainConfig

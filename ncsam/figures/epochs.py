@@ -25,10 +25,9 @@ from ncsam.figures.style import (
     plain,
     shares,
 )
-from ncsam.records.measurements import Diagnostics, Training
-from ncsam.statistics import t_intervals
+from ncsam.records import Diagnostics, Training
+from ncsam.statistics import LEVEL, t_intervals
 
-LEVEL = 0.95
 SHOWN: Mapping[str, Callable[[Training], np.ndarray]] = {
     "clean test accuracy": lambda t: t.of_view("test"),
     "wrong labels memorised": lambda t: t.memorisation,

@@ -10,7 +10,7 @@ import numpy as np
 from landscape.figures.data import DataFigure
 from landscape.figures.style import STYLE, figure
 from ncsam.figures.style import BLUE, GREEN, GREY, VERMILION
-from ncsam.records.measurements import Verdicts
+from ncsam.records import Verdicts
 
 _COLOURS = {"supported": GREEN, "contradicted": VERMILION, "undecided": BLUE}
 

@@ -8,7 +8,7 @@ import numpy as np
 from landscape.figures.data import DataFigure
 from landscape.figures.style import STYLE, figure
 from ncsam.figures.style import legend_below, looks, plain, shares
-from ncsam.records.measurements import RadiusControl
+from ncsam.records import RadiusControl
 
 _BESIDE = 0.04  # radii that differ by less are drawn side by side, as far apart as this
 

@@ -2,7 +2,8 @@
 
 from ncsam.measurements.bound import measure_bound
 from ncsam.measurements.diagnostics import measure_diagnostics
-from ncsam.measurements.measurement import ANALYSIS_VIEWS, Where
+from ncsam.measurements.measurement import ANALYSIS_VIEWS
+from ncsam.measurements.resumable import Where
 from ncsam.measurements.sharpness import measure_sharpness
 from ncsam.measurements.spectrum import measure_spectrum
 from ncsam.measurements.surface import measure_line, measure_plane

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 import numpy as np
@@ -13,10 +13,18 @@ from torch import nn
 import landscape
 from landscape.records import Status
 from landscape.sharpness import LARGEST
-from ncsam.measurements.measurement import DTYPES, Where, result_of, shared
-from ncsam.measurements.theorem1 import ClippedCrossEntropy, default_clip, error_rate, highest_in_ball
-from ncsam.measurements.theorem1_bound import assumption_violated, theorem1_bound
-from ncsam.records.measurements import BoundTable
+from ncsam.measurements.measurement import DTYPES, shared
+from ncsam.measurements.resumable import Where, result_of
+from ncsam.measurements.theorem1 import (
+    Bound,
+    ClippedCrossEntropy,
+    assumption_violated,
+    default_clip,
+    error_rate,
+    highest_in_ball,
+    theorem1_bound,
+)
+from ncsam.records import BoundTable
 from ncsam.runs.run import Run
 from ncsam.training.execution import usable_device
 
@@ -69,52 +77,23 @@ def measure_bound(
     clip = default_clip(problem.dataset.num_classes) if clip is None else clip
     if not 0 < clip <= LARGEST:
         raise ValueError(f"clip is {clip}, expected a cross-entropy > 0, up to {LARGEST:g}")
-    n = len(problem.train)
-    alpha = float(problem.labels.flipped[problem.train].mean())
-    device, dtype = usable_device(where.get("device", "cpu")), DTYPES[where.get("dtype", "float32")]
-    metrics: dict[str, Any] = {"error": error_rate, "clipped_ce": ClippedCrossEntropy(clip, each=True)}
-
-    def objective(epoch: int, loss_fn: Any) -> landscape.Objective:
-        model = run.model(epoch, str(device), dtype)
-        return shared(problem.objective(model, ("mixed", "test"), loss_fn=loss_fn, metrics=metrics), where)
-
-    size = objective(at[0], None).num_parameters
-    terms: dict[str, Any] = {"alpha": alpha, "n": n, "num_parameters": size, "rho": rho, "delta": delta}
-    theorem1_bound(max_neighbourhood_loss=0.0, weight_norm=0.0, **terms)  # what is out of range is told before work
-    sigma = rho / (math.sqrt(size) + math.sqrt(math.log(max(2, round((1 - alpha) * n)))))
     settings: dict[str, Any] = {
         "rho": rho, "delta": delta, "clip": clip, "steps": steps, "restarts": restarts, "draws": draws, "seed": seed
     }  # fmt: skip
-    history = (len(LOSSES), 2 * restarts, steps + 1)
-    fields: dict[str, tuple[int, ...]] = {"numbers": (len(_NUMBERS), len(LOSSES)), "history": history}
-    fields |= {"weight_norm": ()}
+    theorem = _Theorem(run, settings, where, at[0])
+    fields: dict[str, tuple[int, ...]] = {
+        "numbers": (len(_NUMBERS), len(LOSSES)),
+        "history": (len(LOSSES), 2 * restarts, steps + 1),
+        "weight_norm": (),
+    }
     ranks = where.get("ranks")
     processes = 1 if ranks is None else ranks.size
     identity = {**settings, "epochs": at, "processes": processes}
     with result_of(run, f"diagnostics/{name}", identity, len(at), fields, where) as (part, finish):
         for row in where.get("progress", iter)(part.pending()):
-            objectives = {"ce": objective(at[row], nn.CrossEntropyLoss())}
-            objectives["clipped_ce"] = objective(at[row], ClippedCrossEntropy(clip))
-            mixed = {name: o.view("mixed") for name, o in objectives.items()}
-            maxima = highest_in_ball(mixed, rho, steps=steps, restarts=restarts, seed=seed)
-            test = objectives["ce"].view("test")
-            weight_norm = float(test.weights.double().norm())
-            bounds = [
-                theorem1_bound(max_neighbourhood_loss=maxima[loss].value, weight_norm=weight_norm, **terms)
-                for loss in LOSSES
-            ]
-            numbers = np.array(
-                [
-                    [maxima[loss].at_weights for loss in LOSSES],
-                    [maxima[loss].value for loss in LOSSES],
-                    *([getattr(b, term) for b in bounds] for term in TERMS),
-                    *_test_risk(test, sigma, draws, seed),
-                    [float(maxima[loss].converged) for loss in LOSSES],
-                ]
-            )
-            status = Status.OK if np.isfinite(numbers).all() else Status.NONFINITE
-            histories = np.stack([maxima[loss].history for loss in LOSSES])
-            part.write(row, status=status, numbers=numbers, history=histories, weight_norm=weight_norm)
+            values = theorem.at(at[row])
+            status = Status.OK if np.isfinite(values["numbers"]).all() else Status.NONFINITE
+            part.write(row, status=status, **values)
         read: dict[str, Any] = part.read()
         numbers_of: dict[str, Any] = {n: read["numbers"][:, i] for i, n in enumerate(_NUMBERS)}
         return finish(
@@ -125,15 +104,82 @@ def measure_bound(
                 history=read["history"],
                 weight_norm=read["weight_norm"],
                 status=np.repeat(part.status[:, None], len(LOSSES), axis=1),
-                alpha=alpha,
-                samples=n,
-                num_parameters=size,
-                sigma=sigma,
+                alpha=theorem.alpha,
+                samples=theorem.samples,
+                num_parameters=theorem.num_parameters,
+                sigma=theorem.sigma,
                 violated=assumption_violated(run.config.noise.partition(":")[0], problem.labels.transition),
                 dtype=where.get("dtype", "float32"),
                 processes=processes,
                 **settings,
             )
+        )
+
+
+class _Theorem:
+    """The terms of the theorem at the checkpoints of a run, and what is the same at all of them.
+
+    Attributes:
+        alpha: share of wrong labels in the training set.
+        samples: n, of the training set.
+        num_parameters: K.
+        sigma: deviation of the Gaussian of the theorem's proof.
+    """
+
+    def __init__(self, run: Run, settings: Mapping[str, Any], where: Where, epoch: int) -> None:
+        self._run, self._settings, self._where = run, settings, where
+        self._device = usable_device(where.get("device", "cpu"))
+        self._dtype = DTYPES[where.get("dtype", "float32")]
+        self._metrics: dict[str, Any] = {
+            "error": error_rate,
+            "clipped_ce": ClippedCrossEntropy(settings["clip"], each=True),
+        }
+        self.samples = len(run.problem.train)
+        self.alpha = float(run.problem.labels.flipped[run.problem.train].mean())
+        self.num_parameters = size = self._objective(epoch, None).num_parameters
+        clean = max(2, round((1 - self.alpha) * self.samples))
+        self._bound(0.0, 0.0)  # what is out of range is told before work
+        self.sigma = settings["rho"] / (math.sqrt(size) + math.sqrt(math.log(clean)))
+
+    def at(self, epoch: int) -> dict[str, Any]:
+        """One row: the numbers, (numbers, losses), the ascents' history and the norm of the weights."""
+        rho, seed = self._settings["rho"], self._settings["seed"]
+        objectives = {
+            "ce": self._objective(epoch, nn.CrossEntropyLoss()),
+            "clipped_ce": self._objective(epoch, ClippedCrossEntropy(self._settings["clip"])),
+        }
+        mixed = {name: o.view("mixed") for name, o in objectives.items()}
+        steps, restarts = self._settings["steps"], self._settings["restarts"]
+        maxima = highest_in_ball(mixed, rho, steps=steps, restarts=restarts, seed=seed)
+        test = objectives["ce"].view("test")
+        weight_norm = float(test.weights.double().norm())
+        bounds = [self._bound(maxima[loss].value, weight_norm) for loss in LOSSES]
+        numbers = np.array(
+            [
+                [maxima[loss].at_weights for loss in LOSSES],
+                [maxima[loss].value for loss in LOSSES],
+                *([getattr(b, term) for b in bounds] for term in TERMS),
+                *_test_risk(test, self.sigma, self._settings["draws"], seed),
+                [float(maxima[loss].converged) for loss in LOSSES],
+            ]
+        )
+        history = np.stack([maxima[loss].history for loss in LOSSES])
+        return {"numbers": numbers, "history": history, "weight_norm": weight_norm}
+
+    def _objective(self, epoch: int, loss_fn: Any) -> landscape.Objective:
+        model = self._run.model(epoch, str(self._device), self._dtype)
+        made = self._run.problem.objective(model, ("mixed", "test"), loss_fn=loss_fn, metrics=self._metrics)
+        return shared(made, self._where)
+
+    def _bound(self, highest: float, weight_norm: float) -> Bound:
+        return theorem1_bound(
+            max_neighbourhood_loss=highest,
+            weight_norm=weight_norm,
+            alpha=self.alpha,
+            n=self.samples,
+            num_parameters=self.num_parameters,
+            rho=self._settings["rho"],
+            delta=self._settings["delta"],
         )
 
 

@@ -10,8 +10,9 @@ import numpy as np
 
 from landscape.records import Status
 from landscape.surfaces.scan import groups, together
-from ncsam.measurements.measurement import DTYPES, Where, result_of
-from ncsam.records.measurements import Diagnostics
+from ncsam.measurements.measurement import DTYPES
+from ncsam.measurements.resumable import Where, result_of
+from ncsam.records import Diagnostics
 from ncsam.runs.run import Run
 from ncsam.training.execution import usable_device
 from ncsam.training.gradient_diagnostics import QUANTITIES, Diagnosis

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import landscape
+from landscape._suggest import did_you_mean
 from landscape.objective.objective import Objective
 from landscape.records import Trajectory
 from landscape.surfaces.directions import direction_hash, eigen_direction, gradient_direction, signed, with_norm
@@ -73,8 +73,7 @@ def parse_directions(spec: str, count: int) -> list[tuple[str, str]]:
         kind, _, argument = part.strip().partition(":")
         takes = kind == "between" or kind in _WITH_VIEW
         if kind not in KINDS or (argument and not takes) or (kind == "between" and not argument):
-            near = difflib.get_close_matches(kind, KINDS, 1) if kind not in KINDS else []
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = did_you_mean(kind, KINDS, ";") if kind not in KINDS else ""
             raise ValueError(
                 f"directions are {part.strip()!r}, expected random, eigen[:VIEW], gradient[:VIEW], noise-gradient, "
                 f"trajectory or between:RUN.h5{hint}"
@@ -180,8 +179,8 @@ def simulated_noise_gradient(run: Run, model: nn.Module, seed: int = 0) -> Tenso
     device = next(iter(parameters.values())).device
     dtype = next(iter(parameters.values())).dtype
     batch = MiniBatch(
-        model, None, problem.inputs().to(device, dtype), labels.to(device), nn.CrossEntropyLoss(),
-        math.ceil(len(labels) / _SAMPLES), 1.0, device,
+        model, problem.inputs().to(device, dtype), labels.to(device), nn.CrossEntropyLoss(),
+        microbatches=math.ceil(len(labels) / _SAMPLES),
     )  # fmt: skip
     first = FirstPass(
         batch, list(parameters.values()), true_labels=None, progress=None,

@@ -10,7 +10,8 @@ from landscape.records import Connection, LineDraws, PlaneDraws
 from landscape.surfaces.connectivity import connect
 from landscape.surfaces.draws import line_draws, plane_draws
 from landscape.surfaces.scan import row_fields
-from ncsam.measurements.measurement import ANALYSIS_VIEWS, Where, objective_of, result_of
+from ncsam.measurements.measurement import ANALYSIS_VIEWS, objective_of
+from ncsam.measurements.resumable import Where, result_of
 from ncsam.runs.run import Run
 
 _log = logging.getLogger(__name__)

@@ -1,28 +1,20 @@
-"""What all measurements share: where they are computed, their part file, and rows by epoch and view."""
+"""A measurement by epoch and view of a run: what it is asked for, and the table of its rows."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
-import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
-from typing import Any, TypedDict, TypeVar, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 import landscape
-from landscape import inputs, store
 from landscape.ranks import Ranks
 from landscape.records import Record, Status
-from landscape.store import PartFile, StoreError
-from landscape.store.room import check_room
-from ncsam.measurements.mirror import Mirror
+from ncsam.measurements.resumable import PartRows, Where, result_of
 from ncsam.measurements.warm_start import Handover
 from ncsam.runs.run import Run
 from ncsam.training.execution import usable_device
@@ -31,30 +23,6 @@ ANALYSIS_VIEWS = ("mixed", "clean_part", "noisy_part", "true_labels", "test")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 R = TypeVar("R", bound=Record)
-T = TypeVar("T")
-Part = PartFile | Mirror
-
-
-class Where(TypedDict, total=False):
-    """How a measurement is carried out, whatever is measured.
-
-    Keys:
-        dtype: ``float32`` (default) or ``float64``.
-        device: as torch spells it; the CPU by default.
-        overwrite: replace a result of the same name.
-        resume: continue what a stopped measurement left.
-        progress: wraps the iteration over rows, e.g. ``tqdm.auto.tqdm``.
-        ranks: processes that all carry out this measurement and share its work; the first of them alone touches files.
-        provenance: how the measurement was asked for, JSON-able; stored with the result.
-    """
-
-    dtype: str
-    device: str
-    overwrite: bool
-    resume: bool
-    progress: Callable[[Iterable[int]], Iterable[int]]
-    ranks: Ranks | None
-    provenance: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,7 +76,7 @@ class Measurement(ABC):
 
     def handover(
         self,
-        part: Part,
+        part: PartRows,
         objective_at: Callable[[int], landscape.Objective],
         identity: dict[str, Any],
         ranks: Ranks | None,
@@ -201,125 +169,3 @@ def shared(objective: landscape.Objective, where: Where) -> landscape.Objective:
     """The objective, its data shared by the processes that carry out the measurement."""
     ranks = where.get("ranks")
     return objective if ranks is None else landscape.sharded(objective, ranks.group)
-
-
-def on_first(make: Callable[[], T], where: Where) -> T:
-    """What ``make()`` gives on the first of the processes, on all of them: for files, clocks, and what takes no share.
-
-    Raises:
-        Exception: whatever ``make()`` raises, on all of them.
-    """
-    ranks = where.get("ranks")
-    return make() if ranks is None else ranks.share(make)
-
-
-def result_path(run: Run, name: str) -> Path:
-    """The part file of a result, whose name also becomes that of the file.
-
-    Raises:
-        ValueError: the name cannot be one.
-    """
-    for part in name.split("/"):
-        inputs.file_name(part, "a result")
-    return store.part_path(run.path, name)
-
-
-def recorded_identity(run: Run, name: str, where: Where) -> dict[str, Any] | None:
-    """The settings that a stopped measurement of ``name`` recorded, where it is to be resumed; else none."""
-    path = result_path(run, name)
-
-    def read() -> dict[str, Any] | None:
-        if not (where.get("resume", False) and path.exists()):
-            return None
-        with store.open(path) as file:
-            return cast(dict[str, Any], json.loads(file.attrs["work"])["identity"])
-
-    return on_first(read, where)
-
-
-@contextmanager
-def result_of(
-    run: Run,
-    name: str,
-    settings: Mapping[str, Any],
-    rows: int,
-    fields: Mapping[str, Any],
-    where: Where,
-) -> Iterator[tuple[Part, Callable[[Any], Any]]]:
-    """A part file for ``name`` and the function that turns its rows, once complete, into a result of the run file.
-
-    Of several processes the first one holds the file, and the others rows that are written alike.
-    """
-    with ExitStack() as stack:
-        held: list[tuple[PartFile, Callable[[Any], Any]]] = []
-
-        def hold() -> tuple[dict[str, np.ndarray], np.ndarray]:
-            held.append(stack.enter_context(_on_disk(run, name, settings, rows, fields, where)))
-            return held[0][0].read(), held[0][0].status
-
-        found = on_first(hold, where)
-
-        def finish(record: Any) -> Any:
-            on_first(lambda: held[0][1](record), where)
-            return record
-
-        yield held[0][0] if held else Mirror(store.part_path(run.path, name), *found), finish
-
-
-@contextmanager
-def _on_disk(
-    run: Run,
-    name: str,
-    settings: Mapping[str, Any],
-    rows: int,
-    fields: Mapping[str, Any],
-    where: Where,
-) -> Iterator[tuple[PartFile, Callable[[Any], None]]]:
-    overwrite, resume = where.get("overwrite", False), where.get("resume", False)
-    path = result_path(run, name)
-    # A kill between adding the result and removing its part file leaves both; resuming then adds the same rows again.
-    overwrite_result = overwrite or (resume and path.exists())
-    with store.open(run.path) as file:
-        if name in file and not overwrite_result:
-            raise StoreError(f"{run.path}: {name!r} exists; choose another --name, or --overwrite")
-    if not path.exists():
-        row = sum(math.prod(_shape(spec)) * np.dtype(_dtype(spec)).itemsize for spec in fields.values())
-        # On disk while it is made and once more as a result; in memory as rows and as arrays of the record
-        check_room(f"{name} of {rows} rows", path.parent, disk=2 * rows * row, memory=2 * rows * row)
-    if overwrite and not resume:
-        path.unlink(missing_ok=True)
-    identity = {
-        **settings,
-        "dtype": where.get("dtype", "float32"),
-        "device": where.get("device", "cpu"),
-        "run": _fingerprint(run),
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-    }
-    with PartFile.create(path, identity, rows, fields, resume=resume) as part:
-
-        def finish(record: Any) -> None:
-            part.commit()
-            store.add(run.path, name, record, overwrite=overwrite_result, provenance=_provenance(where))
-            part.discard()
-
-        yield part, finish
-
-
-def _provenance(where: Where) -> dict[str, Any]:
-    """How a result came about: what was asked for, and with which versions, threads and device it was computed."""
-    asked = where.get("provenance", {})
-    stamp = store.stamp(
-        config=asked.get("options", {}),
-        seeds={},
-        data_hash=None,
-        command=asked.get("command"),
-        device=where.get("device", "cpu"),
-    )
-    kept = {key: value for key, value in stamp.items() if key not in ("schema", "seeds", "data_hash")}
-    return {**kept, "given": dict(asked.get("given", {}))}
-
-
-def _fingerprint(run: Run) -> str:
-    """What the numbers depend on besides the settings: the run's configuration and data."""
-    return hashlib.sha256(f"{run.attrs['config']} {run.attrs['data_hash']}".encode()).hexdigest()

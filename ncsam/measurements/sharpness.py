@@ -11,8 +11,9 @@ import landscape
 from landscape import Objective
 from landscape.records import Status
 from landscape.sharpness import LARGEST
-from ncsam.measurements.measurement import ANALYSIS_VIEWS, Measurement, Place, Where, by_epoch_and_view
-from ncsam.records.measurements import SharpnessTable
+from ncsam.measurements.measurement import ANALYSIS_VIEWS, Measurement, Place, by_epoch_and_view
+from ncsam.measurements.resumable import Where
+from ncsam.records import SharpnessTable
 from ncsam.runs.run import Run
 
 

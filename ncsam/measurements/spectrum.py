@@ -17,20 +17,11 @@ from landscape.curvature.strategies import STRATEGIES
 from landscape.ranks import Ranks
 from landscape.records import EigenResult, Status
 from landscape.store.room import check_room
-from ncsam.measurements.measurement import (
-    ANALYSIS_VIEWS,
-    DTYPES,
-    Measurement,
-    Part,
-    Place,
-    Where,
-    by_epoch_and_view,
-    objective_of,
-    recorded_identity,
-)
+from ncsam.measurements.measurement import ANALYSIS_VIEWS, DTYPES, Measurement, Place, by_epoch_and_view, objective_of
+from ncsam.measurements.resumable import PartRows, Where, recorded_identity
 from ncsam.measurements.spectrum_extras import Density, Extra, Layers, Operator, Sources, Trace
 from ncsam.measurements.warm_start import Handover
-from ncsam.records.measurements import Spectrum
+from ncsam.records import Spectrum
 from ncsam.runs.run import Run
 
 PAIRWISE = ("values", "residuals", "converged", "errors")
@@ -69,7 +60,7 @@ def measure_spectrum(
         params: patterns of the parameters that the Hessian is taken by, see :meth:`landscape.Objective.restricted`.
         per_layer: also the largest eigenvalue (and trace) of every layer's diagonal block.
         split: also each eigenvector's curvature on the rightly and on the wrongly labelled training samples, and its
-            cosines with g_clean, g_noise and g*, see :func:`ncsam.measurements.gradients.gradients`.
+            cosines with g_clean, g_noise and g*, see :func:`ncsam.measurements.spectrum_extras.gradients`.
         vectors: store the eigenvectors (in the precision of the products).
         warm_start: start each epoch from the eigenvectors of the one before it in ``epochs``, on the same view.
         strategy: how products are made, see :class:`landscape.curvature.operators.CurvatureOperator`; the result
@@ -177,7 +168,7 @@ class _Spectra(Measurement):
 
     def handover(
         self,
-        part: Part,
+        part: PartRows,
         objective_at: Callable[[int], Objective],
         identity: dict[str, Any],
         ranks: Ranks | None,

@@ -7,18 +7,21 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 import landscape
 from landscape import HessianOperator, Objective
 from landscape.records import EigenResult
 from landscape.spectrum.layers import layer_spectra
-from ncsam.measurements.gradients import GRADIENTS, gradients
+from ncsam.measurements.directions import simulated_noise_gradient
 from ncsam.measurements.measurement import Place
 from ncsam.runs.run import Run
 
 Operator = Callable[[Objective], HessianOperator]
 
 PARTS = ("clean_part", "noisy_part")
+GRADIENTS = ("g_clean", "g_noise", "g_star")
 BROADENING = 0.01
 _POINTS = 512
 
@@ -166,3 +169,22 @@ class Sources(Extra):
         """Share of each part that has samples."""
         sizes = {part: objective.num_samples(part) for part in PARTS if objective.num_samples(part)}
         return {part: size / sum(sizes.values()) for part, size in sizes.items()}
+
+
+def gradients(run: Run, objective: Objective, seed: int = 0) -> dict[str, Tensor]:
+    """g_clean, g_noise and g* at a checkpoint of a run, (K,) each; zero where a part is empty.
+
+    g_clean and g_noise are the mean gradients of the rightly and wrongly labelled training samples. g* is NCSAM's
+    simulated noise gradient with the whole training set as one batch
+    (:func:`ncsam.measurements.directions.simulated_noise_gradient`).
+
+    Args:
+        objective: of the run at that checkpoint, with the views ``clean_part`` and ``noisy_part``.
+        seed: of the picks.
+    """
+    parts = {"g_clean": objective.view("clean_part"), "g_noise": objective.view("noisy_part")}
+    found = {
+        name: part.gradient() if part.num_samples(part.views[0]) else torch.zeros_like(part.weights)
+        for name, part in parts.items()
+    }
+    return {**found, "g_star": objective.extract(simulated_noise_gradient(run, objective.model, seed))}

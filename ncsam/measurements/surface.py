@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Unpack
 
+from torch import Tensor
+
+import landscape
 from landscape import store
 from landscape.records import Line, Plane
+from landscape.surfaces.batch_size import BatchChoice, choose, measure
+from landscape.surfaces.line_and_plane import surface_fields
+from landscape.surfaces.recalibration import SAMPLES
+from landscape.surfaces.span import find_span
 from ncsam.measurements.directions import Directions, directions_for, trajectory_on
-from ncsam.measurements.evaluating import SurfaceWhere, evaluate_surface
-from ncsam.measurements.measurement import ANALYSIS_VIEWS, objective_of, on_first
+from ncsam.measurements.measurement import ANALYSIS_VIEWS, objective_of
+from ncsam.measurements.resumable import Where, on_first, recorded_identity, result_of
 from ncsam.runs.run import Run
 
 PATH = "_path"  # appended to a plane's name: the run's checkpoints in its coordinates
+
+
+class SurfaceWhere(Where, total=False):
+    """How a surface is measured, whatever its directions; beside the keys of :class:`Where`:
+
+    Keys:
+        tolerance, by_class, batchnorm, batchnorm_samples: see :func:`landscape.line`.
+        rise: find the span at which the loss has risen by so much, and stretch the grid, given for a span of 1, to it.
+        range_view: whose loss that is; the first view with samples if none.
+        autotune: measure which batch size and memory format are fastest, instead of following the rule. A resumed
+            measurement takes what the stopped one measured.
+    """
+
+    tolerance: float | None
+    by_class: bool
+    batchnorm: str
+    batchnorm_samples: int
+    rise: float | None
+    range_view: str | None
+    autotune: bool
 
 
 def measure_line(
@@ -31,7 +60,7 @@ def measure_line(
     **where: Unpack[SurfaceWhere],
 ) -> Line:
     """All views along a direction; stored as ``surface/<name>``, see
-    :class:`~ncsam.measurements.evaluating.SurfaceWhere`.
+    :class:`SurfaceWhere`.
 
     Args:
         directions, layers, policy, norm, trust: see :func:`ncsam.measurements.directions.directions_for`.
@@ -59,7 +88,7 @@ def measure_plane(
     **where: Unpack[SurfaceWhere],
 ) -> Plane:
     """All views over two directions; stored as ``surface/<name>``, see
-    :class:`~ncsam.measurements.evaluating.SurfaceWhere`.
+    :class:`SurfaceWhere`.
 
     The first random direction of a seed is the one that :func:`measure_line` takes. Of a run that kept several
     checkpoints, these are stored in the plane's coordinates as ``surface/<name>_path``, with their distances from it.
@@ -101,3 +130,61 @@ def _surface(
 
         on_first(add_path, where)
     return record
+
+
+def batched(run: Run, name: str, objective: landscape.Objective, where: SurfaceWhere) -> tuple[Any, BatchChoice]:
+    """The objective as it is to be evaluated for the result ``name``, and the choice that was made."""
+    if not where.get("autotune", False):
+        choice = choose(objective)
+    else:
+        choice = _recorded(run, name, where) or on_first(lambda: measure(objective.over(None)), where)
+    return choice.apply(objective), choice
+
+
+def evaluate_surface(
+    run: Run,
+    name: str,
+    objective: landscape.Objective,
+    directions: Sequence[Tensor],
+    grids: Sequence[Sequence[float]],
+    settings: dict[str, Any],
+    where: SurfaceWhere,
+    described: dict[str, Any],
+) -> Line | Plane:
+    """Measure and store the surface ``surface/<name>`` point by point.
+
+    Args:
+        settings: of everything but the evaluation, which decide the numbers.
+        described: fields of the record that the caller knows.
+
+    Raises:
+        ValueError, StoreError: something asked for is impossible, exists already, or cannot be written.
+    """
+    name = f"surface/{name}"
+    objective, choice = batched(run, name, objective, where)
+    rise = where.get("rise")
+    span = None if rise is None else find_span(objective.over(None), directions, rise, where.get("range_view"))
+    if span is not None:
+        grids = [[span["span"] * x for x in grid] for grid in grids]
+    how: dict[str, Any] = {
+        "tolerance": where.get("tolerance"),
+        "by_class": where.get("by_class", False),
+        "batchnorm": where.get("batchnorm", "frozen"),
+        "batchnorm_samples": where.get("batchnorm_samples", SAMPLES),
+    }
+    identity = {**settings, **how, "grids": [list(map(float, grid)) for grid in grids], "auto_range": span}
+    identity["batching"] = dataclasses.asdict(choice)
+    draw: Callable[..., Line | Plane] = landscape.line if len(grids) == 1 else landscape.plane
+    count = math.prod(len(grid) for grid in grids)
+    fields = surface_fields(objective, by_class=how["by_class"])
+    with result_of(run, name, identity, count, fields, where) as (part, finish):
+        record = draw(objective, *directions, *grids, **how, rows=part, progress=where.get("progress", iter))
+        record = dataclasses.replace(record, **described, batch_choice=choice.chosen_by, auto_range=span)
+        finish(record)
+    return record
+
+
+def _recorded(run: Run, name: str, where: SurfaceWhere) -> BatchChoice | None:
+    """The choice that a stopped measurement recorded, to be resumed with."""
+    found = (recorded_identity(run, name, where) or {}).get("batching")
+    return BatchChoice(**found) if found else None

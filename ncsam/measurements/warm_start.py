@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape._files import replacing
 from landscape.ranks import Ranks
 
 
@@ -66,17 +66,17 @@ class Handover:
         content = array.tobytes()
         head = {"identity": self._identity, "index": index, "shape": array.shape, "dtype": array.dtype.str}
         path = self._path(view)
-        temporary = path.with_name(f"{path.name}.tmp")
-        temporary.write_bytes(json.dumps({**head, "sha256": _digest(content)}).encode() + b"\n" + content)
-        os.replace(temporary, path)  # not flushed: what a power cut leaves does not match its digest
+        with replacing(path) as temporary:  # not flushed: what a power cut leaves does not match its digest
+            temporary.write_bytes(json.dumps({**head, "sha256": _digest(content)}).encode() + b"\n" + content)
 
     def discard(self, views: Iterable[str]) -> None:
         """Remove the files of these views."""
         if not self._writes:
             return
         for view in views:
-            for path in (self._path(view), self._path(view).with_name(f"{self._path(view).name}.tmp")):
-                path.unlink(missing_ok=True)
+            path = self._path(view)
+            for leftover in (path, path.with_name(f".{path.name}.tmp")):
+                leftover.unlink(missing_ok=True)
 
     def _path(self, view: str) -> Path:
         return vectors_path(self._part, view)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,14 +63,13 @@ def parse(spec: str, *, whole: int | None = None) -> Noise:
     ValueError: unknown label noise 'symetric', did you mean 'symmetric'? known: none, symmetric, pair, ...
     """
     kind, _, rest = spec.partition(":")
-    if kind not in _PARSERS:
-        raise ValueError(unknown("label noise", kind, _PARSERS))
-    usage, parser = _PARSERS[kind]
+    if kind not in KINDS:
+        raise ValueError(unknown("label noise", kind, KINDS))
     try:
-        made = parser([part.strip() for part in rest.split(",")] if rest else [])
-        return dataclasses.replace(made, whole=whole) if isinstance(made, _FromFile) else made
+        made = KINDS[kind].parse([part.strip() for part in rest.split(",")] if rest else [])
+        return replace(made, whole=whole) if isinstance(made, _FromFile) else made
     except _Spelling as error:
-        raise ValueError(f"label noise {spec!r}: {error}; spell it {usage}") from None
+        raise ValueError(f"label noise {spec!r}: {error}; spell it {KINDS[kind].usage}") from None
 
 
 class _Spelling(Exception):
@@ -141,7 +140,7 @@ def _matrix(arguments: list[str]) -> Noise:
     return noise
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class _FromFile:
     """Labels from a file, of a training set of ``whole`` samples."""
 
@@ -166,17 +165,37 @@ def _labels(arguments: list[str]) -> Noise:
     return _FromFile(kinds.from_file, arguments[0], arguments[1] if len(arguments) > 1 else None)
 
 
-_PARSERS: dict[str, tuple[str, Callable[[list[str]], Noise]]] = {
-    "none": ("none", _none),
-    "symmetric": ("symmetric:RATE[,inclusive][,exact]", _symmetric),
-    "pair": ("pair:RATE", _pair),
-    "asymmetric": ("asymmetric:RATE[,map=NAME] or asymmetric:RATE,map=FROM-TO+FROM-TO", _asymmetric),
-    "instance": ("instance:RATE", _instance),
-    "beta": ("beta:THETA1,THETA2", _beta),
-    "matrix": ("matrix:FILE", _matrix),
-    "human": ("human:FILE,KEY", _human),
-    "labels": ("labels:FILE[,KEY]", _labels),
+@dataclass(frozen=True)
+class NoiseKind:
+    """A kind of label noise.
+
+    Attributes:
+        usage: how it is spelled.
+        parse: from its arguments to the noise.
+        has_rate: whether its first argument is the noise rate.
+        sees_inputs: whether the flip of a label depends on the input beyond its class.
+    """
+
+    usage: str
+    parse: Callable[[list[str]], Noise]
+    has_rate: bool = False
+    sees_inputs: bool = False
+
+
+KINDS: Mapping[str, NoiseKind] = {
+    "none": NoiseKind("none", _none),
+    "symmetric": NoiseKind("symmetric:RATE[,inclusive][,exact]", _symmetric, has_rate=True),
+    "pair": NoiseKind("pair:RATE", _pair, has_rate=True),
+    "asymmetric": NoiseKind(
+        "asymmetric:RATE[,map=NAME] or asymmetric:RATE,map=FROM-TO+FROM-TO", _asymmetric, has_rate=True
+    ),
+    "instance": NoiseKind("instance:RATE", _instance, has_rate=True, sees_inputs=True),
+    "beta": NoiseKind("beta:THETA1,THETA2", _beta),
+    "matrix": NoiseKind("matrix:FILE", _matrix),
+    "human": NoiseKind("human:FILE,KEY", _human, sees_inputs=True),
+    "labels": NoiseKind("labels:FILE[,KEY]", _labels, sees_inputs=True),
 }
+"""Every kind of label noise by the name that it is spelled with."""
 
 
 def _expect(arguments: list[str], count: int) -> None:

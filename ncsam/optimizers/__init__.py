@@ -1,8 +1,9 @@
 """The optimizers: the base optimizer alone, SAM, NCSAM, and the controls that give a comparison meaning."""
 
-from ncsam.optimizers.sharpness_aware import ProjectionWarning, SharpnessAware
-from ncsam.optimizers.step_info import StepInfo
+from ncsam.optimizers.registry import build, options_of, resolve_options
+from ncsam.optimizers.sharpness_aware import ProjectionWarning, RoundingWarning, SharpnessAware, StepInfo
 from ncsam.optimizers.variants import (
+    ASAM,
     NCSAM,
     OPTIMIZERS,
     SAM,
@@ -14,12 +15,11 @@ from ncsam.optimizers.variants import (
     Plain,
     RandomDirection,
     RandomPicks,
-    build,
-    options_of,
-    resolve_options,
+    Variant,
 )
 
 __all__ = [
+    "ASAM",
     "NCSAM",
     "OPTIMIZERS",
     "SAM",
@@ -32,8 +32,10 @@ __all__ = [
     "ProjectionWarning",
     "RandomDirection",
     "RandomPicks",
+    "RoundingWarning",
     "SharpnessAware",
     "StepInfo",
+    "Variant",
     "build",
     "options_of",
     "resolve_options",

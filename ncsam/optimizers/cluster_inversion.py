@@ -12,35 +12,32 @@ from ncsam.optimizers.first_pass import FirstPass
 from ncsam.optimizers.noise_gradient import (
     NoiseEstimate,
     NoiseGradient,
+    SmoothedCrossEntropy,
     check_share,
+    classified,
     draw,
-    logits_and_labels,
     margins,
-    smoothed_cross_entropy,
 )
+from ncsam.optimizers.options import option
 
 
 @dataclass(frozen=True)
 class ClusterInversion(NoiseGradient):
     """g* from labels flipped at a rate that each feature cluster of the batch has of its own.
 
-    The batch's L2-normalised penultimate features are clustered by k-means. A sample of cluster k is picked with
-    probability r_k = flip_ratio·clip(1 − mean_k(δ)/max(δ), 0, 1) and gets a label drawn uniformly from the classes
-    other than its observed one; g* is the gradient of label-smoothed cross-entropy on a forward pass of the picked
-    samples alone. The mean is over the cluster; that the maximum is over the *batch* is our reading, as are k-means++
-    seeds and that fewer than two picked samples give g* = 0 (BatchNorm cannot normalise over one).
-
-    Args:
-        flip_ratio: r_max, the highest flip rate, in [0, 1].
-        label_smoothing: mass taken off the new label, spread over the C − 1 others.
-        clusters: K of k-means.
-        features: name of the layer whose *input* is clustered; "" for the model's last ``nn.Linear``.
+    The batch's L2-normalised penultimate features, taken in eval mode, are clustered by k-means. A sample of cluster k
+    is picked with probability r_k = flip_ratio·clip(1 − mean_k(δ)/max_k(δ), 0, 1), mean and maximum over the cluster,
+    and gets a label drawn uniformly from the classes other than its observed one; g* is the mean gradient of
+    label-smoothed cross-entropy on a forward pass of the picked samples alone. Ours are that δ is of the training
+    pass's logits, k-means++ seeds, and that fewer than two picked samples give g* = 0 (BatchNorm cannot normalise over
+    one).
     """
 
-    flip_ratio: float = 0.4
-    label_smoothing: float = 0.1
-    clusters: int = 5
-    features: str = ""
+    flip_ratio: float = option(0.4, "r_max, the highest flip rate of a cluster, in [0, 1].")
+    label_smoothing: float = option(0.1, "in the loss of g*, mass spread over the C − 1 other classes.")
+    clusters: int = option(5, "K of k-means.")
+    features: str = option("", 'name of the layer whose *input* is clustered; "" for the model\'s last ``nn.Linear``.')
+    reuses_graph = False
 
     def __post_init__(self) -> None:
         check_share("flip_ratio", self.flip_ratio)
@@ -53,33 +50,39 @@ class ClusterInversion(NoiseGradient):
         return self.features
 
     def __call__(self, first: FirstPass) -> NoiseEstimate:
-        logits, labels = logits_and_labels(first)
-        if first.features is None or len(first.features) != len(labels):
-            rows = 0 if first.features is None else len(first.features)
-            raise ValueError(f"captured {rows} feature rows, expected {len(labels)}; name the layer: features='…'")
-        cluster = kmeans(normalize(first.features), self.clusters, first.generator)
-        rates = flip_rates(margins(logits.float()), cluster, self.flip_ratio)
-        chance = torch.rand(len(labels), generator=first.generator).to(rates.device)
-        picked = (chance < rates).nonzero().flatten()
+        seen = classified(first)
+        found, expected = 0 if first.features is None else len(first.features), len(first.labels)
+        if first.features is None or found != expected:
+            raise ValueError(f"captured {found} feature rows, expected {expected}; name the layer: features='…'")
+        if not len(seen.rows):
+            return NoiseEstimate(torch.zeros_like(first.gradient), 0)
+        cluster = kmeans(normalize(first.features[seen.rows]), self.clusters, first.generator)
+        rates = flip_rates(margins(seen.logits.float()), cluster, self.flip_ratio)
+        chance = torch.rand(len(seen.rows), generator=first.generator, dtype=torch.float32, device="cpu")
+        picked = (chance.to(rates.device) < rates).nonzero().flatten()
         if len(picked) < 2:
             return NoiseEstimate(torch.zeros_like(first.gradient), 0)
-        classes = logits.shape[1]
-        step = torch.randint(1, classes, (len(picked),), generator=first.generator).to(labels.device)
-        new = (labels[picked] + step) % classes
-        loss_fn = smoothed_cross_entropy(self.label_smoothing)
-        return NoiseEstimate(first.gradient_of(new, picked, loss_fn=loss_fn, fresh=True), len(picked))
+        new = other_labels(seen.labels[picked], seen.classes.nonzero().flatten(), first.generator)
+        loss_fn = SmoothedCrossEntropy(self.label_smoothing)
+        return NoiseEstimate(first.gradient_of(new, seen.rows[picked], loss_fn=loss_fn, fresh=True), len(picked))
+
+
+def other_labels(observed: Tensor, classes: Tensor, generator: torch.Generator) -> Tensor:
+    """A label for each sample, uniform over the ``classes`` (c,) other than its observed one, shape (n,)."""
+    step = torch.randint(1, len(classes), (len(observed),), generator=generator, device="cpu").to(observed.device)
+    return classes[(torch.searchsorted(classes, observed) + step) % len(classes)]
 
 
 def flip_rates(margin: Tensor, cluster: Tensor, highest: float) -> Tensor:
-    """Each sample's flip rate, shape (B,): the higher the less certain its cluster is.
+    """Each sample's flip rate, shape (B,): the higher the less certain its cluster is, mean beside maximum.
 
-    >>> flip_rates(torch.tensor([1.0, 3.0, 4.0, 4.0]), torch.tensor([0, 0, 1, 1]), 0.4).tolist()
+    >>> flip_rates(torch.tensor([1.0, 3.0, 4.0, 4.0]), torch.tensor([0, 0, 1, 1]), 0.6).tolist()
     [0.2..., 0.2..., 0.0, 0.0]
     """
     members = torch.bincount(cluster).to(margin)
     mean = torch.zeros_like(members).index_add_(0, cluster, margin) / members.clamp(min=1)
-    top = margin.max()
-    certainty = mean / top if top > 0 else torch.zeros_like(mean)
+    top = torch.zeros_like(members).scatter_reduce_(0, cluster, margin, "amax")
+    certainty = torch.where(top > 0, mean / top.where(top > 0, 1.0), 0.0)
     return (highest * (1.0 - certainty).clamp(0.0, 1.0))[cluster]
 
 

@@ -5,20 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ncsam.optimizers.in_place import cast
-from ncsam.optimizers.mini_batch import LossFn, MiniBatch, join, take, total
+from ncsam.optimizers.in_place import cast, evaluating, real
+from ncsam.optimizers.loss_mean import LossFn, check_classes, class_mean, counted_classes, counts
+from ncsam.optimizers.mini_batch import MiniBatch, total, unwrapped
+from ncsam.optimizers.nested import join, take
+
+NO_PART = "no parameter of the optimizer takes part in the loss; was it built for another model?"
+
+
+class _Piece(NamedTuple):
+    """Some rows of a batch that go through the model together: its inputs, which rows of them, their labels."""
+
+    x: Any
+    rows: Tensor | None
+    labels: Any
 
 
 class FirstPass:
     """The unperturbed pass: the batch gradient at w, the outputs, and further gradients from the same graph.
 
     Vectors are flat, over the parameters that took part in the loss, in float32 (float64 for a float64 model), free of
-    the loss scale and of weight decay. A perturbation gets this object and returns its ε in the same layout.
+    the loss scale and of weight decay; a complex parameter is two real numbers. A perturbation gets this object and
+    returns its ε in the same layout.
 
     In a synchronised step the batch is that of all processes: ``outputs``, ``labels`` and the like hold the rows of
     all, gathered when they are first asked for, ``rows`` count over all, and gradients are means over all.
@@ -45,30 +58,30 @@ class FirstPass:
         self._batch = batch
         self._own_true_labels, self.progress, self.generator = true_labels, progress, generator
         self.loss_fn = batch.loss_fn
-        whole = len(batch.parts) == 1
-        seen: list[Tensor] = []
+        # A compiled graph gives its buffers away with the first gradient.
+        keep = reuse_graph and len(batch.parts) == 1 and unwrapped(batch.model) is batch.model
         grads: list[Tensor | None] = [None] * len(params)
         losses, outputs = [], []
         for part in batch.parts:
-            with _capture(features_of, seen):
-                out = batch.forward(part.x, sync=False)
-            loss = batch.loss(out, part.y)
-            loss = loss if whole else loss * part.share
-            grads = _add(grads, batch.gradient(loss, params, retain_graph=reuse_graph and whole))
+            out = batch.forward(part.x, sync=False)
+            loss = batch.share_of_loss(out, part)
+            grads = _add(grads, batch.gradient(loss, params, retain_graph=keep))
             losses.append(loss.detach())
             outputs.append(out)
-        self.loss = batch.mean(total(losses))
+        batch.check_adds_up(outputs, [p.y for p in batch.parts], [p.share for p in batch.parts], batch.loss_fn)
+        self.loss = batch.total(total(losses))
         self.own_outputs = join(outputs)
-        self._own_features = torch.cat(seen).flatten(1).float() if seen else None
-        self._graph = outputs[0] if reuse_graph and whole else None
+        self._features_of = features_of
+        self._graph = outputs[0] if keep else None
+        self._once = keep
         used = [g is not None for g in grads]
         if batch.ranks is not None:  # what one process leaves out, another may use
             used = [any(flags) for flags in zip(*batch.ranks.gather(used), strict=True)]
             grads = [torch.zeros_like(p) if g is None and u else g for p, g, u in zip(params, grads, used, strict=True)]
         self.params = [p for p, u in zip(params, used, strict=True) if u]
-        wide = any(p.dtype == torch.float64 for p in self.params)
+        wide = any(p.dtype in (torch.float64, torch.complex128) for p in self.params)
         self._dtype = torch.float64 if wide else torch.float32
-        self.gradient = batch.mean(self._flat([g for g in grads if g is not None]))
+        self.gradient = batch.total(self._flat([g for g in grads if g is not None]))
 
     @cached_property
     def outputs(self) -> Any:
@@ -86,9 +99,56 @@ class FirstPass:
         return self._batch.gathered(self._own_true_labels)
 
     @cached_property
+    def counted(self) -> Tensor:
+        """Which of the observed ``labels`` count in the loss, bool in their shape: none that it ignores."""
+        return self.counts(self.labels, "labels")
+
+    @cached_property
+    def counted_classes(self) -> Tensor:
+        """Which labels 0…C−1 count in the loss, (C,) bool, for a classifier of shape (B, C)."""
+        z = self.outputs
+        return counted_classes(self.loss_fn, torch.arange(z.shape[1], device=z.device), z)
+
+    def counts(self, labels: Any, name: str) -> Tensor:
+        """Which of ``labels``, those of the batch, count in the loss, bool in their shape.
+
+        Negative labels and the loss's ``ignore_index`` do not; nor, for a classifier of shape (B, C), do those that
+        have no weight in the loss.
+
+        Raises:
+            ValueError: the labels are not integers, or hold something else than 0…C−1.
+        """
+        if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
+            got = str(labels.dtype) if isinstance(labels, Tensor) else type(labels).__name__
+            raise ValueError(f"{name} are {got}, expected integer classes")
+        found = counts(self.loss_fn, labels)
+        z = self.outputs
+        if not isinstance(z, Tensor) or z.dim() != 2 or labels.shape != z.shape[:1]:
+            check_classes(self.loss_fn, z, labels, name)
+            return found
+        outside = found & (labels >= z.shape[1])
+        if outside.any():  # a label that a function of unknown mean ignores, or a mistake
+            values = torch.cat([torch.arange(z.shape[1], device=z.device), labels[outside].unique()])
+            if class_mean(self.loss_fn) is not None or counted_classes(self.loss_fn, values, z)[z.shape[1] :].any():
+                check_classes(self.loss_fn, z, labels, name)
+        inside = found & ~outside
+        return inside & self.counted_classes[labels.where(inside, 0)]
+
+    @cached_property
     def features(self) -> Tensor | None:
-        """Input of the layer named by the perturbation, shape (B, F), where it asks for it."""
-        found: Tensor | None = self._batch.gathered(self._own_features)
+        """Input of the layer named by the perturbation, shape (B, F), where it asks for it.
+
+        It is taken in a pass of its own with the model in eval mode: without dropout and with BatchNorm's running
+        statistics, which it does not move.
+        """
+        if self._features_of is None:
+            return None
+        seen: list[Tensor] = []
+        batch = self._batch
+        with evaluating(batch.model), torch.no_grad(), batch.callers_precision(), _capture(self._features_of, seen):
+            for part in batch.parts:
+                batch.forward(part.x, sync=False, compiled=False)
+        found: Tensor | None = batch.gathered(torch.cat(seen).flatten(1).to(self._dtype) if seen else None)
         return found
 
     def gradient_of(
@@ -110,57 +170,62 @@ class FirstPass:
                 back through the graph of the whole batch.
             keep_graph: needed in every call but the last, which frees the graph's memory as it goes.
 
-        With micro-batches the graph is gone, so each is run again; a model with dropout then draws new masks.
+        With micro-batches, or a compiled model, the graph is gone, so the model is run again; dropout then draws new
+        masks.
+
+        Raises:
+            ValueError: the loss is no mean whose parts add up, of several processes or micro-batches.
         """
         if rows is not None and len(rows) == 0:
             return torch.zeros_like(self.gradient)
-        ranks = self._batch.ranks
-        if ranks is None:
-            return self._gradient_here(labels, rows, loss_fn, fresh, keep_graph)
-        if fresh and any(isinstance(m, nn.SyncBatchNorm) for m in self._batch.model.modules()):
+        batch, loss_fn = self._batch, loss_fn or self._batch.loss_fn
+        if fresh and batch.ranks is not None and any(isinstance(m, nn.SyncBatchNorm) for m in batch.model.modules()):
             raise ValueError("a process without picked rows would miss SyncBatchNorm; leave synchronised out")
-        share, labels, rows = self._of_this_process(labels, rows)
-        return ranks.total(self._gradient_here(labels, rows, loss_fn, fresh, keep_graph) * share)
+        pieces = self._pieces(labels, rows, whole=fresh or len(batch.parts) == 1)
+        alone = len(pieces) == 1 and batch.ranks is None
+        shares = [1.0] if alone else batch.shares([piece.labels for piece in pieces], loss_fn)
+        found = self.gradient if alone else torch.zeros_like(self.gradient)
+        outputs = []
+        for piece, share in zip(pieces, shares, strict=True):
+            if share == 0.0:
+                outputs.append(take(self.own_outputs, slice(0, 0)))
+                continue
+            with batch.callers_precision():
+                outputs.append(self._outputs_of(piece, fresh))
+                loss = batch.loss(outputs[-1], piece.labels, loss_fn)
+            gradient = self._backward(loss, retain=keep_graph and self._graph is not None)
+            found = gradient if alone else found.add_(gradient, alpha=share)
+        if not keep_graph:
+            self._graph = None
+        with batch.callers_precision():
+            batch.check_adds_up(outputs, [piece.labels for piece in pieces], shares, loss_fn)
+        return batch.total(found)
 
-    def _of_this_process(self, labels: Any, rows: Tensor | None) -> tuple[float, Any, Tensor | None]:
-        """Which share of the rows of all processes this one has, and its labels and rows."""
-        start, stop, size = self._batch.start, self._batch.stop, self._batch.size
-        if rows is None:
-            return (stop - start) / size, take(labels, slice(start, stop)), None
-        mine = (rows >= start) & (rows < stop)
-        return float(mine.sum()) / len(rows), labels[mine], rows[mine] - start
-
-    def _gradient_here(
-        self, labels: Any, rows: Tensor | None, loss_fn: LossFn | None, fresh: bool, keep_graph: bool
-    ) -> Tensor:
+    def _pieces(self, labels: Any, rows: Tensor | None, whole: bool) -> list[_Piece]:
+        """The rows that are asked for, cut as they will go through the model on this process."""
         batch = self._batch
-        if rows is not None and len(rows) == 0:
-            self._graph = self._graph if keep_graph else None
-            return torch.zeros_like(self.gradient)
+        if whole and batch.ranks is None:
+            return [_Piece(batch.x, rows, labels)]
+        spans = [(batch.x, 0, batch.parts[-1].stop)] if whole else [(p.x, p.start, p.stop) for p in batch.parts]
+        found = []
+        for x, start, stop in spans:
+            if rows is None:
+                found.append(_Piece(x, None, take(labels, slice(batch.start + start, batch.start + stop))))
+            else:
+                mine = (rows >= batch.start + start) & (rows < batch.start + stop)
+                found.append(_Piece(x, rows[mine] - batch.start - start, labels[mine]))
+        return found
+
+    def _outputs_of(self, piece: _Piece, fresh: bool) -> Any:
+        batch = self._batch
+        if self._graph is not None and not fresh:
+            return self._graph if piece.rows is None else take(self._graph, piece.rows)
+        if self._once and not fresh:
+            raise RuntimeError("the graph is gone; give keep_graph=True in all calls but the last")
         if fresh:
-            with batch.callers_precision():
-                out = batch.forward(batch.x if rows is None else take(batch.x, rows), sync=False)
-                loss = batch.loss(out, labels, loss_fn)
-            return self._backward(loss, retain=False)
-        if self._graph is not None:
-            with batch.callers_precision():
-                out = self._graph if rows is None else self._graph.index_select(0, rows)
-                loss = batch.loss(out, labels, loss_fn)
-            if not keep_graph:
-                self._graph = None
-            return self._backward(loss, retain=keep_graph)
-        if len(batch.parts) == 1:
-            raise RuntimeError("the graph is gone; set reuses_graph, and keep_graph=True in all calls but the last")
-        total = torch.zeros_like(self.gradient)
-        every = torch.arange(batch.parts[-1].stop) if rows is None else rows
-        for part in batch.parts:
-            mine = ((every >= part.start) & (every < part.stop)).nonzero().flatten()
-            if len(mine):
-                with batch.callers_precision():
-                    out = batch.forward(part.x, sync=False)[every[mine] - part.start]
-                    loss = batch.loss(out, labels[mine], loss_fn)
-                total += self._backward(loss, retain=False) * (len(mine) / len(every))
-        return total
+            return batch.forward(piece.x if piece.rows is None else take(piece.x, piece.rows), sync=False)
+        out = batch.forward(piece.x, sync=False)
+        return out if piece.rows is None else take(out, piece.rows)
 
     def weights(self) -> Tensor:
         """The weights w, shape (K,), in the layout of ``gradient``; a copy."""
@@ -172,11 +237,11 @@ class FirstPass:
 
     def _flat(self, tensors: Sequence[Tensor], scale: float | None = None) -> Tensor:
         if not tensors:
-            raise ValueError("no parameter of the optimizer takes part in the loss; was it built for another model?")
+            raise ValueError(NO_PART)
         device, dtype = tensors[0].device, self._dtype
         pieces = []
         for t in tensors:
-            piece = (t.to_dense() if t.is_sparse else t).reshape(-1)
+            piece = real(t.to_dense() if t.is_sparse else t).reshape(-1)
             pieces.append(cast(piece, device, dtype))
         flat = torch.cat(pieces)
         scale = self._batch.scale if scale is None else scale
@@ -184,10 +249,7 @@ class FirstPass:
 
 
 @contextmanager
-def _capture(module: nn.Module | None, into: list[Tensor]) -> Iterator[None]:
-    if module is None:
-        yield
-        return
+def _capture(module: nn.Module, into: list[Tensor]) -> Iterator[None]:
     handle = module.register_forward_pre_hook(lambda _, inputs: into.append(inputs[0].detach()))
     try:
         yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils._pytree import tree_leaves, tree_map
 
 from landscape.ranks import Ranks
+from ncsam.optimizers.loss_mean import LossFn, Parts, call, check_adds_up, check_classes, class_mean, part_weights
+from ncsam.optimizers.nested import join, leaves, mapped, rows_in, take
 
 Forward = Callable[[nn.Module, Any], Any]
-LossFn = Callable[[Any, Any], Tensor]
 
 
-class Part(NamedTuple):
-    """One micro-batch: rows ``start…stop`` of the batch and their share of it."""
+class MicroBatch(NamedTuple):
+    """One micro-batch: rows ``start…stop`` of this process's, and their share of the mean over the whole batch."""
 
     x: Any
     y: Any
@@ -35,61 +35,96 @@ class MiniBatch:
     left on) and a backward pass (autocast off, loss scaled), micro-batch by micro-batch.
 
     With ``ranks``, the batch is that of all these processes, of which this one has some rows, those of lower ranks
-    before it; then ``start`` is the place of its first row, ``size`` the rows of all, and means are over all.
+    before it; then ``start`` is the place of its first row, and means are over all.
+
+    A micro-batch, or a process's rows, counts in the mean what it weighs in the loss: by the class weights of its
+    labels that are not ignored where the loss is torch's own, by its rows otherwise, which is then checked.
 
     Raises:
-        ValueError: ``microbatches`` is not in 1…batch size, or the loss is not a plain mean over the rows, so that the
-            micro-batches' losses, or the processes', would not add up to the batch's.
+        ValueError: ``microbatches`` is not in 1…batch size, inputs or labels cannot be cut by rows, or the loss is
+            not reduced to a mean.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        forward: Forward | None,
         x: Any,
         y: Any,
         loss_fn: LossFn,
-        microbatches: int,
-        scale: float,
-        device: torch.device,
+        *,
+        forward: Forward | None = None,
+        microbatches: int = 1,
+        scale: float = 1.0,
         ranks: Ranks | None = None,
     ) -> None:
-        self.ranks, self.start, self.weight = ranks, 0, 1.0
+        self.model, self.x, self.y, self.loss_fn, self.scale, self.ranks = model, x, y, loss_fn, scale, ranks
+        self._forward, self._seen = forward, set[int]()
+        plain = unwrapped(model)
+        self._ddp = plain if isinstance(plain, DistributedDataParallel) else None
+        self._device = next(p.device for p in model.parameters())
+        self.autocast = torch.is_autocast_enabled(self._device.type)
+        self._low = torch.get_autocast_dtype(self._device.type) if self.autocast else None
+        self.start, rows = 0, -1
+        self._instead = "use microbatches=1" if microbatches != 1 else "leave synchronised out"
         if ranks is not None:
-            check_plain_mean(loss_fn, y, "leave synchronised out")
-            sizes = ranks.gather(len(tree_leaves(y)[0]))
+            sizes = ranks.gather(rows_in(y))
             if not all(sizes):
                 raise ValueError(f"the processes have batches of {sizes} rows, expected at least one on each")
-            self.start, self.size = sum(sizes[: ranks.rank]), sum(sizes)
-            self.stop = self.start + sizes[ranks.rank]
-            self.weight = sizes[ranks.rank] * ranks.size / self.size  # of its mean in the mean over processes
-        self.model, self.x, self.y, self.loss_fn, self.scale = model, x, y, loss_fn, scale
-        self._forward = forward
-        self._ddp = model if isinstance(model, DistributedDataParallel) else None
-        self._device = device
-        self.autocast = torch.is_autocast_enabled(device.type)
-        self._low = torch.get_autocast_dtype(device.type) if self.autocast else None
-        self.parts = [Part(x, y, 0, -1, 1.0)] if microbatches == 1 else _split(x, y, loss_fn, microbatches)
+            self.start, rows = sum(sizes[: ranks.rank]), sizes[ranks.rank]
+        cut = [(x, y, 0, rows)] if microbatches == 1 else _cut(x, y, microbatches)
+        in_parts = ranks is not None or microbatches != 1
+        shares = self.shares([piece[1] for piece in cut], loss_fn) if in_parts else [1.0]
+        self.parts = [MicroBatch(*piece, share) for piece, share in zip(cut, shares, strict=True)]
 
-    def forward(self, x: Any, *, sync: bool) -> Any:
-        """Outputs of the model for ``x``; only with ``sync`` will DDP reduce the gradients of the backward pass."""
+    def shares(self, labels: Sequence[Any], loss_fn: LossFn) -> list[float]:
+        """What part of the mean over all processes' parts each of this process's parts is, from the labels of each.
+
+        Raises:
+            ValueError: the loss is not reduced to a mean, or labels are no classes of a loss with class weights.
+        """
+        reduction = getattr(loss_fn, "reduction", "mean")
+        if reduction not in ("mean", "batchmean"):
+            raise ValueError(f"the loss has reduction={reduction!r}, expected a mean over the rows; {self._instead}")
+        weights, rows = part_weights(loss_fn, labels), [float(rows_in(y)) for y in labels]
+        mine = (sum(weights), sum(rows))
+        of_all = [mine] if self.ranks is None else self.ranks.gather(mine)
+        if weight := sum(w for w, _ in of_all):
+            return [w / weight for w in weights]
+        return [r / max(sum(r for _, r in of_all), 1.0) for r in rows]  # all left out: the loss says nan by itself
+
+    def check_adds_up(self, outputs: list[Any], labels: list[Any], shares: list[float], loss_fn: LossFn) -> None:
+        """Refuse a loss that is not the sum of the parts' by their shares; see :func:`check_adds_up`.
+
+        Raises:
+            ValueError: it is not, on this process or on another.
+        """
+        if len(outputs) == 1 and self.ranks is None:
+            return
+        parts = Parts([mapped(o, Tensor.detach) for o in outputs], labels, shares)
+        check_adds_up(loss_fn, parts, lambda of: self.gathered(join(of)), self.total, self._instead)
+
+    def forward(self, x: Any, *, sync: bool, compiled: bool = True) -> Any:
+        """Outputs of the model for ``x``; only with ``sync`` will DDP reduce the gradients of the backward pass.
+
+        Without ``compiled`` a model of ``torch.compile`` is run as it was written, so that its hooks are called.
+        """
         if self._ddp is not None and not sync:
             with self._ddp.no_sync():  # DDP decides in the forward pass whether the backward pass will reduce
-                return self._run(x)
-        return self._run(x)
+                return self._run(x, compiled)
+        return self._run(x, compiled)
 
-    def _run(self, x: Any) -> Any:
-        return self.model(x) if self._forward is None else self._forward(self.model, x)
+    def _run(self, x: Any, compiled: bool = True) -> Any:
+        model = self.model if compiled else unwrapped(self.model)
+        return model(x) if self._forward is None else self._forward(model, x)
 
     def loss(self, outputs: Any, y: Any, loss_fn: LossFn | None = None) -> Tensor:
         """The scalar loss of ``outputs`` against ``y``."""
-        loss = (loss_fn or self.loss_fn)(outputs, y)
-        if loss.dim():
-            raise ValueError(f"loss_fn returned shape {tuple(loss.shape)}, expected a scalar; use reduction='mean'")
-        return loss
+        return call(loss_fn or self.loss_fn, outputs, y)
 
     def gradient(self, loss: Tensor, params: Sequence[Tensor], *, retain_graph: bool) -> list[Tensor | None]:
         """Gradients of ``scale · loss``, None where a parameter took no part; touches no ``.grad``."""
+        if not loss.requires_grad:
+            return [None] * len(params)
         with self.full_precision():
             return list(
                 torch.autograd.grad(
@@ -113,30 +148,53 @@ class MiniBatch:
         if self.autocast:
             torch.clear_autocast_cache()
 
-    def descend(self) -> tuple[Tensor, Any]:
-        """Forward and backward into ``.grad`` (reduced over DDP ranks); the mean loss and the detached outputs."""
+    def share_of_loss(self, outputs: Any, part: MicroBatch) -> Tensor:
+        """The part's share of the batch's loss; 0, whatever the model gives, where the loss leaves out all its rows."""
+        if self._device.type != "cpu" and part.start not in self._seen and class_mean(self.loss_fn) is not None:
+            check_classes(self.loss_fn, outputs, part.y)  # before an accelerator's assertion ends the process
+            self._seen.add(part.start)
+        if part.share == 1.0:
+            return self.loss(outputs, part.y)
+        if part.share == 0.0:
+            nothing = total([o.real.float().sum() * 0.0 for _, o in leaves(outputs) if isinstance(o, Tensor)])
+            return nothing.detach() if self._ddp is None else nothing  # DDP waits for gradients, be they zero
+        return self.loss(outputs, part.y) * part.share
+
+    def descend(self, *, check: bool = False) -> tuple[Tensor, Any]:
+        """Forward and backward into ``.grad`` (reduced over DDP ranks); the mean loss and the detached outputs.
+
+        Args:
+            check: that the loss is the sum of its parts; not needed where an earlier pass has seen it.
+
+        Raises:
+            ValueError: it is not.
+        """
         last = len(self.parts) - 1
+        scale = self.scale * (1 if self.ranks is None else self.ranks.size)  # DDP takes the mean over processes
         losses, outputs = [], []
         for j, part in enumerate(self.parts):
             with self._accumulating() if j < last else nullcontext():
                 out = self._run(part.x)
-                loss = self.loss(out, part.y)
-                share = loss if last == 0 else loss * part.share
-                scale = self.scale * self.weight
-                with self.full_precision():
-                    (share * scale if scale != 1.0 else share).backward()
+                share = self.share_of_loss(out, part)
+                if share.requires_grad:
+                    with self.full_precision():
+                        (share * scale if scale != 1.0 else share).backward()
             losses.append(share.detach())
             outputs.append(out)
-        return self.mean(total(losses)), join(outputs)
+        if check:
+            self.check_adds_up(outputs, [p.y for p in self.parts], [p.share for p in self.parts], self.loss_fn)
+        return self.total(total(losses)), join(outputs)
 
-    def mean(self, own: Tensor) -> Tensor:
-        """Of a mean over this process's rows, that over all rows of the batch."""
-        return own if self.ranks is None else self.ranks.total(own * (self.weight / self.ranks.size))
+    def total(self, own: Tensor) -> Tensor:
+        """The sum over the processes that share the batch; of scalars in float64, since their dtypes may differ."""
+        if self.ranks is None:
+            return own
+        return self.ranks.total(own.to(self._device) if own.dim() else own.to(self._device, torch.float64))
 
     def gathered(self, own: Any) -> Any:
         """The rows of all processes of every tensor in a nested structure."""
         ranks = self.ranks
-        return own if ranks is None else tree_map(lambda t: ranks.rows(t) if isinstance(t, Tensor) else t, own)
+        return own if ranks is None else mapped(own, ranks.rows)
 
     def _accumulating(self) -> AbstractContextManager[Any]:
         return self._ddp.no_sync() if self._ddp is not None else nullcontext()
@@ -150,56 +208,33 @@ class MiniBatch:
         return bool(shared.item())
 
 
-def take(tree: Any, index: Tensor | slice) -> Any:
-    """Rows ``index`` of every tensor in a tensor, mapping, tuple or list; scalars stay as they are.
-
-    >>> take({"ids": torch.arange(4), "scale": torch.tensor(2.0)}, slice(1, 3))
-    {'ids': tensor([1, 2]), 'scale': tensor(2.)}
-    """
-    if isinstance(tree, Tensor):
-        return tree[index] if tree.dim() else tree
-    if isinstance(tree, Mapping):
-        return {key: take(value, index) for key, value in tree.items()}
-    if isinstance(tree, (tuple, list)):
-        return type(tree)(take(value, index) for value in tree)
-    return tree
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module that ``torch.compile`` made this one of; itself where it did not."""
+    inner = getattr(model, "_orig_mod", model)
+    return inner if isinstance(inner, nn.Module) else model
 
 
-def join(outputs: list[Any]) -> Any:
-    """Detached outputs of the whole batch: tensors, mappings, tuples and lists of them are joined along the rows."""
-    first = outputs[0]
-    if isinstance(first, Tensor):
-        return first.detach() if len(outputs) == 1 or not first.dim() else torch.cat([o.detach() for o in outputs])
-    if isinstance(first, Mapping):
-        return {key: join([o[key] for o in outputs]) for key in first}
-    if isinstance(first, (tuple, list)):
-        return tuple(join(list(column)) for column in zip(*outputs, strict=True))
-    return first
-
-
-def _split(x: Any, y: Any, loss_fn: LossFn, microbatches: int) -> list[Part]:
-    size = len(y)
+def _cut(x: Any, y: Any, microbatches: int) -> list[tuple[Any, Any, int, int]]:
+    """Inputs and labels of each micro-batch, and where its rows start and stop."""
+    size = rows_in(y)
     if not isinstance(microbatches, int) or not 1 <= microbatches <= size:
         raise ValueError(f"microbatches is {microbatches!r}, expected an integer in 1…{size} (the batch size)")
-    check_plain_mean(loss_fn, y, "use microbatches=1")
+    for what, tree in (("inputs", x), ("labels", y)):
+        for at, leaf in leaves(tree):
+            if isinstance(leaf, Tensor) and leaf.dim() and len(leaf) != size:
+                raise ValueError(
+                    f"{what}{at} has {len(leaf)} rows, the labels have {size}, so that it cannot be cut into "
+                    "micro-batches; give it to the model in forward=, or use microbatches=1"
+                )
+            if not isinstance(leaf, Tensor | int | float | str | bytes | None):
+                raise ValueError(
+                    f"{what}{at} is a {type(leaf).__name__}, which cannot be cut into micro-batches; give "
+                    "tensors, or structures of them, or use microbatches=1"
+                )
     edges = [size * j // microbatches for j in range(microbatches + 1)]
-    return [Part(take(x, slice(a, b)), take(y, slice(a, b)), a, b, (b - a) / size) for a, b in pairwise(edges)]
-
-
-def check_plain_mean(loss_fn: LossFn, y: Any, instead: str) -> None:
-    """A ValueError, ending in what to do ``instead``, where parts of a batch would not add up to its loss."""
-    reduction = getattr(loss_fn, "reduction", "mean")
-    ignored = getattr(loss_fn, "ignore_index", None)
-    why = None
-    if reduction != "mean":
-        why = f"reduction={reduction!r}"
-    elif getattr(loss_fn, "weight", None) is not None:
-        why = "class weights"
-    elif ignored is not None and isinstance(y, Tensor) and bool((y == ignored).any()):
-        why = f"rows with ignore_index={ignored}"
-    if why is not None:
-        raise ValueError(f"the loss has {why}, expected a plain mean over the rows; {instead}")
+    return [(take(x, slice(a, b)), take(y, slice(a, b)), a, b) for a, b in pairwise(edges)]
 
 
 def total(losses: list[Tensor]) -> Tensor:
+    """The sum of scalars."""
     return losses[0] if len(losses) == 1 else torch.stack(losses).sum()

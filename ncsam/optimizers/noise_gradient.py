@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ncsam.optimizers.first_pass import FirstPass
-from ncsam.optimizers.mini_batch import LossFn
+from ncsam.optimizers.options import fixed, option
 
 
 class NoiseEstimate(NamedTuple):
@@ -31,10 +31,11 @@ class NoiseGradient(ABC):
     """Estimates the noise gradient of a batch from its first pass.
 
     Attributes:
-        needs_true_labels, features_of: as for :class:`ncsam.optimizers.perturbations.Perturbation`.
+        needs_true_labels, reuses_graph, features_of: as for :class:`ncsam.optimizers.perturbations.Perturbation`.
     """
 
     needs_true_labels = False
+    reuses_graph = True
     features_of: str | None = None
 
     @abstractmethod
@@ -46,21 +47,19 @@ class NoiseGradient(ABC):
 class SimulatedNoise(NoiseGradient):
     """g* of the NCSAM paper: the gradient on samples that are given a likely wrong label (eq. 16–18).
 
-    ⌊flip_ratio·B⌋ samples are drawn without replacement with chances ∝ 1 / (1 + δ), δ the margin between their two
-    largest logits; each gets the largest logit's class that is not its *observed* label; g* is the gradient of their
-    mean loss, taken through the graph of the whole batch. "Without replacement" and "mean" are ours, the paper does
-    not say.
+    Of the n samples that count in the loss (those with a label that it ignores do not) ⌊flip_ratio·n⌋ are drawn
+    without replacement with chances ∝ 1 / (1 + δ), δ the margin between their two largest logits; each gets the largest
+    logit's class that is not its *observed* label; g* is the gradient of their mean loss, taken through the graph of
+    the whole batch. "Without replacement" and "mean" are ours, the paper does not say.
 
-    Args:
-        flip_ratio: r_flip, share of the batch that is picked, in [0, 1].
-        label_smoothing: mass taken off the temporary label and spread over the C − 1 others; 0 uses the training loss,
-            more uses cross-entropy.
-        uniform_picks: draw with equal chances instead (the *random picks* control).
+    With ``uniform_picks`` chances are equal (the *random picks* control).
     """
 
-    flip_ratio: float = 0.4
-    label_smoothing: float = 0.0
-    uniform_picks: bool = False
+    flip_ratio: float = option(0.4, "r_flip, share of the batch that g* is computed from, in [0, 1].")
+    label_smoothing: float = option(
+        0.0, "in the loss of g*, mass spread over the C − 1 other classes; 0 uses the training loss itself."
+    )
+    uniform_picks: bool = fixed(False)
 
     def __post_init__(self) -> None:
         check_share("flip_ratio", self.flip_ratio)
@@ -72,26 +71,33 @@ class SimulatedNoise(NoiseGradient):
 
     def flips(self, first: FirstPass) -> Flips:
         """The samples that are picked, and the temporary label of each."""
-        logits, labels = logits_and_labels(first)
-        count = int(self.flip_ratio * len(labels) + 1e-9)  # 0.29 · 100 is 28.999… in binary
-        chances = torch.ones(len(logits), device=logits.device) if self.uniform_picks else pick_chances(logits)
-        rows = draw(chances, count, first.generator)
-        return Flips(rows, temporary_labels(logits[rows], labels[rows]))
+        seen = classified(first)
+        count = int(self.flip_ratio * len(seen.rows) + 1e-9)  # 0.29 · 100 is 28.999… in binary
+        chances = torch.ones_like(seen.logits[:, 0]) if self.uniform_picks else pick_chances(seen.logits)
+        picked = draw(chances, count, first.generator)
+        return Flips(seen.rows[picked], temporary_labels(seen.logits[picked], seen.labels[picked], seen.classes))
 
     def gradient(self, first: FirstPass, flips: Flips, *, keep_graph: bool = False) -> Tensor:
         """g* of these picks, (K,)."""
-        loss_fn = smoothed_cross_entropy(self.label_smoothing) if self.label_smoothing else None
+        loss_fn = SmoothedCrossEntropy(self.label_smoothing) if self.label_smoothing else None
         return first.gradient_of(flips.labels, flips.rows, loss_fn=loss_fn, keep_graph=keep_graph)
 
 
 @dataclass(frozen=True)
 class TrueNoise(NoiseGradient):
-    """g_noise itself (the *oracle* control): mean gradient over the batch's wrong-labelled samples, observed labels."""
+    """g_noise itself (the *oracle* control): mean gradient over the batch's wrong-labelled samples, observed labels.
 
+    All wrong-labelled samples count and the loss is that of training, so the options of the simulated noise, which
+    are taken so that arms can share theirs, have no effect.
+    """
+
+    flip_ratio: float = field(default=0.4, repr=False, metadata={"meaning": "no effect."})
+    label_smoothing: float = field(default=0.0, repr=False, metadata={"meaning": "no effect."})
     needs_true_labels = True
 
     def __call__(self, first: FirstPass) -> NoiseEstimate:
-        wrong = (first.labels != first.true_labels).reshape(len(first.labels), -1).any(dim=1)
+        known = first.counted & first.counts(first.true_labels, "true_labels")
+        wrong = ((first.labels != first.true_labels) & known).reshape(len(first.labels), -1).any(dim=1)
         rows = wrong.nonzero().flatten()
         return NoiseEstimate(first.gradient_of(first.labels[rows], rows), len(rows))
 
@@ -100,7 +106,11 @@ class TrueNoise(NoiseGradient):
 class RandomNoise(NoiseGradient):
     """A Gaussian direction of the length that ``like`` has at this very step (the *random direction* control)."""
 
-    like: NoiseGradient
+    like: NoiseGradient = field(default_factory=SimulatedNoise)
+
+    @property
+    def reuses_graph(self) -> bool:  # type: ignore[override]
+        return self.like.reuses_graph
 
     def __call__(self, first: FirstPass) -> NoiseEstimate:
         vector, picked = self.like(first)
@@ -139,41 +149,65 @@ def draw(chances: Tensor, count: int, generator: torch.Generator) -> Tensor:
     >>> sorted(draw(torch.tensor([0.2, 0.0, 0.3]), 2, torch.Generator().manual_seed(0)).tolist())
     [0, 2]
     """
-    times = torch.empty(len(chances)).exponential_(generator=generator).to(chances.device)
+    times = torch.empty(len(chances), dtype=torch.float32, device="cpu").exponential_(generator=generator)
+    times = times.to(chances.device)
     return (times / chances).topk(count, largest=False).indices
 
 
-def temporary_labels(logits: Tensor, observed: Tensor) -> Tensor:
+def temporary_labels(logits: Tensor, observed: Tensor, classes: Tensor | None = None) -> Tensor:
     """ŷ*ᵢ = argmax over c ≠ ỹᵢ of zᵢ⁽ᶜ⁾: the likeliest class that is not the *observed* label, shape (B,) (eq. 18).
+
+    Args:
+        classes: (C,) bool, those that may be given: a label that the loss ignores is none of them; all if None.
 
     >>> temporary_labels(torch.tensor([[3.0, 1.0, 2.5], [3.0, 1.0, 2.5]]), torch.tensor([0, 1])).tolist()
     [2, 0]
     """
-    classes = torch.arange(logits.shape[1], device=logits.device)
-    return logits.masked_fill(classes == observed[:, None], -torch.inf).argmax(dim=1)
+    barred = torch.arange(logits.shape[1], device=logits.device) == observed[:, None]
+    if classes is not None:
+        barred = barred | ~classes
+    return logits.masked_fill(barred, -torch.inf).argmax(dim=1)
 
 
-def smoothed_cross_entropy(smoothing: float) -> LossFn:
+@dataclass(frozen=True)
+class SmoothedCrossEntropy:
     """Mean cross-entropy against 1 − smoothing on the label and smoothing / (C − 1) on each other class.
 
     This is the released NCSAM code's form; ``torch``'s ``label_smoothing`` spreads its mass over all C classes.
 
-    >>> loss = smoothed_cross_entropy(0.1)
+    >>> loss = SmoothedCrossEntropy(0.1)
     >>> round(float(loss(torch.tensor([[0.9, 0.05, 0.05]]).log(), torch.tensor([0]))), 4)
     0.3944
     """
 
-    def loss(logits: Tensor, labels: Tensor) -> Tensor:
+    smoothing: float
+    mean_over_rows = True
+
+    def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         log_p = logits.log_softmax(dim=1)
         on_label = log_p.gather(1, labels[:, None]).squeeze(1)
         elsewhere = (log_p.sum(dim=1) - on_label) / (logits.shape[1] - 1)
-        return -((1.0 - smoothing) * on_label + smoothing * elsewhere).mean()
-
-    return loss
+        return -((1.0 - self.smoothing) * on_label + self.smoothing * elsewhere).mean()
 
 
-def logits_and_labels(first: FirstPass) -> tuple[Tensor, Tensor]:
-    """Logits (B, C) and integer labels (B,) of a classification batch; a ValueError for anything else."""
+class Classified(NamedTuple):
+    """The n samples of a classification batch that count in its loss.
+
+    Attributes:
+        rows: their places in the batch, (n,).
+        logits: (n, C).
+        labels: observed, (n,).
+        classes: which labels count in the loss, (C,) bool.
+    """
+
+    rows: Tensor
+    logits: Tensor
+    labels: Tensor
+    classes: Tensor
+
+
+def classified(first: FirstPass) -> Classified:
+    """The samples that count; a ValueError unless there are logits (B, C) and integer labels (B,) in 0…C−1."""
     logits, labels = first.outputs, first.labels
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < 2:
@@ -181,7 +215,10 @@ def logits_and_labels(first: FirstPass) -> tuple[Tensor, Tensor]:
     if not isinstance(labels, Tensor) or labels.shape != logits.shape[:1] or labels.is_floating_point():
         got = f"{tuple(labels.shape)} {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
         raise ValueError(f"labels are {got}, expected integer classes of shape ({len(logits)},)")
-    return logits, labels
+    rows = first.counted.nonzero().flatten()
+    if first.counted_classes.sum() < 2:
+        raise ValueError("the loss ignores all classes but one, so that no other label can be given; use SAM")
+    return Classified(rows, logits[rows], labels[rows], first.counted_classes)
 
 
 def check_share(name: str, value: float) -> None:

@@ -4,14 +4,46 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass, field
 
 import torch
 from torch import Tensor
 
 from ncsam.optimizers.first_pass import FirstPass
 from ncsam.optimizers.noise_gradient import NoiseGradient, SimulatedNoise
-from ncsam.optimizers.schedule import SCHEDULES
+from ncsam.optimizers.options import fixed, option
+
+
+def paper(t: float) -> float:
+    """min(1, 2 t² (3 − 2t)): a smooth rise from 0 that reaches 1 at t = ½ (NCSAM, eq. 15, without its factor κ).
+
+    >>> paper(0.0), paper(0.25), paper(0.5), paper(1.0)
+    (0.0, 0.3125, 1.0, 1.0)
+    """
+    return min(1.0, 2.0 * t * t * (3.0 - 2.0 * t))
+
+
+def linear(t: float) -> float:
+    """min(1, 2t): a straight rise that, like the paper's, reaches 1 at t = ½ (ours).
+
+    >>> linear(0.25), linear(0.75)
+    (0.5, 1.0)
+    """
+    return min(1.0, 2.0 * t)
+
+
+def constant(t: float) -> float:
+    """1 throughout (ours): the compensation without a schedule.
+
+    >>> constant(0.1)
+    1.0
+    """
+    return 1.0
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {"paper": paper, "linear": linear, "constant": constant}
+"""Schedules by name; each maps t = epoch / epochs in [0, 1], epochs counted from 1, to [0, 1]."""
 
 
 @dataclass(slots=True)
@@ -34,11 +66,13 @@ class Perturbed:
 class Perturbation(ABC):
     """Turns the first pass of a step into the ε at which the step's gradient is taken.
 
-    A new one overrides :meth:`__call__`; see ``docs/extending.md``.
+    A new one is a dataclass, whose fields are the options of its optimizer, and overrides :meth:`__call__`; see
+    ``docs/extending.md``.
 
     Attributes:
         rho: ρ, the nominal length of ε, in the unit of the weights.
         needs_progress, needs_true_labels: whether ``step`` must be given them.
+        draws: whether ``first.generator`` is used, so that the optimizer takes a seed.
         reuses_graph: whether :meth:`FirstPass.gradient_of` is used, so that the graph must be kept.
         features_of: name of the layer whose input ``first.features`` shall hold; "" for the last ``nn.Linear``.
         adds_to_sam: whether ε contains SAM's, so that a projection which discards most of it deserves a warning.
@@ -47,6 +81,7 @@ class Perturbation(ABC):
     rho: float = 0.0
     needs_progress = False
     needs_true_labels = False
+    draws = False
     reuses_graph = False
     features_of: str | None = None
     adds_to_sam = False
@@ -60,6 +95,7 @@ class Perturbation(ABC):
         """ε at the weights of ``first``."""
 
 
+@dataclass(frozen=True)
 class NoPerturbation(Perturbation):
     """ε = 0: the base optimizer alone."""
 
@@ -69,21 +105,32 @@ class NoPerturbation(Perturbation):
     def __call__(self, first: FirstPass) -> Perturbed:
         return Perturbed(torch.zeros_like(first.gradient))
 
-    def __repr__(self) -> str:
-        return "NoPerturbation()"
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SharpnessAscent(Perturbation):
-    """ε = ρ g / ‖g‖, the steepest ascent within the ρ-ball (SAM; Foret et al. 2021, arXiv 2010.01412, eq. 2)."""
+    """ε = ρ g / ‖g‖, the steepest ascent within the ρ-ball (SAM; Foret et al. 2021, arXiv 2010.01412, eq. 2).
 
-    rho: float = 0.05
+    With ``adaptive`` it is :class:`AdaptiveAscent`, to which alone ``eta`` matters.
+    """
+
+    rho: float = option(0.05, "ρ = ‖ε‖; with ``adaptive`` ρ = ‖T⁻¹ε‖, another unit (Kwon et al. use 0.5 and more).")
+    _: KW_ONLY
+    adaptive: bool = option(
+        False, "ε = ρ T² g/‖T g‖ with T = |w| + eta, elementwise (Kwon et al. 2021, arXiv 2102.11600)."
+    )
+    eta: float = option(0.01, "only with ``adaptive``.")
 
     def __post_init__(self) -> None:
         _check_size("rho", self.rho)
+        _check_size("eta", self.eta)
 
     def __call__(self, first: FirstPass) -> Perturbed:
+        if self.adaptive:
+            return AdaptiveAscent(self.rho, eta=self.eta)(first)
         return Perturbed(_of_length(self.rho, first.gradient))
+
+    def __repr__(self) -> str:  # by which saved states know their kind: what has an effect, and nothing else
+        return repr(AdaptiveAscent(self.rho, eta=self.eta)) if self.adaptive else f"SharpnessAscent(rho={self.rho!r})"
 
 
 @dataclass(frozen=True)
@@ -93,8 +140,9 @@ class AdaptiveAscent(Perturbation):
     ρ bounds ‖T⁻¹ε‖, not ‖ε‖. η keeps weights that are zero from being left out.
     """
 
-    rho: float = 0.5
-    eta: float = 0.01
+    rho: float = option(0.5, "ρ = ‖T⁻¹ε‖, T = |w| + eta elementwise; another unit than SAM's.")
+    _: KW_ONLY
+    eta: float = option(0.01, "η, keeps weights that are zero from being left out.")
 
     def __post_init__(self) -> None:
         _check_size("rho", self.rho)
@@ -109,7 +157,7 @@ class AdaptiveAscent(Perturbation):
 class TrueLabelAscent(Perturbation):
     """ε = ρ g(y) / ‖g(y)‖ with the *true* labels y: what perfect compensation would give (*clean direction*)."""
 
-    rho: float = 0.05
+    rho: float = option(0.05, "ρ = ‖ε‖.")
     needs_true_labels = True
     reuses_graph = True
 
@@ -117,38 +165,33 @@ class TrueLabelAscent(Perturbation):
         _check_size("rho", self.rho)
 
     def __call__(self, first: FirstPass) -> Perturbed:
-        return Perturbed(_of_length(self.rho, first.gradient_of(first.true_labels)))
+        # A sample that the training loss leaves out stays out, whatever its true label.
+        counted, true = first.counted, first.true_labels
+        first.counts(true, "true_labels")
+        labels = true if counted.all() else true.where(counted, first.labels)
+        return Perturbed(_of_length(self.rho, first.gradient_of(labels)))
 
 
 @dataclass(frozen=True)
 class Compensated(Perturbation):
     """ε = Proj_{‖ε‖ ≤ ρ}(ρ g/‖g‖ + s(t) g*), NCSAM's perturbation (Xu, Deng, Pang, arXiv 2601.19947, eq. 10–13 and 15).
 
-    Args:
-        rho: ρ, length of SAM's part and radius of the projection.
-        kappa: κ, the value that s(t) reaches.
-        noise: estimator of g*.
-        sign: +1 as in the paper, −1 to move away from g*.
-        project: shorten ε to ρ where it is longer.
-        schedule: a name in ``ncsam.optimizers.schedule.SCHEDULES``.
-        scale: "raw" adds s g*; "relative" adds s ρ g*/‖g*‖.
-        warmup: fraction of training during which there is no compensation.
-        warmup_step: "base" for base-optimizer steps during the warm-up, "sam" for SAM's.
-        ascent: False leaves SAM's part out (*g\\*-only*).
+    ``noise`` estimates g*; without ``ascent`` SAM's part is left out (*g\\*-only*).
     """
 
-    rho: float = 0.05
-    kappa: float = 0.1
+    rho: float = option(0.05, "ρ, SAM's radius and that of the projection.")
+    kappa: float = option(0.1, "κ, the height of the schedule s(t).")
+    _: KW_ONLY
     noise: NoiseGradient = field(default_factory=SimulatedNoise)
-    sign: int = 1
-    project: bool = True
-    schedule: str = "paper"
-    scale: str = "raw"
-    warmup: float = 0.0
-    warmup_step: str = "base"
-    ascent: bool = True
+    sign: int = option(1, "+1 adds s g* (eq. 12), −1 subtracts it.")
+    project: bool = option(True, "keep ‖ε‖ ≤ ρ (eq. 13).")
+    schedule: str = option("paper", '"paper" (eq. 15), "linear", "constant".')
+    scale: str = option("raw", '"raw" adds s g*, "relative" adds s ρ g*/‖g*‖.')
+    warmup: float = option(0.0, "fraction of ``progress`` without compensation.")
+    warmup_step: str = option("base", 'what is done in the warm-up: "base" for base-optimizer steps, "sam" for SAM\'s.')
+    ascent: bool = fixed(True)
     needs_progress = True
-    reuses_graph = True
+    draws = True
 
     def __post_init__(self) -> None:
         _check_size("rho", self.rho)
@@ -168,6 +211,10 @@ class Compensated(Perturbation):
     @property
     def features_of(self) -> str | None:  # type: ignore[override]
         return self.noise.features_of
+
+    @property
+    def reuses_graph(self) -> bool:  # type: ignore[override]
+        return self.noise.reuses_graph
 
     @property
     def adds_to_sam(self) -> bool:  # type: ignore[override]
@@ -199,12 +246,24 @@ class Compensated(Perturbation):
 
 
 @dataclass(frozen=True)
+class ReleasedCompensated(Compensated):
+    """NCSAM's perturbation with the warm-up rule of the released code: epoch < T_w, so 49 epochs for T_w = 50."""
+
+    def _warming_up(self, progress: float | None) -> bool:
+        return progress is not None and progress < self.warmup * (1 - 1e-9)
+
+
+@dataclass(frozen=True)
 class MatchedAscent(Perturbation):
     """SAM's direction with the ‖ε‖ that ``like`` has at this very step (*matched*): tells direction from size."""
 
     like: Compensated = field(default_factory=lambda: Compensated(project=False))
     needs_progress = True
-    reuses_graph = True
+    draws = True
+
+    @property
+    def reuses_graph(self) -> bool:  # type: ignore[override]
+        return self.like.reuses_graph
 
     @property
     def rho(self) -> float:  # type: ignore[override]

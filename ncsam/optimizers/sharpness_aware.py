@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -13,15 +15,78 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from landscape.ranks import Ranks
-from ncsam.optimizers.first_pass import FirstPass
-from ncsam.optimizers.in_place import Buffers, buffers_of, norm, shifted
-from ncsam.optimizers.mini_batch import Forward, LossFn, MiniBatch
+from ncsam.optimizers.checks import check_base, check_initialised, check_scaler, features_module, usable
+from ncsam.optimizers.first_pass import NO_PART, FirstPass
+from ncsam.optimizers.in_place import Buffers, buffers_of, norm, realised, shifted
+from ncsam.optimizers.loss_mean import LossFn, ignored_label
+from ncsam.optimizers.mini_batch import Forward, MiniBatch
 from ncsam.optimizers.perturbations import Perturbation
-from ncsam.optimizers.step_info import StepInfo
 
 
 class ProjectionWarning(UserWarning):
     """The projection onto the ρ-ball discards most of SAM's direction."""
+
+
+class RoundingWarning(UserWarning):
+    """The weights' precision leaves another perturbation than the one that was asked for."""
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What happened in one step. Norms are global Euclidean norms, in the unit of the weights or of the gradient.
+
+    Attributes:
+        loss: L_B(w), before the step; under DDP of this rank's part.
+        perturbed_loss: L_B(w + ε), equal to ``loss`` where nothing was perturbed.
+        gradient_norm: ‖g_B‖ at w.
+        rho: the nominal ρ.
+        perturbation_norm: ‖ε‖ as applied; weights in half precision round it.
+        wanted_norm: ‖ε‖ before that rounding.
+        compensation_norm: s‖g*‖, 0 without compensation.
+        cosine: between ε and SAM's direction g_B; NaN without ε.
+        projected: whether the projection shortened ε.
+        kept: the factor by which it did, which is also the share of SAM's part that is left; 1 if not projected.
+        picked: samples that g* was computed from.
+        skipped: why there was no update, None where there was one. Weights and buffers are then as they were.
+        outputs: detached outputs of the unperturbed forward pass.
+        labels: the labels as given.
+        ignored: the label that the loss leaves out, beside negative ones; None where it names none.
+    """
+
+    loss: float
+    perturbed_loss: float
+    gradient_norm: float
+    rho: float = 0.0
+    perturbation_norm: float = 0.0
+    compensation_norm: float = 0.0
+    cosine: float = math.nan
+    projected: bool = False
+    kept: float = 1.0
+    picked: int = 0
+    skipped: str | None = None
+    wanted_norm: float = 0.0
+    outputs: Any = field(default=None, repr=False)
+    labels: Any = field(default=None, repr=False)
+    ignored: int | None = field(default=None, repr=False)
+
+    @property
+    def relative_perturbation(self) -> float:
+        """‖ε‖ / ρ; NaN where ρ = 0."""
+        return self.perturbation_norm / self.rho if self.rho else math.nan
+
+    @property
+    def relative_compensation(self) -> float:
+        """s‖g*‖ / ρ; NaN where ρ = 0."""
+        return self.compensation_norm / self.rho if self.rho else math.nan
+
+    @cached_property
+    def correct(self) -> int | None:
+        """Predictions of the unperturbed pass that agree with labels that are not ignored; None for other tasks."""
+        z, y = self.outputs, self.labels
+        if not isinstance(z, Tensor) or not isinstance(y, Tensor) or y.is_floating_point() or z.dim() != y.dim() + 1:
+            return None
+        right = z.argmax(dim=1) == y
+        return int((right if self.ignored is None else right & (y != self.ignored)).sum())
 
 
 class SharpnessAware(Optimizer):
@@ -43,7 +108,7 @@ class SharpnessAware(Optimizer):
             along the gradient of its own samples. Without DDP there is no difference.
 
     Raises:
-        TypeError: ``base`` is not an optimizer instance.
+        TypeError: ``base`` is not an optimizer instance, or one that evaluates the loss by itself (LBFGS).
         ValueError: ``base`` has no parameter of the model, or synchronised ranks have different seeds.
     """
 
@@ -58,13 +123,8 @@ class SharpnessAware(Optimizer):
         synchronised: bool = False,
     ) -> None:
         # Optimizer.__init__ is left out on purpose: it would make parameter groups and a state of its own.
-        if not isinstance(base, Optimizer) or isinstance(base, SharpnessAware):
-            got = base.__name__ if isinstance(base, type) else type(base).__name__
-            raise TypeError(f"base is {got}, expected a plain optimizer instance such as torch.optim.SGD(…)")
-        mine = {id(p) for p in model.parameters()}
-        if not any(id(p) in mine for group in base.param_groups for p in group["params"]):
-            raise ValueError("base holds no parameter of the model; build it from the same model's parameters()")
-        _features_module(model, perturbation.features_of)  # a name that is not there is told now
+        check_base(base, model, SharpnessAware)
+        features_module(model, perturbation.features_of)  # a layer that is not there is told now
         self.model, self.base, self.perturbation = model, base, perturbation
         self.synchronised = synchronised
         ranks = self._ranks()
@@ -72,7 +132,7 @@ class SharpnessAware(Optimizer):
             raise ValueError(f"synchronised ranks have seeds {seeds}, expected the same on all, as they draw together")
         self._forward = forward
         self._generator = torch.Generator().manual_seed(seed)
-        self._warned = False
+        self._warned = self._warned_of_rounding = False
 
     def step(  # type: ignore[override]
         self,
@@ -89,7 +149,8 @@ class SharpnessAware(Optimizer):
 
         ``.grad`` is cleared first and holds the gradient that was used afterwards. BatchNorm statistics move once, in
         the unperturbed pass. Dropout masks are drawn anew in each pass. Call it inside ``torch.autocast`` for mixed
-        precision; backward passes and norms run outside of it.
+        precision; backward passes and norms run outside of it. Gradients are computed inside ``torch.no_grad`` and
+        ``torch.inference_mode`` all the same.
 
         Args:
             x: inputs; a tensor, or whatever ``forward`` takes.
@@ -98,7 +159,10 @@ class SharpnessAware(Optimizer):
             progress: epoch / epochs in [0, 1], epochs counted from 1; required by NCSAM, ignored by SAM.
             true_labels: the right labels, for the controls that need them.
             scaler: a ``GradScaler``; scaling, unscaling, its ``step`` and its ``update`` are done here.
-            microbatches: equal parts into which the batch is cut to save memory; their losses are summed up exactly.
+            microbatches: equal parts into which the batch is cut to save memory. Each counts what it weighs in the
+                loss's own mean: class weights and ignored labels of ``nn.CrossEntropyLoss`` and ``nn.NLLLoss``
+                (or ``functional.cross_entropy`` itself) are summed exactly, any other loss must be a mean over the
+                rows, which is checked on the outputs of each step, without a further pass of the model.
 
         Raises:
             TypeError: called with a closure, or without a batch.
@@ -110,16 +174,41 @@ class SharpnessAware(Optimizer):
                 f"instead of step(closure) write step(x, y, loss_fn, progress=epoch / epochs)"
             )
         self._check(progress, true_labels)
-        params = [p for group in self.base.param_groups for p in group["params"] if p.requires_grad]
-        if not params:
-            raise ValueError("no parameter of the optimizer requires a gradient; nothing to step on")
+        with torch.inference_mode(False), torch.enable_grad():
+            x, y, true_labels = (usable(given) for given in (x, y, true_labels))
+            info = self._step(x, y, true_labels, loss_fn, progress, scaler, microbatches)
+        self._warn_once(info)
+        return info
+
+    def _step(
+        self,
+        x: Any,
+        y: Any,
+        true_labels: Any,
+        loss_fn: LossFn,
+        progress: float | None,
+        scaler: torch.amp.GradScaler | None,
+        microbatches: int,
+    ) -> StepInfo:
+        params = self._params()
+        buffers = buffers_of(self.model)
+        check_initialised([*params, *buffers])
         for p in params:
             p.grad = None
         scaler = scaler if scaler is not None and scaler.is_enabled() else None
+        check_scaler(scaler, params)
         scale = _loss_scale(scaler, params[0].device) if scaler is not None else 1.0
-        device = params[0].device
-        batch = MiniBatch(self.model, self._forward, x, y, loss_fn, microbatches, scale, device, self._ranks())
-        before = Buffers(buffers_of(self.model))
+        batch = MiniBatch(
+            self.model,
+            x,
+            y,
+            loss_fn,
+            forward=self._forward,
+            microbatches=microbatches,
+            scale=scale,
+            ranks=self._ranks(),
+        )
+        before = Buffers(buffers)
         try:
             if self.perturbation.active(progress):
                 info = self._perturbed_step(batch, params, before.live, progress, true_labels, scaler)
@@ -134,13 +223,28 @@ class SharpnessAware(Optimizer):
             before.restore()
             for p in params:
                 p.grad = None
-        self._warn_once(info)
         return info
 
+    def _params(self) -> list[Tensor]:
+        """What is trained; a parameter that stands in several groups, or twice in one, is one parameter."""
+        every = {id(p): p for group in self.base.param_groups for p in group["params"] if p.requires_grad}
+        if not every:
+            raise ValueError("no parameter of the optimizer requires a gradient; nothing to step on")
+        return list(every.values())
+
     def _base_step(self, batch: MiniBatch, params: list[Tensor], scaler: torch.amp.GradScaler | None) -> StepInfo:
-        loss, outputs = batch.descend()
+        loss, outputs = batch.descend(check=True)
         skipped, value, size = self._update(batch, params, loss, scaler)
-        return StepInfo(value, value, size, self.perturbation.rho, skipped=skipped, outputs=outputs, labels=batch.y)
+        return StepInfo(
+            value,
+            value,
+            size,
+            self.perturbation.rho,
+            skipped=skipped,
+            outputs=outputs,
+            labels=batch.y,
+            ignored=ignored_label(batch.loss_fn),
+        )
 
     def _perturbed_step(
         self,
@@ -159,17 +263,18 @@ class SharpnessAware(Optimizer):
             progress=progress,
             generator=self._generator,
             reuse_graph=perturbation.reuses_graph,
-            features_of=_features_module(self.model, perturbation.features_of),
+            features_of=features_module(self.model, perturbation.features_of),
         )
         after_first = Buffers(buffers)
         with batch.full_precision():
             g = first.gradient
             perturbed = perturbation(first)
-            epsilon = perturbed.epsilon
-            loss, size, length, along, compensation, kept = _on_host(
+            epsilon = realised(first.params, perturbed.epsilon)
+            loss, size, length, wanted, along, compensation, kept = _on_host(
                 first.loss,
                 torch.linalg.vector_norm(g),
                 torch.linalg.vector_norm(epsilon),
+                torch.linalg.vector_norm(perturbed.epsilon),
                 torch.dot(g, epsilon),
                 perturbed.compensation_norm,
                 perturbed.kept,
@@ -202,6 +307,7 @@ class SharpnessAware(Optimizer):
             gradient_norm=size,
             rho=perturbation.rho,
             perturbation_norm=length,
+            wanted_norm=wanted,
             compensation_norm=compensation,
             cosine=along / (size * length) if size * length > 0 else math.nan,
             projected=kept < 1.0,
@@ -210,6 +316,7 @@ class SharpnessAware(Optimizer):
             skipped=why,
             outputs=outputs,
             labels=batch.y,
+            ignored=ignored_label(batch.loss_fn),
         )
 
     def _update(
@@ -220,6 +327,8 @@ class SharpnessAware(Optimizer):
             if scaler is not None:
                 scaler.unscale_(self.base)
             grads = [p.grad for p in params if p.grad is not None]
+            if not grads:
+                raise ValueError(NO_PART)
             value, size = _on_host(loss, norm(grads))
             why = None
             if not math.isfinite(value):
@@ -263,6 +372,15 @@ class SharpnessAware(Optimizer):
                 f"projection keeps {info.kept:.0%} of SAM's part of the perturbation: s‖g*‖ is "
                 f"{info.relative_compensation:.1f} ρ; lower kappa, or compare with project=False (said once)",
                 ProjectionWarning,
+                stacklevel=3,
+            )
+
+        if abs(info.perturbation_norm - info.wanted_norm) > 0.1 * info.wanted_norm and not self._warned_of_rounding:
+            self._warned_of_rounding = True
+            warnings.warn(
+                f"the weights' precision rounds ε: its norm is {info.perturbation_norm:.3g} instead of "
+                f"{info.wanted_norm:.3g}; keep the weights in float32 and step inside torch.autocast (said once)",
+                RoundingWarning,
                 stacklevel=3,
             )
 
@@ -350,18 +468,3 @@ def _on_host(*scalars: Tensor | float) -> list[float]:
 def _loss_scale(scaler: torch.amp.GradScaler, device: torch.device) -> float:
     scaler.scale(torch.ones((), device=device))  # creates the scale on the device in the first step
     return float(scaler.get_scale())
-
-
-def _features_module(model: nn.Module, name: str | None) -> nn.Module | None:
-    if name is None:
-        return None
-    if name:
-        try:
-            return model.get_submodule(name)
-        except AttributeError as error:
-            known = [module for module, _ in model.named_modules() if module]
-            raise ValueError(f"features is {name!r}, but the model has {', '.join(known)}") from error
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise ValueError("the model has no nn.Linear whose input could be its features; name the layer: features='…'")
-    return linear[-1]

@@ -1,29 +1,63 @@
-"""The optimizers by name: the base optimizer alone, SAM, NCSAM, and the controls that give a comparison meaning."""
+"""The optimizers: the base optimizer alone, SAM, NCSAM, and the controls that give a comparison meaning."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 from torch.optim import Optimizer
 
 from ncsam.optimizers.cluster_inversion import ClusterInversion
-from ncsam.optimizers.mini_batch import Forward
-from ncsam.optimizers.noise_gradient import NoiseGradient, RandomNoise, SimulatedNoise, TrueNoise
+from ncsam.optimizers.noise_gradient import RandomNoise, SimulatedNoise, TrueNoise
+from ncsam.optimizers.options import COMMON, documented, signature_of, with_options
 from ncsam.optimizers.perturbations import (
     AdaptiveAscent,
     Compensated,
     MatchedAscent,
     NoPerturbation,
+    Perturbation,
+    ReleasedCompensated,
     SharpnessAscent,
     TrueLabelAscent,
 )
 from ncsam.optimizers.sharpness_aware import SharpnessAware
 
 
-class Plain(SharpnessAware):
+class Variant(SharpnessAware):
+    """A sharpness-aware optimizer with one perturbation, whose options are keywords of the constructor.
+
+    A subclass names the perturbation with its defaults, ``class SAM(Variant, perturbation=SharpnessAscent())``; its
+    signature and the meanings in its docstring come from the perturbation's fields.
+
+    Attributes:
+        prototype: the perturbation with the default options.
+        signature: what the constructor takes.
+    """
+
+    prototype: ClassVar[Perturbation] = NoPerturbation()
+    signature: ClassVar[inspect.Signature] = signature_of(prototype, False)
+
+    def __init_subclass__(cls, perturbation: Perturbation | None = None, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if perturbation is not None:
+            cls.prototype = perturbation
+            cls.signature = signature_of(perturbation, perturbation.draws)
+            names = [name for name in cls.signature.parameters if name not in ("model", "base")]
+            cls.__doc__ = documented(cls.__doc__ or "", perturbation, names)
+        own = "__init__" in vars(cls)  # a subclass elsewhere, with a constructor of its own
+        cls.__signature__ = None if own else cls.signature  # type: ignore[attr-defined]
+
+    def __init__(self, model: nn.Module, base: Optimizer, *positional: Any, **options: Any) -> None:
+        try:
+            given = self.signature.bind(model, base, *positional, **options).arguments
+        except TypeError as error:
+            raise TypeError(f"{type(self).__name__}: {error}; see help({type(self).__name__})") from None
+        common = {name: given[name] for name in COMMON if name in given}
+        super().__init__(model, base, with_options(self.prototype, given), **common)
+
+
+class Plain(Variant, perturbation=NoPerturbation()):
     """The base optimizer alone, bitwise, behind the same ``step``: one training loop serves every arm.
 
     >>> import torch, ncsam
@@ -34,20 +68,9 @@ class Plain(SharpnessAware):
     (0.0, None)
     """
 
-    def __init__(
-        self, model: nn.Module, base: Optimizer, *, forward: Forward | None = None, synchronised: bool = False
-    ) -> None:
-        super().__init__(model, base, NoPerturbation(), forward=forward, synchronised=synchronised)
 
-
-class SAM(SharpnessAware):
+class SAM(Variant, perturbation=SharpnessAscent()):
     """Sharpness-aware minimisation: descend with the gradient at w + ρ g/‖g‖ (Foret et al. 2021, arXiv 2010.01412).
-
-    Args:
-        rho: ρ = ‖ε‖; with ``adaptive`` ρ = ‖T⁻¹ε‖, which is another unit (Kwon et al. use 0.5 and more).
-        adaptive: ε = ρ T² g/‖T g‖ with T = |w| + eta, elementwise (Kwon et al. 2021, arXiv 2102.11600).
-        eta: only with ``adaptive``.
-        forward, synchronised: see :class:`SharpnessAware`.
 
     >>> import torch, ncsam
     >>> model = torch.nn.Linear(2, 3)
@@ -57,39 +80,17 @@ class SAM(SharpnessAware):
     (0.05, True)
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        base: Optimizer,
-        rho: float = 0.05,
-        *,
-        adaptive: bool = False,
-        eta: float = 0.01,
-        forward: Forward | None = None,
-        synchronised: bool = False,
-    ) -> None:
-        perturbation = AdaptiveAscent(rho, eta) if adaptive else SharpnessAscent(rho)
-        super().__init__(model, base, perturbation, forward=forward, synchronised=synchronised)
+
+class ASAM(SAM, perturbation=AdaptiveAscent()):
+    """Adaptive SAM: ε = ρ T² g/‖T g‖ with T = |w| + η, elementwise (Kwon et al. 2021, arXiv 2102.11600)."""
 
 
-class NCSAM(SharpnessAware):
+class NCSAM(Variant, perturbation=Compensated()):
     """Noise-compensated SAM as in the paper (Xu, Deng, Pang, arXiv 2601.19947): ε = Proj(ρ g/‖g‖ + s(t) g*).
 
     g* is the gradient on uncertain samples that are given a likely wrong label for the occasion (eq. 16–18). Options
     beyond the paper's are ours, for study: its own are the defaults, except that κ and r_flip are published for some
     settings only and that its warm-up is ``warmup=0.25``. ``step`` needs ``progress``.
-
-    Args:
-        rho: ρ, SAM's radius and that of the projection.
-        kappa: κ, the height of the schedule s(t).
-        flip_ratio: r_flip, share of the batch that g* is computed from.
-        sign: +1 adds s g* (eq. 12), −1 subtracts it.
-        project: keep ‖ε‖ ≤ ρ (eq. 13).
-        label_smoothing: in the loss of g*, with mass/(C − 1) off the label.
-        warmup: fraction of ``progress`` without compensation; ``warmup_step`` "base" or "sam" says what is done then.
-        schedule: "paper" (eq. 15), "linear", "constant".
-        scale: "raw" adds s g*, "relative" adds s ρ g*/‖g*‖.
-        forward, seed, synchronised: see :class:`SharpnessAware`.
 
     Raises:
         ValueError: an option out of range.
@@ -103,57 +104,14 @@ class NCSAM(SharpnessAware):
     (2, True)
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        base: Optimizer,
-        rho: float = 0.05,
-        kappa: float = 0.1,
-        flip_ratio: float = 0.4,
-        sign: int = 1,
-        project: bool = True,
-        label_smoothing: float = 0.0,
-        warmup: float = 0.0,
-        forward: Forward | None = None,
-        seed: int = 0,
-        *,
-        schedule: str = "paper",
-        scale: str = "raw",
-        warmup_step: str = "base",
-        synchronised: bool = False,
-    ) -> None:
-        perturbation = Compensated(
-            rho=rho,
-            kappa=kappa,
-            noise=self._noise(flip_ratio, label_smoothing),
-            sign=sign,
-            project=project,
-            schedule=schedule,
-            scale=scale,
-            warmup=warmup,
-            warmup_step=warmup_step,
-            ascent=self._ascent,
-        )
-        super().__init__(model, base, perturbation, forward=forward, seed=seed, synchronised=synchronised)
 
-    _ascent = True
-
-    def _noise(self, flip_ratio: float, label_smoothing: float) -> NoiseGradient:
-        return SimulatedNoise(flip_ratio, label_smoothing)
-
-
-class NCSAMReleased(SharpnessAware):
+class NCSAMReleased(Variant, perturbation=ReleasedCompensated(noise=ClusterInversion(), project=False)):
     """The variant of the authors' later released code: ε = ρ g/‖g‖ + s(t) g*, not projected, g* by cluster inversion.
 
     Its coefficient lr₀·k·min(1, …) with k = κ/0.05 is written here as one number, ``kappa`` = lr₀·k, the value that
     s(t) reaches. Their values on CIFAR-10 with 20/40/60 % instance noise: flip_ratio (r_max) .2/.4/.4, kappa
-    .10/.25/1.25; on CIFAR-100 .2/.4/.4 and .25/.75/1.5. ``step`` needs ``progress``.
-
-    Args:
-        flip_ratio, label_smoothing, clusters, features: see
-            :class:`ncsam.optimizers.cluster_inversion.ClusterInversion`.
-        rho, kappa, sign, project, warmup, schedule, scale, warmup_step, forward, seed, synchronised: see
-            :class:`NCSAM`.
+    .10/.25/1.25; on CIFAR-100 .2/.4/.4 and .25/.75/1.5. Its warm-up ends an epoch earlier than the paper's: it lasts
+    while progress < ``warmup``, 49 of 200 epochs for 0.25. ``step`` needs ``progress``.
 
     >>> import torch, ncsam
     >>> model = torch.nn.Sequential(torch.nn.Linear(2, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
@@ -163,118 +121,42 @@ class NCSAMReleased(SharpnessAware):
     False
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        base: Optimizer,
-        rho: float = 0.05,
-        kappa: float = 0.1,
-        flip_ratio: float = 0.4,
-        sign: int = 1,
-        project: bool = False,
-        label_smoothing: float = 0.1,
-        warmup: float = 0.0,
-        forward: Forward | None = None,
-        seed: int = 0,
-        *,
-        clusters: int = 5,
-        features: str = "",
-        schedule: str = "paper",
-        scale: str = "raw",
-        warmup_step: str = "base",
-        synchronised: bool = False,
-    ) -> None:
-        perturbation = Compensated(
-            rho=rho,
-            kappa=kappa,
-            noise=ClusterInversion(flip_ratio, label_smoothing, clusters, features),
-            sign=sign,
-            project=project,
-            schedule=schedule,
-            scale=scale,
-            warmup=warmup,
-            warmup_step=warmup_step,
-        )
-        super().__init__(model, base, perturbation, forward=forward, seed=seed, synchronised=synchronised)
 
-
-class RandomPicks(NCSAM):
+class RandomPicks(NCSAM, perturbation=Compensated(noise=SimulatedNoise(uniform_picks=True))):
     """Control: NCSAM with samples picked with equal chances; temporary labels as in NCSAM."""
 
-    def _noise(self, flip_ratio: float, label_smoothing: float) -> NoiseGradient:
-        return SimulatedNoise(flip_ratio, label_smoothing, uniform_picks=True)
 
-
-class RandomDirection(NCSAM):
+class RandomDirection(NCSAM, perturbation=Compensated(noise=RandomNoise())):
     """Control: NCSAM with a Gaussian direction in place of g*, as long as g* is at that very step."""
 
-    def _noise(self, flip_ratio: float, label_smoothing: float) -> NoiseGradient:
-        return RandomNoise(SimulatedNoise(flip_ratio, label_smoothing))
+
+class Oracle(NCSAM, perturbation=Compensated(noise=TrueNoise())):
+    """Control: NCSAM with the batch's true noise gradient in place of g*; ``step`` needs ``true_labels``."""
 
 
-class Oracle(NCSAM):
-    """Control: NCSAM with the batch's true noise gradient in place of g*; ``step`` needs ``true_labels``.
-
-    ``flip_ratio`` and ``label_smoothing`` have no effect: it uses all wrong-labelled samples and the training loss.
-    """
-
-    def _noise(self, flip_ratio: float, label_smoothing: float) -> NoiseGradient:
-        return TrueNoise()
-
-
-class GStarOnly(NCSAM):
+class GStarOnly(NCSAM, perturbation=Compensated(ascent=False)):
     """Control: ε = Proj(s(t) g*), NCSAM without SAM's part."""
 
-    _ascent = False
 
-
-class Matched(NCSAM):
+class Matched(NCSAM, perturbation=MatchedAscent()):
     """Control: SAM's direction with the ‖ε‖ that NCSAM with the same options has at that very step.
 
     Informative for ``project=False``, the default here; where NCSAM projects, ‖ε‖ is ρ nearly always and this is SAM.
     """
 
-    def __init__(self, model: nn.Module, base: Optimizer, rho: float = 0.05, **options: Any) -> None:
-        super().__init__(model, base, rho, **{"project": False, **options})
-        assert isinstance(self.perturbation, Compensated)
-        self.perturbation = MatchedAscent(self.perturbation)
 
-
-class CleanDirection(SharpnessAware):
+class CleanDirection(Variant, perturbation=TrueLabelAscent()):
     """Control: ε = ρ g(y)/‖g(y)‖ from the true labels, descent on the observed: what perfect compensation would give.
 
     ``step`` needs ``true_labels``. Where this does not beat SAM, "label noise distorts the perturbation" cannot be the
     mechanism behind NCSAM.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        base: Optimizer,
-        rho: float = 0.05,
-        *,
-        forward: Forward | None = None,
-        synchronised: bool = False,
-    ) -> None:
-        super().__init__(model, base, TrueLabelAscent(rho), forward=forward, synchronised=synchronised)
 
-
-def _asam(
-    model: nn.Module,
-    base: Optimizer,
-    rho: float = 0.5,
-    *,
-    eta: float = 0.01,
-    forward: Forward | None = None,
-    synchronised: bool = False,
-) -> SAM:
-    return SAM(model, base, rho, adaptive=True, eta=eta, forward=forward, synchronised=synchronised)
-
-
-OPTIMIZERS: dict[str, Callable[..., SharpnessAware]] = {
+OPTIMIZERS: dict[str, type[Variant]] = {
     "sgd": Plain,
     "sam": SAM,
-    "asam": _asam,
+    "asam": ASAM,
     "ncsam": NCSAM,
     "ncsam-released": NCSAMReleased,
     "clean-direction": CleanDirection,
@@ -284,69 +166,4 @@ OPTIMIZERS: dict[str, Callable[..., SharpnessAware]] = {
     "gstar-only": GStarOnly,
     "oracle": Oracle,
 }
-"""Every arm of a comparison by its command-line name; each is called as ``(model, base, **options)``."""
-
-
-def options_of(name: str) -> list[str]:
-    """The options that the optimizer of that name takes beside model and base.
-
-    >>> options_of("sam")
-    ['rho', 'adaptive', 'eta', 'forward', 'synchronised']
-
-    Raises:
-        ValueError: no optimizer of that name.
-    """
-    make = OPTIMIZERS.get(name)
-    if make is None:
-        raise _unknown("optimizer", name, OPTIMIZERS)
-    source = NCSAM if make is Matched else make
-    return [option for option in inspect.signature(source).parameters if option not in ("model", "base")]
-
-
-def resolve_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """``given`` completed by the optimizer's defaults: what a run records.
-
-    Left out are ``forward``, ``seed`` and ``synchronised``, and the warm-up, which the training loop gives to every
-    optimizer alike.
-
-    >>> resolve_options("sam", {"rho": 0.1})
-    {'rho': 0.1, 'adaptive': False, 'eta': 0.01}
-
-    Raises:
-        ValueError: no optimizer or option of that name.
-    """
-    known = options_of(name)
-    for option in given:
-        if option not in known:
-            raise _unknown(f"option of {name}", option, known)
-    make = OPTIMIZERS[name]
-    parameters = inspect.signature(NCSAM if make is Matched else make).parameters
-    defaults = {option: parameters[option].default for option in known}
-    if make is Matched:
-        defaults["project"] = False
-    for option in ("forward", "seed", "synchronised", "warmup", "warmup_step"):
-        defaults.pop(option, None)
-    return {**defaults, **given}
-
-
-def build(name: str, model: nn.Module, base: Optimizer, **options: Any) -> SharpnessAware:
-    """The optimizer of that name, for example ``build("ncsam", model, base, rho=0.05, kappa=0.1)``.
-
-    Raises:
-        ValueError: an unknown name or option, with the known ones and the likeliest meant; an option out of range.
-
-    >>> import torch
-    >>> model = torch.nn.Linear(2, 3)
-    >>> build("nscam", model, torch.optim.SGD(model.parameters(), lr=0.1))
-    Traceback (most recent call last):
-        ...
-    ValueError: unknown optimizer 'nscam', did you mean 'ncsam'? known: sgd, sam, ...
-    """
-    resolve_options(name, options)
-    return OPTIMIZERS[name](model, base, **options)
-
-
-def _unknown(what: str, got: str, known: Iterable[str]) -> ValueError:
-    from landscape._suggest import unknown  # here, so that optimizers alone do not load the data readers
-
-    return ValueError(unknown(what, got, known))
+"""Every arm of a comparison by its command-line name. What is added here, training, sweeps and tuning know."""

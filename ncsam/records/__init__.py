@@ -1,1 +1,32 @@
 """The groups of a run file and of a study file, as records."""
+
+from ncsam.records.measurements import (
+    BoundTable,
+    Diagnostics,
+    SharpnessTable,
+    Spectrum,
+    density_at,
+    eigenpairs_at,
+    layers_at,
+    split_at,
+)
+from ncsam.records.run import Labels, Training
+from ncsam.records.study import CellTable, Curves, RadiusControl, Secondary, Verdicts
+
+__all__ = [
+    "BoundTable",
+    "CellTable",
+    "Curves",
+    "Diagnostics",
+    "Labels",
+    "RadiusControl",
+    "Secondary",
+    "SharpnessTable",
+    "Spectrum",
+    "Training",
+    "Verdicts",
+    "density_at",
+    "eigenpairs_at",
+    "layers_at",
+    "split_at",
+]

@@ -1,4 +1,4 @@
-"""The groups of a run file and of a study file, as records."""
+"""The records of what is measured on a run, and single rows of a spectrum as records of :mod:`landscape`."""
 
 from __future__ import annotations
 
@@ -7,55 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from landscape.records import Record, parameter, variable
-from landscape.store import declare_layout
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Labels(Record):
-    """Labels of the whole training set of a run."""
-
-    kind: ClassVar[str] = "labels"
-
-    observed: np.ndarray = variable("sample", long_name="label as trained on")
-    true: np.ndarray = variable("sample", long_name="true label")
-    flipped: np.ndarray = variable("sample", long_name="whether the observed label is wrong")
-    held_out: np.ndarray = variable("sample", long_name="whether the sample belongs to the validation part")
-    transition: np.ndarray = variable("true_class", "observed_class", long_name="probability of the flip")
-    realized_rate: float = variable(long_name="share of wrong labels")
-    noise: str = parameter("kind of label noise")
-    rate: float = parameter("noise rate asked for")
-    seed: int | None = parameter("seed of the noise")
-    options: dict[str, Any] = parameter("further settings of the noise")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Training(Record):
-    """One row an epoch."""
-
-    kind: ClassVar[str] = "training"
-
-    epochs: np.ndarray = variable("epoch", long_name="epoch, counted from 1", coordinate=True)
-    views: np.ndarray = variable("view", long_name="view of the data", coordinate=True)
-    loss: np.ndarray = variable("epoch", "view", long_name="mean loss at the end of the epoch", units="loss")
-    accuracy: np.ndarray = variable("epoch", "view", long_name="share of correct predictions")
-    memorisation: np.ndarray = variable("epoch", long_name="share of wrong labels that are predicted")
-    running_loss: np.ndarray = variable("epoch", long_name="mean training loss over the epoch's steps", units="loss")
-    lr: np.ndarray = variable("epoch", long_name="learning rate")
-    perturbation_norm: np.ndarray = variable("epoch", long_name="mean norm of the perturbation", units="parameter")
-    compensation_norm: np.ndarray = variable("epoch", long_name="mean norm of s g*", units="parameter")
-    cosine: np.ndarray = variable("epoch", long_name="mean cosine between perturbation and SAM's direction")
-    projected: np.ndarray = variable("epoch", long_name="share of steps in which the projection shortened")
-    skipped: np.ndarray = variable("epoch", long_name="steps skipped because loss or gradient was not finite")
-    corrected: np.ndarray | None = variable(
-        "epoch", long_name="share of wrong-labelled samples predicted as their true class", optional=True
-    )
-    relative_compensation: np.ndarray | None = variable("epoch", long_name="mean norm of s g* over rho", optional=True)
-    picked: np.ndarray | None = variable("epoch", long_name="share of samples that g* was computed from", optional=True)
-
-    def of_view(self, name: str) -> np.ndarray:
-        """Accuracy on one view, (epoch,)."""
-        return self.accuracy[:, self.views.tolist().index(name)]
+from landscape.records import CurvatureSplit, DensityResult, EigenResult, LayerSpectra, Record, parameter, variable
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -286,137 +238,107 @@ class BoundTable(Record):
     processes: int = parameter("processes that shared the data; sums over other shares differ in rounding", 1)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Curves(Record):
-    """Every measured quantity against noise rate, for each arm, with every seed's value and an interval."""
+def eigenpairs_at(spectrum: Spectrum, epoch: int, view: str) -> EigenResult:
+    """The eigenpairs of one view at one epoch, with their vectors where these were stored.
 
-    kind: ClassVar[str] = "curves"
-
-    quantities: np.ndarray = variable("quantity", long_name="what was measured", coordinate=True)
-    arms: np.ndarray = variable("arm", long_name="optimizer", coordinate=True)
-    rates: np.ndarray = variable("rate", long_name="noise rate asked for", coordinate=True)
-    seeds: np.ndarray = variable("seed", long_name="seed", coordinate=True)
-    value: np.ndarray = variable("quantity", "arm", "rate", "seed", long_name="value of one run; NaN where not run")
-    mean: np.ndarray = variable("quantity", "arm", "rate", long_name="mean over seeds")
-    low: np.ndarray = variable("quantity", "arm", "rate", long_name="lower end of the t-interval of the mean")
-    high: np.ndarray = variable("quantity", "arm", "rate", long_name="upper end of the t-interval of the mean")
-    level: float = parameter("confidence level of the interval")
-
-    def of(self, quantity: str, arm: str, rate: float) -> np.ndarray:
-        """Values over seeds, (seed,); NaN where a run is missing.
-
-        Raises:
-            KeyError: the study does not hold that quantity, arm or rate.
-        """
-        try:
-            return self.value[
-                self.quantities.tolist().index(quantity),
-                self.arms.tolist().index(arm),
-                int(np.flatnonzero(np.isclose(self.rates, rate))[0]),
-            ]
-        except (ValueError, IndexError):
-            raise KeyError(f"the study holds no {quantity!r} of {arm!r} at noise rate {rate:g}") from None
+    Raises:
+        KeyError: the spectrum has no such row.
+    """
+    at = _row(spectrum, epoch, view)
+    return EigenResult(
+        values=spectrum.values[at],
+        residuals=spectrum.residuals[at],
+        converged=spectrum.converged[at] == 1,
+        matvecs=spectrum.matvecs[at],
+        which=spectrum.which,
+        tol=spectrum.tol,
+        seed=spectrum.seed,
+        vectors=None if spectrum.vectors is None else spectrum.vectors[at],
+        errors=None if spectrum.errors is None else spectrum.errors[at],
+    )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Verdicts(Record):
-    """The verdict on each statement, with the numbers it follows from."""
+def density_at(spectrum: Spectrum, epoch: int, view: str) -> DensityResult | None:
+    """The spectral density of one view at one epoch; none where it was not measured.
 
-    kind: ClassVar[str] = "verdicts"
-
-    statements: np.ndarray = variable("statement", long_name="statement of the theory", coordinate=True)
-    text: np.ndarray = variable("statement", long_name="what it says")
-    endpoint: np.ndarray = variable("statement", long_name="primary endpoint")
-    verdict: np.ndarray = variable("statement", long_name="supported, contradicted or undecided")
-    note: np.ndarray = variable("statement", long_name="what limits the verdict")
-    estimate: np.ndarray = variable("statement", long_name="mean paired effect")
-    low: np.ndarray = variable("statement", long_name="lower end of the t-interval")
-    high: np.ndarray = variable("statement", long_name="upper end of the t-interval")
-    smallest_effect: np.ndarray = variable("statement", long_name="smallest relevant effect m")
-    p_value: np.ndarray = variable("statement", long_name="test of no effect, two-sided")
-    p_holm: np.ndarray = variable("statement", long_name="the same, Holm-adjusted over the statements")
-    pairs: np.ndarray = variable("statement", long_name="number of seeds")
-    preliminary: np.ndarray = variable("statement", long_name="whether there are too few seeds for the test")
-    level: float = parameter("confidence level of the interval")
-    contrast: np.ndarray | None = variable("statement", long_name="contrast that decided", optional=True)
-    test: np.ndarray | None = variable("statement", long_name="test behind the p-value", optional=True)
-    runs: np.ndarray | None = variable("statement", long_name="number of runs that the estimate uses", optional=True)
-    data: str | None = parameter("data set of the runs", None)
-    model: str | None = parameter("model of the runs", None)
-    noise: str | None = parameter("kind of label noise of the runs", None)
-    family: int | None = parameter("number of endpoints that Holm's adjustment counts", None)
-    check: str | None = parameter("manipulation check: whether plain SGD memorised, and what was seen", None)
-    joint: str | None = parameter("T3, T4 and T5 read together", None)
+    Raises:
+        KeyError: the spectrum has no such row.
+    """
+    at = _row(spectrum, epoch, view)
+    parts = ("density_grid", "density", "density_stderr", "density_nodes", "density_weights")
+    grid, density, stderr, nodes, weights = (getattr(spectrum, name) for name in parts)
+    if density is None or not np.isfinite(density[at]).all():
+        return None
+    outliers = spectrum.values[at][spectrum.converged[at] == 1] if spectrum.density_deflated else np.zeros(0)
+    return DensityResult(
+        grid=grid[at],
+        density=density[at],
+        stderr=stderr[at],
+        nodes=nodes[at],
+        weights=weights[at],
+        matvecs=nodes[at].size,
+        broadening=spectrum.density_broadening,
+        seed=spectrum.seed,
+        outliers=outliers,
+        size=spectrum.num_parameters,
+    )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Secondary(Record):
-    """Secondary endpoints: descriptive, without test or verdict."""
+def layers_at(spectrum: Spectrum, epoch: int, view: str) -> LayerSpectra | None:
+    """The layers' blocks of one view at one epoch; none where they were not measured, or the view is empty.
 
-    kind: ClassVar[str] = "secondary"
-
-    statement: np.ndarray = variable("row", long_name="statement of the theory")
-    quantity: np.ndarray = variable("row", long_name="what was estimated")
-    estimate: np.ndarray = variable("row", long_name="mean over seeds")
-    low: np.ndarray = variable("row", long_name="lower end of the t-interval, not adjusted")
-    high: np.ndarray = variable("row", long_name="upper end of the t-interval, not adjusted")
-    pairs: np.ndarray = variable("row", long_name="number of seeds")
-    level: float = parameter("confidence level of the interval")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class CellTable(Record):
-    """One row a run of a study: its settings and every number it is judged by; see :mod:`ncsam.study.table`."""
-
-    kind: ClassVar[str] = "cell_table"
-
-    names: np.ndarray = variable("cell", long_name="name of the run, that of its file", coordinate=True)
-    endpoints: np.ndarray = variable("endpoint", long_name="what was measured", coordinate=True)
-    arm: np.ndarray = variable("cell", long_name="name under which the run is compared")
-    optimizer: np.ndarray = variable("cell", long_name="optimizer")
-    options: np.ndarray = variable("cell", long_name="options of the optimizer, JSON")
-    data: np.ndarray = variable("cell", long_name="data set")
-    model: np.ndarray = variable("cell", long_name="model")
-    noise: np.ndarray = variable("cell", long_name="kind of label noise")
-    rate: np.ndarray = variable("cell", long_name="noise rate asked for")
-    seed: np.ndarray = variable("cell", long_name="seed, which pairs the runs")
-    role: np.ndarray = variable("cell", long_name="reported, or tuning: never judged")
-    value: np.ndarray = variable("cell", "endpoint", long_name="number of one run; NaN where not measured")
+    Raises:
+        KeyError: the spectrum has no such row.
+    """
+    at = _row(spectrum, epoch, view)
+    if spectrum.layers is None or spectrum.layer_values is None or not np.isfinite(spectrum.layer_values[at]).all():
+        return None
+    assert spectrum.layer_residuals is not None  # stored together
+    assert spectrum.layer_converged is not None
+    assert spectrum.layer_sizes is not None
+    return LayerSpectra(
+        layers=spectrum.layers,
+        sizes=spectrum.layer_sizes,
+        values=spectrum.layer_values[at],
+        residuals=spectrum.layer_residuals[at],
+        converged=spectrum.layer_converged[at] == 1,
+        matvecs=spectrum.trace_matvecs,
+        tol=spectrum.tol,
+        seed=spectrum.seed,
+        trace=None if spectrum.layer_trace is None else spectrum.layer_trace[at],
+        trace_stderr=None if spectrum.layer_trace_stderr is None else spectrum.layer_trace_stderr[at],
+    )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class RadiusControl(Record):
-    """Accuracy and memorisation of every arm beside the perturbation that it really took."""
+def split_at(spectrum: Spectrum, epoch: int, view: str) -> CurvatureSplit | None:
+    """The split of one view's eigenvectors at one epoch; none where it was not measured, or the view is empty.
 
-    kind: ClassVar[str] = "radius_control"
+    A part without samples is left out. On views other than ``mixed`` the total is the curvature of the mixed view along
+    the eigenvectors of this one.
 
-    arms: np.ndarray = variable("arm", long_name="name under which runs are compared", coordinate=True)
-    family: np.ndarray = variable("arm", long_name="what the arm is compared as")
-    seeds: np.ndarray = variable("arm", long_name="number of seeds")
-    radius: np.ndarray = variable("arm", long_name="realised mean norm of the perturbation", units="parameter")
-    radius_low: np.ndarray = variable("arm", long_name="lower end of its t-interval", units="parameter")
-    radius_high: np.ndarray = variable("arm", long_name="upper end of its t-interval", units="parameter")
-    accuracy: np.ndarray = variable("arm", long_name="clean test accuracy, mean of the last five epochs")
-    accuracy_low: np.ndarray = variable("arm", long_name="lower end of its t-interval")
-    accuracy_high: np.ndarray = variable("arm", long_name="upper end of its t-interval")
-    memorisation: np.ndarray = variable("arm", long_name="share of wrong labels that are predicted")
-    memorisation_low: np.ndarray = variable("arm", long_name="lower end of its t-interval")
-    memorisation_high: np.ndarray = variable("arm", long_name="upper end of its t-interval")
-    excess: np.ndarray = variable("arm", long_name="accuracy minus SAM's at the same realised norm, paired by seed")
-    excess_low: np.ndarray = variable("arm", long_name="lower end of its t-interval")
-    excess_high: np.ndarray = variable("arm", long_name="upper end of its t-interval")
-    noise: str = parameter("kind of label noise")
-    rate: float = parameter("noise rate")
-    level: float = parameter("confidence level of the intervals")
+    Raises:
+        KeyError: the spectrum has no such row.
+    """
+    at = _row(spectrum, epoch, view)
+    if spectrum.parts is None or spectrum.split is None or not np.isfinite(spectrum.values[at]).all():
+        return None
+    assert spectrum.shares is not None  # stored together
+    assert spectrum.split_mismatch is not None
+    there = spectrum.shares > 0
+    shares, curvature = spectrum.shares[there], spectrum.split[at].T[there]
+    mismatch = np.nan_to_num(spectrum.split_mismatch[at])
+    return CurvatureSplit(
+        parts=spectrum.parts[there],
+        shares=shares,
+        curvature=curvature,
+        total=shares @ curvature + mismatch,
+        mismatch=mismatch,
+        matvecs=curvature.size,
+    )
 
 
-declare_layout(
-    "run",
-    required={"labels": "labels", "training": "training"},
-    allowed={"weights/*": "arrays", "hessian/*": "*", "surface/*": "*", "sharpness/*": "*", "diagnostics/*": "*"},
-)
-declare_layout(
-    "study",
-    required={"curves": "curves", "verdicts": "verdicts"},
-    allowed={"cells": "cell_table", "secondary": "secondary"},
-)
+def _row(spectrum: Spectrum, epoch: int, view: str) -> tuple[int, int]:
+    epochs, views = spectrum.epochs.tolist(), spectrum.views.tolist()
+    if epoch not in epochs or view not in views:
+        raise KeyError(f"no view {view!r} at epoch {epoch}; there are {', '.join(views)} at {epochs}")
+    return epochs.index(epoch), views.index(view)

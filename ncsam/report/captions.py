@@ -8,12 +8,12 @@ from collections.abc import Callable
 from ncsam.figures.against_noise import compared
 from ncsam.figures.at_one_rate import MEASURES
 from ncsam.report.prose import interval, listed, mean, number, of_arm, percent, signed, tally
-from ncsam.statistics import t_interval
+from ncsam.statistics import LEVEL, t_interval
 from ncsam.study.effects import CONTRAST_RATE, rank_agreement
+from ncsam.study.files import curves_of
 from ncsam.study.radius_control import radius_control
-from ncsam.study.study import curves_of
 from ncsam.study.table import Study
-from ncsam.study.verdicts import LEVEL, judge
+from ncsam.study.verdicts import judge
 
 TITLES = {
     "verdicts": "The verdicts: each effect against its smallest relevant size",

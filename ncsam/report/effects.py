@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ncsam.records.measurements import Verdicts
+from ncsam.records import Verdicts
 from ncsam.study.files import StudyFiles
 from ncsam.study.statements import EVERY_ARM, STATEMENTS, Statement
 from ncsam.study.table import Study

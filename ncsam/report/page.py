@@ -22,15 +22,16 @@ from landscape.figures.data import DataFigure
 from landscape.figures.style import STYLE
 from landscape.store.escaping import csv_cell
 from ncsam.figures.catalogue import plans
-from ncsam.records.measurements import RadiusControl, Secondary, Verdicts
+from ncsam.records import RadiusControl, Secondary, Verdicts
 from ncsam.report import prose, provenance
 from ncsam.report.captions import TITLES, caption
 from ncsam.report.effects import Effects, effects_of, numbers_of
+from ncsam.statistics import LEVEL
 from ncsam.study.effects import CONTRAST_RATE
 from ncsam.study.files import StudyFiles
 from ncsam.study.radius_control import radius_control
 from ncsam.study.table import Study, studies
-from ncsam.study.verdicts import LEVEL, describe, judge, seeds_needed
+from ncsam.study.verdicts import describe, judge, seeds_needed
 
 LARGEST_DRAWING = 90_000  # bytes of SVG up to which a figure is drawn in lines, beyond in pixels
 LARGEST_DATA = 150_000  # characters of a figure's CSV up to which it lies in the page
@@ -52,7 +53,7 @@ class Picture:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class StudySection:
     """One study of the page."""
 
     title: str
@@ -144,10 +145,10 @@ def _cell(value: Any) -> Any:
     return csv_cell(value)
 
 
-def _part(n: int, study: Study, files: StudyFiles, pictures: list[Picture]) -> Part:
+def _part(n: int, study: Study, files: StudyFiles, pictures: list[Picture]) -> StudySection:
     verdicts, control = judge(study), _control(study)
     named = ", ".join(filter(None, (provenance.without_folders(study.data), study.model)))
-    return Part(
+    return StudySection(
         title=f"{(study.noise or 'label').capitalize()} noise{f' on {named}' if named else ''}",
         anchor=_anchor(n),
         runs=len(files.names(study)),

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ncsam.records.measurements import RadiusControl, Verdicts
+from ncsam.records import RadiusControl, Verdicts
 from ncsam.report.provenance import without_folders
-from ncsam.statistics import Interval, t_interval
+from ncsam.statistics import LEVEL, Interval, t_interval
 from ncsam.study.effects import CONTRAST_RATE, nanmean
 from ncsam.study.table import Study
-from ncsam.study.verdicts import LEVEL, NOT_MEASURED, seeds_needed
+from ncsam.study.verdicts import NOT_MEASURED, seeds_needed
 
 QUESTIONS = {
     "T6a": "Does label noise sharpen the loss landscape?",

@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 
+from landscape._files import replacing
 from landscape.inputs import opened
 from landscape.store import StoreError
-from landscape.store.disk import deferred_signals, fsync, fsync_folder
+from landscape.store.disk import deferred_signals, fsync_folder
 from landscape.store.lock import sole
 from ncsam.training.config import TrainConfig
 
@@ -46,17 +47,14 @@ def save_state(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> N
     """
     buffer = io.BytesIO()
     torch.save({"identity": json.dumps(identity, sort_keys=True), "state": state}, buffer)
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
         with deferred_signals():
-            with temporary.open("wb") as file:
+            with replacing(path) as temporary, temporary.open("wb") as file:
                 file.write(buffer.getbuffer())
                 file.flush()
-                fsync(file.fileno())
-            os.replace(temporary, path)
+                os.fsync(file.fileno())
             fsync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise StoreError(f"{path}: saving the training state failed ({error.strerror}); free some space") from error
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,16 +15,10 @@ from landscape.inputs import output
 from landscape.records import Record
 from landscape.store import StoreError
 from landscape.store.errors import one_line
-from landscape.store.room import check_room
 from ncsam import models
-from ncsam.records.measurements import Labels, Training
-from ncsam.runs.log import TrainingLog, is_log
-from ncsam.runs.resume_state import load_state, save_state, sole_training, state_path, state_temporary
+from ncsam.records import Labels, Training
 from ncsam.training.config import TrainConfig
 from ncsam.training.problem import VIEWS, Problem
-from ncsam.training.trainer import Trainer
-
-SAVE_EVERY = 10.0  # seconds of training that a kill costs at most; they are trained again, to the same numbers
 
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
@@ -147,136 +139,3 @@ class Run:
     ) -> Objective:
         """The mean cross-entropy of the run's model on its standard views, see :meth:`Problem.objective`."""
         return self.problem.objective(self.model(epoch, device, dtype), views, batch_size)
-
-
-def train_run(
-    config: TrainConfig,
-    path: str | Path,
-    *,
-    overwrite: bool = False,
-    resume: bool = False,
-    device: str = "cpu",
-    trust: bool = False,
-    command: list[str] | None = None,
-    attrs: dict[str, Any] | None = None,
-    log: str | Path | None = None,
-    progress: Callable[..., Iterable[Any]] | None = None,
-) -> Run:
-    """Train as configured and write the run file; its state is kept beside it meanwhile, for ``resume``.
-
-    Args:
-        path: of the run file, or a symbolic link to it; refused if it exists, unless ``overwrite``, or ``resume`` and
-            it is complete.
-        trust: import a ``package.module:factory`` that the configuration names.
-        resume: continue from the state that a stopped training left, bitwise as if it had not been stopped.
-        command: the command line, for the record.
-        attrs: further provenance, e.g. the arm of a study.
-        log: file for a JSON line an epoch, see :class:`ncsam.runs.log.TrainingLog`; existing ones as for ``path``.
-        progress: wraps the iteration over epochs, e.g. ``tqdm.auto.tqdm``; gets it and their number as ``total=``.
-
-    Raises:
-        ValueError: the configuration is impossible.
-        StoreError: the output exists, the state belongs to another configuration, another process trains into the
-            same file, or the disk refused.
-    """
-    path, log = output(path), None if log is None else output(log)
-    state = state_path(path)
-    if path.exists() and not overwrite:
-        if resume and (run := Run(path, trust=trust)).config == config:
-            return run
-        raise StoreError(f"{path}: the file exists; choose another name, --overwrite, or --resume of the same run")
-    _check_outputs(path, log, overwrite=overwrite, resume=resume)
-    with sole_training(path):
-        if state.exists() and not (resume or overwrite):
-            raise StoreError(
-                f"{state}: unfinished training exists; continue with --resume or start over with --overwrite"
-            )
-        trainer = Trainer(config, device=device, trust=trust)
-        identity = {
-            **config.to_dict(),
-            "data_hash": trainer.problem.dataset.hash,
-            "torch": torch.__version__,
-            "device": torch.device(device).type,
-        }
-        weights = sum(tensor.nbytes for tensor in trainer.model.state_dict().values())
-        # The file, and before it the state with the optimizer's momentum or two of them
-        room = weights * (5 + len(config.checkpoints))
-        check_room(f"{path.name} with {1 + len(config.checkpoints)} checkpoints", path.parent, disk=room)
-        if resume and state.exists():
-            trainer.load_state_dict(load_state(state, identity, device))
-        _train(trainer, state, identity, log, progress)
-        stamp = store.stamp(
-            config=config.to_dict(),
-            seeds=config.seeds,
-            data_hash=trainer.problem.dataset.hash,
-            command=command,
-            device=device,
-        )
-        spent = {f"{what}_seconds": seconds for what, seconds in trainer.seconds.items()}
-        contents: dict[str, Record | dict[str, np.ndarray]] = {
-            "labels": _labels(trainer.problem),
-            "training": trainer.record(),
-            **{f"weights/{epoch}": arrays for epoch, arrays in trainer.checkpoints.items()},
-        }
-        if (diagnostics := trainer.diagnostics()) is not None:
-            contents["diagnostics/training"] = diagnostics
-        store.create(
-            path, kind="run", attrs={**stamp, **(attrs or {}), **spent}, contents=contents, overwrite=overwrite
-        )
-        for leftover in (state, state_temporary(path)):
-            leftover.unlink(missing_ok=True)
-    return Run(path, trust=trust)
-
-
-def _train(
-    trainer: Trainer,
-    state: Path,
-    identity: dict[str, Any],
-    log: Path | None,
-    progress: Callable[..., Iterable[Any]] | None,
-) -> None:
-    """All epochs that are left, with a line of the log for each and the state saved now and then."""
-    saved = time.monotonic()
-    with contextlib.ExitStack() as stack:
-        lines = stack.enter_context(TrainingLog(log, trainer.views, trainer.rows)) if log is not None else None
-        epochs = trainer.epochs()
-        for row in epochs if progress is None else progress(epochs, total=trainer.config.epochs - len(trainer.rows)):
-            if lines is not None:
-                lines.write(row)
-            # Only here, between epochs, is the state one to resume from; an interrupt inside an epoch leaves the last.
-            if time.monotonic() - saved >= SAVE_EVERY:
-                save_state(state, identity, trainer.state_dict())
-                saved = time.monotonic()
-
-
-def _labels(problem: Problem) -> Labels:
-    labels = problem.labels
-    held_out = np.zeros(len(labels.true), bool)
-    held_out[problem.val] = True
-    return Labels(
-        observed=labels.observed,
-        true=labels.true,
-        flipped=labels.flipped,
-        held_out=held_out,
-        transition=labels.transition,
-        realized_rate=labels.realized_rate,
-        noise=labels.kind,
-        rate=labels.rate,
-        seed=labels.seed,
-        options=dict(labels.options),
-    )
-
-
-def _check_outputs(path: Path, log: Path | None, *, overwrite: bool, resume: bool) -> None:
-    """Refuse, before any work, what could not be written after it."""
-    for file in filter(None, (path, log)):
-        if not file.parent.is_dir():
-            raise StoreError(f"{file.parent}: no such folder; create it first")
-    if path.is_dir():
-        raise StoreError(f"{path}: is a folder, expected the name of a file")
-    if log is None:
-        return
-    if log.absolute() == path.absolute():
-        raise StoreError(f"{log}: is the run file; give --log a file of its own")
-    if log.is_dir() or (log.exists() and not (overwrite or (resume and is_log(log)))):
-        raise StoreError(f"{log}: the log exists; choose another name, --overwrite or --resume")

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from landscape.records import Record
-from ncsam.records.measurements import BoundTable, Diagnostics, SharpnessTable, Spectrum
+from ncsam.noise.spelling import KINDS
+from ncsam.records import BoundTable, Diagnostics, SharpnessTable, Spectrum
 from ncsam.runs.run import Run
 from ncsam.study.table import spell
 
 LAST_EPOCHS = 5  # the primary accuracy is the mean over these
-_WITH_RATE = ("symmetric", "pair", "asymmetric", "instance")
 
 ENDPOINTS: Mapping[str, str] = {
     "test_accuracy": "accuracy on the clean test data, mean of the last five epochs",
@@ -70,7 +70,7 @@ def kind_of(spec: str) -> str:
     ('symmetric,inclusive', 'human')
     """
     kind, _, arguments = spec.partition(":")
-    if kind not in _WITH_RATE:
+    if not _has_rate(kind):
         return kind
     return ",".join([kind, *arguments.split(",")[1:]])
 
@@ -87,7 +87,11 @@ def endpoints_of(run: Run) -> dict[str, float]:
 def _canonical(spec: str) -> str:
     """One spelling for each noise: ``symmetric:0.40`` is ``symmetric:0.4``."""
     kind, _, arguments = spec.partition(":")
-    return spell(kind_of(spec), float(arguments.split(",")[0])) if kind in _WITH_RATE else spec
+    return spell(kind_of(spec), float(arguments.split(",")[0])) if _has_rate(kind) else spec
+
+
+def _has_rate(kind: str) -> bool:
+    return kind in KINDS and KINDS[kind].has_rate
 
 
 def _of_training(run: Run) -> dict[str, float]:

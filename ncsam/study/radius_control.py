@@ -11,12 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ncsam.records.measurements import RadiusControl
-from ncsam.statistics import t_intervals
+from ncsam.records import RadiusControl
+from ncsam.statistics import LEVEL, t_intervals
 from ncsam.study.effects import CONTRAST_RATE
 from ncsam.study.table import Study
 
-LEVEL = 0.95
 _NAMES = {
     "sgd": "SGD",
     "sam": "SAM",

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ncsam.records.measurements import CellTable, Curves
+from ncsam.records import CellTable, Curves
 
 REPORTED, TUNING = "reported", "tuning"
 SETTINGS = ("name", "arm", "optimizer", "options", "data", "model", "noise", "rate", "seed", "role")

@@ -14,6 +14,7 @@ import numpy as np
 
 from landscape import inputs, store
 from landscape.store.lock import sole
+from landscape.store.part_database import log_of
 from ncsam.measurements import (
     ANALYSIS_VIEWS,
     measure_bound,
@@ -25,10 +26,12 @@ from ncsam.measurements import (
 )
 from ncsam.measurements.warm_start import vectors_path
 from ncsam.runs.resume_state import state_path, state_temporary
-from ncsam.runs.run import Run, train_run
+from ncsam.runs.run import Run
+from ncsam.runs.train import train_run
 from ncsam.training.config import TrainConfig
 
 REPORTED, TUNING = "reported", "tuning"
+PRODUCTS = 40  # a view: about what five eigenvalues take; the one number of an estimate that is not measured
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +77,9 @@ class Cell:
         views = {str(view) for settings in self.measures.values() for view in settings.get("views", ANALYSIS_VIEWS)}
         vectors = [vectors_path(part, view) for part in parts for view in sorted(views)]
         locks = [path.with_name(f"{path.name}.{purpose}.lock") for purpose in ("cell", "training")]
-        kept = [state_path(path), *parts, *vectors]
-        return [*kept, *locks, state_temporary(path), *(v.with_name(f"{v.name}.tmp") for v in vectors)]
+        locks += [part.with_name(f"{part.name}.writing.lock") for part in parts]
+        temporary = [state_temporary(path), *(v.with_name(f".{v.name}.tmp") for v in vectors)]
+        return [state_path(path), *parts, *map(log_of, parts), *vectors, *locks, *temporary]
 
     def run(self, path: Path) -> None:
         """Train and measure; what the file already holds is not done again.
@@ -139,6 +143,27 @@ def _plane(run: Run, name: str, *, points: int = 11, span: float = 1.0, **settin
 
 
 @dataclasses.dataclass(frozen=True)
+class UnitCosts:
+    """What the cost of a measurement is made of.
+
+    Attributes:
+        train, test: samples of the training and test set.
+        forward: seconds of a forward pass, for a sample.
+        product: seconds of a Hessian-vector product, for a sample.
+    """
+
+    train: int
+    test: int
+    forward: float
+    product: float
+
+    def on_views(self, settings: Mapping[str, Any]) -> float:
+        """Seconds of a product on every view; the clean and the noisy part together are the whole once more."""
+        views = {view for view in settings.get("views", ANALYSIS_VIEWS) if view != "noisy_part"}
+        return self.product * sum(self.test if view == "test" else self.train for view in views)
+
+
+@dataclasses.dataclass(frozen=True)
 class MeasureKind:
     """Something that a cell may measure.
 
@@ -146,22 +171,48 @@ class MeasureKind:
         group: of the run file, under which results of the kind are kept.
         name: of the result there, if none is given.
         measure: takes the run, that name and the settings.
+        seconds: what it will take with its settings, roughly.
         passes_to: what takes those settings that ``measure`` only passes on.
     """
 
     group: str
     name: str
     measure: Callable[..., Any]
+    seconds: Callable[[Mapping[str, Any], UnitCosts], float]
     passes_to: Callable[..., Any] | None = None
 
 
+def _spectrum_seconds(settings: Mapping[str, Any], unit: UnitCosts) -> float:
+    return unit.on_views(settings) * (PRODUCTS + settings.get("trace_matvecs", 100))
+
+
+def _sharpness_seconds(settings: Mapping[str, Any], unit: UnitCosts) -> float:
+    return unit.on_views(settings) * 2
+
+
+def _diagnostics_seconds(settings: Mapping[str, Any], unit: UnitCosts) -> float:
+    return unit.train * unit.product * 4 * len(settings.get("epochs", ("last",)))
+
+
+def _bound_seconds(settings: Mapping[str, Any], unit: UnitCosts) -> float:
+    return unit.train * unit.product * 2 * settings.get("restarts", 3) * settings.get("steps", 20)
+
+
+def _line_seconds(settings: Mapping[str, Any], unit: UnitCosts) -> float:
+    return settings.get("points", 21) * (unit.train + unit.test) * unit.forward
+
+
+def _plane_seconds(settings: Mapping[str, Any], unit: UnitCosts) -> float:
+    return settings.get("points", 11) ** 2 * (unit.train + unit.test) * unit.forward
+
+
 MEASURES: Mapping[str, MeasureKind] = {
-    "hessian": MeasureKind("hessian", "top5", measure_spectrum),
-    "sharpness": MeasureKind("sharpness", "default", measure_sharpness),
-    "diagnostics": MeasureKind("diagnostics", "default", measure_diagnostics),
-    "bound": MeasureKind("diagnostics", "bound", measure_bound),
-    "line": MeasureKind("surface", "line", _line, measure_line),
-    "plane": MeasureKind("surface", "plane", _plane, measure_plane),
+    "hessian": MeasureKind("hessian", "top5", measure_spectrum, _spectrum_seconds),
+    "sharpness": MeasureKind("sharpness", "default", measure_sharpness, _sharpness_seconds),
+    "diagnostics": MeasureKind("diagnostics", "default", measure_diagnostics, _diagnostics_seconds),
+    "bound": MeasureKind("diagnostics", "bound", measure_bound, _bound_seconds),
+    "line": MeasureKind("surface", "line", _line, _line_seconds, measure_line),
+    "plane": MeasureKind("surface", "plane", _plane, _plane_seconds, measure_plane),
 }
 
 

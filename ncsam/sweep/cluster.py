@@ -273,7 +273,7 @@ def _code() -> str:
 def proof(folder: Path) -> Iterator[Token]:
     """A file in ``folder`` while the context lasts, and what it says: who can read it there sees the same folder."""
     secret = secrets.token_hex(16)
-    with temporary_file(folder / "token") as (disk, _):
+    with temporary_file(folder / "token") as disk:
         disk.write(secret.encode())
         disk.sync()
         yield str(disk.path), secret

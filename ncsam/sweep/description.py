@@ -36,7 +36,6 @@ has the same number of candidates.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import itertools
 import math
 import tomllib
@@ -47,6 +46,7 @@ from pathlib import Path
 from typing import Any
 
 from landscape import inputs
+from landscape._suggest import did_you_mean
 from ncsam import noise as label_noise
 from ncsam.optimizers import options_of, resolve_options
 from ncsam.sweep.cells import MEASURES, REPORTED, TUNING, Cell, cell_name, settings_of, spelled
@@ -367,6 +367,5 @@ def _check_cells(count: int) -> None:
 def _known(found: Iterable[str], known: Iterable[str], where: str) -> None:
     for key in found:
         if key not in set(known):
-            near = difflib.get_close_matches(key, list(known), 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(sorted(known))}"
+            hint = did_you_mean(key, known) or f"; known: {', '.join(sorted(known))}"
             raise ValueError(f"{where} has an unknown key {key!r}{hint}")

@@ -10,12 +10,10 @@ from typing import Any
 import torch
 
 import landscape
-from ncsam.measurements import ANALYSIS_VIEWS
-from ncsam.sweep.cells import Cell
+from ncsam.sweep.cells import Cell, UnitCosts, kind_and_name
 from ncsam.training.problem import Problem
 from ncsam.training.trainer import Trainer
 
-PRODUCTS = 40  # a view: about what five eigenvalues take; the one number here that is assumed, not measured
 _STEPS = 6
 _SAMPLES = 512
 
@@ -36,7 +34,7 @@ class Cost:
 def estimate(cells: Sequence[Cell], *, trust: bool = False) -> Cost:
     """Time a few steps, an evaluation and a Hessian product for each arm of ``cells``; nothing is written.
 
-    Data and models are built as in the runs, see :func:`ncsam.runs.run.train_run` for ``trust``. Arms that share data
+    Data and models are built as in the runs, see :func:`ncsam.runs.train.train_run` for ``trust``. Arms that share data
     and model share all but the steps' time.
 
     Raises:
@@ -64,25 +62,10 @@ def _estimate(cells: Sequence[Cell], trust: bool) -> Cost:
         if arm not in known:
             known[arm] = _costs(cell, problem, trust)
         step, forward, product, weights = known[arm]
-        train, test = len(problem.train), len(problem.dataset.test_y)
-        everything = train + len(problem.val) + test
-        seconds += config.epochs * (-(-train // config.batch_size) * step + everything * forward)
-        for measure, settings in cell.measures.items():
-            name = measure.partition("/")[0]
-            # The clean and the noisy part together are the whole once more.
-            views = settings.get("views", ANALYSIS_VIEWS)
-            once = {v: test if v == "test" else train for v in views if v != "noisy_part"}
-            if name == "hessian":
-                seconds += sum(once.values()) * product * (PRODUCTS + settings.get("trace_matvecs", 100))
-            elif name == "sharpness":
-                seconds += sum(once.values()) * product * 2
-            elif name == "diagnostics":
-                seconds += train * product * 4 * len(settings.get("epochs", ("last",)))
-            elif name == "bound":
-                seconds += train * product * 2 * settings.get("restarts", 3) * settings.get("steps", 20)
-            else:
-                points = settings.get("points", 21) ** (2 if name == "plane" else 1)
-                seconds += points * (train + test) * forward
+        unit = UnitCosts(len(problem.train), len(problem.dataset.test_y), forward, product)
+        everything = unit.train + len(problem.val) + unit.test
+        seconds += config.epochs * (-(-unit.train // config.batch_size) * step + everything * forward)
+        seconds += sum(kind_and_name(name)[0].seconds(settings, unit) for name, settings in cell.measures.items())
         size += weights * (1 + len(set(config.checkpoints) - {config.epochs})) + 32 * len(problem.labels.true)
     return Cost(seconds, size)
 
@@ -98,7 +81,7 @@ def _costs(cell: Cell, problem: Problem, trust: bool) -> tuple[float, float, flo
     config = dataclasses.replace(cell.config, val_fraction=0.0, warmup=0.0, checkpoints=())
     trainer = Trainer(config, small, trust=trust)
     batches = -(-len(rows) // config.batch_size)
-    step = _time(lambda: trainer._train(1), max(1, _STEPS // batches)) / batches
+    step = _time(lambda: trainer.train_epoch(1), max(1, _STEPS // batches)) / batches
     objective = small.objective(trainer.model, ["mixed"])
     forward = _time(objective.evaluate, 2) / len(rows)
     H = landscape.HessianOperator(objective)

@@ -7,19 +7,19 @@ import csv
 import dataclasses
 import json
 import os
-import secrets
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from landscape import inputs
+from landscape._files import replacing
 from landscape.store import StoreError
 from landscape.store.escaping import csv_cell
 from landscape.store.lock import try_lock
 from landscape.store.temporary import remove_stale
-from ncsam.records.measurements import CellTable
+from ncsam.records import CellTable
 from ncsam.runs.run import Run
-from ncsam.study.study import collect, write_study
+from ncsam.study.files import collect, write_study
 from ncsam.study.table import SETTINGS, rows_of
 from ncsam.sweep.cells import Cell
 from ncsam.sweep.cluster import Cluster
@@ -254,7 +254,5 @@ def shard(cells: Sequence[Cell], index: int, count: int) -> list[Cell]:
 
 
 def _write_json(path: Path, content: Any) -> None:
-    # A name of its own: the jobs of an array start at once and write the same file.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with replacing(path, shared=True) as temporary:  # the jobs of an array start at once and write the same file
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

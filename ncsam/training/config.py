@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
-import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from ncsam.training import learning_rate
+from landscape._suggest import did_you_mean
+
+Schedule = Callable[[int, int], float]
+"""(epoch counted from 1, epochs) ↦ factor of the learning rate."""
 
 SEEDS = ("split", "noise", "weights", "order", "picks")
 PRECISIONS = ("fp32", "bf16")
@@ -40,7 +43,7 @@ class TrainConfig:
         momentum: of ``sgd``.
         betas: of ``adamw`` and ``adam``.
         lr_schedule: ``cosine`` (to zero over all epochs), ``constant`` or ``step:0.1@0.5,0.75``, see
-            :func:`ncsam.training.learning_rate.parse`.
+            :func:`learning_rate_schedule`.
         warmup: fraction of the epochs, at the start, with the same steps whatever the optimizer.
         warmup_step: what they are: ``base``, the base optimizer alone, or ``sam``, SAM with radius ``warmup_rho``.
         warmup_rho: has an effect with ``sam`` only; not the optimizer's, so that arms of any rho share the warm-up.
@@ -112,7 +115,7 @@ class TrainConfig:
         for name in ("warmup", "val_fraction"):
             if not 0 <= _number(name, getattr(self, name)) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a fraction in [0, 1)")
-        learning_rate.parse(self.lr_schedule)
+        learning_rate_schedule(self.lr_schedule)
         if len(self.betas) != 2 or not all(0 <= _number("betas", beta) < 1 for beta in self.betas):
             raise ValueError(f"betas is {self.betas}, expected two numbers in [0, 1)")
         if not isinstance(self.options, Mapping) or not isinstance(self.seeds, Mapping):
@@ -151,9 +154,7 @@ class TrainConfig:
         known = {f.name for f in dataclasses.fields(cls)}
         for key in values:
             if key not in known:
-                near = difflib.get_close_matches(key, known, 1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
-                raise ValueError(f"unknown configuration key {key!r}{hint}")
+                raise ValueError(f"unknown configuration key {key!r}{did_you_mean(key, known)}")
         return cls(**values)
 
 
@@ -170,3 +171,46 @@ def _number(name: str, value: Any) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{name} is {value}, expected a finite number")
     return value
+
+
+def learning_rate_schedule(spec: str) -> Schedule:
+    """The schedule spelled ``spec``, as the factor by which the learning rate is multiplied in an epoch.
+
+    ==========================  ======================================================================================
+    ``cosine``                  ½ (1 + cos(π (epoch − 1) / epochs)): from 1 towards 0 (Loshchilov & Hutter,
+                                arXiv 1608.03983, without restarts)
+    ``constant``                1
+    ``step:FACTOR@SHARE,…``     FACTOR once more after each SHARE of the epochs: ``step:0.1@0.5,0.75``
+    ==========================  ======================================================================================
+
+    Raises:
+        ValueError: a spelling that is not in the table, a factor outside (0, 1], shares that do not rise within (0, 1).
+
+    >>> step = learning_rate_schedule("step:0.1@0.5,0.75")
+    >>> [step(epoch, 4) for epoch in (1, 2, 3)]
+    [1.0, 1.0, 0.1]
+    """
+    kind, _, rest = spec.partition(":")
+    if spec == "cosine":
+        return lambda epoch, epochs: 0.5 * (1 + math.cos(math.pi * (epoch - 1) / epochs))
+    if spec == "constant":
+        return lambda epoch, epochs: 1.0
+    if kind != "step":
+        raise ValueError(f"lr_schedule is {spec!r}, expected cosine, constant or step:FACTOR@SHARE,…")
+    return _steps(spec, rest)
+
+
+def _steps(spec: str, rest: str) -> Schedule:
+    head, at, tail = rest.partition("@")
+    try:
+        factor, shares = float(head), [float(share) for share in tail.split(",")]
+    except ValueError:
+        at = ""
+    if not at:
+        raise ValueError(f"lr_schedule is {spec!r}, expected step:FACTOR@SHARE,… such as step:0.1@0.5,0.75")
+    if not 0 < factor <= 1:
+        raise ValueError(f"lr_schedule {spec!r} has the factor {factor}, expected 0 < factor ≤ 1")
+    if not all(a < b for a, b in zip([0.0, *shares], [*shares, 1.0], strict=True)):
+        raise ValueError(f"lr_schedule {spec!r} lowers at {tail}, expected rising shares of the epochs within (0, 1)")
+    # 0.29 · 100 is 28.999… in binary; a share of n epochs means n whole ones.
+    return lambda epoch, epochs: factor ** bisect.bisect_right(shares, (epoch - 1) / epochs + 1e-9)

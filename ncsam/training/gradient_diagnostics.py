@@ -21,17 +21,18 @@ from landscape.ranks import Ranks
 from ncsam.optimizers import options_of
 from ncsam.optimizers.first_pass import FirstPass
 from ncsam.optimizers.in_place import Buffers
-from ncsam.optimizers.mini_batch import Forward, LossFn, MiniBatch
+from ncsam.optimizers.loss_mean import LossFn
+from ncsam.optimizers.mini_batch import Forward, MiniBatch
 from ncsam.optimizers.noise_gradient import Flips, NoiseEstimate, NoiseGradient, SimulatedNoise, draw
+from ncsam.optimizers.options import options_in, with_options
 from ncsam.optimizers.perturbations import Compensated
-from ncsam.records.measurements import Diagnostics
-from ncsam.statistics import t_intervals
+from ncsam.records import Diagnostics
+from ncsam.statistics import LEVEL, t_intervals
 from ncsam.training import losses
 from ncsam.training.config import TrainConfig
 from ncsam.training.problem import Problem
 from ncsam.training.samples import Batch, Samples
 
-LEVEL = 0.95
 _FULL_PART = 2**19  # elements of the inputs that go through the model at once
 
 QUANTITIES: Mapping[str, str] = {
@@ -88,13 +89,11 @@ def probe_of(optimizer: str, options: Mapping[str, Any]) -> tuple[Compensated, d
     (0.2, 0.1)
     """
     chosen = {k: v for k, v in options.items() if k in _OPTIONS and k in options_of(optimizer)}
-    picks = {k: chosen.pop(k) for k in ("flip_ratio", "label_smoothing") if k in chosen}
     if optimizer == "asam":
         chosen.pop("rho", None)  # in another unit
-    noise = SimulatedNoise(**picks)
-    probe = Compensated(noise=noise, **chosen)
-    settings = {k: getattr(probe, k) for k in _OPTIONS if hasattr(probe, k)}
-    return probe, settings | {"flip_ratio": noise.flip_ratio, "label_smoothing": noise.label_smoothing}
+    probe = with_options(Compensated(), chosen)
+    resolved = options_in(probe)
+    return probe, {name: resolved[name].default for name in _OPTIONS}
 
 
 def diagnose_batch(
@@ -140,7 +139,7 @@ def diagnose_batch(
     modes = {module: module.training for module in model.modules()}
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence(list(seed)).generate_state(1)[0]))
     buffers = Buffers(list(model.buffers()))
-    batch = MiniBatch(model, forward, x, observed, loss_fn, microbatches, 1.0, params[0].device, ranks)
+    batch = MiniBatch(model, x, observed, loss_fn, forward=forward, microbatches=microbatches, ranks=ranks)
     with undisturbed(model), torch.enable_grad():
         for module, training in modes.items():
             module.training = training

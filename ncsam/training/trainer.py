@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from ncsam import models, optimizers
-from ncsam.optimizers.step_info import StepInfo
-from ncsam.records.measurements import Diagnostics, Training
-from ncsam.training import execution, learning_rate, losses
-from ncsam.training.config import TrainConfig
+from ncsam.optimizers import StepInfo
+from ncsam.records import Diagnostics, Training
+from ncsam.training import execution, losses
+from ncsam.training.config import TrainConfig, learning_rate_schedule
 from ncsam.training.gradient_diagnostics import Diagnosis
 from ncsam.training.problem import VIEWS, Problem
 from ncsam.training.samples import Samples
@@ -34,7 +34,7 @@ class Trainer:
 
     Attributes:
         model: in training.
-        rows: one an epoch, see :class:`ncsam.records.measurements.Training` for what they hold.
+        rows: one an epoch, see :class:`ncsam.records.Training` for what they hold.
         checkpoints: weights and buffers by epoch.
         diagnosed: by epoch, what was seen of the gradients, (quantities, batches), see
             :mod:`ncsam.training.gradient_diagnostics`.
@@ -56,7 +56,7 @@ class Trainer:
     ) -> None:
         self.config = config
         self._loss = losses.parse(config.loss)
-        self._lr_factor = learning_rate.parse(config.lr_schedule)
+        self._lr_factor = learning_rate_schedule(config.lr_schedule)
         place = execution.usable_device(device)
         self._around_step = execution.autocast(place, config.precision)
         self.problem = problem or Problem.of(config, trust=trust)
@@ -106,7 +106,7 @@ class Trainer:
         """Train from where the trainer stands to the end, yielding the row of each epoch."""
         for epoch in range(len(self.rows) + 1, self.config.epochs + 1):
             started = time.perf_counter()
-            steps = self._train(epoch)
+            steps = self.train_epoch(epoch)
             trained = time.perf_counter()
             row = {"epoch": epoch, "lr": self._lr(epoch), **steps, **self._evaluate()}
             self.seconds["training"] += trained - started
@@ -172,7 +172,7 @@ class Trainer:
         self.diagnosed[epoch] = self._diagnosis.batches(self.model, epoch, config.diagnose)
         self.seconds["diagnostics"] += time.perf_counter() - started
 
-    def _train(self, epoch: int) -> Row:
+    def train_epoch(self, epoch: int) -> Row:
         """One pass over the training samples, and the means over its steps."""
         # The warm-up is part of the comparison, not of one optimizer: every arm shares it.
         opt = self._warmup if epoch <= self.config.warmup_epochs else self._optimizer

@@ -20,7 +20,7 @@ import pytest
 
 from landscape import store
 from landscape_cli.main import run as landscape
-from ncsam.records.measurements import Curves, Verdicts
+from ncsam.records import Curves, Verdicts
 from ncsam.study.verdicts import judge
 from ncsam.sweep import description, presets
 

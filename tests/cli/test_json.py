@@ -13,7 +13,7 @@ import pytest
 
 from landscape_cli.main import COMMANDS, run as landscape
 from ncsam.runs.run import Run
-from ncsam.study.study import write_study
+from ncsam.study.files import write_study
 from tests.ncsam.study.synthetic import table
 
 PAGE = Path(__file__).parents[2] / "docs" / "commandline.md"

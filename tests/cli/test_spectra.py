@@ -10,7 +10,7 @@ import pytest
 
 from landscape import store
 from landscape_cli.main import run as landscape
-from ncsam.records.measurements import Spectrum
+from ncsam.records import Spectrum
 
 TRAIN = ["train", "--optimizer", "sgd", "--epochs", "3", "--checkpoints", "1,2", "--train-samples", "150", "--quiet"]
 

@@ -14,7 +14,7 @@ import pytest
 
 from landscape import store
 from landscape_cli.main import run as landscape
-from ncsam.records.measurements import CellTable
+from ncsam.records import CellTable
 
 ARRAY = Path(__file__).parents[2] / "docs" / "slurm.sh"
 SMALL = ["sweep", "--optimizer", "sgd,sam", "--rho", "0.05,0.2", "--noise", "symmetric:0.4", "--epochs", "2"]

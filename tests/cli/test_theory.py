@@ -13,7 +13,7 @@ from landscape import store
 from landscape_cli.main import run as landscape
 from landscape_cli.shared.verdict_tables import show_comparison
 from ncsam.runs.run import Run
-from ncsam.study.study import collect, write_study
+from ncsam.study.files import collect, write_study
 from ncsam.study.verdicts import judge
 from tests.ncsam.study.synthetic import table
 

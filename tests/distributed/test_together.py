@@ -59,10 +59,8 @@ def check_by_rank(ranks: list[dict[str, Any]]) -> None:
 def check_refusals(ranks: list[dict[str, Any]]) -> None:
     for found in ranks:
         assert found["seeds"].startswith(f"synchronised ranks have seeds {list(range(len(ranks)))}, expected the same")
-        assert (
-            found["weights"]
-            == "the loss has class weights, expected a plain mean over the rows; leave synchronised out"
-        )
+        assert found["weights"].startswith("the loss is no plain mean over the rows: ")
+        assert found["weights"].endswith("whose own mean is known, or leave synchronised out")
 
 
 def test_three_processes_find_what_one_finds() -> None:
@@ -91,7 +89,7 @@ def test_analyses_on_two_processes() -> None:
 @pytest.mark.parametrize("size", [2, 3])
 def test_synchronised_ranks_step_as_one_process_with_the_whole_batch(size: int) -> None:
     ranks = together("training:synchronised", size)
-    assert len(ranks[0]) == 12
+    assert len(ranks[0]) == 23
     check_synchronised(ranks)
 
 

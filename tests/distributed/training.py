@@ -17,17 +17,19 @@ from tests.ncsam.optimizers.problem import ALL, data, loss_fn, make, mlp, weight
 F64 = torch.float64
 STEPS = 3
 SEEDED = ("sgd", "sam", "asam", "clean-direction")  # that draw nothing and take no seed
+WEIGHT = torch.tensor([1.0, 9.0, 0.5, 3.0, 2.0], dtype=F64)
 ROWS = 19  # of the whole batch; not a multiple of 2 or 3
 
 
 def synchronised() -> dict[str, Any]:
     """Each optimizer, every rank perturbed alike, beside one process with the whole batch."""
     warnings.filterwarnings("ignore", "projection keeps")
-    return {
+    plain = {
         f"{name} x{parts}": _beside_the_whole(name, parts)
         for name in ALL
         for parts in ((1, 2) if name == "ncsam" else (1,))
     }
+    return plain | {f"{name} weighted": _beside_the_whole(name, 1, weighted=True) for name in ALL}
 
 
 def by_rank() -> dict[str, Any]:
@@ -40,7 +42,11 @@ def quick() -> dict[str, Any]:
     """NCSAM both ways, and what is refused."""
     warnings.filterwarnings("ignore", "projection keeps")
     return {
-        "synchronised": {"ncsam x2": _beside_the_whole("ncsam", 2)},
+        "synchronised": {
+            "ncsam x2": _beside_the_whole("ncsam", 2),
+            "ncsam weighted": _beside_the_whole("ncsam", 2, weighted=True),
+            "released weighted": _beside_the_whole("ncsam-released", 1, weighted=True),
+        },
         "by rank": {"ncsam": _beside_the_average("ncsam")},
         "refusals": refusals(),
     }
@@ -53,7 +59,7 @@ def refusals() -> dict[str, str]:
     opt = make("sam", DDP(mlp(F64)), synchronised=True)
     for name, act in {
         "seeds": lambda: make("ncsam", DDP(mlp(F64)), synchronised=True, seed=ranks.rank),
-        "weights": lambda: opt.step(x, y, torch.nn.CrossEntropyLoss(weight=torch.ones(5, dtype=F64))),
+        "weights": lambda: opt.step(x, y, lambda z, t: loss_fn(z, t, weight=WEIGHT)),
     }.items():
         try:
             act()
@@ -62,8 +68,13 @@ def refusals() -> dict[str, str]:
     return found
 
 
-def _beside_the_whole(name: str, parts: int) -> dict[str, Any]:
+def _beside_the_whole(name: str, parts: int, *, weighted: bool = False) -> dict[str, Any]:
+    """Several steps of all ranks together and of one process with all rows.
+
+    With ``weighted`` the loss has class weights and the last rank has no label that counts.
+    """
     ranks = Ranks()
+    loss = torch.nn.CrossEntropyLoss(weight=WEIGHT) if weighted else loss_fn
     shared, alone = DDP(mlp(F64)), mlp(F64)
     options = {} if name in SEEDED else {"seed": 5}
     together = make(name, shared, synchronised=True, **options)
@@ -74,8 +85,10 @@ def _beside_the_whole(name: str, parts: int) -> dict[str, Any]:
     for step in range(STEPS):
         x, y, true = data(seed=step, dtype=F64, batch=ROWS)
         progress = (step + 1) / STEPS
-        a = single.step(x, y, loss_fn, progress=progress, true_labels=true)
-        b = together.step(x[mine], y[mine], loss_fn, progress=progress, true_labels=true[mine], microbatches=parts)
+        if weighted:
+            y[-(ROWS // ranks.size + 1) :] = -100
+        a = single.step(x, y, loss, progress=progress, true_labels=true)
+        b = together.step(x[mine], y[mine], loss, progress=progress, true_labels=true[mine], microbatches=parts)
         off = max(off, float((weights(shared) - weights(alone)).abs().max()), abs(a.loss - b.loss))
         off = max(off, abs(a.perturbed_loss - b.perturbed_loss), abs(a.perturbation_norm - b.perturbation_norm))
         same = same and a.picked == b.picked and a.skipped is b.skipped is None
@@ -91,7 +104,7 @@ def _beside_the_average(name: str) -> dict[str, Any]:
     opt = make(name, shared, **seed)
     params = list(alone.parameters())
     first = FirstPass(
-        MiniBatch(alone, None, x, y, loss_fn, 1, 1.0, torch.device("cpu")), params, true_labels=true, progress=0.5,
+        MiniBatch(alone, x, y, loss_fn), params, true_labels=true, progress=0.5,
         generator=torch.Generator().manual_seed(ranks.rank), reuse_graph=True,
         features_of=None if opt.perturbation.features_of is None else alone[2],
     )  # fmt: skip

@@ -151,8 +151,8 @@ class Network:
 
     def loss_of(self, task: Task) -> Callable[[Any, Any], Tensor]:
         """The task's loss, of outputs in the form that the model gives them."""
-        if self.recipe.end == "plain" and isinstance(task.loss, nn.Module):
-            return task.loss
+        if isinstance(task.loss, nn.Module):
+            return task.loss if self.recipe.end == "plain" else _OfLogits(task.loss, task.weight is len)
         extra = (
             _extra if task.weight is len else lambda outputs: 0.0
         )  # a mean over samples, so no other mean goes with it
@@ -196,6 +196,17 @@ class Chain(nn.Module):
             "tuple": (logits, extra),
             "nested": {"main": (logits, None), "extra": extra},
         }[self.end]
+
+
+class _OfLogits(nn.Module):
+    """A loss module on outputs in any form; its tensors go along into another dtype."""
+
+    def __init__(self, loss: nn.Module, extra: bool) -> None:
+        super().__init__()
+        self.loss, self.extra = loss, extra
+
+    def forward(self, outputs: Any, labels: Tensor) -> Tensor:
+        return self.loss(logits_of(outputs), labels) + (_extra(outputs) if self.extra else 0.0)
 
 
 def logits_of(outputs: Any) -> Tensor:

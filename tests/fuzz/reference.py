@@ -103,11 +103,11 @@ class Reference:
         """(K,) by one backward pass."""
         return self._backward(self._loss(w, rows, labels))
 
-    def _backward(self, value: Tensor) -> Tensor:
+    def _backward(self, value: Tensor, keep: bool = False) -> Tensor:
         for p in self.model.parameters():
             p.grad = None
         if value.requires_grad:
-            value.backward()
+            value.backward(retain_graph=keep)
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._parameters]
         found = _flat([g.to_dense() if g.is_sparse else g for g in grads])
         for p in self.model.parameters():
@@ -123,36 +123,18 @@ class Reference:
         return difference(lambda h: self.gradient(w + h * v, rows, labels))
 
     def ggn(self, w: Tensor, v: Tensor) -> Estimate:
-        """Jᵀ ∇²ℓ J v over all outputs, (K,)."""
-        pushed = difference(lambda h: _joined(self._leaves(self.outputs(w + h * v))))
-        outputs = self.outputs(w)
-        leaves, rebuild = _taken_apart(outputs)
+        """Jᵀ ∇²ℓ J v over all outputs, (K,), with J made row by row."""
+        leaves, rebuild = _taken_apart(self.outputs(w))
+        entries = torch.cat([z.reshape(-1) for z in leaves])
+        rows = torch.stack([self._backward(entry, keep=True) for entry in entries])
 
         def slopes(h: float) -> Tensor:
-            moved, start = [], 0
-            for z in leaves:
-                part = pushed.value[start : start + z.numel()].view(z.shape)
-                start += z.numel()
-                moved.append((z.detach() + h * part.to(z.dtype)).requires_grad_())
-            loss = self.loss_fn(rebuild(moved), self.labels)
-            if not loss.requires_grad:
-                return torch.zeros(start, dtype=torch.float64)
-            grads = torch.autograd.grad(loss, moved, allow_unused=True)
-            return _joined([torch.zeros_like(z) if g is None else g for z, g in zip(moved, grads, strict=True)])
+            moved = (entries.detach() + h * (rows @ v)).requires_grad_()
+            parts = [p.view(z.shape) for p, z in zip(moved.split([z.numel() for z in leaves]), leaves, strict=True)]
+            return torch.autograd.grad(self.loss_fn(rebuild(parts), self.labels), moved)[0]
 
         curved = difference(slopes)
-        start, total = 0, torch.zeros(())
-        total = torch.zeros((), dtype=torch.float64)
-        for z in leaves:
-            part = curved.value[start : start + z.numel()].view(z.shape)
-            start += z.numel()
-            if z.requires_grad:
-                total = total + (z.double() * part).sum()
-        error = pushed.error + curved.error
-        return Estimate(self._backward(total), error * (1 + curved.scale / max(pushed.scale, 1e-12)))
-
-    def _leaves(self, outputs: Any) -> list[Tensor]:
-        return [z.detach() for z in _taken_apart(outputs)[0]]
+        return Estimate(rows.T @ curved.value, curved.error * float(rows.norm()))
 
     def sample_gradients(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient of every sample's own loss, (n, K), and what each counts, (n,) with sum 1."""
@@ -179,10 +161,6 @@ def rows_of(outputs: Any, rows: Tensor) -> Any:
 
 def _flat(tensors: list[Tensor]) -> Tensor:
     return torch.cat([(torch.view_as_real(t) if t.is_complex() else t).reshape(-1) for t in tensors])
-
-
-def _joined(tensors: list[Tensor]) -> Tensor:
-    return torch.cat([t.detach().double().reshape(-1) for t in tensors])
 
 
 def _taken_apart(outputs: Any) -> tuple[list[Tensor], Callable[[list[Tensor]], Any]]:

@@ -10,12 +10,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from tests.fuzz.checks import THOROUGH, Depth, Fault, Outcome, check_network
 from tests.fuzz.networks import Recipe, recipe_of
+from tests.fuzz.untouched import autograd_works
 
 _PLAIN: dict[str, Any] = {
     "end": "plain",
@@ -29,12 +31,14 @@ _PLAIN: dict[str, Any] = {
 
 
 def outcomes(seeds: Iterable[int], depth: Depth = THOROUGH) -> Iterator[Outcome]:
-    """The outcome of every seed, in this process and on one thread."""
+    """The outcome of every seed, in this process and on one thread, as far as the process stays usable."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         for seed in seeds:
             yield check_network(recipe_of(seed), depth)
+            if not autograd_works():
+                return
     finally:
         torch.set_num_threads(threads)
 
@@ -43,26 +47,33 @@ def isolated(seeds: range, depth: Depth = THOROUGH) -> Iterator[Outcome]:
     """The same from a process of its own, started anew behind a network that kills it."""
     left = list(seeds)
     while left:
-        command = [
-            sys.executable,
-            "-X",
-            "faulthandler",
-            "-m",
-            "tests.fuzz",
-            "--worker",
-            json.dumps(dataclasses.asdict(depth)),
-        ]
-        command += ["--first-seed", str(left[0]), "--networks", str(left[-1] + 1 - left[0])]
+        options = ["--worker", json.dumps(dataclasses.asdict(depth)), "--first-seed", str(left[0])]
+        options += ["--networks", str(left[-1] + 1 - left[0])]
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+            [
+                sys.executable,
+                "-X",
+                "faulthandler",
+                "-m",
+                "tests.fuzz",
+                *options,
+                "--networks",
+                str(left[-1] + 1 - left[0]),
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            cwd=Path(__file__).parents[2],
         ) as worker:
             assert worker.stdout is not None
+            any_yielded = False
             for line in worker.stdout:
                 if line.startswith("{"):
+                    any_yielded = True
                     found = from_json(line)
                     left.remove(found.recipe.seed)
                     yield found
-        if left and worker.returncode:
+        if left and (worker.returncode or not any_yielded):
             seed = left.pop(0)
             fault = Fault("process", f"the process ended with {worker.returncode}")
             yield Outcome(recipe_of(seed), faults=[fault])
@@ -140,7 +151,7 @@ def summary(found: list[Outcome]) -> str:
             if outcome.faults:
                 by_idiom[name].add(outcome.recipe.seed)
     lines.append(f"{len(used)} idioms met")
-    for name, seeds in sorted(by_idiom.items(), key=lambda item: -len(item[1]) / used[item[0]]):
+    for name, seeds in sorted(by_idiom.items(), key=lambda item: -len(item[1]) / used[item[0]])[:40]:
         lines.append(f"  {name}: faults in {len(seeds)} of {used[name]} networks, e.g. seed {min(seeds)}")
     return "\n".join(lines)
 

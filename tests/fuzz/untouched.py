@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import warnings
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -33,6 +34,8 @@ class Seen:
             return self.thing is other.thing and _same_values(self.value, other.value)
         if isinstance(self.thing, bool | int | float | str | type(None)):
             return type(self.thing) is type(other.thing) and self.thing == other.thing
+        if isinstance(self.thing, list | tuple):  # entries are compared one by one
+            return type(self.thing) is type(other.thing) and self.value == other.value
         return self.thing is other.thing and self.value == other.value
 
 
@@ -71,6 +74,7 @@ def model_state(module: nn.Module, fills: Mapping[str, tuple[str, ...]]) -> dict
 
 
 def _see(path: str, value: Any, found: dict[str, Seen], skipped: set[str], depth: int) -> None:
+    value = value() if isinstance(value, weakref.ref) else value
     if isinstance(value, Tensor):
         found[path] = Seen(value, _tensor(value))
     elif isinstance(value, Mapping) and depth:
@@ -116,9 +120,9 @@ def _told(thing: Any) -> str:
     return type(thing).__name__ if not isinstance(thing, bool | int | float | str) else repr(thing)
 
 
-def leftovers(module: nn.Module) -> list[str]:
-    """Tensors that modules hold and that cannot be used any more as a user would expect."""
-    found = []
+def leftovers(module: nn.Module) -> tuple[list[str], set[str]]:
+    """Tensors that modules hold and that cannot be used any more as a user would expect, and those with a graph."""
+    found, graphs = [], set()
     for path, t in _tensors_of(module):
         if isinstance(t, FakeTensor):
             found.append(f"{path} is a fake tensor")
@@ -126,12 +130,9 @@ def leftovers(module: nn.Module) -> list[str]:
             found.append(f"{path} is a wrapper of torch.func")
         elif t.is_inference():
             found.append(f"{path} is an inference tensor")
-    return sorted(found)
-
-
-def graphs(module: nn.Module) -> set[str]:
-    """Paths of tensors that hold on to a graph."""
-    return {path for path, t in _tensors_of(module) if t.grad_fn is not None}
+        if t.grad_fn is not None:
+            graphs.add(path)
+    return sorted(found), graphs
 
 
 def _tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -163,12 +164,12 @@ def _tensors_of(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def process_state() -> dict[str, Any]:
-    """What the whole process shares."""
+    """What the whole process shares, the thread's own switches of torch's dispatcher included."""
     numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002 - the global one is what users draw from
     return {
         "torch's random state": torch.get_rng_state().numpy().tobytes(),
         "numpy's random state": (numpy_state["state"]["key"].tobytes(), numpy_state["state"]["pos"]),
-        "python's random state": hash(random.getstate()),
+        "python's random state": random.getstate(),
         "grad mode": torch.is_grad_enabled(),
         "inference mode": torch.is_inference_mode_enabled(),
         "default dtype": torch.get_default_dtype(),
@@ -195,17 +196,25 @@ def process_state() -> dict[str, Any]:
         "function modes": [type(m).__name__ for m in _get_current_function_mode_stack()],
         "dispatch modes": [type(m).__name__ for m in _get_current_dispatch_mode_stack()],
         "dispatch mode stack": torch._C._len_torch_dispatch_stack(),
+        "dispatch keys excluded": str(torch._C._dispatch_tls_local_exclude_set()),
+        "dispatch keys included": str(torch._C._dispatch_tls_local_include_set()),
         "torch.func levels": torch._C._functorch.peek_interpreter_stack() is None,
         "forward mode level": forward_ad._current_level,
         "forward mode": torch._C._is_fwd_grad_enabled(),
         "multithreading of autograd": torch._C._is_multithreading_enabled(),
         "view replay": torch._C._is_view_replay_enabled(),
         "saved tensors hooks": torch._C._autograd._saved_tensors_hooks_is_enabled(),
-        "warning filters": list(map(str, warnings.filters)),
-        "environment": dict(os.environ),
+        "warning filters": tuple(warnings.filters),
+        "environment": tuple(os.environ.items()),
         "signal": signal.getsignal(signal.SIGINT),
-        "print options": str(torch._tensor_str.PRINT_OPTS),
+        "print options": dataclasses.astuple(torch._tensor_str.PRINT_OPTS),
     }
+
+
+def autograd_works() -> bool:
+    """Whether operations are recorded; there is a way of losing that which no flag of torch shows."""
+    with torch.enable_grad():  # and not inference_mode(False), which would mend it within
+        return (torch.ones(2, requires_grad=True) * 2).requires_grad
 
 
 def process_changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ncsam import Run, TrainConfig
-from ncsam.runs.run import train_run
+from ncsam.runs.train import train_run
 
 CONFIG = TrainConfig(optimizer="sam", options={"rho": 0.05}, epochs=6, weight_decay=0.0, checkpoints=(2,))
 

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-import ncsam.records.measurements  # registers its kinds
+import ncsam.records  # registers its kinds
 from landscape.records import EigenResult, Line, Record, Sharpness, Status, base
 from landscape.records.display import as_html
 
@@ -114,4 +114,4 @@ def test_empty_fields_do_not_disturb() -> None:
 
 def test_a_record_shows_itself() -> None:
     assert eigenpairs()._repr_html_() == as_html(eigenpairs())
-    assert ncsam.records.measurements.Labels.kind in KINDS
+    assert ncsam.records.Labels.kind in KINDS

@@ -97,7 +97,7 @@ def test_the_source_archive_has_tests_docs_and_notebooks(archives: tuple[Path, P
         inside = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     for name in ("tests/conftest.py", "docs/method.md", "notebooks/execute.py", "constraints.txt", "CITATION.cff"):
         assert name in inside, name
-    assert not [name for name in inside if name.endswith((".h5", ".pyc", ".part"))]
+    assert not [name for name in inside if name.endswith((".h5", ".pyc", ".part", ".part-wal", ".lock"))]
 
 
 @pytest.mark.slow

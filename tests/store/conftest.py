@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-import ncsam.records.measurements  # noqa: F401 - declares its layouts now, not in the middle of a test
+import ncsam.records  # noqa: F401 - declares its layouts now, not in the middle of a test
 from landscape.store import layouts
 
 

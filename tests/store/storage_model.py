@@ -12,7 +12,8 @@ import itertools
 import os
 import random
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,14 @@ from typing import Any
 import pytest
 
 from landscape.store import disk
+from tests.store.sqlite_calls import hooked
 
 EXHAUSTIVE = 6  # up to so many unsynced writes every subset is tried, above that a sample
 
 
 @dataclass(frozen=True)
 class Event:
-    """``what`` is write, truncate, sync, name, unname or sync_folder; ``file`` tells inodes apart."""
+    """``what`` is write, truncate, sync, name, unname or sync_folder; ``file`` tells files apart."""
 
     what: str
     file: int = 0
@@ -115,12 +117,19 @@ def _choices(unsynced: list[int], rng: random.Random) -> Iterator[set[int]]:
         yield {i for i in unsynced if rng.random() < 0.5}
 
 
-def record(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
-    """Start recording all that the store does to files in ``folder``."""
+@contextmanager
+def recorded(folder: Path) -> Iterator[Storage]:
+    """Record all that the store does to files in ``folder``, itself and through SQLite."""
     storage = Storage(folder)
+    numbers: dict[int, int] = {}  # of the files by their inodes, which are used again
 
     def number(path: str | Path) -> int:
-        return os.stat(path).st_ino
+        return numbers.setdefault(os.stat(path).st_ino, len(numbers))
+
+    def created(path: Path) -> None:
+        inode = os.stat(path).st_ino
+        numbers[inode] = max(numbers.values(), default=-1) + 1
+        storage.events.append(Event("name", numbers[inode], name=path.name))
 
     for path in folder.iterdir():
         storage.before[number(path)] = path.read_bytes()
@@ -128,37 +137,34 @@ def record(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
 
     class Recorded(io.FileIO):
         def __init__(self, path: Path, mode: str) -> None:
-            existed = Path(path).exists()
+            assert mode == "x+"
             super().__init__(path, mode)
-            if not existed:
-                storage.events.append(Event("name", self.inode, name=Path(path).name))
-            if mode.startswith("w"):
-                storage.events.append(Event("truncate", self.inode))
-
-        @property
-        def inode(self) -> int:
-            return os.fstat(self.fileno()).st_ino
+            created(path)
+            self.number = number(path)
 
         def write(self, data: Any) -> int:
-            storage.events.append(Event("write", self.inode, self.tell(), bytes(data)))
+            storage.events.append(Event("write", self.number, self.tell(), bytes(data)))
             return super().write(data)
 
         def truncate(self, size: int | None = None) -> int:
             size = self.tell() if size is None else size
-            storage.events.append(Event("truncate", self.inode, size))
+            storage.events.append(Event("truncate", self.number, size))
             return super().truncate(size)
 
     def fsync(descriptor: int) -> None:
         found = os.fstat(descriptor)
-        storage.events.append(Event("sync_folder" if stat.S_ISDIR(found.st_mode) else "sync", found.st_ino))
+        if stat.S_ISDIR(found.st_mode):
+            storage.events.append(Event("sync_folder"))
+        else:
+            storage.events.append(Event("sync", numbers[found.st_ino]))
 
     real_replace, real_link, real_unlink = os.replace, os.link, os.unlink
 
     def replace(source: Path, target: Path) -> None:
-        inode = number(source)
+        file = number(source)
         real_replace(source, target)
         # A rename is one entry of the file system's journal: the new name and the end of the old come together.
-        storage.events.append(Event("name", inode, name=Path(target).name))
+        storage.events.append(Event("name", file, name=Path(target).name))
         storage.events.append(Event("unname", name=Path(source).name))
 
     def link(source: Path, target: Path) -> None:
@@ -169,7 +175,21 @@ def record(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Storage:
         real_unlink(path, dir_fd=dir_fd)
         storage.events.append(Event("unname", name=Path(path).name))
 
-    monkeypatch.setattr(disk, "RawFile", Recorded)
-    for name, replacement in (("fsync", fsync), ("replace", replace), ("link", link), ("unlink", unlink)):
-        monkeypatch.setattr(os, name, replacement)
-    return storage
+    def by_sqlite(what: str, path: Path, offset: int, data: bytes, act: Callable[[], int]) -> int:
+        code = act()
+        if folder not in (path, path.parent):
+            return code
+        assert code == 0, (what, path)
+        if what == "name":
+            created(path)
+        elif what == "unname":
+            storage.events.append(Event("unname", name=path.name))
+        else:
+            storage.events.append(Event(what, number(path) if what != "sync_folder" else 0, offset, data))
+        return code
+
+    with pytest.MonkeyPatch.context() as monkeypatch, hooked(by_sqlite):
+        monkeypatch.setattr(disk, "RawFile", Recorded)
+        for name, replacement in (("fsync", fsync), ("replace", replace), ("link", link), ("unlink", unlink)):
+            monkeypatch.setattr(os, name, replacement)
+        yield storage

@@ -47,8 +47,7 @@ for number in range(first, last):
         except store.StoreError as error:
             assert "\\n" not in str(error) and str(target) in str(error), error
     print(number, len(found), readable, flush=True)
-status = Path("/proc/self/status")  # what getrusage says would include the process that started this one
-lines = status.read_text().splitlines() if status.exists() else ["VmHWM: 0 kB"]
+lines = Path("/proc/self/status").read_text().splitlines()  # getrusage would include what started this process
 print(*[line for line in lines if line.startswith("VmHWM:")])
 """
 
@@ -86,7 +85,6 @@ def in_another_process(code: str, *arguments: object) -> subprocess.CompletedPro
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGALRM")
 @pytest.mark.parametrize("count", [pytest.param(5000, marks=pytest.mark.slow), 1000])
 def test_damaged_files_give_an_error_never_a_crash_or_a_hang(count: int, tmp_path: Path) -> None:
     """Here HDF5 is let at the damaged bytes in the very process that looks at them, without the seal's protection."""
@@ -175,16 +173,6 @@ def test_verify_survives_what_hdf5_does_not(tmp_path: Path, monkeypatch: pytest.
     assert any("HDF5 did not finish reading it within" in problem for problem in store.verify(path))
 
 
-def test_verify_of_part_files(tmp_path: Path) -> None:
-    path = store.part_path(tmp_path / "run.h5", "x")
-    with store.PartFile.create(path, {}, rows=4, fields={"loss": (50,)}) as part:
-        part.write(1, loss=np.full(50, 0.123))
-    assert store.verify(path) == []
-    broken = path.read_bytes().replace(np.float64(0.123).tobytes() * 50, np.float64(0.124).tobytes() * 50)
-    path.write_bytes(broken)
-    assert [problem[:34] for problem in store.verify(path)] == ["committed rows cannot be read (Can"]
-
-
 @pytest.mark.parametrize("name", ["missing.h5", "missing.part"])
 def test_verify_of_nothing(name: str, tmp_path: Path) -> None:
     assert store.verify(tmp_path / name) == ["it cannot be read (No such file or directory); check the path"]
@@ -268,7 +256,6 @@ def test_hostile_files_are_refused(change: Callable[[h5py.File, Path], None], me
         file.arrays("weights/last")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the plug-in is a shared library built for Linux")
 def test_a_filter_plugin_is_not_loaded(tmp_path: Path) -> None:
     """HDF5 opens every library in its plug-in folder to see what it offers; ours would leave a trace there."""
     path = hostile(filter_plugin, tmp_path)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
+import sqlite3
 import subprocess
+import zlib
 from pathlib import Path
 
 import h5py
@@ -14,6 +17,7 @@ import pytest
 
 from landscape import store
 from landscape.records import Status
+from landscape.store import part_work
 from landscape.store.attributes import write_attribute
 from tests.store.samples import LARGE, plane, run_file
 
@@ -134,6 +138,39 @@ def test_a_stranger_can_read_a_record(tmp_path: Path) -> None:
         ]
         np.testing.assert_array_equal(group["loss"], plane(12, 10).loss)
         assert [label.decode() for label in group["view"]] == ["mixed", "test"]
+
+
+def test_a_stranger_can_read_a_part_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one whose rows lie in several records; here it is done with sizes that a test can afford."""
+    monkeypatch.setattr(part_work, "PIECE", 40)
+    path = store.part_path(tmp_path / "run.h5", "surface/line")
+    fields = {"loss": (5,), "count": ((), "i4"), "flags": ((2, 3), "?")}
+    wanted = {"loss": np.linspace(0, 1, 5), "count": 7, "flags": np.eye(2, 3, dtype=bool)}
+    with store.PartFile.create(path, {"seed": 3}, rows=4, fields=fields) as part:
+        part.write(1, **wanted)
+        part.write(3, Status.FAILED, count=2)
+    query = "SELECT status, count(*) FROM records GROUP BY status"
+    page = (Path(__file__).parents[2] / "docs" / "schema.md").read_text(encoding="utf-8")
+    assert f"    sqlite3 {path.name} '{query}'\n" in page
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        assert database.execute("PRAGMA application_id").fetchone() == (0x6E637370,)
+        [[text, crc32]] = database.execute("SELECT text, crc32 FROM work").fetchall()
+        records = database.execute("SELECT number, status, crc32, data FROM records").fetchall()
+        assert database.execute(query).fetchall() == [(1, 2), (6, 2)]
+    assert zlib.crc32(text.encode()) == crc32
+    work = json.loads(text)
+    assert (work["identity"], work["rows"]) == ({"seed": 3}, 4)
+    found: dict[int, bytes] = {}
+    for number, status, crc32, data in records:
+        assert zlib.crc32(f"{number} {status} ".encode() + data) == crc32
+        found[number // 2] = found.get(number // 2, b"") + data
+    assert sorted(found) == [1, 3]
+    kinds = np.dtype([(name, kind, tuple(shape)) for name, (shape, kind) in work["fields"].items()])
+    row, failed = (np.frombuffer(found[number], kinds)[0] for number in (1, 3))
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(row[name], value)
+    assert np.isnan(failed["loss"]).all()
+    assert (failed["count"], failed["flags"].any()) == (2, False)
 
 
 def test_the_status_codes_are_listed() -> None:

@@ -88,7 +88,7 @@ def test_xdmf_points_at_the_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(5, 5), (6, 4)])
-def test_li_layout_goes_both_ways(rows: int, columns: int, tmp_path: Path) -> None:
+def test_export_li_goes_both_ways(rows: int, columns: int, tmp_path: Path) -> None:
     surface = plane(rows, columns)
     path = write_li(surface, tmp_path / "li.h5", views={"train": "mixed", "test": "test"})
     back = read_li(path)
@@ -101,7 +101,7 @@ def test_li_layout_goes_both_ways(rows: int, columns: int, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(5, 5), (6, 4)])
-def test_li_layout_is_what_their_tool_computes(rows: int, columns: int, tmp_path: Path) -> None:
+def test_export_li_is_what_their_tool_computes(rows: int, columns: int, tmp_path: Path) -> None:
     """Filled as their tool fills it: flat index by flat index over meshgrid(x, y), -1 for what is not computed."""
     x, y = np.linspace(-1, 1, rows), np.linspace(0, 2, columns)
     mesh_x, mesh_y = np.meshgrid(x, y)
@@ -177,6 +177,9 @@ def test_inspect_shows_work_in_progress_and_damage(tmp_path: Path) -> None:
     text = render(describe(part))
     assert "3 rows pending" in text
     assert "1 rows failed" in text
+    assert run("verify", part).stdout == f"{part}: ok\n"
+    with pytest.raises(store.StoreError, match=f"{part}: is work in progress; `landscape inspect` shows how far it is"):
+        store.open(part)
     path = run_file(tmp_path / "run.h5")
     with h5py.File(path) as file:
         offset = file["hessian/top3/values"].id.get_offset()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -16,6 +19,7 @@ import pytest
 
 from landscape import store
 from landscape.records import Status
+from landscape.store import part_database
 from landscape.store.lock import try_lock
 from tests.store.samples import line, run_file, same
 
@@ -129,7 +133,7 @@ def test_a_signal_closes_the_file(number: int, status: int, tmp_path: Path) -> N
     assert store.verify(path) == []
 
 
-def test_a_bare_sigterm_waits_for_the_commit(tmp_path: Path) -> None:
+def test_a_bare_sigterm_loses_nothing_that_was_reported(tmp_path: Path) -> None:
     path = tmp_path / "run.h5.x.part"
     process = start(WRITER, path, "default")
     reported = stopped(process, signal.SIGTERM, 0.05)
@@ -142,16 +146,65 @@ def test_the_second_writer_is_refused_and_readers_are_not(tmp_path: Path) -> Non
     process = start(WRITER, path, "default")
     assert process.stdout is not None
     process.stdout.readline()
-    with pytest.raises(store.StoreError, match="another process is writing to it"):
-        store.PartFile.create(path, {"seed": 1}, ROWS, FIELDS, resume=True)
-    with pytest.raises(store.StoreError, match="unfinished work exists; resume it"):
-        store.PartFile.create(path, {"seed": 1}, ROWS, FIELDS)
-    with store.open(path) as file:
-        assert file.kind == "part"
+    for resume in (True, False):
+        with pytest.raises(store.StoreError, match=rf"another process is writing .* \(.*, process {process.pid}\)"):
+            store.PartFile.create(path, {"seed": 1}, ROWS, FIELDS, resume=resume)
+    counts = []
+    while process.poll() is None and len(counts) < 20:
+        found = store.progress(path)
+        assert found.work.identity == {"seed": 1}
+        assert found.damaged == []
+        counts.append(len(found.done))
+    assert counts == sorted(counts)
+    assert counts[-1] > counts[0]
     process.kill()
     process.communicate(timeout=60)
+    with pytest.raises(store.StoreError, match="unfinished work exists; resume it"):
+        store.PartFile.create(path, {"seed": 1}, ROWS, FIELDS)
     with store.PartFile.create(path, {"seed": 1}, ROWS, FIELDS, resume=True) as work:
-        assert work.status.any()
+        assert (work.status == Status.OK).sum() >= counts[-1]
+
+
+def test_programs_that_know_only_sqlite_are_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(part_database.sqlite3, "connect", functools.partial(sqlite3.connect, timeout=0.1))
+    path = tmp_path / "run.h5.x.part"
+    with (
+        store.PartFile.create(path, {"seed": 1}, ROWS, FIELDS) as work,
+        contextlib.closing(sqlite3.connect(path)) as other,
+    ):
+        work.write(0, **values(0))
+        with pytest.raises(sqlite3.OperationalError, match="database is locked"):
+            other.execute("SELECT count(*) FROM records")
+    with contextlib.closing(sqlite3.connect(path)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        assert other.execute("SELECT count(*) FROM records").fetchone() == (1,)
+        with pytest.raises(store.StoreError, match=r"opening the part file failed \(database is locked\)"):
+            store.PartFile.create(path, {"seed": 1}, ROWS, FIELDS, resume=True)
+    assert check_part(path, [0]) == ROWS - 1
+
+
+@pytest.mark.parametrize("pages", [part_database.LOG_PAGES, 5])
+def test_who_looks_sees_whole_rows_while_another_process_writes(
+    pages: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the log is put into the file at every other commit, so that copies of both may not fit together."""
+    path = tmp_path / "run.h5.x.part"
+    process = start(
+        WRITER.replace("part.COMMIT", f"store.part_database.LOG_PAGES = {pages}; part.COMMIT"), path, "default"
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    counts: list[int] = []
+    while process.poll() is None:
+        found = store.progress(path)
+        assert found.damaged == []
+        counts.append(len(found.done))
+        names = {file.name.removeprefix(path.name) for file in tmp_path.iterdir()}
+        assert names <= {"", "-wal", ".writing.lock"}  # and no memory shared between processes, "-shm"
+    assert process.communicate(timeout=60)[1] == ""
+    assert counts == sorted(counts)
+    assert len(set(counts)) > 2
+    print(f"looked {len(counts)} times")  # noqa: T201
 
 
 def test_readers_see_a_whole_file_while_another_adds(tmp_path: Path) -> None:

@@ -32,10 +32,7 @@ def check_contents(path: Path) -> None:
         np.testing.assert_array_equal(array, LARGE[name])
 
 
-@pytest.mark.parametrize("direct", [True, False])
-def test_large_arrays_come_back(path: Path, direct: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not direct:
-        monkeypatch.delattr(os, "preadv", raising=False)
+def test_large_arrays_come_back(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrays, "BLOCK", 100_000)
     before = threading.active_count()
     check_contents(path)
@@ -75,7 +72,6 @@ def test_every_byte_of_the_seal_counts(tmp_path: Path) -> None:
         seal.check(path)
 
 
-@pytest.mark.skipif(not hasattr(os, "preadv"), reason="reads through HDF5 alone")
 def test_what_fails_in_a_thread_is_raised(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(descriptor: int, buffers: list[memoryview], offset: int) -> int:
         raise OSError(errno.EIO, "Input/output error")
@@ -88,7 +84,6 @@ def test_what_fails_in_a_thread_is_raised(path: Path, monkeypatch: pytest.Monkey
     assert threading.active_count() == before
 
 
-@pytest.mark.skipif(not hasattr(os, "preadv"), reason="reads through HDF5 alone")
 def test_a_reader_keeps_the_file_that_has_been_replaced(path: Path) -> None:
     with store.open(path) as file:
         store.create(path, kind="run", attrs={}, contents={"w": {"f4": np.zeros(90_000)}}, overwrite=True)

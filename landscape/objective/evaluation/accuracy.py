@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from landscape.objective.losses import MeanLoss, Metric
+from landscape.objective.losses import MeanLoss, Metric, NormalizedLogits
 from landscape.objective.sources import select
 
 _SAMPLES, _NUMBERS = 8, 2**22  # that the gradient is looked at on, at most
@@ -29,6 +30,8 @@ def accuracy_of(criterion: MeanLoss, outputs: Tensor, labels: Tensor) -> Metric 
     """
     if not outputs.is_floating_point() or labels.is_complex() or outputs.ndim == 0:
         return None
+    while isinstance(criterion.fn, NormalizedLogits):  # has the same order of classes
+        criterion = dataclasses.replace(criterion, fn=criterion.fn.loss_fn)
     fn = criterion.fn
     if isinstance(fn, nn.CrossEntropyLoss | nn.NLLLoss):
         right = not labels.is_floating_point() and outputs.ndim == labels.ndim + 1

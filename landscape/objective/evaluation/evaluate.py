@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from landscape.objective.evaluation.freed_memory import keep_freed_memory
 from landscape.objective.evaluation.packed_point import PackedPoint
 from landscape.objective.evaluation.scoring import Evaluation, Scorer
 from landscape.objective.isolation import holding, undisturbed
@@ -23,7 +23,7 @@ from landscape.objective.sources import labels_of, length
 if TYPE_CHECKING:
     from landscape.objective.context import Context
 
-__all__ = ["Evaluate", "Evaluation", "Forward", "Prepare", "along"]
+__all__ = ["Evaluate", "Evaluation", "Forward", "Prepare", "along", "keep_freed_memory"]
 
 Evaluate = Callable[[Sequence[float]], Evaluation]
 """Gives every view at w + Σ cᵢ·dᵢ for coordinates c."""
@@ -31,6 +31,7 @@ Forward = Callable[[Any], Any]
 """Runs the model, as it is at the point, on a micro-batch."""
 Prepare = Callable[[Forward], None]
 """Called at every point before it is evaluated, e.g. to recompute BatchNorm statistics."""
+_BLOCK = 32 * 2**20 - 2**13  # bytes; freeing a larger one leaves the C library's limits as they are
 
 
 @contextmanager
@@ -60,3 +61,21 @@ def along(context: Context, directions: Sequence[Tensor], prepare: Prepare | Non
                 return scorer.result()
 
         yield evaluate
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let the C library keep up to 64 MiB of freed memory, by allocating and freeing one large block, untouched.
+
+    glibc, the C library of most Linux systems, gives blocks of more than 128 KiB back to the operating system as soon
+    as they are freed, which then has to clear pages for the next tensor: on networks for images up to half of a forward
+    pass without gradients, where every output is freed at once. The library raises these limits by itself when a large
+    block is freed for the first time, up to 32 MiB, and twice that for what lies free at the end of its heap; so how
+    fast a process is would depend on what it happened to free before.
+
+    Programs that free arrays of this size do it in passing. It lasts until the process ends, and has no effect where
+    ``MALLOC_MMAP_THRESHOLD_`` or its like are set, nor with other C libraries.
+
+    >>> keep_freed_memory()
+    """
+    torch.empty(_BLOCK, dtype=torch.uint8)

@@ -10,8 +10,11 @@ from torch import Tensor, nn
 
 from tests.fuzz.registry import Block, Shape, idiom, linear, parameter
 
+# A table in the model's own dtype does not go with a copy in another, whoever makes the copy.
+_OTHER_DTYPE = {"* in another dtype": "dtype"}
 
-@idiom("vector", fills="cache")
+
+@idiom("vector", fills="cache", refuses=_OTHER_DTYPE)
 def dict_by_batch_size(s: Shape) -> nn.Module:
     def run(m: Block, x: Tensor) -> Tensor:
         if len(x) not in m.cache:
@@ -21,7 +24,7 @@ def dict_by_batch_size(s: Shape) -> nn.Module:
     return Block(run, layer=linear(s), cache={})
 
 
-@idiom("vector sequence", fills="scale")
+@idiom("vector sequence", fills="scale", refuses=_OTHER_DTYPE)
 def attribute_filled_once(s: Shape) -> nn.Module:
     def run(m: Block, x: Tensor) -> Tensor:
         if m.scale is None:
@@ -54,7 +57,7 @@ def causal_mask_grown_on_demand(s: Shape) -> nn.Module:
     return block
 
 
-@idiom("sequence", fills="cos sin seen")
+@idiom("sequence", fills="cos sin seen", refuses=_OTHER_DTYPE)
 def rotary_tables(s: Shape) -> nn.Module:
     def run(m: Block, x: Tensor) -> Tensor:
         if m.seen < x.shape[1]:
@@ -100,12 +103,12 @@ class _WithCachedProperty(nn.Module):
         return self.layer(x * self.ramp).sin()
 
 
-@idiom("vector", fills="ramp")
+@idiom("vector", fills="ramp", refuses=_OTHER_DTYPE)
 def cached_property(s: Shape) -> nn.Module:
     return _WithCachedProperty(s)
 
 
-@idiom("vector", fills="kept")
+@idiom("vector", fills="kept", refuses=_OTHER_DTYPE)
 def list_appended_once(s: Shape) -> nn.Module:
     def run(m: Block, x: Tensor) -> Tensor:
         if not m.kept:

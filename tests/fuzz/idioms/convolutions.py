@@ -168,15 +168,6 @@ for _name, _make in _POOLS.items():
     )
 
 
-@idiom("image", random=True)
-def pool_fractional(s: Shape) -> nn.Module:
-    return Block(
-        lambda m, x: x + F.interpolate(m.pool(m.layer(x)), size=x.shape[2:]),
-        layer=conv(s),
-        pool=nn.FractionalMaxPool2d(2, output_size=2),
-    )
-
-
 for _mode in ("nearest", "bilinear", "bicubic", "area"):
     add(
         f"interpolate_{_mode}",

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.fuzz.registry import Block, Shape, add, idiom, linear, parameter
+from tests.fuzz.registry import NOT_THE_SLOPE, Block, Shape, add, idiom, linear, parameter
 
 WORDS = 5
+_NO_SECOND = dict.fromkeys(("hessian*", "ggn*", "fisher*", "eigenpairs*", "trace*"), "derivative for .*_embedding_bag")
 
 
 def _words(x: Tensor) -> Tensor:
@@ -45,7 +46,7 @@ def embedding_with_sparse_gradient(s: Shape) -> nn.Module:
     return Block(lambda m, x: m.table(_words(x)).tanh() + x, table=nn.Embedding(WORDS, s.features, sparse=True))
 
 
-@idiom("vector", refuses={"*": "frequen|scale_grad"})
+@idiom("vector", refuses=NOT_THE_SLOPE)
 def embedding_scaled_by_frequency(s: Shape) -> nn.Module:
     """Divides gradients by how often a word occurs in the batch, which no loss has as its gradient."""
     return Block(lambda m, x: m.table(_words(x)) + x, table=nn.Embedding(WORDS, s.features, scale_grad_by_freq=True))
@@ -58,10 +59,10 @@ def _bags(mode: str) -> Callable[[Shape], nn.Module]:
 
 
 for _mode in ("sum", "mean", "max"):
-    add(f"embedding_bag_{_mode}", "vector", _bags(_mode))
+    add(f"embedding_bag_{_mode}", "vector", _bags(_mode), _NO_SECOND)
 
 
-@idiom("vector")
+@idiom("vector", refuses=_NO_SECOND)
 def embedding_bag_with_weights_and_offsets(s: Shape) -> nn.Module:
     def run(m: Block, x: Tensor) -> Tensor:
         offsets = torch.arange(0, 2 * len(x), 2)

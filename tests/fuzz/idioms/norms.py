@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.fuzz.registry import Block, Shape, conv, idiom, linear, parameter
+from tests.fuzz.registry import NOT_THE_SLOPE, Block, Shape, conv, idiom, linear, parameter
 
 _BATCH = {"*": "batch|statistics|BatchNorm"}
 
@@ -105,7 +105,7 @@ def batchnorm_after_a_write(s: Shape) -> nn.Module:
     return Block(run, layer=linear(s), norm=_bn(s))
 
 
-@idiom("vector")
+@idiom("vector", refuses=NOT_THE_SLOPE)
 def batchnorm_after_a_write_into_detached_memory(s: Shape) -> nn.Module:
     def run(m: Block, x: Tensor) -> Tensor:
         out = m.layer(x)
@@ -394,7 +394,8 @@ class _Closed(nn.Module):
         self.layer, self.norm = layer, norm
 
     def __deepcopy__(self, memo: dict[int, object]) -> _Closed:
-        layer = nn.Linear(self.layer.in_features, self.layer.out_features).to(self.layer.weight)
+        with torch.random.fork_rng():
+            layer = nn.Linear(self.layer.in_features, self.layer.out_features).to(self.layer.weight)
         layer.load_state_dict(self.layer.state_dict())
         layer.forward = lambda x: F.linear(x, layer.weight, layer.bias) * 2  # type: ignore[method-assign]
         norm = nn.BatchNorm1d(self.layer.out_features).to(self.layer.weight)

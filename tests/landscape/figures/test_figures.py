@@ -10,7 +10,7 @@ import numpy as np
 from landscape import figures
 from landscape.records import Line
 from ncsam.figures import against_noise, training_curves
-from ncsam.records.measurements import Curves, Training
+from ncsam.records import Curves, Training
 from ncsam.statistics import t_interval
 
 VIEWS = ("mixed", "test")

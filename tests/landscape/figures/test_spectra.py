@@ -11,8 +11,8 @@ import torch
 import landscape
 from landscape import figures
 from landscape.records import CurvatureSplit, EigenResult, LayerSpectra
-from landscape_cli.shared.drawing_spectra import plans
-from ncsam.records.measurements import Spectrum
+from landscape_cli.shared.drawing import spectra_figures
+from ncsam.records import Spectrum
 
 
 def pairs(*values: float, converged: bool = True) -> EigenResult:
@@ -103,14 +103,14 @@ def test_split_bars_add_up_to_the_whole_also_where_a_part_is_negative() -> None:
 
 
 def test_a_spectrum_allows_the_pictures_that_it_holds() -> None:
-    assert plans({"sgd": spectrum((5,), ("mixed",))}, "") == {}
+    assert spectra_figures({"sgd": spectrum((5,), ("mixed",))}, "") == {}
     two = {"sgd": spectrum((1, 5), ("mixed", "test")), "sam": spectrum((5, 1), ("test", "mixed"))}
-    assert list(plans(two, "_x")) == ["eigenvalues_x"]
-    assert plans({**two, "ncsam": spectrum((5,), ("mixed",))}, "") == {}
+    assert list(spectra_figures(two, "_x")) == ["eigenvalues_x"]
+    assert spectra_figures({**two, "ncsam": spectrum((5,), ("mixed",))}, "") == {}
     split = spectrum(
         (5,), ("mixed",), parts=np.array(["clean_part", "noisy_part"]), shares=np.array([1.0, 0.0]),
         split=np.ones((1, 1, 2, 2)), split_mismatch=np.zeros((1, 1, 2)),
     )  # fmt: skip
-    drawn = plans({"sgd": split}, "")
+    drawn = spectra_figures({"sgd": split}, "")
     assert list(drawn) == ["split"]
     assert len(drawn["split"]().axes[0].patches) == 2  # the empty part is left out

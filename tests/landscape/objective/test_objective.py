@@ -248,8 +248,8 @@ def test_large_data_that_are_not_the_same_twice_are_refused(kind: str, monkeypat
         "augmentation": lambda: DataLoader(Augmented(*data.tensors), 20),
     }
     monkeypatch.setattr("landscape.objective.sources.CACHE_BYTES", 100)
-    state = torch.get_rng_state()
-    objective = landscape.Objective(nn.Linear(4, 3), nn.CrossEntropyLoss(), loaders[kind]())
+    model, state = nn.Linear(4, 3), torch.get_rng_state()
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), loaders[kind]())
     with pytest.raises(ValueError, match="not the same at every pass"):
         objective.loss()
     assert torch.equal(torch.get_rng_state(), state)

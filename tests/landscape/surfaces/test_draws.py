@@ -11,8 +11,7 @@ from torch import nn
 
 import landscape
 from landscape.surfaces.draws import drawn_directions, line_draws, plane_draws
-from landscape.surfaces.rows import MemoryRows
-from landscape.surfaces.scan import row_fields
+from landscape.surfaces.scan import MemoryRows, row_fields
 from tests.reference import TinyCNN
 
 GRID = [-1.0, 0.0, 0.5]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import landscape
 from landscape.surfaces.line_and_plane import row_fields
-from landscape.surfaces.rows import MemoryRows
+from landscape.surfaces.scan import MemoryRows
 from tests.reference import CASES, Case, TinyCNN, dense_loss, flat
 
 

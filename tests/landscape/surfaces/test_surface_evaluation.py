@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 import landscape
-from landscape.curvature.lean import LeanProduct
+from landscape.curvature.products import LeanProduct
 from landscape.objective.objective import Objective
 from landscape.records import Line, Plane
 from landscape.surfaces.batch_size import BatchChoice, choose, measure
 from landscape.surfaces.centre_check import SurfaceCheckWarning, check_centre
 from landscape.surfaces.line_and_plane import surface_fields
 from landscape.surfaces.recalibration import Recalibration
-from landscape.surfaces.rows import MemoryRows
+from landscape.surfaces.scan import MemoryRows
 from landscape.surfaces.span import find_span
 from tests.reference import CASES, Case, TinyCNN
 

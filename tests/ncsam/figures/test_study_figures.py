@@ -23,12 +23,11 @@ from ncsam.figures import (
 from ncsam.figures.against_noise import compared
 from ncsam.figures.catalogue import plans
 from ncsam.figures.style import looks
-from ncsam.records.measurements import Curves, Diagnostics
+from ncsam.records import Curves, Diagnostics
 from ncsam.statistics import t_interval
 from ncsam.study.effects import CONTRAST_RATE
-from ncsam.study.files import StudyFiles
+from ncsam.study.files import StudyFiles, curves_of
 from ncsam.study.statements import STATEMENTS
-from ncsam.study.study import curves_of
 from ncsam.study.table import Study, studies, table_of
 from ncsam.study.verdicts import judge
 from tests.ncsam.study.folder import study_rows, write_folder

@@ -16,7 +16,7 @@ from landscape.surfaces.directions import cosine
 from ncsam import Run, TrainConfig
 from ncsam.measurements.directions import directions_for, parse_directions, simulated_noise_gradient, trajectory_on
 from ncsam.measurements.draws_and_paths import measure_connection, measure_draws
-from ncsam.runs.run import train_run
+from ncsam.runs.train import train_run
 
 QUICK = TrainConfig(
     model="mlp", optimizer="sgd", noise="none", epochs=4, train_samples=200, weight_decay=0.0, checkpoints=(1, 2, 3)

@@ -18,11 +18,10 @@ from landscape import store
 from landscape.records import Status
 from ncsam import Run
 from ncsam.measurements import measure_sharpness, measure_spectrum
-from ncsam.measurements.gradients import gradients
+from ncsam.measurements.spectrum_extras import gradients
 from ncsam.measurements.warm_start import Handover
-from ncsam.records.measurements import SharpnessTable, Spectrum
-from ncsam.records.spectra import density_at, eigenpairs_at, layers_at, split_at
-from ncsam.runs.run import train_run
+from ncsam.records import SharpnessTable, Spectrum, density_at, eigenpairs_at, layers_at, split_at
+from ncsam.runs.train import train_run
 from tests.ncsam.conftest import CONFIG
 from tests.reference import flat
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from landscape_cli import hessian, sharpness
-from ncsam.records.measurements import SharpnessTable, Spectrum
+from ncsam.records import SharpnessTable, Spectrum
 from tests.docs.pages import page
 
 PAGE = page("docs/spectra.md").text

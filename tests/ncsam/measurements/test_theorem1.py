@@ -13,9 +13,14 @@ from torch import nn
 from landscape import Objective, store
 from ncsam import Run, theorem1_bound
 from ncsam.measurements import measure_bound
-from ncsam.measurements.theorem1 import ClippedCrossEntropy, default_clip, error_rate, highest_in_ball
-from ncsam.measurements.theorem1_bound import assumption_violated
-from ncsam.runs.run import train_run
+from ncsam.measurements.theorem1 import (
+    ClippedCrossEntropy,
+    assumption_violated,
+    default_clip,
+    error_rate,
+    highest_in_ball,
+)
+from ncsam.runs.train import train_run
 from ncsam.study.endpoints import endpoints_of
 from tests.ncsam.conftest import CONFIG
 

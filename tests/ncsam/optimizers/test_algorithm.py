@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import ncsam.optimizers.cluster_inversion
 import ncsam.optimizers.noise_gradient
 from tests.ncsam.optimizers.problem import CLASSES, bn, data, loss_fn, make, mlp, weights
 
@@ -247,3 +248,76 @@ def test_warm_up_takes_the_step_it_says(step: str) -> None:
     assert torch.equal(weights(a), weights(b))
     x, y, _ = data()
     assert opt.step(x, y, loss_fn, progress=0.4).picked == 8
+
+
+@pytest.mark.parametrize("build_model", [mlp, bn], ids=["mlp", "batchnorm"])
+@pytest.mark.parametrize("flip_ratio", [0.4, 1.0])
+def test_the_released_variant_step_by_step(
+    build_model: Any, flip_ratio: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clusters and uniform numbers are told; rates, picks, labels, g*, ε and the update are worked out with loops."""
+    kmeans, seen = ncsam.optimizers.cluster_inversion.kmeans, []
+
+    def spy(points: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
+        found = kmeans(points, clusters, generator)
+        seen.append((points, found, generator.get_state()))
+        return found
+
+    monkeypatch.setattr(ncsam.optimizers.cluster_inversion, "kmeans", spy)
+    model, reference = build_model(torch.float64), build_model(torch.float64)
+    opt = make("ncsam-released", model, kappa=0.25, flip_ratio=flip_ratio)
+    literal = Literal(reference, kappa=0.25)
+    picked = 0
+    for i in range(5):
+        x, y, _ = data(seed=i, dtype=torch.float64)
+        statistics = [b.clone() for b in reference.buffers()]
+        z = reference(x).detach()  # moves BatchNorm's statistics once, as the step does
+        moved = [b.clone() for b in reference.buffers()]
+        info = opt.step(x, y, loss_fn, progress=(i + 4) / 8)
+        points, cluster, state = seen[-1]
+        reference.eval()
+        features = reference[:-1](x).detach()
+        reference.train()
+        torch.testing.assert_close(points, features / features.norm(dim=1, keepdim=True), rtol=TOL, atol=TOL)
+        margin = []
+        for row in z:
+            first, second = sorted(row.tolist(), reverse=True)[:2]
+            margin.append(first - second)
+        generator = torch.Generator()
+        generator.set_state(state)
+        uniform = torch.rand(len(x), generator=generator).tolist()
+        rows = []
+        for k in range(len(x)):
+            mates = [margin[j] for j in range(len(x)) if cluster[j] == cluster[k]]
+            certainty = sum(mates) / len(mates) / max(mates)
+            if uniform[k] < flip_ratio * min(max(1 - certainty, 0), 1):
+                rows.append(k)
+        assert info.picked == (len(rows) if len(rows) > 1 else 0)
+        picked += info.picked
+        g = literal.gradient(x, y)
+        epsilon = ascent(g)
+        if len(rows) > 1:
+            steps = torch.randint(1, CLASSES, (len(rows),), generator=generator).tolist()
+            labels = torch.tensor([(int(y[k]) + step) % CLASSES for k, step in zip(rows, steps, strict=True)])
+            star = literal.gradient(x[rows], labels, smoothing=0.1)
+            epsilon = epsilon + literal.schedule((i + 4) / 8) * star
+        assert info.perturbation_norm == pytest.approx(float(epsilon.norm()), rel=TOL)
+        literal.descend(x, y, epsilon)
+        for buffer, value in zip(reference.buffers(), moved, strict=True):
+            buffer.copy_(value)
+        torch.testing.assert_close(weights(model), weights(reference), rtol=TOL, atol=TOL)
+        torch.testing.assert_close([*model.buffers()], [*reference.buffers()], rtol=TOL, atol=TOL)
+        assert not statistics or any(not torch.equal(a, b) for a, b in zip(statistics, moved, strict=True))
+    assert picked > 0
+
+
+def test_the_released_warm_up_lasts_while_the_epoch_is_below_its_end() -> None:
+    x, y, _ = data()
+    for epochs, end in ((200, 50), (40, 10), (20, 5)):
+        released, paper = make("ncsam-released", mlp(), warmup=0.25), make("ncsam", mlp(), warmup=0.25)
+        for name, opt, last in (("released", released, end - 1), ("paper", paper, end)):
+            plain = [e for e in range(1, epochs + 1) if not opt.perturbation.active(e / epochs)]
+            assert plain == list(range(1, last + 1)), (name, epochs)
+    sam = make("ncsam-released", mlp(), warmup=0.25, warmup_step="sam", flip_ratio=1.0)
+    assert sam.step(x, y, loss_fn, progress=49 / 200).compensation_norm == 0
+    assert sam.step(x, y, loss_fn, progress=50 / 200).compensation_norm > 0

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from ncsam.optimizers import NCSAM, NCSAMReleased
 from ncsam.optimizers.cluster_inversion import flip_rates, kmeans
 from ncsam.optimizers.noise_gradient import (
+    SmoothedCrossEntropy,
     draw,
     margins,
     pick_chances,
-    smoothed_cross_entropy,
     temporary_labels,
 )
-from ncsam.optimizers.schedule import SCHEDULES
+from ncsam.optimizers.perturbations import SCHEDULES
 from tests.ncsam.optimizers.problem import CLASSES, bn, data, loss_fn, make, mlp
 
 quiet = pytest.mark.filterwarnings("ignore:projection keeps")
@@ -126,8 +126,8 @@ def test_smoothing_is_torchs_on_another_scale() -> None:
     """Mass s/(C − 1) off the label is torch's label_smoothing = s·C/(C − 1)."""
     z, y = logits(0, 30, CLASSES, 2.0).double(), torch.arange(30) % CLASSES
     torch_loss = nn.CrossEntropyLoss(label_smoothing=0.1 * CLASSES / (CLASSES - 1))
-    torch.testing.assert_close(smoothed_cross_entropy(0.1)(z, y), torch_loss(z, y))
-    torch.testing.assert_close(smoothed_cross_entropy(0.0)(z, y), loss_fn(z, y))
+    torch.testing.assert_close(SmoothedCrossEntropy(0.1)(z, y), torch_loss(z, y))
+    torch.testing.assert_close(SmoothedCrossEntropy(0.0)(z, y), loss_fn(z, y))
 
 
 def test_kmeans_finds_what_is_there_and_is_a_fixed_point() -> None:
@@ -167,7 +167,7 @@ def test_kmeans_copes_with_fewer_points_than_clusters(points: Tensor) -> None:
 def test_the_least_certain_cluster_is_flipped_most() -> None:
     margin = torch.tensor([0.0, 2.0, 6.0, 10.0])
     rates = flip_rates(margin, torch.tensor([1, 1, 0, 0]), 0.5)
-    torch.testing.assert_close(rates, torch.tensor([0.45, 0.45, 0.1, 0.1]))
+    torch.testing.assert_close(rates, torch.tensor([0.25, 0.25, 0.1, 0.1]))  # ½ (1 − 1/2), ½ (1 − 8/10)
     assert flip_rates(torch.zeros(3), torch.tensor([0, 1, 2]), 0.3).tolist() == pytest.approx([0.3] * 3)
 
 
@@ -175,7 +175,7 @@ def test_the_released_variant_against_its_recipe(monkeypatch: pytest.MonkeyPatch
     """ε = ρ g/‖g‖ + κ g*, g* by smoothed cross-entropy on a forward pass of the flipped samples alone."""
     inputs: list[Tensor] = []
     flipped: list[Tensor] = []
-    smoothed = smoothed_cross_entropy(0.1)
+    smoothed = SmoothedCrossEntropy(0.1)
 
     def spy(smoothing: float) -> object:
         assert smoothing == 0.1
@@ -190,14 +190,14 @@ def test_the_released_variant_against_its_recipe(monkeypatch: pytest.MonkeyPatch
         inputs.append(x)
         return model(x)
 
-    monkeypatch.setattr("ncsam.optimizers.cluster_inversion.smoothed_cross_entropy", spy)
+    monkeypatch.setattr("ncsam.optimizers.cluster_inversion.SmoothedCrossEntropy", spy)
     model, reference = bn(torch.float64), bn(torch.float64)  # BatchNorm tells a pass of some samples from one of all
     params = list(reference.parameters())
     opt = NCSAMReleased(model, torch.optim.SGD(model.parameters(), lr=0.1), kappa=0.25, forward=forward)
     x, y, _ = data(dtype=torch.float64)
     info = opt.step(x, y, loss_fn, progress=1.0)
-    assert [len(x) for x in inputs] == [20, info.picked, 20]
-    rows = [next(i for i in range(len(x)) if torch.equal(x[i], row)) for row in inputs[1]]
+    assert [len(x) for x in inputs] == [20, 20, info.picked, 20]  # the second for features
+    rows = [next(i for i in range(len(x)) if torch.equal(x[i], row)) for row in inputs[2]]
     assert all(flipped[0][k] != y[i] for k, i in enumerate(rows))
 
     def gradient(loss: Tensor) -> Tensor:

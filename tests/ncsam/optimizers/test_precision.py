@@ -165,9 +165,10 @@ def test_half_precision_models_are_perturbed_by_rho(dtype: torch.dtype) -> None:
     opt = build("sam", model, torch.optim.SGD(model.parameters(), lr=0.0), rho=0.5)
     model[0].register_forward_hook(lambda *_: moved.append(weights(model).float() - before.float()))
     info = opt.step(x, y, loss_fn)
-    assert info.perturbation_norm == pytest.approx(0.5, rel=1e-5)
-    # Each of the moved weights is rounded to the model's precision.
-    assert float(moved[-1].norm()) == pytest.approx(0.5, rel=10 * torch.finfo(dtype).eps)
+    # Each of the moved weights is rounded to the model's precision, and ‖ε‖ is that of the weights as they were moved.
+    assert info.perturbation_norm == pytest.approx(float(moved[-1].norm()), rel=1e-6)
+    assert info.perturbation_norm == pytest.approx(0.5, rel=10 * torch.finfo(dtype).eps)
+    assert info.wanted_norm == pytest.approx(0.5, rel=1e-6)
     assert torch.equal(weights(model), before)
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 
-from ncsam import optimizers
-from ncsam.optimizers import OPTIMIZERS, build, options_of
+from ncsam import TrainConfig, Trainer, optimizers
+from ncsam.optimizers import OPTIMIZERS, SharpnessAware, Variant, build, options_of, resolve_options
+from ncsam.optimizers.first_pass import FirstPass
+from ncsam.optimizers.options import COMMON, option, options_in
+from ncsam.optimizers.perturbations import Compensated, Perturbation, Perturbed
 from tests.ncsam.optimizers.problem import make, mlp, sgd, train
 
 
@@ -81,3 +85,83 @@ def test_matched_with_projection_is_sam() -> None:
 def test_everything_public_is_documented() -> None:
     for name in optimizers.__all__:
         assert inspect.getdoc(getattr(optimizers, name)), name
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_options_signature_and_help_come_from_the_fields(name: str) -> None:
+    variant = OPTIMIZERS[name]
+    shown = inspect.signature(variant).parameters
+    assert [*shown][:2] == ["model", "base"]
+    assert [*shown][2:] == options_of(name)
+    for option_name, o in options_in(variant.prototype).items():
+        assert (shown[option_name].default, shown[option_name].annotation) == (o.default, o.type)
+        assert f"    {option_name}: {o.meaning}" in (inspect.getdoc(variant) or "")
+    assert [p for p in shown if p in COMMON] == [p for p in COMMON if p in shown]
+
+
+def test_no_constructor_restates_the_options() -> None:
+    for variant in (Variant, SharpnessAware, *OPTIMIZERS.values()):
+        assert len(inspect.signature(variant.__init__).parameters) <= 8, variant
+
+
+@pytest.mark.parametrize(
+    ("positional", "options", "message"),
+    [
+        ((), {"kapa": 1}, "NCSAM: got an unexpected keyword argument 'kapa'; see help(NCSAM)"),
+        ((0.05, 0.1, 0.4), {}, "NCSAM: too many positional arguments; see help(NCSAM)"),
+        ((0.05,), {"rho": 0.1}, "NCSAM: multiple values for argument 'rho'; see help(NCSAM)"),
+    ],
+)
+def test_a_constructor_names_what_it_does_not_take(positional: Any, options: Any, message: str) -> None:
+    model = mlp()
+    with pytest.raises(TypeError, match=re.escape(message)):
+        optimizers.NCSAM(model, sgd(model), *positional, **options)
+
+
+def test_the_options_of_parts_reach_the_parts() -> None:
+    matched = make("matched", mlp(), kappa=0.3, flip_ratio=0.2, label_smoothing=0.1).perturbation
+    assert (matched.like.kappa, matched.like.noise.flip_ratio, matched.like.noise.label_smoothing) == (0.3, 0.2, 0.1)
+    random = make("random-direction", mlp(), flip_ratio=0.2).perturbation
+    assert random.noise.like.flip_ratio == 0.2
+    assert optimizers.NCSAM.prototype == Compensated()  # prototypes are never changed
+
+
+@dataclass(frozen=True)
+class Steady(Perturbation):
+    """ε = ρ in every coordinate, divided by √K."""
+
+    rho: float = option(0.05, "length of ε.")
+    sign: int = 1
+
+    def __call__(self, first: FirstPass) -> Perturbed:
+        return Perturbed(torch.ones_like(first.gradient) * (self.sign * self.rho / len(first.gradient) ** 0.5))
+
+
+class SteadySteps(Variant, perturbation=Steady()):
+    """Steps with the same ε throughout."""
+
+
+def test_one_line_in_the_registry_adds_a_perturbation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPTIMIZERS, "steady", SteadySteps)
+    assert options_of("steady") == ["rho", "sign", "forward", "synchronised"]
+    assert resolve_options("steady", {"sign": -1}) == {"rho": 0.05, "sign": -1}
+    info = train(make("steady", mlp(), rho=0.3), 1)[0]
+    assert info.perturbation_norm == pytest.approx(0.3, rel=1e-5)
+    config = TrainConfig(epochs=1, optimizer="steady", options={"rho": 0.2}, train_samples=64, warmup=0.0)
+    trainer = Trainer(config)
+    assert [row["perturbation_norm"] for row in trainer.epochs()] == pytest.approx([0.2], rel=1e-5)
+
+
+def test_two_parts_with_an_option_of_one_name_are_refused() -> None:
+    @dataclass(frozen=True)
+    class Twice(Perturbation):
+        rho: float = 0.1
+        inner: Steady = Steady()
+
+        def __call__(self, first: FirstPass) -> Perturbed:
+            return self.inner(first)
+
+    with pytest.raises(TypeError, match="Twice has two options 'rho'; rename one of the fields"):
+        options_in(Twice())
+    with pytest.raises(TypeError, match="is no dataclass instance, so its options are unknown"):
+        options_in(object())

@@ -40,6 +40,46 @@ def test_resume_is_bitwise(name: str, base: str) -> None:
     assert same(everything(whole), everything(resumed))
 
 
+NOISE = "SimulatedNoise(flip_ratio=0.4, label_smoothing=0.0, uniform_picks={})"
+REST = "schedule='paper', scale='raw', warmup=0.0, warmup_step='base', ascent={}"
+EARLIER = {
+    "sgd": "NoPerturbation()",
+    "sam": "SharpnessAscent(rho=0.05)",
+    "asam": "AdaptiveAscent(rho=0.5, eta=0.01)",
+    "clean-direction": "TrueLabelAscent(rho=0.05)",
+    **{
+        name: f"Compensated(rho=0.05, kappa=0.1, noise={noise}, sign=1, project=True, {REST.format(ascent)})"
+        for name, noise, ascent in (
+            ("ncsam", NOISE.format(False), True),
+            ("random-picks", NOISE.format(True), True),
+            ("random-direction", f"RandomNoise(like={NOISE.format(False)})", True),
+            ("oracle", "TrueNoise()", True),
+            ("gstar-only", NOISE.format(False), False),
+        )
+    },
+    "matched": f"MatchedAscent(like=Compensated(rho=0.05, kappa=0.1, noise={NOISE.format(False)}, sign=1, "
+    f"project=False, {REST.format(True)}))",
+}
+"""What states saved before options were read from the fields say of their perturbation."""
+
+
+@pytest.mark.parametrize("name", EARLIER)
+def test_states_saved_by_earlier_versions_load(name: str) -> None:
+    whole, part = mlp(), mlp()
+    train(make(name, whole), 3)
+    first = make(name, part)
+    train(first, 1)
+    saved = first.state_dict()
+    earlier = {
+        **saved,
+        "ncsam": {"perturbation": EARLIER[name], "generator": saved["ncsam"]["generator"], "warned": True},
+    }
+    resumed = make(name, part)
+    resumed.load_state_dict(earlier)
+    train(resumed, 2, first=1)
+    assert same(everything(whole), everything(part))
+
+
 def test_the_state_holds_what_torch_expects_and_what_is_ours() -> None:
     model = mlp()
     opt = make("ncsam", model)
@@ -50,17 +90,30 @@ def test_the_state_holds_what_torch_expects_and_what_is_ours() -> None:
     assert "rho=0.05, kappa=0.1" in state["ncsam"]["perturbation"]
 
 
+def earlier_released(model: torch.nn.Module) -> dict[str, Any]:
+    """The released variant of earlier versions, whose flip rates were others."""
+    noise = "ClusterInversion(flip_ratio=0.4, label_smoothing=0.1, clusters=5, features='')"
+    given = f"Compensated(rho=0.05, kappa=0.1, noise={noise}, sign=1, project=False, {REST.format(True)})"
+    state = make("ncsam-released", model).state_dict()
+    return {**state, "ncsam": {**state["ncsam"], "perturbation": given}}
+
+
 @pytest.mark.parametrize(
     ("state", "match"),
     [
         (lambda model: sgd(model).state_dict(), "has no 'ncsam' entry: it is a plain optimizer's; load it into .base"),
+        (
+            lambda model: earlier_released(model),
+            r"state_dict is of Compensated\(.*ClusterInversion\(.*, this optimizer has",
+        ),
         (lambda model: make("sam", model, rho=0.1).state_dict(), r"state_dict is of SharpnessAscent\(rho=0.1\), this"),
     ],
 )
 def test_a_state_that_does_not_fit_is_refused(state: Any, match: str) -> None:
     model = mlp()
-    with pytest.raises(ValueError, match=match):
-        make("ncsam", model).load_state_dict(state(model))
+    for name in ("ncsam", "ncsam-released"):
+        with pytest.raises(ValueError, match=match):
+            make(name, model).load_state_dict(state(model))
 
 
 def test_groups_state_and_defaults_stay_the_bases_after_loading_and_copying() -> None:

@@ -141,12 +141,13 @@ def test_microbatches_change_nothing_but_the_rounding(name: str, parts: int) -> 
 @pytest.mark.parametrize(
     ("loss", "match"),
     [
-        (nn.CrossEntropyLoss(weight=torch.ones(CLASSES)), "class weights"),
-        (nn.CrossEntropyLoss(reduction="sum"), "reduction='sum'"),
-        (nn.CrossEntropyLoss(ignore_index=0), "ignore_index=0"),
+        (nn.CrossEntropyLoss(reduction="sum"), "reduction='sum', expected a mean over the rows; use microbatches=1"),
+        (lambda z, t: loss_fn(z, t, reduction="sum"), r"no plain mean over the rows: .* or use microbatches=1"),
+        (lambda z, t: loss_fn(z, t).sqrt(), "no plain mean over the rows"),
+        (lambda z, t: loss_fn(z, t, weight=torch.arange(1.0, 6.0)), r"give nn.CrossEntropyLoss\(weight=…, "),
     ],
 )
-def test_losses_that_do_not_add_up_over_microbatches_are_refused(loss: nn.Module, match: str) -> None:
+def test_losses_that_do_not_add_up_over_microbatches_are_refused(loss: Any, match: str) -> None:
     x, y, _ = data()
     with pytest.raises(ValueError, match=match):
         make("sam", mlp()).step(x, y, loss, microbatches=2)

@@ -23,10 +23,10 @@ ARGUMENTS += ["--checkpoints", "3,30", "--train-samples", "400", "--batch-size",
 # As the command, on one thread like the tests, and with a state saved after every epoch.
 CHILD = """
 import sys, torch
-import ncsam.runs.run
+import ncsam.runs.train
 from landscape_cli.main import main
 torch.set_num_threads(1)
-ncsam.runs.run.SAVE_EVERY = 0.0
+ncsam.runs.train.SAVE_EVERY = 0.0
 main(sys.argv[1:])
 """
 pytestmark = pytest.mark.filterwarnings("ignore:projection keeps")

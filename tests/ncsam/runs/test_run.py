@@ -19,9 +19,9 @@ from landscape import store
 from landscape.store import StoreError
 from ncsam import Run, Trainer
 from ncsam.measurements import ANALYSIS_VIEWS, measure_line, measure_plane, measure_sharpness, measure_spectrum
-from ncsam.records.measurements import Spectrum
+from ncsam.records import Spectrum
 from ncsam.runs.resume_state import state_path
-from ncsam.runs.run import train_run
+from ncsam.runs.train import train_run
 from tests.ncsam.conftest import CONFIG
 
 
@@ -165,7 +165,7 @@ def test_an_interrupted_training_goes_on_bitwise(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "run.h5"
-    monkeypatch.setattr("ncsam.runs.run.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("ncsam.runs.train.SAVE_EVERY", 0.0)
     steps = []
 
     def interrupt(optimizer: object, *_: object) -> None:
@@ -207,7 +207,7 @@ def test_base_optimizer_and_warm_up_resume_bitwise(
     whole = train_run(config, tmp_path / "whole.h5")
     path = tmp_path / "run.h5"
     with monkeypatch.context() as patch:
-        patch.setattr("ncsam.runs.run.SAVE_EVERY", 0.0)
+        patch.setattr("ncsam.runs.train.SAVE_EVERY", 0.0)
         with pytest.raises(Stop):
             train_run(config, path, progress=lambda rows, total: stop_after(3)(rows))
     if not changes:  # a state from before these choices existed

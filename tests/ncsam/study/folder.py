@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from landscape import store
-from ncsam.records.measurements import Diagnostics, Labels, Training
-from ncsam.study.study import write_study
+from ncsam.records import Diagnostics, Labels, Training
+from ncsam.study.files import write_study
 from ncsam.study.table import table_of
 from ncsam.training.config import TrainConfig
 from ncsam.training.gradient_diagnostics import QUANTITIES

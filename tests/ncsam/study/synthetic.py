@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ncsam.records.measurements import CellTable
+from ncsam.records import CellTable
 from ncsam.study.table import table_of
 
 RATES = (0.0, 0.2, 0.4, 0.6)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ncsam.figures import radius_figure
-from ncsam.records.measurements import RadiusControl
+from ncsam.records import RadiusControl
 from ncsam.statistics import t_interval
 from ncsam.study.radius_control import family_of, radius_control
 from ncsam.study.table import TUNING, studies, table_of

@@ -7,11 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ncsam.records.measurements import Curves, Verdicts
+from ncsam.records import Curves, Verdicts
 from ncsam.statistics import t_interval, t_intervals
 from ncsam.study import verdicts
-from ncsam.study.joint import joint_reading
 from ncsam.study.table import TUNING, table_of
+from ncsam.study.verdicts import joint_reading
 from tests.ncsam.study.synthetic import rows, table
 
 IDS = [statement.id for statement in verdicts.STATEMENTS]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from landscape_cli.train import command
-from ncsam.records.measurements import Training
+from ncsam.records import Training
 from tests.docs.pages import page
 
 PAGE = page("docs/training.md").text

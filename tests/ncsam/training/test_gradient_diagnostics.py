@@ -15,7 +15,7 @@ from landscape import store
 from ncsam import NCSAM, Run, Trainer
 from ncsam.measurements.diagnostics import measure_diagnostics
 from ncsam.optimizers.noise_gradient import temporary_labels
-from ncsam.runs.run import train_run
+from ncsam.runs.train import train_run
 from ncsam.statistics import t_interval
 from ncsam.study.endpoints import endpoints_of
 from ncsam.training.gradient_diagnostics import QUANTITIES, diagnose_batch, probe_of

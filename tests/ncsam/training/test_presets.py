@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from landscape import store
 from landscape_cli.main import run as landscape
-from ncsam import TrainConfig
+from ncsam import TrainConfig, noise
 from ncsam.optimizers import resolve_options
 from ncsam.training.presets import OURS, PAPER, PRESETS, RELEASED, get
 
@@ -47,7 +48,9 @@ def test_what_the_paper_states_is_marked_so_and_nothing_else() -> None:
     }
     for preset in PRESETS.values():
         by_source = {source: {n for n, s in preset.settings.items() if s.source == source} for source in (PAPER, OURS)}
-        assert {"epochs", "batch_size", "lr", "momentum", "weight_decay", "noise"} <= by_source[PAPER]
+        assert {"epochs", "batch_size", "lr", "momentum", "weight_decay"} <= by_source[PAPER]
+        given = preset.settings["noise"]
+        assert given.source == (RELEASED if given.value.startswith("symmetric") else PAPER)
         assert {"loss", "augment", "val_fraction", "precision", "compile"} <= by_source[OURS]
         assert preset.settings["lr_schedule"] == ("cosine", RELEASED)
 
@@ -71,12 +74,28 @@ def test_the_released_codes_values(name: str, kappa: float, flip_ratio: float, s
     assert options["project"] == (False, RELEASED)
 
 
-def test_arms_of_a_cell_share_all_but_the_optimizer() -> None:
+def test_arms_of_a_cell_share_all_but_the_optimizer_and_the_released_warm_up() -> None:
     for name, preset in PRESETS.items():
-        cell = name.rpartition("-")[0]
+        cell, _, arm = name.rpartition("-")
         reference = get(f"{cell}-sgd").settings
-        values = {n: s.value for n, s in preset.settings.items() if n != "optimizer"}
-        assert values == {n: s.value for n, s in reference.items() if n != "optimizer"}
+        own = {"optimizer", "warmup"} if arm == "released" else {"optimizer"}
+        values = {n: s.value for n, s in preset.settings.items() if n not in own}
+        assert values == {n: s.value for n, s in reference.items() if n not in own}
+
+
+@pytest.mark.parametrize(("epochs", "paper", "released"), [(200, 50, 49), (40, 10, 9), (20, 5, 4)])
+def test_the_released_code_warms_up_an_epoch_less(epochs: int, paper: int, released: int) -> None:
+    for arm, expected in (("ncsam", paper), ("released", released)):
+        preset = get(f"cifar10-sym40-{arm}")
+        assert preset.config("cifar10:somewhere", epochs=epochs).warmup_epochs == expected
+        assert preset.settings["warmup"].source == (PAPER if arm == "ncsam" else RELEASED)
+
+
+def test_symmetric_noise_replaces_an_exact_count_by_labels_from_all_classes() -> None:
+    labels = np.arange(10_000) % 10
+    noisy = noise.apply(get("cifar10-sym40-ncsam").settings["noise"].value, labels, num_classes=10)
+    # 4000 labels are replaced, each by its own class with chance 1/10.
+    assert abs(noisy.realized_rate - 0.36) <= 4.5 * (4000 * 0.1 * 0.9) ** 0.5 / 10_000
 
 
 def test_published_accuracies_are_at_hand() -> None:
@@ -117,7 +136,7 @@ def test_a_flag_goes_before_the_configuration_before_the_preset_before_the_defau
         "weight_decay": (1e-3, "paper"),
         "lr_schedule": ("cosine", "released"),
         "loss": ("ce", "ours"),
-        "noise": ("symmetric:0.2", "paper"),
+        "noise": ("symmetric:0.2,inclusive,exact", "released"),
         "data": ("digits", "flag"),
         "augment": (False, "flag"),
         "checkpoints": ([], "default"),
@@ -147,7 +166,8 @@ def test_a_preset_can_stand_in_the_configuration(tmp_path: Path) -> None:
     out = tmp_path / "run.h5"
     assert landscape(["train", "--config", str(tmp_path / "c.toml"), *SMALL, "--out", str(out)]) == 0
     config, origins, preset = stored(out)
-    assert (config["noise"], origins["noise"], preset) == ("symmetric:0.6", "paper", "cifar10-sym60-sgd")
+    assert (config["noise"], origins["noise"]) == ("symmetric:0.6,inclusive,exact", "released")
+    assert preset == "cifar10-sym60-sgd"
 
 
 def test_without_a_preset_origins_are_flags_and_defaults(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 from ncsam import TrainConfig, Trainer, models
 from ncsam.data import PadCropFlip
 from ncsam.optimizers import ProjectionWarning
-from ncsam.training import learning_rate
+from ncsam.training.config import learning_rate_schedule
 from ncsam.training.problem import VIEWS, Problem
 from ncsam.training.samples import Samples
 
@@ -209,7 +209,7 @@ def test_learning_rates_are_those_of_the_schedule() -> None:
 
 
 def test_a_share_of_the_epochs_means_whole_ones() -> None:
-    step = learning_rate.parse("step:0.5@0.29")
+    step = learning_rate_schedule("step:0.5@0.29")
     assert [step(epoch, 100) for epoch in (29, 30)] == [1.0, 0.5]
     assert dataclasses.replace(SHORT, warmup=0.29, epochs=100).warmup_epochs == 29
 
@@ -382,5 +382,5 @@ def test_configuration_round_trips_and_names_unknown_keys() -> None:
     newer = ("loss", "augment", "train_samples", "test_samples", "base_optimizer", "betas", "warmup_step", "warmup_rho")
     old = {key: value for key, value in config.to_dict().items() if key not in newer}
     assert TrainConfig.from_dict(old) == config  # a file written before these were there
-    with pytest.raises(ValueError, match="unknown configuration key 'epoch'; did you mean 'epochs'"):
+    with pytest.raises(ValueError, match="unknown configuration key 'epoch', did you mean 'epochs'"):
         TrainConfig.from_dict({"epoch": 3})

@@ -1,0 +1,49 @@
+"""Operands that an analysis takes as symmetric operators: ours, a tensor, an array, a scipy operator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A symmetric operator (K, K) as its products see it.
+
+    Attributes:
+        size: K.
+        device: where its products are made.
+        eps: machine epsilon of its products.
+        product: ``(K,) or (K, k) -> the same shape``, float64 in and out.
+    """
+
+    size: int
+    device: torch.device
+    eps: float
+    product: Callable[[Tensor], Tensor]
+
+
+def operand(operator: Any) -> Operand:
+    """Size, device, machine epsilon and product of any symmetric operator: ours, a tensor, an array, a scipy operator.
+
+    Raises:
+        ValueError: the operator is not square.
+
+    >>> operand(np.eye(3)).size
+    3
+    """
+    rows, columns = operator.shape
+    if rows != columns:
+        raise ValueError(f"operator has shape {tuple(operator.shape)}, expected a square one")
+    if isinstance(operator, Tensor):
+        matrix = operator.double()
+        return Operand(rows, matrix.device, torch.finfo(operator.dtype).eps, lambda v: matrix @ v)
+    if isinstance(operator.dtype, torch.dtype):
+        return Operand(rows, operator.device, torch.finfo(operator.dtype).eps, lambda v: operator @ v)
+    eps = float(np.finfo(np.result_type(operator.dtype, np.float32)).eps)
+    return Operand(rows, torch.device("cpu"), eps, lambda v: torch.as_tensor(np.asarray(operator @ v.numpy())).double())

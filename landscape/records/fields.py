@@ -1,0 +1,54 @@
+"""How a record declares what its fields hold, and the status of a measured value."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from typing import Any
+
+
+class Status(enum.IntEnum):
+    """What became of one measured value; stored as ``uint8`` beside it."""
+
+    PENDING = 0
+    OK = 1
+    NONFINITE = 2
+    NOT_CONVERGED = 3
+    EMPTY = 4
+    INTERPOLATED = 5
+    FAILED = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Variable:
+    """Declaration of an array field: ``dims`` names each axis; ``coordinate`` marks the labels of that one axis."""
+
+    dims: tuple[str, ...]
+    units: str
+    long_name: str
+    coordinate: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """Declaration of a setting of the measurement: text, number, ``None``, or a JSON-able dict or list."""
+
+    long_name: str
+
+
+def variable(*dims: str, long_name: str, units: str = "1", coordinate: bool = False, optional: bool = False) -> Any:
+    """Declare an array field of a record; without ``dims`` it is a single number."""
+    if coordinate and len(dims) != 1:
+        raise ValueError(f"a coordinate labels one dimension, got dims {dims}")
+    metadata = {"declares": Variable(dims, units, long_name, coordinate)}
+    if optional:
+        return dataclasses.field(default=None, metadata=metadata)
+    return dataclasses.field(metadata=metadata)
+
+
+def parameter(long_name: str, default: Any = dataclasses.MISSING) -> Any:
+    """Declare a setting of the measurement as a field of a record."""
+    metadata = {"declares": Parameter(long_name)}
+    if default is dataclasses.MISSING:
+        return dataclasses.field(metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)

@@ -1,0 +1,206 @@
+"""A measurement that can be stopped and resumed: its rows in a part file, then one result of the run file."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TypedDict, TypeVar
+
+import numpy as np
+import torch
+
+from landscape import inputs, store
+from landscape.ranks import Ranks
+from landscape.records import Status
+from landscape.store import PartFile, StoreError
+from landscape.store.room import check_room
+from ncsam.runs.run import Run
+
+T = TypeVar("T")
+
+
+class Where(TypedDict, total=False):
+    """How a measurement is carried out, whatever is measured.
+
+    Keys:
+        dtype: ``float32`` (default) or ``float64``.
+        device: as torch spells it; the CPU by default.
+        overwrite: replace a result of the same name.
+        resume: continue what a stopped measurement left.
+        progress: wraps the iteration over rows, e.g. ``tqdm.auto.tqdm``.
+        ranks: processes that all carry out this measurement and share its work; the first of them alone touches files.
+        provenance: how the measurement was asked for, JSON-able; stored with the result.
+    """
+
+    dtype: str
+    device: str
+    overwrite: bool
+    resume: bool
+    progress: Callable[[Iterable[int]], Iterable[int]]
+    ranks: Ranks | None
+    provenance: Mapping[str, Any]
+
+
+class RowsInMemory:
+    """The rows of a part file in memory: what the process that holds the file has, kept up by writing alike.
+
+    Args:
+        path: of the part file, which is never opened.
+        rows: by field, as :meth:`landscape.store.PartFile.read` gave them.
+        status: of every row.
+    """
+
+    def __init__(self, path: Path, rows: dict[str, np.ndarray], status: np.ndarray) -> None:
+        self.path = path
+        self._rows, self._status = rows, status
+
+    @property
+    def status(self) -> np.ndarray:
+        return self._status.copy()
+
+    def pending(self) -> list[int]:
+        return np.flatnonzero(self._status == Status.PENDING).tolist()
+
+    def write(self, row: int, status: Status = Status.OK, **values: Any) -> None:
+        for name, value in values.items():
+            self._rows[name][row] = value
+        self._status[row] = status
+
+    def commit(self) -> None:
+        """Nothing is to be made durable here."""
+
+    def read(self) -> dict[str, np.ndarray]:
+        return {name: values.copy() for name, values in self._rows.items()}
+
+
+PartRows = PartFile | RowsInMemory
+
+
+def on_first(make: Callable[[], T], where: Where) -> T:
+    """What ``make()`` gives on the first of the processes, on all of them: for files, clocks, and what takes no share.
+
+    Raises:
+        Exception: whatever ``make()`` raises, on all of them.
+    """
+    ranks = where.get("ranks")
+    return make() if ranks is None else ranks.share(make)
+
+
+def result_path(run: Run, name: str) -> Path:
+    """The part file of a result, whose name also becomes that of the file.
+
+    Raises:
+        ValueError: the name cannot be one.
+    """
+    for part in name.split("/"):
+        inputs.file_name(part, "a result")
+    return store.part_path(run.path, name)
+
+
+def recorded_identity(run: Run, name: str, where: Where) -> dict[str, Any] | None:
+    """The settings that a stopped measurement of ``name`` recorded, where it is to be resumed; else none."""
+    path = result_path(run, name)
+
+    def read() -> dict[str, Any] | None:
+        if not (where.get("resume", False) and path.exists()):
+            return None
+        return dict(store.progress(path).work.identity)
+
+    return on_first(read, where)
+
+
+@contextmanager
+def result_of(
+    run: Run,
+    name: str,
+    settings: Mapping[str, Any],
+    rows: int,
+    fields: Mapping[str, Any],
+    where: Where,
+) -> Iterator[tuple[PartRows, Callable[[Any], Any]]]:
+    """A part file for ``name`` and the function that turns its rows, once complete, into a result of the run file.
+
+    Of several processes the first one holds the file, and the others rows that are written alike.
+    """
+    with ExitStack() as stack:
+        held: list[tuple[PartFile, Callable[[Any], Any]]] = []
+
+        def hold() -> tuple[dict[str, np.ndarray], np.ndarray]:
+            held.append(stack.enter_context(_on_disk(run, name, settings, rows, fields, where)))
+            return held[0][0].read(), held[0][0].status
+
+        found = on_first(hold, where)
+
+        def finish(record: Any) -> Any:
+            on_first(lambda: held[0][1](record), where)
+            return record
+
+        yield held[0][0] if held else RowsInMemory(store.part_path(run.path, name), *found), finish
+
+
+@contextmanager
+def _on_disk(
+    run: Run,
+    name: str,
+    settings: Mapping[str, Any],
+    rows: int,
+    fields: Mapping[str, Any],
+    where: Where,
+) -> Iterator[tuple[PartFile, Callable[[Any], None]]]:
+    overwrite, resume = where.get("overwrite", False), where.get("resume", False)
+    path = result_path(run, name)
+    # A kill between adding the result and removing its part file leaves both; resuming then adds the same rows again.
+    overwrite_result = overwrite or (resume and path.exists())
+    with store.open(run.path) as file:
+        if name in file and not overwrite_result:
+            raise StoreError(f"{run.path}: {name!r} exists; choose another --name, or --overwrite")
+    if not path.exists():
+        row = sum(_size(spec) for spec in fields.values())
+        # On disk while it is made and once more as a result; in memory as rows and as arrays of the record
+        check_room(f"{name} of {rows} rows", path.parent, disk=2 * rows * row, memory=2 * rows * row)
+    if overwrite and not resume:
+        path.unlink(missing_ok=True)
+    identity = {
+        **settings,
+        "dtype": where.get("dtype", "float32"),
+        "device": where.get("device", "cpu"),
+        "run": _fingerprint(run),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+    with PartFile.create(path, identity, rows, fields, resume=resume) as part:
+
+        def finish(record: Any) -> None:
+            part.commit()
+            store.add(run.path, name, record, overwrite=overwrite_result, provenance=_provenance(where))
+            part.discard()
+
+        yield part, finish
+
+
+def _size(spec: Any) -> int:
+    """Bytes of a field that is declared by its shape, or by shape and dtype."""
+    shape, dtype = spec if len(spec) == 2 and isinstance(spec[0], tuple) else (spec, np.float64)
+    return math.prod(shape) * np.dtype(dtype).itemsize
+
+
+def _provenance(where: Where) -> dict[str, Any]:
+    """How a result came about: what was asked for, and with which versions, threads and device it was computed."""
+    asked = where.get("provenance", {})
+    stamp = store.stamp(
+        config=asked.get("options", {}),
+        seeds={},
+        data_hash=None,
+        command=asked.get("command"),
+        device=where.get("device", "cpu"),
+    )
+    kept = {key: value for key, value in stamp.items() if key not in ("schema", "seeds", "data_hash")}
+    return {**kept, "given": dict(asked.get("given", {}))}
+
+
+def _fingerprint(run: Run) -> str:
+    """What the numbers depend on besides the settings: the run's configuration and data."""
+    return hashlib.sha256(f"{run.attrs['config']} {run.attrs['data_hash']}".encode()).hexdigest()

@@ -1,0 +1,65 @@
+"""The records that every run file has."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+
+from landscape.records import Record, parameter, variable
+from landscape.store import declare_layout
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Labels(Record):
+    """Labels of the whole training set of a run."""
+
+    kind: ClassVar[str] = "labels"
+
+    observed: np.ndarray = variable("sample", long_name="label as trained on")
+    true: np.ndarray = variable("sample", long_name="true label")
+    flipped: np.ndarray = variable("sample", long_name="whether the observed label is wrong")
+    held_out: np.ndarray = variable("sample", long_name="whether the sample belongs to the validation part")
+    transition: np.ndarray = variable("true_class", "observed_class", long_name="probability of the flip")
+    realized_rate: float = variable(long_name="share of wrong labels")
+    noise: str = parameter("kind of label noise")
+    rate: float = parameter("noise rate asked for")
+    seed: int | None = parameter("seed of the noise")
+    options: dict[str, Any] = parameter("further settings of the noise")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Training(Record):
+    """One row an epoch."""
+
+    kind: ClassVar[str] = "training"
+
+    epochs: np.ndarray = variable("epoch", long_name="epoch, counted from 1", coordinate=True)
+    views: np.ndarray = variable("view", long_name="view of the data", coordinate=True)
+    loss: np.ndarray = variable("epoch", "view", long_name="mean loss at the end of the epoch", units="loss")
+    accuracy: np.ndarray = variable("epoch", "view", long_name="share of correct predictions")
+    memorisation: np.ndarray = variable("epoch", long_name="share of wrong labels that are predicted")
+    running_loss: np.ndarray = variable("epoch", long_name="mean training loss over the epoch's steps", units="loss")
+    lr: np.ndarray = variable("epoch", long_name="learning rate")
+    perturbation_norm: np.ndarray = variable("epoch", long_name="mean norm of the perturbation", units="parameter")
+    compensation_norm: np.ndarray = variable("epoch", long_name="mean norm of s g*", units="parameter")
+    cosine: np.ndarray = variable("epoch", long_name="mean cosine between perturbation and SAM's direction")
+    projected: np.ndarray = variable("epoch", long_name="share of steps in which the projection shortened")
+    skipped: np.ndarray = variable("epoch", long_name="steps skipped because loss or gradient was not finite")
+    corrected: np.ndarray | None = variable(
+        "epoch", long_name="share of wrong-labelled samples predicted as their true class", optional=True
+    )
+    relative_compensation: np.ndarray | None = variable("epoch", long_name="mean norm of s g* over rho", optional=True)
+    picked: np.ndarray | None = variable("epoch", long_name="share of samples that g* was computed from", optional=True)
+
+    def of_view(self, name: str) -> np.ndarray:
+        """Accuracy on one view, (epoch,)."""
+        return self.accuracy[:, self.views.tolist().index(name)]
+
+
+declare_layout(
+    "run",
+    required={"labels": "labels", "training": "training"},
+    allowed={"weights/*": "arrays", "hessian/*": "*", "surface/*": "*", "sharpness/*": "*", "diagnostics/*": "*"},
+)

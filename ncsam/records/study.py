@@ -1,0 +1,142 @@
+"""The records of a study file, and of what is computed from one."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+
+from landscape.records import Record, parameter, variable
+from landscape.store import declare_layout
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CellTable(Record):
+    """One row a run of a study: its settings and every number it is judged by; see :mod:`ncsam.study.table`."""
+
+    kind: ClassVar[str] = "cell_table"
+
+    names: np.ndarray = variable("cell", long_name="name of the run, that of its file", coordinate=True)
+    endpoints: np.ndarray = variable("endpoint", long_name="what was measured", coordinate=True)
+    arm: np.ndarray = variable("cell", long_name="name under which the run is compared")
+    optimizer: np.ndarray = variable("cell", long_name="optimizer")
+    options: np.ndarray = variable("cell", long_name="options of the optimizer, JSON")
+    data: np.ndarray = variable("cell", long_name="data set")
+    model: np.ndarray = variable("cell", long_name="model")
+    noise: np.ndarray = variable("cell", long_name="kind of label noise")
+    rate: np.ndarray = variable("cell", long_name="noise rate asked for")
+    seed: np.ndarray = variable("cell", long_name="seed, which pairs the runs")
+    role: np.ndarray = variable("cell", long_name="reported, or tuning: never judged")
+    value: np.ndarray = variable("cell", "endpoint", long_name="number of one run; NaN where not measured")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Curves(Record):
+    """Every measured quantity against noise rate, for each arm, with every seed's value and an interval."""
+
+    kind: ClassVar[str] = "curves"
+
+    quantities: np.ndarray = variable("quantity", long_name="what was measured", coordinate=True)
+    arms: np.ndarray = variable("arm", long_name="optimizer", coordinate=True)
+    rates: np.ndarray = variable("rate", long_name="noise rate asked for", coordinate=True)
+    seeds: np.ndarray = variable("seed", long_name="seed", coordinate=True)
+    value: np.ndarray = variable("quantity", "arm", "rate", "seed", long_name="value of one run; NaN where not run")
+    mean: np.ndarray = variable("quantity", "arm", "rate", long_name="mean over seeds")
+    low: np.ndarray = variable("quantity", "arm", "rate", long_name="lower end of the t-interval of the mean")
+    high: np.ndarray = variable("quantity", "arm", "rate", long_name="upper end of the t-interval of the mean")
+    level: float = parameter("confidence level of the interval")
+
+    def of(self, quantity: str, arm: str, rate: float) -> np.ndarray:
+        """Values over seeds, (seed,); NaN where a run is missing.
+
+        Raises:
+            KeyError: the study does not hold that quantity, arm or rate.
+        """
+        try:
+            return self.value[
+                self.quantities.tolist().index(quantity),
+                self.arms.tolist().index(arm),
+                int(np.flatnonzero(np.isclose(self.rates, rate))[0]),
+            ]
+        except (ValueError, IndexError):
+            raise KeyError(f"the study holds no {quantity!r} of {arm!r} at noise rate {rate:g}") from None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Verdicts(Record):
+    """The verdict on each statement, with the numbers it follows from."""
+
+    kind: ClassVar[str] = "verdicts"
+
+    statements: np.ndarray = variable("statement", long_name="statement of the theory", coordinate=True)
+    text: np.ndarray = variable("statement", long_name="what it says")
+    endpoint: np.ndarray = variable("statement", long_name="primary endpoint")
+    verdict: np.ndarray = variable("statement", long_name="supported, contradicted or undecided")
+    note: np.ndarray = variable("statement", long_name="what limits the verdict")
+    estimate: np.ndarray = variable("statement", long_name="mean paired effect")
+    low: np.ndarray = variable("statement", long_name="lower end of the t-interval")
+    high: np.ndarray = variable("statement", long_name="upper end of the t-interval")
+    smallest_effect: np.ndarray = variable("statement", long_name="smallest relevant effect m")
+    p_value: np.ndarray = variable("statement", long_name="test of no effect, two-sided")
+    p_holm: np.ndarray = variable("statement", long_name="the same, Holm-adjusted over the statements")
+    pairs: np.ndarray = variable("statement", long_name="number of seeds")
+    preliminary: np.ndarray = variable("statement", long_name="whether there are too few seeds for the test")
+    level: float = parameter("confidence level of the interval")
+    contrast: np.ndarray | None = variable("statement", long_name="contrast that decided", optional=True)
+    test: np.ndarray | None = variable("statement", long_name="test behind the p-value", optional=True)
+    runs: np.ndarray | None = variable("statement", long_name="number of runs that the estimate uses", optional=True)
+    data: str | None = parameter("data set of the runs", None)
+    model: str | None = parameter("model of the runs", None)
+    noise: str | None = parameter("kind of label noise of the runs", None)
+    family: int | None = parameter("number of endpoints that Holm's adjustment counts", None)
+    check: str | None = parameter("manipulation check: whether plain SGD memorised, and what was seen", None)
+    joint: str | None = parameter("T3, T4 and T5 read together", None)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Secondary(Record):
+    """Secondary endpoints: descriptive, without test or verdict."""
+
+    kind: ClassVar[str] = "secondary"
+
+    statement: np.ndarray = variable("row", long_name="statement of the theory")
+    quantity: np.ndarray = variable("row", long_name="what was estimated")
+    estimate: np.ndarray = variable("row", long_name="mean over seeds")
+    low: np.ndarray = variable("row", long_name="lower end of the t-interval, not adjusted")
+    high: np.ndarray = variable("row", long_name="upper end of the t-interval, not adjusted")
+    pairs: np.ndarray = variable("row", long_name="number of seeds")
+    level: float = parameter("confidence level of the interval")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RadiusControl(Record):
+    """Accuracy and memorisation of every arm beside the perturbation that it really took."""
+
+    kind: ClassVar[str] = "radius_control"
+
+    arms: np.ndarray = variable("arm", long_name="name under which runs are compared", coordinate=True)
+    family: np.ndarray = variable("arm", long_name="what the arm is compared as")
+    seeds: np.ndarray = variable("arm", long_name="number of seeds")
+    radius: np.ndarray = variable("arm", long_name="realised mean norm of the perturbation", units="parameter")
+    radius_low: np.ndarray = variable("arm", long_name="lower end of its t-interval", units="parameter")
+    radius_high: np.ndarray = variable("arm", long_name="upper end of its t-interval", units="parameter")
+    accuracy: np.ndarray = variable("arm", long_name="clean test accuracy, mean of the last five epochs")
+    accuracy_low: np.ndarray = variable("arm", long_name="lower end of its t-interval")
+    accuracy_high: np.ndarray = variable("arm", long_name="upper end of its t-interval")
+    memorisation: np.ndarray = variable("arm", long_name="share of wrong labels that are predicted")
+    memorisation_low: np.ndarray = variable("arm", long_name="lower end of its t-interval")
+    memorisation_high: np.ndarray = variable("arm", long_name="upper end of its t-interval")
+    excess: np.ndarray = variable("arm", long_name="accuracy minus SAM's at the same realised norm, paired by seed")
+    excess_low: np.ndarray = variable("arm", long_name="lower end of its t-interval")
+    excess_high: np.ndarray = variable("arm", long_name="upper end of its t-interval")
+    noise: str = parameter("kind of label noise")
+    rate: float = parameter("noise rate")
+    level: float = parameter("confidence level of the intervals")
+
+
+declare_layout(
+    "study",
+    required={"curves": "curves", "verdicts": "verdicts"},
+    allowed={"cells": "cell_table", "secondary": "secondary"},
+)

@@ -1,0 +1,212 @@
+"""Lightning's modules and trainers' loops: measured alone, and from a callback while a training is under way."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+import landscape
+from tests.wild.battery import Case, battery, needs
+from tests.wild.test_transformers import BERT, Sentences, classified
+
+pytestmark = [
+    pytest.mark.wild,
+    pytest.mark.filterwarnings("ignore:You are trying to .self.log... but the `self.trainer` reference:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.isinstance.treespec, LeafSpec.. is deprecated"),  # lightning's own
+    pytest.mark.filterwarnings("ignore:The .*dataloader.* does not have many workers"),
+]
+
+N = 10
+
+
+def net() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Dropout(0.2), nn.Linear(5, 3))
+
+
+def lightning_module() -> nn.Module:
+    """A module as Lightning's pages show it: the loss is logged in the step, the optimizer made by the module."""
+    import lightning
+
+    class Classifier(lightning.LightningModule):
+        def __init__(self, lr: float = 0.1) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+            self.net = net()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            loss = F.cross_entropy(self(batch[0]), batch[1])
+            self.log("train_loss", loss)
+            return loss
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            self.log("val_loss", F.cross_entropy(self(batch[0]), batch[1]))
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=self.hparams["lr"], momentum=0.9)
+
+    return Classifier()
+
+
+def points(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    return torch.randn(N, 4, dtype=dtype), torch.arange(N) % 3
+
+
+CASES = [
+    Case(
+        name="lightning",
+        model=lightning_module,
+        data=lambda: DataLoader(TensorDataset(*points()), batch_size=4),
+        loss=nn.CrossEntropyLoss(),
+        accuracy=lambda o, y: (o.argmax(1) == y).double().mean(),
+    ),
+    Case(
+        name="lightning-training-step",
+        model=lightning_module,
+        data=points,
+        loss=lambda loss, labels: loss,
+        forward=lambda model, batch: model.training_step(batch, 0),
+        inside=True,
+    ),
+]
+
+
+@needs("lightning")
+@battery(CASES)
+def test_agrees_with_plain_evaluation(check: Callable[[Case], None], case: Case) -> None:
+    check(case)
+
+
+def plain_numbers(model: nn.Module, call: Callable[[nn.Module], Tensor], labels: Tensor) -> tuple[float, Tensor]:
+    """Loss and gradient by a copy of the model."""
+    with torch.inference_mode(False), torch.enable_grad():
+        copied = copy.deepcopy(model).eval()
+        loss = F.cross_entropy(call(copied), labels)
+        parameters = list(copied.parameters())
+        return loss.item(), torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
+
+
+def assert_agree(
+    objective: landscape.Objective, model: nn.Module, call: Callable[[nn.Module], Tensor], labels: Tensor
+) -> None:
+    loss, gradient = plain_numbers(model, call, labels)
+    tolerance = 1e3 * torch.finfo(torch.float32).eps
+    assert objective.loss() == pytest.approx(loss, rel=tolerance)
+    torch.testing.assert_close(objective.gradient(), gradient, rtol=0, atol=tolerance * float(gradient.norm()))
+    assert landscape.top_eigenpairs(landscape.HessianOperator(objective), k=1).converged.all()
+
+
+def lightning_fit(folder: Path, callbacks: list[Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Weights and logged metrics after two epochs."""
+    import lightning
+
+    torch.manual_seed(5)
+    model, data = lightning_module(), TensorDataset(*points(torch.float32))
+    trainer = lightning.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, callbacks=callbacks, default_root_dir=folder,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+    )  # fmt: skip
+    trainer.fit(model, DataLoader(data, batch_size=4, shuffle=True), DataLoader(data, batch_size=4))
+    logged = dict(trainer.callback_metrics)
+    trainer.validate(model, DataLoader(data, batch_size=4), verbose=False)
+    return model.state_dict(), logged | dict(trainer.callback_metrics)
+
+
+@needs("lightning")
+def test_a_callback_of_lightnings_measures_without_a_trace(tmp_path: Path) -> None:
+    import lightning
+
+    seen = []
+
+    class Measure(lightning.Callback):
+        """Measures in training mode, in evaluation without gradients, and in inference mode."""
+
+        def measure(self, where: str, model: Any, data: Any) -> None:
+            seen.append((where, torch.is_grad_enabled(), torch.is_inference_mode_enabled(), model.training))
+            x, y = data.dataset.tensors
+            objective = landscape.Objective(model, nn.CrossEntropyLoss(), data)
+            assert_agree(objective, model, lambda m: m(x), y)
+
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            self.measure("batch", pl_module, trainer.val_dataloaders)
+
+        def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            self.measure("validation", pl_module, trainer.val_dataloaders or trainer.validate_dataloaders)
+
+    alone = lightning_fit(tmp_path, [])
+    watched = lightning_fit(tmp_path, [Measure()])
+    assert {("batch", True, False, True), ("validation", False, True, False)} <= set(seen)
+    for one, other in zip(alone, watched, strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@needs("lightning")
+@pytest.mark.xfail(strict=True, reason="what a step logs at other weights reaches the trainer's metrics")
+def test_steps_that_log_leave_no_metrics_behind(tmp_path: Path) -> None:
+    """Losses by way of ``training_step`` at other weights are not what the trainer reports for its own."""
+    import lightning
+
+    class Measure(lightning.Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            data = trainer.val_dataloaders.dataset.tensors
+            objective = landscape.Objective(
+                pl_module, lambda loss, _: loss, data, forward=lambda model, batch: model.training_step(batch, 0)
+            )
+            landscape.sam_sharpness(objective, rho=10.0)
+
+    (_, alone), (_, watched) = lightning_fit(tmp_path, []), lightning_fit(tmp_path, [Measure()])
+    assert alone.keys() == watched.keys()
+    assert all(torch.equal(alone[name], watched[name]) for name in alone)
+
+
+def trainer_fit(folder: Path, callbacks: list[Any]) -> dict[str, Tensor]:
+    """Weights after two epochs of Hugging Face's Trainer."""
+    import transformers
+
+    torch.manual_seed(5)
+    arguments = transformers.TrainingArguments(
+        output_dir=str(folder), num_train_epochs=2, per_device_train_batch_size=4, per_device_eval_batch_size=4,
+        use_cpu=True, report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True, eval_strategy="epoch",
+    )  # fmt: skip
+    data = Sentences(classified())
+    trainer = transformers.Trainer(
+        model=BERT(), args=arguments, train_dataset=data, eval_dataset=data, callbacks=callbacks
+    )
+    trainer.train()
+    return trainer.model.state_dict()
+
+
+@needs("transformers", "accelerate")
+def test_a_callback_of_transformers_trainer_measures_without_a_trace(tmp_path: Path) -> None:
+    import transformers
+
+    seen = []
+
+    class Measure(transformers.TrainerCallback):
+        """Takes the trainer's own batches, which come from its own kind of loader."""
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, **held: Any) -> None:
+            model, loader = held["model"], held["eval_dataloader"]
+            objective = landscape.Objective(
+                model, nn.CrossEntropyLoss(), loader, forward=lambda m, b: m(b["input_ids"], b["attention_mask"]).logits
+            )
+            batch = loader.dataset.columns
+            assert_agree(
+                objective, model, lambda m: m(batch["input_ids"], batch["attention_mask"]).logits, batch["labels"]
+            )
+            seen.append(state.global_step)
+
+    alone, watched = trainer_fit(tmp_path, []), trainer_fit(tmp_path, [Measure()])
+    assert seen == [2, 4]
+    assert all(torch.equal(alone[name], watched[name]) for name in alone)
