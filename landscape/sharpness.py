@@ -103,6 +103,7 @@ def keskar_sharpness(
         seed=seed if restarts else None,
         restarts=restarts,
         rises=rises,
+        checks=objective.checks,
     )
 
 
@@ -151,6 +152,7 @@ def average_sharpness(
         radius=sigma,
         steps=num_samples,
         seed=seed,
+        checks=objective.checks,
     )
 
 
@@ -231,6 +233,7 @@ def _worst(objective: Objective, ball: Ball, steps: int, restarts: int, seed: in
         seed=seed if restarts else None,
         restarts=restarts,
         rises=rises,
+        checks=objective.checks,
     )
 
 

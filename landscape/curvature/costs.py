@@ -1,4 +1,4 @@
-"""What the products of a micro-batch cost: operations of its forward pass, and the memory that its graphs hold."""
+"""Costs of a micro-batch's products: operations of its forward pass, and the memory that its graphs hold."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass
 class Cost:
-    """Of one micro-batch.
+    """Costs of one micro-batch.
 
     Attributes:
         flops: operations of matrix products and convolutions in the forward pass.
@@ -72,12 +72,12 @@ def forward_flops(objective: Objective) -> float:
 
 
 def pieces_needed(cost: Cost, batch: BatchLoss) -> int:
-    """As many as make a piece's graph fit into what a training step keeps of the whole micro-batch's forward pass."""
+    """Count the pieces whose graphs fit into what a training step keeps of the whole micro-batch's forward pass."""
     return min(length(batch.labels), max(1, math.ceil(cost.graph_bytes / max(1, cost.forward_bytes))))
 
 
 def measured(batch: BatchLoss, make: Callable[[], T]) -> tuple[T, Cost]:
-    """What ``make`` gives, and what that costs; the forward pass ends where the batch's outputs have been computed.
+    """Call ``make``, and measure its cost; the forward pass ends where the batch's outputs have been computed.
 
     Where the model uses ``torch.func``, which allows no look at what a graph holds, the outputs of all operations stand
     for it.

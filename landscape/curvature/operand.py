@@ -1,4 +1,4 @@
-"""What an analysis takes as a symmetric operator: ours, a tensor, an array, a scipy operator."""
+"""Operands that an analysis takes as symmetric operators: ours, a tensor, an array, a scipy operator."""
 
 from __future__ import annotations
 

@@ -105,8 +105,13 @@ class CurvatureOperator(ABC):
         return self._products(columns).to(other.dtype).reshape(other.shape)
 
     @property
+    def checks(self) -> str:
+        """How thoroughly the objective's model, loss and data are checked."""
+        return self.objective.checks
+
+    @property
     def strategy(self) -> Strategy:
-        """How products are made, and what is kept for them; costs a pass over the data before the first product."""
+        """The strategy, and what is kept for products; costs a pass over the data before the first product."""
         if self._products.strategy is None:
             self @ torch.zeros(self.shape[0], dtype=self.dtype)
         assert self._products.strategy is not None

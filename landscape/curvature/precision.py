@@ -1,4 +1,4 @@
-"""What products in bfloat16 cost in accuracy: their error, and that of eigenvalues found with them."""
+"""Accuracy lost by products in bfloat16: their error, and that of eigenvalues found with them."""
 
 from __future__ import annotations
 

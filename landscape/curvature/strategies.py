@@ -1,4 +1,4 @@
-"""How an operator's products are made: the choice, by a rule that times nothing, its check, and what is kept."""
+"""Strategies for an operator's products: the choice, by a rule that times nothing, its check, and what is kept."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _NOTHING_COUNTS = "every label of the view is ignored by the loss, so it has no 
 
 @dataclasses.dataclass(frozen=True)
 class Strategy:
-    """How an operator's products are made.
+    """A strategy for an operator's products, as it is reported.
 
     Attributes:
         name: ``double_backward``, ``split`` (traced and cut in two, see :mod:`landscape.curvature.tracing.program`),
@@ -65,7 +65,7 @@ class Strategy:
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """What two fixed random vectors say of an operator, on its first micro-batch.
+    """Findings about an operator from two fixed random vectors, on its first micro-batch.
 
     Attributes:
         asymmetry: |uᵀHv − vᵀHu| / (‖u‖ ‖Hv‖).
@@ -84,7 +84,7 @@ class Probe:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """How the products of every micro-batch are made, decided on the first one.
+    """A decision on how all products are made, taken on the first micro-batch.
 
     Attributes:
         name: of the strategy.
@@ -131,12 +131,12 @@ class Products:
 
     @property
     def probe(self) -> Probe | None:
-        """What was found out with the first product; none before it."""
+        """Findings of the first product; none before it."""
         return None if self._decision is None else self._decision.probe
 
     @property
     def strategy(self) -> Strategy | None:
-        """What was chosen; none before the first product."""
+        """The strategy chosen; none before the first product."""
         made = self._decision
         if made is None:
             return None
@@ -242,7 +242,7 @@ class _Maker:
         return self._linearised(batch), program
 
     def decide(self, batch: BatchLoss) -> tuple[Decision, Product]:
-        """How all products are made, and that of the first micro-batch, checked against an independent way.
+        """Decide how all products are made, and give that of the first micro-batch, checked against an independent way.
 
         Raises:
             DerivativeError: Hessian products are not differences of gradients.
@@ -380,7 +380,7 @@ def _asymmetry(u: Tensor, v: Tensor, image_u: Tensor, image_v: Tensor) -> float:
 
 
 def _seconds(product: Product, v: Tensor) -> float:
-    """Of the faster of two products."""
+    """Time of the faster of two products."""
 
     def once() -> float:
         start = time.perf_counter()

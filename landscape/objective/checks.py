@@ -85,7 +85,7 @@ def _with_gradients(context: Context) -> Context:
 
 
 def is_inside(context: Context) -> bool:
-    """Whether the loss is computed inside the model on any source of a checked context."""
+    """Tell whether the loss is computed inside the model on any source of a checked context."""
     names = {view.source for view in context.selection.views.values()}
     return any(context.found.inside.get(_source_key(context, name), False) for name in names)
 
@@ -96,7 +96,7 @@ def _source_key(context: Context, source: str) -> Any:
 
 
 def _keeps_precision(context: Context, name: str) -> bool:
-    """Whether the model takes inputs of a source that are wider than its parameters as they are."""
+    """Tell whether the model takes inputs of a source that are wider than its parameters as they are."""
     source, layout = context.selection.sources[name], context.selection.layout
     key = context.call.key, Identity(source), layout.dtype
     if key not in context.found.wide:
@@ -206,7 +206,7 @@ def _check_one_number(loss: Any) -> None:
 
 
 def _is_inside(criterion: MeanLoss, outputs: Any, labels: Any) -> bool:
-    """Whether the loss follows from outputs without a sample dimension alone, such as a loss among them."""
+    """Tell whether the loss follows from outputs without a sample dimension alone, such as a loss among them."""
     leaves: list[Tensor] = []
 
     def leaf(t: Any) -> Any:
@@ -300,7 +300,7 @@ def _leaves_of(loss: Tensor) -> Iterator[Tensor]:
 
 
 def _is_known_mean(criterion: MeanLoss) -> bool:
-    """Whether torch itself defines what the loss is a mean over, as its normalizer has it."""
+    """Tell whether torch itself defines what the loss is a mean over, as its normalizer has it."""
     fn = criterion.fn
     known = type(fn) in (nn.CrossEntropyLoss, nn.NLLLoss) and getattr(fn, "reduction", "") == "mean"
     return known and not criterion.is_given
@@ -323,13 +323,14 @@ def _check_mean(context: Context, view: View, plan: Plan, examples: dict[str, An
             continue
         count = length(part.labels)
         of = _Losses(context, view.name, number, part, batch, template)
-        whole, halves = of.whole(), of.halves()
+        whole, halves = of.whole(), of.cut_at(count // 2)
         if whole is None or not halves:
             continue
         of.compare(whole, halves, f"a batch of {count}")
         half = max(halves, key=lambda h: h.weight)
-        if first is None:
+        if first is None:  # halves that happen to weigh the same do not tell weights
             first = half
+            of.compare(whole, of.cut_at(count // 3), f"a batch of {count}")
         elif (together := of.joined(first, half)) is not None:
             of.compare(together, [first, half], "half a batch with half of the first")
         if context.checks == "first":
@@ -402,17 +403,17 @@ class _Losses:
             )
         return whole
 
-    def halves(self) -> list[_Half]:
-        """The samples in two parts at random, without one that does not count."""
+    def cut_at(self, place: int) -> list[_Half]:
+        """Samples before and from a place in a random order, without a part that does not count."""
         part, count = self._part, length(self._part.labels)
         order = _shuffled(count)
-        halves = []
-        for rows in (order[: count // 2], order[count // 2 :]) if count > 1 else (order,):
+        parts = []
+        for rows in (order[:place], order[place:]) if place else (order,):
             labels = select(part.labels, rows, count)
             weight = self._context.criterion.normalizer(labels)
             if weight:
-                halves.append(self._half(select(self._data, rows, count), labels, weight))
-        return halves
+                parts.append(self._half(select(self._data, rows, count), labels, weight))
+        return parts
 
     def joined(self, a: _Half, b: _Half) -> _Half | None:
         """Two parts as one batch; none where their shapes do not allow it."""

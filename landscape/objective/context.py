@@ -23,7 +23,7 @@ class EmptyViewError(ValueError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Found:
-    """What was found out about model, loss and data, shared by all objectives that were made from one.
+    """Findings about model, loss and data, shared by all objectives that were made from one.
 
     Every entry's key names all that it depends on.
 
@@ -80,7 +80,7 @@ class Context:
 
     @property
     def key(self) -> Any:
-        """What the function depends on beside data and tensors, for keys."""
+        """Name all that the function depends on beside data and tensors, for keys."""
         return self.call.key, self.criterion.key, self.layout.names
 
     def weights(self) -> Tensor:

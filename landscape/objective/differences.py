@@ -27,7 +27,7 @@ _OFF = 1e-3  # of each tensor's size: how far from the point, which may lie on a
 
 
 class Differentiable(Protocol):
-    """What of an objective derivatives and differences need."""
+    """The part of an objective that derivatives and differences need."""
 
     @property
     def context(self) -> Context: ...
@@ -147,7 +147,7 @@ def _slope(objective: Differentiable) -> tuple[str, float, str]:
 
 
 def _named(objective: Differentiable) -> str:
-    """What a message says of where a gradient is not the slope: the parameters whose own slopes are others."""
+    """Name, for a message, the parameters whose gradients are not their own slopes."""
     gradient = objective.layout.unflatten(objective.gradient())
     direction = objective.layout.unflatten(random_direction(objective))
     wrong = []

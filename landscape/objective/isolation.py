@@ -137,7 +137,7 @@ def ordinary(tensor: Tensor) -> Tensor:
 
 
 class HeldState:
-    """What every forward pass of a model starts from: the tensors that it holds and its modules' attributes.
+    """The state that every forward pass of a model starts from: the tensors that it holds, its modules' attributes.
 
     Args:
         model: in eval mode.
@@ -302,7 +302,7 @@ class _Guard:
 
 
 class _Attention:
-    """How many threads need plain attention now, and the setting that they share."""
+    """The setting of plain attention that threads share, and how many need it now."""
 
     def __init__(self) -> None:
         self.lock, self.users, self.setting = threading.Lock(), 0, ExitStack()
@@ -406,5 +406,5 @@ def _refill(container: Any, contents: Any) -> None:
 
 
 def _version(tensor: Tensor) -> int:
-    """How often a tensor was written to; inference tensors, which autograd does not know, are not counted."""
+    """Count of writes to a tensor; inference tensors, which autograd does not know, are not counted."""
     return -1 if tensor.is_inference() else tensor._version

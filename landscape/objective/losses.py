@@ -1,4 +1,4 @@
-"""What a mean-reduced loss averages over: the weight of a batch, the losses of its samples, and accuracy."""
+"""Means that losses take: the weight of a batch, the losses of its samples, and accuracy."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ class MeanLoss:
 
     @property
     def key(self) -> Any:
-        """What its values depend on, for keys."""
+        """Name all that its values depend on, for keys."""
         return Identity(self.fn), Identity(self.normalizer)
 
 
 def normalizer_of(loss_fn: Callable[[Any, Any], Tensor]) -> Callable[[Any], float]:
-    """How much a batch counts in the loss's own mean: its samples, or the class weights of those not ignored."""
+    """Give a batch's weight in the loss's own mean: its samples, or the class weights of those not ignored."""
     if isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss):
         weight, ignore = loss_fn.weight, loss_fn.ignore_index
 
@@ -84,7 +84,7 @@ def normalizer_of(loss_fn: Callable[[Any, Any], Tensor]) -> Callable[[Any], floa
 
 
 def sample_weights(normalizer: Callable[[Any], float], labels: Any) -> Tensor:
-    """What each sample of a batch counts in the loss's mean, (n,) in float64, summing to 1."""
+    """Give each sample's weight in the loss's mean, (n,) in float64, summing to 1."""
     count = length(labels)
     weights = [normalizer(select(labels, torch.tensor([i]), count)) for i in range(count)]
     found = torch.tensor(weights, dtype=torch.float64)

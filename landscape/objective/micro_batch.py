@@ -38,7 +38,7 @@ class ModelCall:
 
     @property
     def key(self) -> Any:
-        """What its values depend on beside tensors, for keys."""
+        """Name all that its values depend on beside tensors, for keys."""
         return Identity(self.model), Identity(self.forward), self.precision
 
     def __call__(self, batch: Any) -> Any:
@@ -95,7 +95,7 @@ class BatchLoss:
 
     @cached_property
     def outputs(self) -> Any:
-        """Of the model, connected to the leaves."""
+        """Outputs of the model, connected to the leaves."""
         with self.held():
             return self.call(self.batch)
 
@@ -109,7 +109,7 @@ class BatchLoss:
                 yield
 
     def _is_held(self) -> bool:
-        """Whether the model holds this micro-batch's tensors already: all of them or none, so one tells."""
+        """Tell whether the model holds this micro-batch's tensors already: all of them or none, so one tells."""
         name, leaf = next(iter(self.parameters.items()))
         path, _, attribute = name.rpartition(".")
         return getattr(self.call.model.get_submodule(path), attribute) is leaf

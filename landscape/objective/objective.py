@@ -123,7 +123,7 @@ class Objective:
 
     @property
     def model(self) -> nn.Module:
-        """What is measured; never written to."""
+        """The module that is measured; never written to."""
         return self.context.model
 
     @property
@@ -133,12 +133,17 @@ class Objective:
 
     @property
     def layout(self) -> ParameterLayout:
-        """Where each parameter sits in a (K,) vector."""
+        """Positions of the parameters in a (K,) vector."""
         return self.context.layout
 
     @property
+    def checks(self) -> str:
+        """How thoroughly model, loss and data are checked: ``full``, ``first`` or ``off``."""
+        return self.context.checks
+
+    @property
     def memory_format(self) -> torch.memory_format:
-        """How images and filters are laid out in memory."""
+        """Layout of images and filters in memory."""
         return self.context.selection.memory_format
 
     @property
@@ -177,7 +182,7 @@ class Objective:
 
     @property
     def loss_is_inside(self) -> bool:
-        """Whether the loss is computed inside the model, so that it is no function of outputs and labels.
+        """True if the loss is computed inside the model, so that it is no function of outputs and labels.
 
         Gradients, Hessians and surfaces need no more; what looks at outputs (the GGN, losses of single samples, views
         with labels of their own) does.
@@ -192,11 +197,11 @@ class Objective:
         return self._with(selection=self.context.selection.only(*names))
 
     def view_of(self, name: str) -> View:
-        """What a view of this name selects."""
+        """The view of this name."""
         return self.context.selection.views[name]
 
     def source_of(self, view: str) -> Source:
-        """Where a view's inputs come from."""
+        """The source of a view's inputs."""
         return self.context.selection.sources[self.view_of(view).source]
 
     def with_views(self, views: Sequence[View]) -> Self:
@@ -403,7 +408,7 @@ class Objective:
         Raises:
             DerivativeError: (on first use) it is not the slope of the loss.
         """
-        self.context.only_view()
+        self._checked().only_view()
         check_slope(self)
 
         def flat_gradient(batch: BatchLoss) -> Tensor:
@@ -437,7 +442,7 @@ class Objective:
         return total
 
     def accumulate_here(self, derivative: Callable[[BatchLoss], Tensor]) -> Tensor | None:
-        """What :meth:`accumulate` sums up, of this process's samples alone; none where nothing counts."""
+        """The sum of :meth:`accumulate` over this process's samples alone; none where nothing counts."""
         total: Tensor | None = None
         with self.micro_batches() as batches:
             for micro in batches:

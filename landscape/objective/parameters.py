@@ -13,7 +13,7 @@ from landscape.objective.isolation import exclusive
 
 
 class ParameterLayout:
-    """Where each trainable parameter of ``model`` sits in the flat vector.
+    """Positions of a model's trainable parameters in the flat vector.
 
     Parameters appear in the order of ``model.named_parameters()``, shared (tied) ones once, those with
     ``requires_grad=False`` not at all. A complex parameter counts as pairs of real ones.

@@ -115,7 +115,7 @@ class Plan:
 
     @property
     def kept(self) -> bool:
-        """Whether every pass hands out the same micro-batches, kept in memory."""
+        """True if every pass hands out the same micro-batches, kept in memory."""
         return self._kept is not None
 
     def __iter__(self) -> Iterator[tuple[Any, list[Part]]]:

@@ -55,7 +55,7 @@ def sharded(objective: Objective, group: dist.ProcessGroup | None = None) -> Obj
 
 
 def _facts(objective: Objective) -> dict[str, Any]:
-    """What must be the same on all processes."""
+    """Settings and data that must be the same on all processes."""
     buffers = objective.buffers()
     return {
         "parameters": (objective.layout.names, objective.layout.shapes, objective.layout.dtypes),

@@ -110,7 +110,7 @@ def as_sources(data: Any, batch_size: int) -> dict[str, Source]:
 
 
 def _has_labels(data: Mapping[Any, Any]) -> bool:
-    """Whether a mapping is a batch, not a mapping of sources."""
+    """Tell a batch from a mapping of sources."""
     return any(isinstance(data.get(key), Tensor) for key in _LABEL_KEYS)
 
 
@@ -180,7 +180,7 @@ def _tell_of_dropped(loader: DataLoader[Any], size: int) -> None:
 
 
 class _Roles:
-    """What each entry of the batches is: rows, or shared by all samples."""
+    """Roles of the batches' entries: rows, or shared by all samples."""
 
     def __init__(self) -> None:
         self.size, self._number = 0, 0
@@ -261,7 +261,7 @@ def _entries(batch: Any, count: int, name: str = "") -> Iterator[tuple[str, Any]
 
 
 def _is_list_of_rows(value: Any, count: int) -> bool:
-    """Whether a list holds one item a sample: other objects than tensors, or tensors that have no rows themselves."""
+    """Tell whether a list holds one item a sample: no tensors, or tensors that have no rows themselves."""
     if not isinstance(value, list) or len(value) != count:
         return False
     if all(isinstance(item, Tensor) for item in value):
@@ -280,7 +280,7 @@ def _is_long(value: Any) -> bool:
 
 
 def _uniform(value: Tensor) -> bool:
-    """Whether all rows are the same, as those of a mask without holes."""
+    """Tell whether all rows are the same, as those of a mask without holes."""
     return bool((value == value[:1]).all())
 
 
@@ -443,7 +443,7 @@ def to_model(
 
 
 def is_wider(tree: Any, layout: ParameterLayout) -> bool:
-    """Whether a tensor has a higher precision than the parameters."""
+    """Tell whether a tensor has a higher precision than the parameters."""
     return any(
         isinstance(t, Tensor) and torch.promote_types(t.dtype, wanted) != wanted
         for t in tree_leaves(tree)

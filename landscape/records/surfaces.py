@@ -45,6 +45,7 @@ class Surface(Record):
     auto_range: dict[str, Any] | None = parameter("how the span was found, if it was", None)
     check: dict[str, Any] | None = parameter("view, samples, steps and outcome of the check of the curvature", None)
     along: list[str] | None = parameter("what each direction is", None)
+    checks: str | None = parameter("how thoroughly model, loss and data were checked: full, first or off", None)
     hashes: list[str] | None = parameter("SHA-256 of each direction as float64", None)
 
 

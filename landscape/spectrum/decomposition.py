@@ -1,4 +1,4 @@
-"""Where curvature comes from: which part of the data makes an eigenvalue, and what its eigenvector points along."""
+"""Origins of curvature: which part of the data makes an eigenvalue, and what its eigenvector points along."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def subspace_overlap(first: Any, other: Any) -> SubspaceOverlap:
 
 
 def alignment(vectors: Any, directions: Mapping[str, Any]) -> Alignment:
-    """How far given directions, such as gradients, point along orthonormal eigenvectors.
+    """Measure how far given directions, such as gradients, point along orthonormal eigenvectors.
 
     Args:
         vectors: (K, k) eigenvectors; their sign has no meaning, so magnitudes of cosines are given.

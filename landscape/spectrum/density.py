@@ -24,7 +24,7 @@ def spectral_density(
     num_points: int = 1024,
     seed: int = 0,
 ) -> DensityResult:
-    """How the eigenvalues of a symmetric operator are distributed, as a density that integrates to one.
+    """Estimate the density of a symmetric operator's eigenvalues, which integrates to one.
 
     From each random start q the Krylov projection gives nodes θ and weights (e₁ᵀs)², which integrate polynomials up to
     degree 2·num_steps − 1 against the spectral measure of q (Ubaru, Chen, Saad 2017, arXiv 1608.06232, §3; Ghorbani et
@@ -95,11 +95,12 @@ def spectral_density(
         seed=seed,
         outliers=outliers,
         size=size,
+        checks=getattr(H, "checks", None),
     )
 
 
 def negative_mass(density: DensityResult, *, threshold: float | None = None) -> NegativeMass:
-    """How much of a spectrum is negative: by number of eigenvalues, and by the sum of their magnitudes.
+    """Estimate how much of a spectrum is negative: by number of eigenvalues, and by the sum of their magnitudes.
 
     Read off the quadrature of :func:`spectral_density`, not off its smoothed curve. The second, Σ|λ| over λ < 0 divided
     by Σ|λ| (Ghorbani et al. 2019, arXiv 1901.10159), is the robust one: a network has very many eigenvalues near zero,

@@ -122,6 +122,7 @@ def top_eigenpairs(
         unseen_upper=unseen.upper if unseen.any else None,
         search_matvecs=spent - first,
         block=block,
+        checks=getattr(H, "checks", None),
         basis=basis if keep_basis else None,
     )
 
@@ -211,7 +212,7 @@ class _Run:
 
     @classmethod
     def of(cls, size: int, k: int, which: str, tol: float, block: int, max_basis: int | None) -> _Run:
-        """What was asked for, if it can be done."""
+        """Check what was asked for, and complete it."""
         if which not in ("LA", "SA", "LM", "both"):
             raise ValueError(f"which is {which!r}, expected 'LA', 'SA', 'LM' or 'both'")
         half, most = ("half ", size // 2) if which == "both" else ("", size)
@@ -250,7 +251,7 @@ class _Run:
                 basis.advance(min(self.block, budget - basis.products))
 
     def differ(self, new: _Found, old: _Found, rounding: float) -> bool:
-        """Whether ``new`` holds another eigenvalue than ``old``, not only a better value of the same."""
+        """Tell whether ``new`` holds another eigenvalue than ``old``, not only a better value of the same."""
         a, b = (np.abs(f.values) if self.which == "LM" else f.values for f in (new, old))
         return bool((np.abs(np.sort(a) - np.sort(b)) > old.residuals.max() + 2 * rounding).any())
 

@@ -1,4 +1,4 @@
-"""What can be said of eigenvalues: how far off those found are, and where those not found must lie."""
+"""Error bounds: how far off the eigenvalues found are, and where those not found must lie."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Unseen:
 
     @property
     def any(self) -> bool:
-        """Whether there is, as far as known, something between the bounds."""
+        """Tell whether there is, as far as known, something between the bounds."""
         return self.lower is not None and self.upper is not None and self.lower <= self.upper
 
     @staticmethod

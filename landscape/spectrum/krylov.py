@@ -9,14 +9,14 @@ from torch import Tensor
 from landscape.curvature.operand import operand
 
 BASIS_BYTES = 2 << 30
-"""What the vectors of one basis may take, unless the caller says otherwise."""
+"""Memory that the vectors of one basis may take, unless the caller says otherwise."""
 _AT_ONCE = 256 << 20  # bytes from which on a basis gets all its room at once
 _SLICE = 1 << 20  # entries of each vector that a restart works on at a time
 _TINY = 1e-140  # norms above it come out right without scaling
 
 
 def place_of(size: int, vectors: int, device: torch.device) -> torch.device:
-    """Where a basis of so many vectors of ``size`` is kept: the operator's device, or CPU memory if too large for it.
+    """Choose where a basis of so many vectors of ``size`` is kept: the operator's device, or CPU memory.
 
     Too large is more than half of an accelerator's memory, which the model and its products need too. The rule looks at
     the memory that the device has, not at what is free, so that the same machine always chooses alike.
@@ -78,7 +78,7 @@ class KrylovBasis:
 
     @property
     def complete(self) -> bool:
-        """Whether the basis spans the whole space and every product is known."""
+        """True if the basis spans the whole space and every product is known."""
         return self._multiplied == self.size
 
     @property
@@ -109,7 +109,7 @@ class KrylovBasis:
 
     @property
     def truncated(self) -> bool:
-        """Whether part of a product is known by its norm only."""
+        """True if part of a product is known by its norm only."""
         return bool((self.dropped > self.rounding).any())
 
     @property

@@ -23,7 +23,7 @@ FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channel
 
 @dataclasses.dataclass(frozen=True)
 class BatchChoice:
-    """How an objective is evaluated.
+    """Micro-batch and memory format that an objective is evaluated with.
 
     Attributes:
         batch_size: samples in a micro-batch.

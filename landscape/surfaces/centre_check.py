@@ -38,7 +38,7 @@ class SurfaceCheckWarning(UserWarning):
 
 @dataclasses.dataclass(frozen=True)
 class CentreCheck:
-    """What a surface's record says of its centre; see :func:`check_centre`."""
+    """Fields of a surface's record about its centre; see :func:`check_centre`."""
 
     centre_loss: np.ndarray
     plain_loss: np.ndarray

@@ -1,4 +1,4 @@
-"""What lies between two points of parameter space: the loss on the straight line, and its barrier."""
+"""Connectivity of two points of parameter space: the loss on the straight line, and its barrier."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a parameter is for, and its filters: the groups that filter normalisation scales."""
+"""Roles of parameters, and their filters: the groups that filter normalisation scales."""
 
 from __future__ import annotations
 

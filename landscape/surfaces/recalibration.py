@@ -16,7 +16,9 @@ SAMPLES = 1024
 
 
 class Recalibration:
-    """Recompute the running statistics of a model's BatchNorm layers where it is; a ``prepare`` for ``explore``.
+    """Recompute the running statistics of a model's BatchNorm layers where it is.
+
+    It is a ``prepare`` for :meth:`landscape.Objective.along`.
 
     The statistics are the mean over micro-batches of equal size, as ``torch.optim.swa_utils.update_bn`` takes it, on
     evenly spaced samples of the source of the objective's first view: the same at every point.

@@ -130,7 +130,7 @@ class Refinement:
             self._values[missing] = self._predict(missing)
 
     def _exceeds(self, cell: Cell, errors: list[np.ndarray]) -> bool:
-        """Whether a cell is to be split; if not, its errors enter the estimate."""
+        """Tell whether a cell is to be split; if not, its errors enter the estimate."""
         corners = [self._flat(corner) for corner in product(*cell)]
         live = self._live()
         if not errors or not np.isfinite(self._values[corners][:, live]).all():
@@ -204,7 +204,7 @@ def _halves(a: int, b: int) -> list[tuple[int, int]]:
 
 
 def _touch(cell: Cell, other: Cell) -> bool:
-    """Whether two cells share a face or a part of one, an edge or a corner."""
+    """Tell whether two cells share a face or a part of one, an edge or a corner."""
     return all(a <= d and c <= b for (a, b), (c, d) in zip(cell, other, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""What all scans over points share: grids, the rows that points are kept in, and the status of each value."""
+"""Common parts of all scans over points: grids, the rows that points are kept in, and the status of each value."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def groups(rounds: Iterable[Sequence[int]], ranks: Ranks | None, progress: Progr
 
 
 def together(group: Sequence[int], work: Callable[[int], T], ranks: Ranks | None) -> list[T]:
-    """What ``work`` gives for every point of a group of at most as many points as processes, each doing one of them."""
+    """Do ``work`` for a group of at most as many points as processes, each doing one; give all results."""
     if ranks is None:
         return [work(point) for point in group]
     own = work(group[ranks.rank]) if ranks.rank < len(group) else None

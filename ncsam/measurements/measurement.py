@@ -14,7 +14,7 @@ import torch
 import landscape
 from landscape.ranks import Ranks
 from landscape.records import Record, Status
-from ncsam.measurements.resumable import PartRows, Where, result_of, shape_and_dtype
+from ncsam.measurements.resumable import PartRows, Where, result_of
 from ncsam.measurements.warm_start import Handover
 from ncsam.runs.run import Run
 from ncsam.training.execution import usable_device
@@ -134,7 +134,7 @@ def by_epoch_and_view(
             values["weight_norm"] = float(place.objective.weights.double().norm())
             seconds = time.process_time() - started
             values["seconds"] = seconds if ranks is None else sum(ranks.gather(seconds))
-            missing = {n: np.full(shape_and_dtype(spec)[0], np.nan) for n, spec in fields.items() if n not in values}
+            missing = {n: np.full(_shape(spec), np.nan) for n, spec in fields.items() if n not in values}
             part.write(row, status=status, **values, **missing)
             if handover is not None and status != Status.EMPTY:
                 part.commit()  # what is handed on must not be ahead of the rows
@@ -148,6 +148,15 @@ def by_epoch_and_view(
         if handover is not None:
             handover.discard(views)
         return found
+
+
+def _shape(spec: Any) -> tuple[int, ...]:
+    """Of a field that is declared by its shape, or by shape and dtype."""
+    return spec[0] if len(spec) == 2 and isinstance(spec[0], tuple) else spec
+
+
+def _dtype(spec: Any) -> Any:
+    return np.float64 if _shape(spec) is spec else spec[1]
 
 
 def objective_of(run: Run, epoch: int | str, views: Sequence[str], where: Where) -> landscape.Objective:

@@ -100,12 +100,6 @@ def result_path(run: Run, name: str) -> Path:
     return store.part_path(run.path, name)
 
 
-def shape_and_dtype(spec: Any) -> tuple[tuple[int, ...], np.dtype]:
-    """A field's shape and dtype; double precision where only the shape is given."""
-    shape, dtype = spec if len(spec) == 2 and isinstance(spec[0], tuple) else (spec, np.float64)
-    return shape, np.dtype(dtype)
-
-
 def recorded_identity(run: Run, name: str, where: Where) -> dict[str, Any] | None:
     """The settings that a stopped measurement of ``name`` recorded, where it is to be resumed; else none."""
     path = result_path(run, name)
@@ -164,7 +158,7 @@ def _on_disk(
         if name in file and not overwrite_result:
             raise StoreError(f"{run.path}: {name!r} exists; choose another --name, or --overwrite")
     if not path.exists():
-        row = sum(math.prod(shape) * dtype.itemsize for shape, dtype in map(shape_and_dtype, fields.values()))
+        row = sum(_size(spec) for spec in fields.values())
         # On disk while it is made and once more as a result; in memory as rows and as arrays of the record
         check_room(f"{name} of {rows} rows", path.parent, disk=2 * rows * row, memory=2 * rows * row)
     if overwrite and not resume:
@@ -185,6 +179,12 @@ def _on_disk(
             part.discard()
 
         yield part, finish
+
+
+def _size(spec: Any) -> int:
+    """Bytes of a field that is declared by its shape, or by shape and dtype."""
+    shape, dtype = spec if len(spec) == 2 and isinstance(spec[0], tuple) else (spec, np.float64)
+    return math.prod(shape) * np.dtype(dtype).itemsize
 
 
 def _provenance(where: Where) -> dict[str, Any]:

@@ -75,11 +75,12 @@ class Handover:
         if not self._writes:
             return
         for view in views:
-            for path in vectors_paths(self._part, view):
-                path.unlink(missing_ok=True)
+            path = self._path(view)
+            for leftover in (path, path.with_name(f".{path.name}.tmp")):
+                leftover.unlink(missing_ok=True)
 
     def _path(self, view: str) -> Path:
-        return vectors_paths(self._part, view)[0]
+        return vectors_path(self._part, view)
 
     def _load(self, view: str) -> tuple[int, Tensor | None]:
         """What :meth:`save` wrote; index −1 where there is nothing, or nothing sound, or it is of other work."""
@@ -98,11 +99,10 @@ class Handover:
         return int(head["index"]), torch.from_numpy(array.copy())
 
 
-def vectors_paths(part: Path, view: str) -> tuple[Path, Path]:
-    """Where the latest eigenvectors of a view lie while the measurement goes on, and where they are being written."""
+def vectors_path(part: Path, view: str) -> Path:
+    """Where the latest eigenvectors of a view lie while the measurement with that part file goes on."""
     name = _digest(view.encode())[:12]  # a view's name may hold what a file's may not
-    path = part.with_name(f"{part.name}.{name}.vectors")
-    return path, path.with_name(f".{path.name}.tmp")
+    return part.with_name(f"{part.name}.{name}.vectors")
 
 
 def _digest(content: bytes) -> str:

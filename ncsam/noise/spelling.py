@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +67,7 @@ def parse(spec: str, *, whole: int | None = None) -> Noise:
         raise ValueError(unknown("label noise", kind, KINDS))
     try:
         made = KINDS[kind].parse([part.strip() for part in rest.split(",")] if rest else [])
-        return dataclasses.replace(made, whole=whole) if isinstance(made, _FromFile) else made
+        return replace(made, whole=whole) if isinstance(made, _FromFile) else made
     except _Spelling as error:
         raise ValueError(f"label noise {spec!r}: {error}; spell it {KINDS[kind].usage}") from None
 
@@ -140,7 +140,7 @@ def _matrix(arguments: list[str]) -> Noise:
     return noise
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class _FromFile:
     """Labels from a file, of a training set of ``whole`` samples."""
 
@@ -165,7 +165,7 @@ def _labels(arguments: list[str]) -> Noise:
     return _FromFile(kinds.from_file, arguments[0], arguments[1] if len(arguments) > 1 else None)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class NoiseKind:
     """A kind of label noise.
 

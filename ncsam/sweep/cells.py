@@ -24,7 +24,7 @@ from ncsam.measurements import (
     measure_sharpness,
     measure_spectrum,
 )
-from ncsam.measurements.warm_start import vectors_paths
+from ncsam.measurements.warm_start import vectors_path
 from ncsam.runs.resume_state import state_path, state_temporary
 from ncsam.runs.run import Run
 from ncsam.runs.train import train_run
@@ -75,11 +75,11 @@ class Cell:
         path = self.path(folder)
         parts = [store.part_path(path, f"{kind.group}/{own}") for kind, own in map(kind_and_name, self.measures)]
         views = {str(view) for settings in self.measures.values() for view in settings.get("views", ANALYSIS_VIEWS)}
-        vectors = [file for part in parts for view in sorted(views) for file in vectors_paths(part, view)]
-        logs = [log_of(part) for part in parts]
-        held = [(path, "cell"), (path, "training"), *((part, "writing") for part in parts)]
-        locks = [file.with_name(f"{file.name}.{purpose}.lock") for file, purpose in held]
-        return [state_path(path), state_temporary(path), *parts, *logs, *vectors, *locks]
+        vectors = [vectors_path(part, view) for part in parts for view in sorted(views)]
+        locks = [path.with_name(f"{path.name}.{purpose}.lock") for purpose in ("cell", "training")]
+        locks += [part.with_name(f"{part.name}.writing.lock") for part in parts]
+        temporary = [state_temporary(path), *(v.with_name(f".{v.name}.tmp") for v in vectors)]
+        return [state_path(path), *parts, *map(log_of, parts), *vectors, *locks, *temporary]
 
     def run(self, path: Path) -> None:
         """Train and measure; what the file already holds is not done again.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import multiprocessing
 import os
 import signal
 import threading
+import time
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,8 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from landscape.store.lock import Held
 from ncsam.sweep.cells import Cell
 
+logger = logging.getLogger(__name__)
+
+AGAIN = 2.0  # seconds until a cell that another process is at is tried again
 TRIES = 3  # times that a cell whose process was killed is tried again
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
@@ -59,7 +65,11 @@ def _ends(cells: Sequence[Cell], folder: Path, workers: int) -> Iterator[Cell | 
     while waiting or suspects:
         together, processes = (waiting, workers) if waiting else (deque([suspects.popleft()]), 1)
         broken: list[Cell] = []
-        yield from _until_broken(together, folder, processes, broken)
+        busy: list[Cell] = []
+        yield from _until_broken(together, folder, processes, broken, busy)
+        if busy and not waiting:
+            time.sleep(AGAIN)
+        waiting.extend(busy)
         for cell in broken:
             deaths[cell.name] += 1
             if deaths[cell.name] > TRIES:
@@ -68,8 +78,13 @@ def _ends(cells: Sequence[Cell], folder: Path, workers: int) -> Iterator[Cell | 
                 (waiting if deaths[cell.name] == 1 else suspects).append(cell)
 
 
-def _until_broken(waiting: deque[Cell], folder: Path, workers: int, broken: list[Cell]) -> Iterator[Cell | Failure]:
-    """Run what is waiting until all ended or a worker died; ``broken`` then has the cells that were being run."""
+def _until_broken(
+    waiting: deque[Cell], folder: Path, workers: int, broken: list[Cell], busy: list[Cell]
+) -> Iterator[Cell | Failure]:
+    """Run what is waiting until all ended or a worker died; ``broken`` then has the cells that were being run.
+
+    ``busy`` gets those that another process is at, one of an overlapping shard: they are to be tried again.
+    """
     running: dict[Future[None], Cell] = {}
     with _pool(workers) as pool:
         while (waiting or running) and not broken:
@@ -84,6 +99,9 @@ def _until_broken(waiting: deque[Cell], folder: Path, workers: int, broken: list
                 cell, error = running.pop(future), future.exception()
                 if isinstance(error, BrokenProcessPool):
                     broken.append(cell)
+                elif isinstance(error, Held):
+                    logger.info("%s; it is tried again until then", error)
+                    busy.append(cell)
                 else:
                     yield cell if error is None else Failure(cell, one_line(error))
         broken.extend(running.values())

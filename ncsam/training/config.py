@@ -158,6 +158,21 @@ class TrainConfig:
         return cls(**values)
 
 
+def _check_count(name: str, value: Any, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name} is {value!r}, expected a whole number")
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {value}, expected {low}…{high}")
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} is {value!r}, expected a number")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {value}, expected a finite number")
+    return value
+
+
 def learning_rate_schedule(spec: str) -> Schedule:
     """The schedule spelled ``spec``, as the factor by which the learning rate is multiplied in an epoch.
 
@@ -199,18 +214,3 @@ def _steps(spec: str, rest: str) -> Schedule:
         raise ValueError(f"lr_schedule {spec!r} lowers at {tail}, expected rising shares of the epochs within (0, 1)")
     # 0.29 · 100 is 28.999… in binary; a share of n epochs means n whole ones.
     return lambda epoch, epochs: factor ** bisect.bisect_right(shares, (epoch - 1) / epochs + 1e-9)
-
-
-def _check_count(name: str, value: Any, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError(f"{name} is {value!r}, expected a whole number")
-    if not low <= value <= high:
-        raise ValueError(f"{name} is {value}, expected {low}…{high}")
-
-
-def _number(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{name} is {value!r}, expected a number")
-    if not math.isfinite(value):
-        raise ValueError(f"{name} is {value}, expected a finite number")
-    return value

@@ -109,7 +109,8 @@ class Session:
         self.rng = random.Random(network.recipe.seed ^ 0x5EED)
         self.generator = torch.Generator().manual_seed(network.recipe.seed + 3)
         self.reference = Reference(network)
-        self.single = Reference(network, torch.float32) if network.recipe.single else None
+        rounds = network.recipe.single or any(found.single for found in network.idioms)
+        self.single = Reference(network, torch.float32) if rounds else None
         self.task = network.task()
         self.loss = network.loss_of(self.task)
         self.x = network.x.clone()

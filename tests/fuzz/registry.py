@@ -40,6 +40,7 @@ class Idiom:
             that is answered nevertheless must give the right number.
         fills: attributes in which the block keeps something of its own accord whenever it runs.
         random: evaluations differ, so every number must be refused.
+        single: computes in float32 in models of any dtype, and so rounds.
     """
 
     name: str
@@ -48,20 +49,33 @@ class Idiom:
     refuses: Mapping[str, str] = dataclasses.field(default_factory=dict)
     fills: tuple[str, ...] = ()
     random: bool = False
+    single: bool = False
 
 
 IDIOMS: dict[str, Idiom] = {}
 
+# Of blocks whose gradient is not the slope of the loss: detached parts, straight-through estimates, reversed gradients.
+NOT_THE_SLOPE = dict.fromkeys(
+    ("gradient*", "hessian*", "ggn*", "fisher*", "eigenpairs*", "trace*", "sam*", "adaptive*"),
+    "^the gradient is not the slope|^second derivatives by automatic differentiation are not",
+)
+
 
 def idiom(
-    kinds: str, *, refuses: Mapping[str, str] | None = None, fills: str = "", random: bool = False
+    kinds: str,
+    *,
+    refuses: Mapping[str, str] | None = None,
+    fills: str = "",
+    random: bool = False,
+    single: bool = False,
 ) -> Callable[[Callable[[Shape], nn.Module]], Callable[[Shape], nn.Module]]:
     """Register a builder under its own name, with the kind appended where there are several."""
 
     def register(build: Callable[[Shape], nn.Module]) -> Callable[[Shape], nn.Module]:
         chosen = kinds.split()
         for kind in chosen:
-            add(build.__name__ if len(chosen) == 1 else f"{build.__name__}.{kind}", kind, build, refuses, fills, random)
+            name = build.__name__ if len(chosen) == 1 else f"{build.__name__}.{kind}"
+            add(name, kind, build, refuses, fills, random, single)
         return build
 
     return register
@@ -74,6 +88,7 @@ def add(
     refuses: Mapping[str, str] | None = None,
     fills: str = "",
     random: bool = False,
+    single: bool = False,
 ) -> None:
     """Register a builder.
 
@@ -82,7 +97,7 @@ def add(
     """
     if kind not in KINDS or name in IDIOMS:
         raise ValueError(f"idiom {name!r} of kind {kind!r}: unknown kind, or a name that is taken")
-    IDIOMS[name] = Idiom(name, kind, build, refuses or {}, tuple(fills.split()), random)
+    IDIOMS[name] = Idiom(name, kind, build, refuses or {}, tuple(fills.split()), random, single)
 
 
 class Block(nn.Module):

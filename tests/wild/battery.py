@@ -14,7 +14,7 @@ import random
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -51,7 +51,8 @@ class Case:
         inside: whether the loss is computed inside the model, so that the GGN and other labels must be refused.
         dtype: of the model.
         precision: in which the model or the loss computes a part of its numbers, where that is less.
-        slow: whether its tests take long.
+        strategy: of Hessian products; any but ``"auto"`` where that must be refused and name this one.
+        slow: whether only its loss, gradient and product belong to the quick suite.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Case:
     inside: bool = False
     dtype: torch.dtype = torch.float64
     precision: torch.dtype | None = None
+    strategy: str = "auto"
     slow: bool = False
 
     @property
@@ -127,6 +129,9 @@ class Case:
             **options,
         )
 
+    def hessian(self, objective: landscape.Objective) -> landscape.HessianOperator:
+        return landscape.HessianOperator(objective, strategy=self.strategy)
+
     @contextmanager
     def _seeded(self) -> Iterator[None]:
         with torch.random.fork_rng():
@@ -179,7 +184,9 @@ class Plain:
         size, w = len(self.weights), self.weights
 
         def product(v: Tensor) -> Tensor:
-            return self.derivative(self.gradient, w, v.to(w.dtype), self.case.steps[1] / float(v.norm())).double()
+            step = self.case.eps ** (1 / 3) / float(v.norm())
+            moved = step * v.to(w.dtype)
+            return (self.gradient(w + moved) - self.gradient(w - moved)).double() / (2 * step)
 
         if size <= 100:
             dense = torch.stack([product(e) for e in torch.eye(size)])
@@ -230,6 +237,12 @@ def plain(case: Case) -> Plain:
     return Plain(case)
 
 
+@cache
+def shared(case: Case) -> landscape.Objective:
+    """One objective for several checks, since a new one tries its model out first."""
+    return case.objective()
+
+
 def close(got: Any, right: Any, tolerance: float) -> None:
     """Within a share of the largest of the right values."""
     got, right = torch.as_tensor(got, dtype=torch.float64), torch.as_tensor(right, dtype=torch.float64)
@@ -241,7 +254,7 @@ def close(got: Any, right: Any, tolerance: float) -> None:
 
 def loss_and_gradient(case: Case) -> None:
     """Loss, gradient and accuracy are those of plain evaluation, and the gradient is the slope of the loss."""
-    reference, obj = plain(case), case.objective()
+    reference, obj = plain(case), shared(case)
     w, d = reference.weights, reference.direction()
     close(obj.weights, w, 0)
     close(obj.loss(), reference.loss(w), case.rounding)
@@ -262,7 +275,10 @@ def loss_and_gradient(case: Case) -> None:
 
 def hessian_product(case: Case) -> None:
     """H v and a block of products equal differences of plain gradients."""
-    reference, H = plain(case), landscape.HessianOperator(case.objective())
+    reference, H = plain(case), case.hessian(shared(case))
+    if case.strategy != "auto":
+        with pytest.raises(ValueError, match=case.strategy):
+            landscape.HessianOperator(shared(case)) @ reference.direction()
     V = torch.stack([reference.direction(seed) for seed in (1, 2)], 1)
     right = torch.stack([reference.product(reference.weights, v) for v in V.T], 1)
     close(H @ V, right, case.smooth)
@@ -274,9 +290,9 @@ def gauss_newton_product(case: Case) -> None:
     reference = plain(case)
     if case.inside:
         with pytest.raises(ValueError, match="inside the model"):
-            landscape.GGNOperator(case.objective()) @ reference.weights
+            landscape.GGNOperator(shared(case)) @ reference.weights
         return
-    G, w = landscape.GGNOperator(case.objective()), reference.weights
+    G, w = landscape.GGNOperator(shared(case)), reference.weights
     u, v = (reference.direction(seed) for seed in (3, 4))
     polarised = (reference.gauss_newton(w, u + v) - reference.gauss_newton(w, u - v)) / 4
     scale = reference.gauss_newton(w, v)
@@ -287,7 +303,7 @@ def gauss_newton_product(case: Case) -> None:
 def top_eigenvalue(case: Case) -> None:
     """The largest eigenvalue is that of products by differences of plain gradients, and so is its eigenvector."""
     reference = plain(case)
-    found = landscape.top_eigenpairs(landscape.HessianOperator(case.objective()), k=1, tol=case.eps**0.3)
+    found = landscape.top_eigenpairs(case.hessian(shared(case)), k=1, tol=case.eps**0.3)
     assert found.converged.all()
     value, vector = float(found.values[0]), torch.as_tensor(found.vectors[:, 0])
     assert value == pytest.approx(reference.top_eigenvalue(), rel=case.smooth)  # residual² / gap is less
@@ -300,7 +316,7 @@ def line(case: Case) -> None:
     reference = plain(case)
     w, alphas = reference.weights, (-0.3, 0.0, 0.7)
     d = 0.1 * w.norm() * reference.direction(5)
-    found = landscape.line(case.objective(), d, alphas)
+    found = landscape.line(shared(case), d, alphas)
     close(found.loss[0], [reference.loss(w + alpha * d) for alpha in alphas], case.rounding)
 
 
@@ -310,7 +326,7 @@ def sharpness(case: Case) -> None:
     w = reference.weights
     g = reference.gradient(w)
     right = reference.loss(w + rho * g / g.norm()) - reference.loss(w)
-    found = landscape.sam_sharpness(case.objective(), rho=rho)
+    found = landscape.sam_sharpness(shared(case), rho=rho)
     assert float(found) == pytest.approx(right, abs=case.rounding * abs(reference.loss(w)))
 
 
@@ -318,10 +334,10 @@ def batch_sizes(case: Case) -> None:
     """Samples one by one, in ragged batches and all at once give the same numbers."""
     size = len(tree_leaves(labels_of(case.batch()))[0])
     v = plain(case).direction(6)
-    objectives = [case.objective(batch_size=b) for b in (size, 1, size - 1)]
-    whole, *others = [(o.loss(), o.gradient(), landscape.HessianOperator(o) @ v) for o in objectives]
+    objectives = [shared(case), case.objective(batch_size=1), case.objective(batch_size=size)]
+    ragged, *others = [(o.loss(), o.gradient(), case.hessian(o) @ v) for o in objectives]
     for other in others:
-        for got, right in zip(other, whole, strict=True):
+        for got, right in zip(other, ragged, strict=True):
             close(got, right, case.rounding)
 
 
@@ -345,20 +361,19 @@ def views(case: Case) -> None:
 
 
 def surroundings(case: Case) -> None:
-    """No grad mode or autocast around the call changes a number."""
+    """No grad mode or autocast around the calls changes a number, in the first of them or in later ones."""
     v = plain(case).direction(7)
 
-    def numbers() -> tuple[float, Tensor, Tensor]:
-        obj = case.objective(model, data=data)
-        return obj.loss(), obj.gradient(), landscape.HessianOperator(obj) @ v
+    def numbers(obj: landscape.Objective) -> tuple[float, Tensor, Tensor]:
+        return obj.loss(), obj.gradient(), case.hessian(obj) @ v
 
-    model, data = case.make(), case.make_data()
-    right = numbers()
-    for context in (torch.no_grad, torch.inference_mode, partial(torch.autocast, "cpu", torch.bfloat16)):
-        with context():
-            found = numbers()
-        for got, expected in zip(found, right, strict=True):
-            assert torch.equal(torch.as_tensor(got).clone(), torch.as_tensor(expected))
+    right = numbers(shared(case))
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        born_there = numbers(case.objective())
+    with torch.no_grad():
+        found = numbers(shared(case))
+    for got, expected in zip((*born_there, *found), (*right, *right), strict=True):
+        assert torch.equal(torch.as_tensor(got).clone(), torch.as_tensor(expected))
 
 
 def untouched(case: Case) -> None:
@@ -370,10 +385,9 @@ def untouched(case: Case) -> None:
     v = plain(case).direction(8)
 
     def measure(obj: landscape.Objective) -> None:
-        obj.loss(), obj.gradient(), landscape.HessianOperator(obj) @ v
+        obj.loss(), obj.gradient(), case.hessian(obj) @ v
         landscape.line(obj, v, [0.0, 0.1])
         landscape.sam_sharpness(obj)
-        landscape.top_eigenpairs(landscape.HessianOperator(obj), k=1, max_matvecs=2, tol=1.0)
 
     def failing(outputs: Any, labels: Any) -> Tensor:
         raise RuntimeError("raised by the user's own loss")
@@ -404,6 +418,7 @@ CHECKS = (
     surroundings,
     untouched,
 )
+QUICK = (loss_and_gradient, hessian_product)
 
 
 def battery(
@@ -419,7 +434,7 @@ def battery(
         for check in CHECKS:
             reason = faults.get((case.name, check.__name__)) or faults.get((case.name, "*"))
             marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
-            marks += [pytest.mark.slow] if case.slow else []
+            marks += [pytest.mark.slow] if case.slow and check not in QUICK else []
             pairs.append(pytest.param(check, case, marks=marks, id=f"{case.name}-{check.__name__}"))
     unknown = faults.keys() - {(case.name, check) for case in cases for check in ("*", *(c.__name__ for c in CHECKS))}
     assert not unknown, f"no such case or check: {unknown}"

@@ -182,6 +182,7 @@ DERIVATIVES = [
         model=TorchFuncPINN,
         data=lambda: (torch.rand(N, 2, dtype=f64), randn(N, 1)),
         loss=nn.MSELoss(),
+        slow=True,
     ),
     Case(
         name="force-field",
@@ -373,22 +374,6 @@ COMPLEX = [
 ]
 
 
-FAULTS = {
-    ("pinn-in-forward=", "*"): "forward= is called with gradients off",
-    **{
-        ("pinn-torch-func", check): "products set hooks on saved tensors, which torch.func refuses"
-        for check in (
-            "hessian_product", "gauss_newton_product", "top_eigenvalue", "batch_sizes", "surroundings", "untouched"
-        )
-    },
-    **{
-        ("tagger-classes-last", check): "accuracy is guessed over the wrong dimension"
-        for check in ("loss_and_gradient", "line", "sharpness", "batch_sizes", "views", "surroundings", "untouched")
-    },
-    ("complex-parameters", "*"): "complex parameters lose their imaginary parts",
-}  # fmt: skip
-
-
-@battery([*IMAGES, *DERIVATIVES, *STRUCTURED, *COMPLEX], faults=FAULTS)
+@battery([*IMAGES, *DERIVATIVES, *STRUCTURED, *COMPLEX])
 def test_agrees_with_plain_evaluation(check: Callable[[Case], None], case: Case) -> None:
     check(case)

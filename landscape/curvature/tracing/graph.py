@@ -102,7 +102,7 @@ def _out_of_place(graph: fx.Graph, node: fx.Node, target: OpOverload) -> None:
 
 
 def _owned(node: fx.Node, before: fx.Node) -> bool:
-    """Whether a node made its own memory, and no view of it was taken before another node."""
+    """Tell whether a node made its own memory, and no view of it was taken before another node."""
     earlier = (user for user in node.users if user < before)
     return node.op == "call_function" and not any(_is_view(n) for n in (node, *earlier))
 

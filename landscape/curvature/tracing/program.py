@@ -84,7 +84,7 @@ class Program:
 
 
 class KeptProduct(Product):
-    """What a micro-batch's products need of it, and the code that makes them.
+    """The part of a micro-batch that its products need, and the code that makes them.
 
     Attributes:
         nbytes: memory held.
@@ -102,7 +102,7 @@ class KeptProduct(Product):
 
 
 def shape_key(form: Form, batch: BatchLoss) -> Any:
-    """What a program depends on: form, model, loss and their plain attributes, and shapes and dtypes of all tensors."""
+    """Name all that a program depends on: form, model, loss, their plain attributes, shapes and dtypes of tensors."""
     leaves, spec = tree_flatten((batch.batch, batch.labels))
     tensors = (*batch.parameters.items(), *batch.fixed.items())
     described = tuple((tuple(t.shape), t.dtype) if isinstance(t, Tensor) else repr(t) for t in leaves)

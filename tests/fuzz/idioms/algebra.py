@@ -29,7 +29,7 @@ def _signed(q: Tensor) -> Tensor:
 
 for _name, _apply in {
     "qr": lambda x, w: x @ torch.linalg.qr(w)[0],
-    "qr_both": lambda x, w: torch.linalg.qr(w).R @ torch.linalg.qr(w).Q @ x.t() * 0.3,
+    "qr_both": lambda x, w: (torch.linalg.qr(w).R @ torch.linalg.qr(w).Q @ x.t()).t() * 0.3,
     "svd": lambda x, w: x @ (lambda f: (f[0] * f[1].sqrt()) @ f[2])(torch.linalg.svd(w)),
     "svdvals": lambda x, w: x * torch.linalg.svdvals(w),
     "inverse": lambda x, w: x @ torch.linalg.inv(w),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from tests.fuzz.registry import Block, Shape, idiom, linear, parameter
+from tests.fuzz.registry import NOT_THE_SLOPE, Block, Shape, idiom, linear, parameter
 
 _ONCE = dict.fromkeys(("hessian*", "ggn*", "fisher*", "eigenpairs*", "trace*"), "once|twice|differentiab|second")
 
@@ -140,7 +140,7 @@ def custom_function_of_two_outputs(s: Shape) -> nn.Module:
     return Block(lambda m, x: Halves.apply(m.layer(x))[0].tanh(), layer=linear(s))
 
 
-@idiom("vector")
+@idiom("vector", refuses=NOT_THE_SLOPE)
 def gradient_reversal(s: Shape) -> nn.Module:
     return Block(lambda m, x: m.a(x).tanh() + Reversed.apply(m.b(x)), a=linear(s), b=linear(s))
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import checkpoint
 
-from tests.fuzz.registry import Block, Shape, idiom, linear, parameter
+from tests.fuzz.registry import NOT_THE_SLOPE, Block, Shape, idiom, linear, parameter
 
 
 def _closed() -> nn.Parameter:
@@ -169,12 +169,12 @@ def hard_threshold_of_data(s: Shape) -> nn.Module:
     return Block(lambda m, x: m.layer(torch.where(x > 0.1, x, torch.zeros_like(x))).tanh(), layer=linear(s))
 
 
-@idiom("vector")
+@idiom("vector", refuses=NOT_THE_SLOPE)
 def detached_branch(s: Shape) -> nn.Module:
     return Block(lambda m, x: m.a(x).tanh() * m.b(x).detach().sigmoid(), a=linear(s), b=linear(s))
 
 
-@idiom("vector")
+@idiom("vector", refuses=NOT_THE_SLOPE)
 def no_grad_branch(s: Shape) -> nn.Module:
     def run(m: Block, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -184,7 +184,7 @@ def no_grad_branch(s: Shape) -> nn.Module:
     return Block(run, a=linear(s), b=linear(s))
 
 
-@idiom("vector")
+@idiom("vector", refuses=NOT_THE_SLOPE)
 def rounded_straight_through(s: Shape) -> nn.Module:
     def run(m: Block, x: Tensor) -> Tensor:
         out = m.layer(x)

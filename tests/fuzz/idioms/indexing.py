@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.fuzz.registry import Block, Shape, add, idiom, linear, parameter
+from tests.fuzz.registry import NOT_THE_SLOPE, Block, Shape, add, idiom, linear, parameter
 
 WORDS = 5
 _NO_SECOND = dict.fromkeys(("hessian*", "ggn*", "fisher*", "eigenpairs*", "trace*"), "derivative for .*_embedding_bag")
@@ -46,7 +46,7 @@ def embedding_with_sparse_gradient(s: Shape) -> nn.Module:
     return Block(lambda m, x: m.table(_words(x)).tanh() + x, table=nn.Embedding(WORDS, s.features, sparse=True))
 
 
-@idiom("vector", refuses={"*": "frequen|scale_grad"})
+@idiom("vector", refuses=NOT_THE_SLOPE)
 def embedding_scaled_by_frequency(s: Shape) -> nn.Module:
     """Divides gradients by how often a word occurs in the batch, which no loss has as its gradient."""
     return Block(lambda m, x: m.table(_words(x)) + x, table=nn.Embedding(WORDS, s.features, scale_grad_by_freq=True))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.fuzz.registry import Block, Shape, conv, idiom, linear, parameter
+from tests.fuzz.registry import NOT_THE_SLOPE, Block, Shape, conv, idiom, linear, parameter
 
 _BATCH = {"*": "batch|statistics|BatchNorm"}
 
@@ -105,7 +105,7 @@ def batchnorm_after_a_write(s: Shape) -> nn.Module:
     return Block(run, layer=linear(s), norm=_bn(s))
 
 
-@idiom("vector")
+@idiom("vector", refuses=NOT_THE_SLOPE)
 def batchnorm_after_a_write_into_detached_memory(s: Shape) -> nn.Module:
     def run(m: Block, x: Tensor) -> Tensor:
         out = m.layer(x)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from tests.fuzz.registry import Block, Shape, conv, idiom, linear, parameter
+from tests.fuzz.registry import NOT_THE_SLOPE, Block, Shape, conv, idiom, linear, parameter
 
 
 @idiom("vector sequence")
@@ -118,7 +118,7 @@ def low_rank_adapter(s: Shape) -> nn.Module:
     )
 
 
-@idiom("vector")
+@idiom("vector", refuses=NOT_THE_SLOPE)
 def fake_quantised(s: Shape) -> nn.Module:
     def run(m: Block, x: Tensor) -> Tensor:
         w = m.layer.weight

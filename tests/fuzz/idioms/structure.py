@@ -97,7 +97,7 @@ def integer_and_boolean_buffers(s: Shape) -> nn.Module:
     )
 
 
-@idiom("vector")
+@idiom("vector", single=True)
 def complex_buffer(s: Shape) -> nn.Module:
     def run(m: Block, x: Tensor) -> Tensor:
         return torch.view_as_real(m.layer(x).to(m.turn.dtype) * m.turn).sum(-1).to(x.dtype)

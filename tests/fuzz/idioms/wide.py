@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.fuzz.registry import Block, Shape, idiom, parameter
+from tests.fuzz.registry import NOT_THE_SLOPE, Block, Shape, idiom, parameter
 
 
 @idiom("wide")
@@ -37,7 +37,7 @@ def data_rectified_in_place(s: Shape) -> nn.Module:
     return nn.ReLU(inplace=True)
 
 
-@idiom("wide")
+@idiom("wide", refuses=NOT_THE_SLOPE)
 def data_written_without_autograd(s: Shape) -> nn.Module:
     def run(m: Block, x: Tensor) -> Tensor:
         with torch.no_grad():

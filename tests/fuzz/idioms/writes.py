@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.fuzz.registry import Block, Shape, add, conv, idiom, linear, parameter
+from tests.fuzz.registry import NOT_THE_SLOPE, Block, Shape, add, conv, idiom, linear, parameter
 
 
 @idiom("vector sequence")
@@ -170,7 +170,7 @@ def write_under_no_grad_into_output(s: Shape) -> nn.Module:
     return Block(run, layer=linear(s))
 
 
-@idiom("vector")
+@idiom("vector", refuses=NOT_THE_SLOPE)
 def write_into_data_attribute(s: Shape) -> nn.Module:
     def run(m: Block, x: Tensor) -> Tensor:
         x.data[:, 0] = 0.5

@@ -466,6 +466,22 @@ def test_a_penalty_on_captured_parameters_is_refused_and_one_read_from_the_model
         landscape.Objective(model, penalty(lambda: captured), (x, y)).loss()
 
 
+@pytest.mark.parametrize("checks", ["full", "first", "off"])
+def test_results_say_how_thoroughly_was_checked(checks: str) -> None:
+    objective = landscape.Objective(nn.Linear(3, 2).double(), nn.CrossEntropyLoss(), classes(), checks=checks)
+    operator = landscape.HessianOperator(objective)
+    assert np.isfinite(operator.probe.difference) == (checks != "off")
+    results = [
+        landscape.top_eigenpairs(operator, 1),
+        landscape.trace(operator, 4),
+        landscape.spectral_density(operator, num_steps=4),
+        landscape.sam_sharpness(objective),
+        landscape.average_sharpness(objective, 0.1, num_samples=2),
+        landscape.line(objective, objective.weights, [0.0, 1.0]),
+    ]
+    assert [result.checks for result in results] == [checks] * len(results)
+
+
 def test_buffers_survive_another_precision() -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
     model[1].register_buffer("scratch", torch.tensor(2.0), persistent=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -294,3 +295,20 @@ def test_a_cell_from_elsewhere_has_a_name_that_leads_nowhere(name: str) -> None:
     described = {**Cell("x", "sgd", TrainConfig(epochs=1)).to_dict(), "name": name}
     with pytest.raises(ValueError, match="cannot name a run"):
         Cell.from_dict(described)
+
+
+def test_cells_of_an_overlapping_shard_are_tried_again(tmp_path: Path) -> None:
+    sweep = small(rho=[0.05, 0.1], optimizer="sam")
+    first, second = sweep.cells()
+    with contextlib.ExitStack() as other:
+        other.enter_context(lock.sole(first.path(tmp_path), "cell", ""))
+        ended = []
+
+        def progress(items, total):  # type: ignore[no-untyped-def]
+            for cell in items:
+                ended.append(cell)
+                other.close()
+                yield cell
+
+        assert pool.run_cells([first, second], tmp_path, workers=1, progress=progress) == []
+    assert [cell.name for cell in ended] == [second.name, first.name]
