@@ -13,6 +13,7 @@ from landscape import figures, load
 from landscape.figures import spectra
 from landscape.figures.interactive import save_html
 from landscape.figures.style import COLOURS
+from landscape.inputs import as_file_name
 from landscape.records import Status
 from ncsam.figures import training_curves
 from ncsam.figures.against_noise import compared
@@ -80,7 +81,7 @@ def _save(
 ) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
-    for name, draw in bar(list(plans.items()), len(plans)):
+    for name, draw in bar([(as_file_name(name), draw) for name, draw in plans.items()], len(plans)):
         drawn = draw()
         if isinstance(drawn, Figure):
             written += figures.save(drawn, out / name, formats)

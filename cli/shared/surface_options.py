@@ -16,17 +16,19 @@ if TYPE_CHECKING:
     from landscape.records import Line, Plane
 
 F = TypeVar("F", bound=Callable[..., Any])
-POSITIVE = click.FloatRange(min=0, min_open=True)
 
 EVALUATION: Callable[[F], F] = options.within(
     "Evaluation",
     click.option(
         "--tolerance",
-        type=POSITIVE,
+        type=options.positive(1.0),
         help="Interpolate where that is good to this share of each view's range, e.g. 0.01; all points by default.",
     ),
     click.option(
-        "--auto-range", "rise", type=POSITIVE, help="Choose the span so that the first view's loss rises by this much."
+        "--auto-range",
+        "rise",
+        type=options.positive(),
+        help="Choose the span so that the first view's loss rises by this much.",
     ),
     click.option(
         "--batchnorm",

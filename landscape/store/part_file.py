@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from landscape.inputs import check_regular
 from landscape.records import Status
 from landscape.store import part_database
 from landscape.store.disk import fsync_folder
@@ -68,8 +69,9 @@ def progress(path: str | Path) -> Progress:
     """
     path = Path(path)
     with one_line(path, "reading", "resume it, or remove it to start over"):
-        if not path.is_file():
+        if not path.exists():
             raise StoreError("there is no such file")
+        check_regular(path)
         for _ in range(ATTEMPTS):
             before = part_database.state(path)
             try:

@@ -146,13 +146,17 @@ def by_epoch_and_view(
         common["processes"] = processes
         found = finish(kind(**common, **labels, **measurement.complete(table), **settings))
         if handover is not None:
-            handover.discard()
+            handover.discard(views)
         return found
 
 
 def _shape(spec: Any) -> tuple[int, ...]:
     """Shape and dtype of a field that is declared by its shape, or by shape and dtype."""
     return spec[0] if len(spec) == 2 and isinstance(spec[0], tuple) else spec
+
+
+def _dtype(spec: Any) -> Any:
+    return np.float64 if _shape(spec) is spec else spec[1]
 
 
 def objective_of(run: Run, epoch: int | str, views: Sequence[str], where: Where) -> landscape.Objective:

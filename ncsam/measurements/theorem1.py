@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from landscape import Objective
+from landscape.sharpness import LARGEST
 from ncsam.noise.spelling import KINDS
 
 STEP_LENGTH = 2.5  # of all steps together, in units of ρ
@@ -210,8 +211,8 @@ def highest_in_ball(
     >>> found.value >= found.at_weights, found.history.shape
     (True, (3, 6))
     """
-    if not (math.isfinite(rho) and rho > 0):
-        raise ValueError(f"rho is {rho}, expected a finite number > 0")
+    if not 0 < rho <= LARGEST:
+        raise ValueError(f"rho is {rho}, expected a finite number > 0, up to {LARGEST:g}")
     if steps < 1 or restarts < 1:
         raise ValueError(f"steps, restarts are {steps}, {restarts}, expected at least 1 each")
     generator = torch.Generator().manual_seed(seed)
