@@ -106,7 +106,7 @@ class CurvatureOperator(ABC):
 
     @property
     def checks(self) -> str:
-        """How thoroughly the objective's model, loss and data are checked."""
+        """Thoroughness with which the objective's model, loss and data are checked."""
         return self.objective.checks
 
     @property
