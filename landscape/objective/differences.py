@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from landscape.objective.parameters import ParameterLayout
 
 SAMPLES = (4, 32)  # that a derivative is checked on: at least and at most, in between a tenth of the view
-_STEPS = {torch.float64: (1e-6, 1e-7, 1e-8, 1e-5, 1e-4, 1e-3), torch.float32: (1e-3, 3e-3, 1e-2, 3e-4)}
+_STEPS = {torch.float64: (1e-6, 1e-7, 1e-8, 1e-5, 1e-4, 1e-3, 1e-2), torch.float32: (1e-3, 3e-3, 1e-2, 3e-4)}
 _TOLERANCE = {torch.float64: 1e-4, torch.float32: 5e-2}  # relative; of steps of 10⁻³ and more that of float32
 _OFF = 1e-3  # of each tensor's size: how far from the point, which may lie on a kink
 
@@ -89,9 +89,12 @@ def compare(
     """
     kind = dtype if dtype in _STEPS else torch.float32
     before: Tensor | None = None
-    least, found = float("inf"), derivative
+    least, found, unmoved = float("inf"), derivative, 0
     for step in _STEPS[kind]:
         now = difference(step)
+        if not bool(now.any()) and bool(derivative.any()):  # too small a step for layers that compute in float32
+            unmoved += 1
+            continue
         off, scale = float((now - derivative).norm()), max(float(now.norm()), float(derivative.norm()))
         tolerance = _TOLERANCE[torch.float32 if step >= 1e-3 else kind]
         if scale == 0 or off <= tolerance * scale + rounding(step):
@@ -101,6 +104,8 @@ def compare(
         if before is not None and float((now - before).norm()) <= 0.1 * off and rounding(step) <= 0.1 * off:
             return "differs", off / scale, now
         before = now
+    if unmoved == len(_STEPS[kind]):
+        return "differs", 1.0, torch.zeros_like(derivative)
     return "undecided", least, found
 
 
