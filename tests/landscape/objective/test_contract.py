@@ -560,8 +560,9 @@ def test_pairs_of_real_numbers_may_be_taken_for_complex_ones(strategy: str) -> N
     objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), batch_size=4)
     assert objective.loss() == pytest.approx(F.cross_entropy(model(x), y).item(), rel=1e-12)
     parameters = list(model.parameters())
-    slopes = parameters_to_vector(torch.autograd.grad(F.cross_entropy(model(x), y), parameters, create_graph=True))
-    right = torch.stack([parameters_to_vector(torch.autograd.grad(s, parameters, retain_graph=True)) for s in slopes])
+    slopes = torch.autograd.grad(F.cross_entropy(model(x), y), parameters, create_graph=True)
+    entries = [entry for slope in slopes for entry in slope.reshape(-1)]
+    right = torch.stack([parameters_to_vector(torch.autograd.grad(s, parameters, retain_graph=True)) for s in entries])
     found = landscape.HessianOperator(objective, strategy=strategy) @ torch.eye(objective.num_parameters).double()
     torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-12)
     v = torch.ones(objective.num_parameters).double()
