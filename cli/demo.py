@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
 import click
 
-from .shared import options, progress
+from .shared import options, progress, tables
 
 
 @options.command("demo")
 @options.section("Runs")
-@click.option("--seeds", type=click.IntRange(min=2), default=5, show_default=True, help="Paired repetitions.")
-@click.option("--epochs", type=click.IntRange(min=8), default=45, show_default=True, help="Epochs of each run.")
+@click.option("--seeds", type=options.count(2, 1000), default=5, show_default=True, help="Paired repetitions.")
+@click.option("--epochs", type=options.count(8, 100_000), default=45, show_default=True, help="Epochs of each run.")
 @options.section("Computation")
-@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes, one thread each.")
+@click.option(
+    "--workers", type=options.count(1, 4096), default=2, show_default=True, help="Processes, one thread each."
+)
 @options.section("Output")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write, e.g. demo/.")
 @options.OVERWRITE
@@ -64,7 +65,7 @@ def command(
     if as_json:
         verdicts = as_object(judge(study), describe(study))
         files = [*written, folder.description, *figures, *paths]
-        click.echo(json.dumps({"kind": "demo", "studies": [verdicts], "files": list(map(str, files))}))
+        tables.echo_json({"kind": "demo", "studies": [verdicts], "files": list(map(str, files))})
         return
     click.echo(show_verdicts(judge(study)))
     click.echo()

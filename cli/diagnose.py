@@ -22,7 +22,7 @@ _SHOWN = (
 
 @options.command("diagnose")
 @options.several(options.RUN, options.SEED, options.DTYPE, options.DEVICE, options.OVERWRITE, options.RESUME)
-@options.several(options.JSON, options.CONFIG, options.TRUST, options.QUIET)
+@options.several(options.JSON, options.CONFIG, options.TRUST, options.LIMITS, options.QUIET)
 @options.EPOCHS
 @options.section("Output")
 @click.option(
@@ -32,16 +32,26 @@ _SHOWN = (
     help="Of the result in the file.",
 )
 @options.section("Gradients")
-@click.option("--batches", type=click.IntRange(min=1), default=8, show_default=True, help="Batches of each checkpoint.")
+@click.option(
+    "--batches", type=options.count(1, 100_000), default=8, show_default=True, help="Batches of each checkpoint."
+)
 @click.option("--no-full", is_flag=True, help="Leave the full training set out.")
 @click.option("--noise", help="Labels of this noise instead of the run's own, e.g. on a clean run: symmetric:0.4.")
 @options.section("Theorem 1")
 @click.option("--bound", is_flag=True, help="Theorem 1 term by term instead of the gradients.")
-@click.option("--rho", type=float, default=0.05, show_default=True, help="Radius of the neighbourhood.")
-@click.option("--delta", type=float, default=0.05, show_default=True, help="Chance with which it may fail.")
-@click.option("--clip", type=float, help="Cross-entropy that counts as 1; twice a uniform guess's if none.")
-@click.option("--steps", type=click.IntRange(min=1), default=20, show_default=True, help="Of an ascent.")
-@click.option("--restarts", type=click.IntRange(min=1), default=3, show_default=True, help="Ascents.")
+@click.option("--rho", type=options.size(), default=0.05, show_default=True, help="Radius of the neighbourhood.")
+@click.option(
+    "--delta",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.05,
+    show_default=True,
+    help="Chance with which it may fail.",
+)
+@click.option(
+    "--clip", type=options.positive(), help="Cross-entropy that counts as 1; twice a uniform guess's if none."
+)
+@click.option("--steps", type=options.count(1, 100_000), default=20, show_default=True, help="Of an ascent.")
+@click.option("--restarts", type=options.count(1, 10_000), default=3, show_default=True, help="Ascents.")
 def command(
     run: Path,
     epochs: tuple[str, ...],

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from landscape.inputs import as_file_name, output
+
 from .shared import options, tables
 
 if TYPE_CHECKING:
@@ -72,7 +74,10 @@ def command(
             if name is None:
                 raise click.UsageError(f"{file}: holds {', '.join(names) or 'nothing'}; give the NAME of one")
             content = opened.content(name)
-    out = out or file.with_name(f"{file.stem}{f'-{name}' if name else ''}{SUFFIXES[target]}".replace("/", "-"))
+    named = (name or "").replace("/", "-")
+    out = out or file.with_name(f"{file.stem}{f'-{as_file_name(named)}' if name else ''}{SUFFIXES[target]}")
+    if out.is_symlink() or out.exists():
+        out = output(out)
     tables.echo_files("export", _write(content, file, name, target, out, view, test_view, overwrite), as_json)
 
 

@@ -23,7 +23,7 @@ DENSITY_STEPS = 50
 @options.EPOCHS
 @options.PARAMS
 @options.section("Eigenvalues")
-@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Number of eigenvalues.")
+@click.option("--top", type=options.count(1, 100_000), default=5, show_default=True, help="Number of eigenvalues.")
 @click.option(
     "--which",
     type=click.Choice(["LA", "SA", "LM", "both"]),
@@ -33,24 +33,24 @@ DENSITY_STEPS = 50
 )
 @click.option(
     "--tol",
-    type=click.FloatRange(min=0, min_open=True),
+    type=options.positive(1.0),
     default=1e-3,
     show_default=True,
     help="Residual at which an eigenvalue counts as converged.",
 )
 @options.section("Trace and density")
 @click.option(
-    "--trace", type=click.IntRange(min=0), default=100, show_default=True, help="Products for the trace; 0: none."
+    "--trace", type=options.count(0, 1_000_000), default=100, show_default=True, help="Products for the trace; 0: none."
 )
 @click.option(
     "--density",
-    type=click.IntRange(min=0),
+    type=options.count(0, 10_000),
     is_flag=False,
     flag_value=DENSITY_STEPS,
     default=0,
     help=f"Also the spectral density, from probes of so many products ({DENSITY_STEPS} if no number is given).",
 )
-@click.option("--probes", type=click.IntRange(min=1), default=2, show_default=True, help="Probes of --density.")
+@click.option("--probes", type=options.count(1, 10_000), default=2, show_default=True, help="Probes of --density.")
 @options.section("More of each eigenvalue")
 @click.option("--per-layer", is_flag=True, help="Also each layer's largest eigenvalue and trace.")
 @click.option("--split", is_flag=True, help="Also what right and wrong labels add to each eigenvalue; cosines with g.")
@@ -173,7 +173,7 @@ def _layers(found: Spectrum) -> tuple[list[str], list[list[str]]]:
 
 
 def _negative(found: Spectrum) -> tuple[list[str], list[list[str]]]:
-    """How much of each density is negative."""
+    """Print how much of each density is negative."""
     if found.density is None:
         return [], []
     from landscape import negative_mass

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .shared import options
+from .shared import options, tables
 
 
 @options.command("inspect")
@@ -22,9 +22,7 @@ def command(file: Path, as_json: bool) -> None:
       landscape inspect run.h5
       landscape inspect run.h5 --json
     """
-    import json
-
     from landscape.store.describe import describe, render
 
     described = describe(file)
-    click.echo(json.dumps(described, indent=2) if as_json else render(described))
+    click.echo(tables.to_json(described, 2) if as_json else render(described))

@@ -15,7 +15,7 @@ from click.core import ParameterSource
 from landscape._suggest import did_you_mean
 from landscape._version import __version__
 
-from .shared import messages, progress, torchrun
+from .shared import messages, options, progress, torchrun
 from .shared.command import COMMANDS, Context
 
 DONE, FAILED, REFUSED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -88,7 +88,7 @@ def run(arguments: list[str]) -> int:
     arguments = [a for a in arguments if a != "--debug"]
     progress.begin(arguments)
     try:
-        with torchrun.one_voice(), messages.shown():
+        with torchrun.one_voice(), messages.shown(), options.limits_kept():
             return _run(arguments, debug)
     except Terminated:  # while another end was being told
         return TERMINATED
@@ -114,6 +114,11 @@ def _run(arguments: list[str], debug: bool) -> int:
     except Terminated as stop:
         why = " (the job was stopped, or another of its processes ended)" if torchrun.launched() else ""
         return _stopped(f"terminated{why}", stop, TERMINATED, debug)
+    except SystemExit as error:  # click raises Exit, but where it completes words in a shell: this is the user's code
+        if "_LANDSCAPE_COMPLETE" in os.environ:
+            raise
+        message = f"code that was called ended the program (sys.exit with {error.code!r}); let it return or raise"
+        return _fail(message, error, FAILED, debug)
     except Exception as error:
         status = FAILED if progress.started() else REFUSED
         hint = progress.how_to_resume() if torchrun.launched() else None
@@ -122,7 +127,7 @@ def _run(arguments: list[str], debug: bool) -> int:
 
 
 def _origin(error: click.UsageError) -> str:
-    """Where a wrong value was given, unless on the command line."""
+    """Place that a wrong value was given at, unless on the command line."""
     if not isinstance(error, click.BadParameter) or error.ctx is None or error.param is None:
         return ""
     source = error.ctx.get_parameter_source(str(error.param.name))
@@ -140,6 +145,8 @@ def _one_line(error: Exception) -> str:
         expected += (RankLostError, RanksDisagreeError)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}; check the path"
+    if isinstance(error, MemoryError):
+        return f"there is not enough memory ({' '.join(str(error).split()) or 'no more can be had'}); ask for less"
     text = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
     if isinstance(error, expected):
         return text or type(error).__name__

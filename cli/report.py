@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from landscape._files import replacing
+from landscape.inputs import output
 
 from .shared import options, progress, tables
 
@@ -32,6 +33,7 @@ def command(study: Path, out: Path, title: str | None, overwrite: bool, as_json:
       landscape report small/ --out report.html
       landscape report small/study.h5 --out digits.html --title "Digits, two seeds"
     """
+    out = output(out)
     if out.exists() and (out.is_dir() or not overwrite):
         raise click.UsageError(f"{out}: exists; choose another file{'' if out.is_dir() else ', or --overwrite'}")
     if not out.parent.is_dir():

@@ -15,17 +15,27 @@ from .shared import options, progress, tables, torchrun
 @options.EPOCHS
 @options.PARAMS
 @options.section("Sharpness")
-@click.option("--rho", type=float, default=0.05, show_default=True, help="Radius of the SAM ball.")
-@click.option("--adaptive-rho", type=float, default=0.5, show_default=True, help="Radius of the adaptive ball, in |w|.")
-@click.option("--sigma", type=float, help="Also average sharpness, with this deviation.")
-@click.option("--adaptive-sigma", type=float, help="Also adaptive average sharpness, with this deviation in |w|.")
-@click.option("--keskar", type=float, help="Also Keskar's sharpness, with this ε.")
-@options.section("Ascents and averages")
-@click.option("--steps", type=click.IntRange(min=1), default=1, show_default=True, help="Ascent steps.")
+@click.option("--rho", type=options.size(), default=0.05, show_default=True, help="Radius of the SAM ball.")
 @click.option(
-    "--restarts", type=click.IntRange(min=0), default=0, show_default=True, help="Ascents from random points as well."
+    "--adaptive-rho", type=options.size(), default=0.5, show_default=True, help="Radius of the adaptive ball, in |w|."
 )
-@click.option("--samples", type=click.IntRange(min=2), default=20, show_default=True, help="Pairs for the averages.")
+@click.option("--sigma", type=options.size(), help="Also average sharpness, with this deviation.")
+@click.option(
+    "--adaptive-sigma", type=options.size(), help="Also adaptive average sharpness, with this deviation in |w|."
+)
+@click.option("--keskar", type=options.size(), help="Also Keskar's sharpness, with this ε.")
+@options.section("Ascents and averages")
+@click.option("--steps", type=options.count(1, 100_000), default=1, show_default=True, help="Ascent steps.")
+@click.option(
+    "--restarts",
+    type=options.count(0, 10_000),
+    default=0,
+    show_default=True,
+    help="Ascents from random points as well.",
+)
+@click.option(
+    "--samples", type=options.count(2, 1_000_000), default=20, show_default=True, help="Pairs for the averages."
+)
 @click.option("--normalize-logits", is_flag=True, help="Measure the loss of normalised logits.")
 def command(
     run: Path,

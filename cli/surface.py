@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,11 @@ from .shared import direction_options, options, progress, surface_options, table
 @click.option("--epoch", default="last", show_default=True, help="Checkpoint: epoch whose weights are the centre.")
 @click.option("--plane", is_flag=True, help="Two directions instead of one.")
 @click.option(
-    "--points", type=click.IntRange(min=2), show_default="51 in 1D, 25 in 2D", help="Points along each direction."
+    "--points", type=options.count(2, 100_001), show_default="51 in 1D, 25 in 2D", help="Points along each direction."
 )
 @click.option(
     "--span",
-    type=float,
+    type=options.positive(),
     show_default="1, and from 0 to 1 between runs",
     help="Displacements from -span to span, in units of the directions.",
 )
@@ -57,8 +56,6 @@ def command(
     from ncsam.measurements.directions import usual_span
     from ncsam.runs.run import Run
 
-    if span is not None and not (math.isfinite(span) and span > 0):
-        raise click.BadParameter(f"is {span}, expected a finite number > 0", param_hint="--span")
     spec = choices["directions"]
     way = spec.startswith("between:") and not plane
     name = name or ("plane" if plane else "connection" if way else "line")

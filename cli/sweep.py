@@ -15,6 +15,8 @@ import click
 from click.core import ParameterSource
 
 from landscape._suggest import did_you_mean
+from landscape.inputs import limits
+from ncsam.training.config import COUNTS, NUMBERS
 
 from .shared import options, progress, tables
 
@@ -56,17 +58,21 @@ def _list_presets(ctx: click.Context, _param: click.Parameter, value: str | None
 @click.option("--flip-ratio", callback=options.split, help="Likewise NCSAM's flip ratio.")
 @click.option("--seeds", help="Number of seeds, or seeds: 10, 0-9 or 3,5,8.")
 @options.section("Training")
-@click.option("--epochs", type=int, help="Epochs of all runs.")
-@click.option("--batch-size", type=int, help="Samples a step.")
-@click.option("--lr", type=float, help="Learning rate.")
-@click.option("--weight-decay", type=float, help="Weight decay.")
-@click.option("--train-samples", type=int, help="Take only the first so many training samples.")
+@click.option("--epochs", type=options.count(*COUNTS["epochs"]), help="Epochs of all runs.")
+@click.option("--batch-size", type=options.count(*COUNTS["batch_size"]), help="Samples a step.")
+@click.option("--lr", type=click.FloatRange(*NUMBERS["lr"]), help="Learning rate.")
+@click.option("--weight-decay", type=click.FloatRange(*NUMBERS["weight_decay"]), help="Weight decay.")
+@click.option(
+    "--train-samples",
+    type=options.count(*COUNTS["train_samples"]),
+    help="Take only the first so many training samples.",
+)
 @options.section("Measured on each run")
 @click.option("--measure", callback=options.split, show_default="the config's", help="hessian,sharpness,line,plane, ….")
 @options.section("Output")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to fill: run files, table, study file.")
 @options.section("Computation")
-@click.option("--workers", type=click.IntRange(min=1), show_default="the cores", help="Processes, one thread each.")
+@click.option("--workers", type=options.count(1, 4096), show_default="the cores", help="Processes, one thread each.")
 @click.option("--scheduler", metavar="ADDRESS", help="Run on a Dask cluster instead, such as tcp://host:8786.")
 @click.option("--shard", metavar="I/N", help="Run only every N-th cell from the I-th on: one job of an array.")
 @options.section("Instead of running")
@@ -77,6 +83,7 @@ def _list_presets(ctx: click.Context, _param: click.Parameter, value: str | None
     "--finish", type=click.Path(path_type=Path), metavar="DIR", help="Write the table of complete runs, and stop."
 )
 @options.TRUST
+@options.LIMITS
 @options.OVERWRITE
 @options.RESUME
 @options.JSON
@@ -261,10 +268,15 @@ def _number(name: str, text: str) -> float:
 
 def _seeds(text: str) -> int | list[int]:
     """``10``, ``0-9`` or ``3,5,8``."""
+    if re.search(r"\d{20}", text):
+        raise click.BadParameter(f"{text[:30]!r}…, expected numbers below {2**32}", param_hint="--seeds")
     if re.fullmatch(r"\d+", text):
         return int(text)
     if match := re.fullmatch(r"(\d+)-(\d+)", text):
-        return list(range(int(match[1]), int(match[2]) + 1))
+        first, last = int(match[1]), int(match[2])
+        if last - first >= limits().cells:
+            raise click.BadParameter(f"{text!r} are {last - first + 1} seeds; see --limits", param_hint="--seeds")
+        return list(range(first, last + 1))
     if re.fullmatch(r"\d+(,\d+)+", text):
         return [int(seed) for seed in text.split(",")]
     raise click.BadParameter(
@@ -289,7 +301,7 @@ def _show_plan(sweep: Sweep, cells: Sequence[Cell], workers: int, as_json: bool)
     seconds = cost.seconds / workers
     if as_json:
         names = {"cells": [c.name for c in cells], "tuning": [c.name for c in tuning]}
-        click.echo(json.dumps({"kind": "plan", **names, "workers": workers, "seconds": seconds, "bytes": cost.bytes}))
+        tables.echo_json({"kind": "plan", **names, "workers": workers, "seconds": seconds, "bytes": cost.bytes})
         return
     rows = []
     for arm in sweep.arms:

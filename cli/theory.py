@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from .shared import options, progress
+from .shared import options, progress, tables
 
 if TYPE_CHECKING:
     from ncsam.records import CellTable
@@ -46,7 +45,7 @@ def command(files: tuple[Path, ...], markdown: bool, latex: bool, secondary: boo
         raise click.UsageError("--markdown, --latex and --json exclude each other")
     found = [(study, judge(study), describe(study)) for study in studies_of(_table(files, quiet))]
     if as_json:
-        click.echo(json.dumps({"kind": "theory", "studies": [shown.as_object(v, s) for _, v, s in found]}))
+        tables.echo_json({"kind": "theory", "studies": [shown.as_object(v, s) for _, v, s in found]})
         return
     for i, (study, verdicts, described) in enumerate(found):
         if i:
@@ -66,7 +65,8 @@ def command(files: tuple[Path, ...], markdown: bool, latex: bool, secondary: boo
 
 def _title(study: Study) -> str:
     what = ", ".join(filter(None, (study.data, study.model, f"{study.noise} noise" if study.noise else "")))
-    return f"{what or 'study'}: {len(study.arms)} arms, {len(study.rates)} noise rates, {len(study.seeds)} seeds"
+    what = " ".join(what.split()) or "study"  # one line, whatever the names are: a comment in LaTeX
+    return f"{what}: {len(study.arms)} arms, {len(study.rates)} noise rates, {len(study.seeds)} seeds"
 
 
 def _table(files: Sequence[Path], quiet: bool) -> CellTable:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
+
+from ncsam.training.config import COUNTS, NUMBERS
 
 from .shared import options, progress, tables
 
@@ -45,7 +46,7 @@ def _presets() -> str:
     return tables.table(("preset", *names, "published accuracy"), rows)
 
 
-_SEED = click.IntRange(min=0)
+_SEED = options.SEEDS
 
 
 @options.command("train")
@@ -62,9 +63,21 @@ _SEED = click.IntRange(min=0)
     "package.module:factory.",
 )
 @click.option("--noise", default="symmetric:0.4", show_default=True, help="KIND:RATE, e.g. pair:0.3, or none.")
-@click.option("--train-samples", type=int, show_default="all", help="Take only the first so many training samples.")
-@click.option("--test-samples", type=int, show_default="all", help="Take only the first so many test samples.")
-@click.option("--val-fraction", type=float, default=0.1, show_default=True, help="Share that is held out, 0 to 1.")
+@click.option(
+    "--train-samples",
+    type=options.count(*COUNTS["train_samples"]),
+    show_default="all",
+    help="Take only the first so many training samples.",
+)
+@click.option(
+    "--test-samples",
+    type=options.count(*COUNTS["test_samples"]),
+    show_default="all",
+    help="Take only the first so many test samples.",
+)
+@click.option(
+    "--val-fraction", type=options.BELOW_1, default=0.1, show_default=True, help="Share that is held out, 0 to 1."
+)
 @click.option("--augment/--no-augment", default=False, show_default=True, help="Pad, crop and flip training images.")
 @options.section("Model")
 @click.option(
@@ -72,45 +85,84 @@ _SEED = click.IntRange(min=0)
 )
 @options.section("Optimizer")
 @click.option("--optimizer", default="ncsam", show_default=True, help="sgd, sam, ncsam or a control.")
-@click.option("--rho", type=float, show_default="the optimizer's", help="Radius of the perturbation, L2 norm.")
-@click.option("--kappa", type=float, show_default="the optimizer's", help="Height of NCSAM's schedule.")
+@click.option("--rho", type=options.size(), show_default="the optimizer's", help="Radius of the perturbation, L2 norm.")
+@click.option("--kappa", type=options.size(), show_default="the optimizer's", help="Height of NCSAM's schedule.")
 @click.option(
-    "--flip-ratio", type=float, show_default="the optimizer's", help="Share of a batch that NCSAM relabels, 0 to 1."
+    "--flip-ratio",
+    type=options.SHARE,
+    show_default="the optimizer's",
+    help="Share of a batch that NCSAM relabels, 0 to 1.",
 )
 @click.option("--sign", type=click.Choice(["1", "-1"]), show_default="1", help="Of NCSAM's compensation.")
 @click.option("--project/--no-project", default=None, help="Whether NCSAM's perturbation is kept within rho.")
-@click.option("--label-smoothing", type=float, help="In the loss of NCSAM's noise gradient, 0 to 1.")
+@click.option("--label-smoothing", type=options.SHARE, help="In the loss of NCSAM's noise gradient, 0 to 1.")
 @click.option("--schedule", help="NCSAM's schedule: paper, linear or constant.")
 @click.option("--scale", help="NCSAM's scaling: raw or relative.")
-@click.option("--eta", type=float, help="Added to |w| by adaptive SAM.")
-@click.option("--clusters", type=int, help="Clusters of the released NCSAM.")
+@click.option("--eta", type=options.size(), help="Added to |w| by adaptive SAM.")
+@click.option("--clusters", type=options.count(1, 1_000_000), help="Clusters of the released NCSAM.")
 @click.option("--features", show_default="the last linear one", help="Layer whose input the released NCSAM clusters.")
 @options.section("Base optimizer")
 @click.option("--base-optimizer", default="sgd", show_default=True, help="What steps: sgd, adamw or adam.")
-@click.option("--lr", type=float, default=0.05, show_default=True, help="Learning rate at the start.")
-@click.option("--lr-schedule", default="cosine", show_default=True, help="cosine, constant or step:0.1@0.5,0.75.")
-@click.option("--momentum", type=float, default=0.9, show_default=True, help="Of sgd.")
 @click.option(
-    "--weight-decay", type=float, default=1e-3, show_default=True, help="Through the gradient; adamw: direct."
+    "--lr", type=click.FloatRange(*NUMBERS["lr"]), default=0.05, show_default=True, help="Learning rate at the start."
+)
+@click.option("--lr-schedule", default="cosine", show_default=True, help="cosine, constant or step:0.1@0.5,0.75.")
+@click.option("--momentum", type=click.FloatRange(*NUMBERS["momentum"]), default=0.9, show_default=True, help="Of sgd.")
+@click.option(
+    "--weight-decay",
+    type=click.FloatRange(*NUMBERS["weight_decay"]),
+    default=1e-3,
+    show_default=True,
+    help="Through the gradient; adamw: direct.",
 )
 @click.option(
-    "--betas", metavar="X X", type=float, nargs=2, default=(0.9, 0.999), show_default=True, help="Of adam and adamw."
+    "--betas",
+    metavar="X X",
+    type=options.BELOW_1,
+    nargs=2,
+    default=(0.9, 0.999),
+    show_default=True,
+    help="Of adam and adamw.",
 )
 @options.section("Training")
 @click.option("--loss", default="ce", show_default=True, help="ce, smooth:0.1, gce:0.7 or sce:0.1,1.0.")
-@click.option("--epochs", type=int, default=200, show_default=True, help="Passes over the training set.")
-@click.option("--batch-size", type=int, default=128, show_default=True, help="Samples a step.")
 @click.option(
-    "--warmup", type=float, default=0.25, show_default=True, help="Share of epochs that all optimizers share."
+    "--epochs",
+    type=options.count(*COUNTS["epochs"]),
+    default=200,
+    show_default=True,
+    help="Passes over the training set.",
+)
+@click.option(
+    "--batch-size", type=options.count(*COUNTS["batch_size"]), default=128, show_default=True, help="Samples a step."
+)
+@click.option(
+    "--warmup", type=options.BELOW_1, default=0.25, show_default=True, help="Share of epochs that all optimizers share."
 )
 @click.option("--warmup-step", default="base", show_default=True, help="Steps of the warm-up: base or sam.")
 @click.option(
-    "--warmup-rho", type=float, default=0.05, show_default=True, help="Radius of SAM in the warm-up, L2 norm."
+    "--warmup-rho",
+    type=click.FloatRange(*NUMBERS["warmup_rho"]),
+    default=0.05,
+    show_default=True,
+    help="Radius of SAM in the warm-up, L2 norm.",
 )
 @options.section("Along training")
 @click.option("--checkpoints", metavar="LIST", callback=options.split, help="Epochs to keep besides the last: 10,20.")
-@click.option("--diagnose", type=int, default=0, show_default=True, help="Batches to look at gradients on; 0: none.")
-@click.option("--diagnose-every", type=int, default=1, show_default=True, help="Epochs from one such look to the next.")
+@click.option(
+    "--diagnose",
+    type=options.count(*COUNTS["diagnose"]),
+    default=0,
+    show_default=True,
+    help="Batches to look at gradients on; 0: none.",
+)
+@click.option(
+    "--diagnose-every",
+    type=options.count(*COUNTS["diagnose_every"]),
+    default=1,
+    show_default=True,
+    help="Epochs from one such look to the next.",
+)
 @options.SEED
 @options.section("Computation")
 @click.option("--seed-split", type=_SEED, show_default="--seed", help="Seed of the split.")
@@ -128,6 +180,7 @@ _SEED = click.IntRange(min=0)
 @options.RESUME
 @options.JSON
 @options.TRUST
+@options.LIMITS
 @options.QUIET
 def command(
     out: Path,
@@ -183,7 +236,7 @@ def command(
     training = run.training
     last = {name: float(training.of_view(name)[-1]) for name in training.views}
     if as_json:
-        click.echo(json.dumps({"kind": "run", "file": str(out), "epochs": len(training.epochs), "accuracy": last}))
+        tables.echo_json({"kind": "run", "file": str(out), "epochs": len(training.epochs), "accuracy": last})
         return
     memorisation, corrected = training.memorisation[-1], training.corrected
     click.echo(f"{out}: {config.optimizer} on {config.data}, {config.noise}, {config.epochs} epochs")

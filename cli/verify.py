@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from .shared import options
+from .shared import options, tables
 
 
 @options.command("verify")
@@ -22,14 +22,12 @@ def command(files: tuple[Path, ...], as_json: bool) -> int:
       landscape verify run.h5
       landscape verify *.h5 --json
     """
-    import json
-
     import ncsam.records  # noqa: F401 - makes the kinds of record known that runs hold
     from landscape import store
 
     found = {str(file): store.verify(file) for file in files}
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        tables.echo_json(found, 2)
     else:
         for file, problems in found.items():
             for line in problems or [_confirmed(file)]:
@@ -38,7 +36,7 @@ def command(files: tuple[Path, ...], as_json: bool) -> int:
 
 
 def _confirmed(file: str) -> str:
-    """What to say of a sound file; of a run, that what it was trained on and what came out are unchanged."""
+    """Say that a file is sound; of a run, that what it was trained on and what came out are unchanged."""
     from landscape import store
 
     if file.endswith(".part"):

@@ -12,6 +12,7 @@ from torch import Tensor
 from landscape.objective.objective import Objective
 from landscape.records import KeskarSharpness, Sharpness
 
+LARGEST = 1e30  # of a radius or a deviation: its square still has a place among the doubles
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -102,6 +103,7 @@ def keskar_sharpness(
         seed=seed if restarts else None,
         restarts=restarts,
         rises=rises,
+        checks=objective.checks,
     )
 
 
@@ -150,6 +152,7 @@ def average_sharpness(
         radius=sigma,
         steps=num_samples,
         seed=seed,
+        checks=objective.checks,
     )
 
 
@@ -230,6 +233,7 @@ def _worst(objective: Objective, ball: Ball, steps: int, restarts: int, seed: in
         seed=seed if restarts else None,
         restarts=restarts,
         rises=rises,
+        checks=objective.checks,
     )
 
 
@@ -242,5 +246,5 @@ def _check_ball(name: str, radius: float, steps: int, restarts: int) -> None:
 
 
 def _check_radius(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} is {value}, expected a finite number ≥ 0")
+    if not 0 <= value <= LARGEST:
+        raise ValueError(f"{name} is {value}, expected a finite number ≥ 0, up to {LARGEST:g}")

@@ -224,12 +224,19 @@ def build(
         raise ValueError(
             f"model {name!r} cannot take ({tuple(input_shape)}, {num_classes}, {options}): {error}"
         ) from error
-    if seed is None:
-        model = make(input_shape, num_classes, **options)
-    else:
-        with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-            torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed the accelerators
+    try:
+        if seed is None:
             model = make(input_shape, num_classes, **options)
+        else:
+            with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+                torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed the accelerators
+                model = make(input_shape, num_classes, **options)
+    except (Exception, SystemExit) as error:
+        if name in _MODELS:
+            raise
+        told = " ".join(str(error).split())
+        called = f"factory({tuple(input_shape)}, {num_classes})"
+        raise ValueError(f"{name}, called as {called}, raised {type(error).__name__}: {told}") from error
     if not isinstance(model, nn.Module):
         raise ValueError(f"model {name!r} is a {type(model).__name__}, expected a torch.nn.Module")
     return model

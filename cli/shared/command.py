@@ -1,4 +1,4 @@
-"""What all commands have in common: options in titled sections, and a suggestion for what is mistyped.
+"""Common parts of all commands: options in titled sections, and a suggestion for what is mistyped.
 
 An option belongs to the section whose marker stands above it::
 
@@ -44,7 +44,7 @@ COMMANDS = {
 LAST = ("Computation", "Output", "General")
 """Sections that end a command's help, whatever the order of its options."""
 _COLUMN = 24  # longer options have a line of their own
-_PLACEHOLDERS = {"integer": "N", "integer range": "N", "float": "X", "float range": "X", "path": "PATH"}
+_PLACEHOLDERS = {"integer": "N", "float": "X", "path": "PATH"}
 _sections: WeakKeyDictionary[click.Parameter, str] = WeakKeyDictionary()
 
 
@@ -84,7 +84,7 @@ def within(title: str, *decorators: Callable[[F], F]) -> Callable[[F], F]:
 
 
 def _params(function: Callable[..., Any]) -> list[click.Parameter]:
-    """What click's decorators have put on a function so far, the lowest first."""
+    """List what click's decorators have put on a function so far, the lowest first."""
     found: list[click.Parameter] = getattr(function, "__click_params__", [])
     return found
 
@@ -95,7 +95,7 @@ def command(name: str) -> Callable[[Callable[..., Any]], Command]:
 
 
 def long_name(option: click.Option) -> str:
-    """How an option is spelled, without its dashes.
+    """Spell an option, without its dashes.
 
     >>> long_name(click.Option(["-n", "--dry-run"]))
     'dry-run'
@@ -116,10 +116,28 @@ class Choice(click.Choice):
 class Number(click.FloatRange):
     """A number within bounds, never infinite or NaN, which pass for a number between any."""
 
+    name = "float"
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        number = super().convert(value, param, ctx)
+        number = click.FLOAT.convert(value, param, ctx)
         if not math.isfinite(number):
             self.fail(f"{number} is not a finite number", param, ctx)
+        low = self.min is None or number > self.min or (number == self.min and not self.min_open)
+        high = self.max is None or number < self.max or (number == self.max and not self.max_open)
+        if not (low and high):
+            self.fail(f"{number:g} is not in the range {spelled_range(self._describe_range())}", param, ctx)
+        return number
+
+
+class Count(click.IntRange):
+    """A whole number within bounds."""
+
+    name = "integer"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = click.INT.convert(value, param, ctx)
+        if (self.min is not None and number < self.min) or (self.max is not None and number > self.max):
+            self.fail(f"{number} is not in the range {spelled_range(self._describe_range())}", param, ctx)
         return number
 
 
@@ -161,8 +179,8 @@ class Command(click.Command):
                 param.type = Choice(kind.choices)
             elif type(kind) is click.FloatRange:
                 param.type = Number(kind.min, kind.max, kind.min_open, kind.max_open)
-            elif kind is click.FLOAT:
-                param.type = Number()
+            elif type(kind) is click.IntRange:
+                param.type = Count(kind.min, kind.max)
             if isinstance(param, click.Option):
                 self._polish(param)
 
@@ -199,8 +217,25 @@ class Command(click.Command):
 
 
 def _readable(spec: str, text: str) -> tuple[str, str]:
-    """click's ``[default: (all)]`` and ``[default: 5; x>=1]`` without the brackets, and with the sign people use."""
-    text = re.sub(r"\[default: \((.*)\)", r"[default: \1", text)
-    return spec, re.sub(
-        r"x(>=?)", lambda sign: {">": ">\N{NO-BREAK SPACE}", ">=": "≥\N{NO-BREAK SPACE}"}[sign[1]], text
-    )
+    """click's ``[default: (all)]`` without the brackets, and its ``0<=x<=1`` as people write it."""
+    return spec, spelled_range(re.sub(r"\[default: \((.*)\)", r"[default: \1", text))
+
+
+def spelled_range(text: str) -> str:
+    """Text in which ranges are spelled as people spell them.
+
+    >>> [spelled_range(text) for text in ("0<=x<=1000000.0", "0<x<1", "[1<=x<=1e+30]")]
+    ['0…1000000', '>0, <1', '[1…1e30]']
+    """
+    return _RANGE.sub(_spelled, text)
+
+
+_RANGE = re.compile(r"([\d.e+-]+)(<=?)x(<=?)([\d.e+-]+)(?<!\.)")
+
+
+def _spelled(found: re.Match[str]) -> str:
+    low, high = (number.removesuffix(".0").replace("e+", "e") for number in (found[1], found[4]))
+    if (found[2], found[3]) == ("<=", "<="):
+        return f"{low}…{high}"
+    signs = {"<=": ("≥", "≤"), "<": (">", "<")}
+    return f"{signs[found[2]][0]}{low}, {signs[found[3]][1]}{high}"

@@ -7,7 +7,6 @@ the table of a command goes before what stands outside of tables. Keys are spell
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from typing import Any
 import click
 
 from landscape._suggest import did_you_mean
+from landscape.inputs import read_toml
 
 from .command import COMMANDS, long_name, within
 
@@ -30,17 +30,17 @@ def load(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path
 
 
 def _defaults(ctx: click.Context, param: click.Parameter, path: Path) -> dict[str, Any]:
-    """What the file says about this command, by the names that the code has for the options."""
+    """Read what the file says about this command, by the names that the code has for the options."""
 
     def wrong(message: str) -> click.BadParameter:
         return click.BadParameter(f"{path}: {message}", ctx, param)
 
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = read_toml(path)
     except OSError as error:
         raise wrong(error.strerror or str(error)) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise wrong(f"not a TOML file ({error})") from error
+    except ValueError as error:
+        raise wrong(str(error).removeprefix(f"{path}: ")) from error
     options = {
         long_name(option): option
         for option in ctx.command.params
@@ -63,8 +63,27 @@ def _defaults(ctx: click.Context, param: click.Parameter, path: Path) -> dict[st
             if isinstance(given, Mapping):
                 raise wrong(f"{key!r} is a table, expected a value")
             joined = isinstance(given, list) and option.nargs == 1 and not option.multiple
+            entries = given if isinstance(given, list) else [given]
+            if expected := next((told for entry in entries if (told := _expected(option, entry, joined))), None):
+                raise wrong(f"{key} is {given!r}, expected {expected}")
             found[str(option.name)] = ",".join(map(str, given)) if joined else given
     return found
+
+
+def _expected(option: click.Option, value: Any, listed: bool) -> str | None:
+    """What an option takes, where that is of another type than a value of the file; click itself rounds 1.9 to 1."""
+    if isinstance(value, str):
+        return None  # as on the command line
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if option.is_flag:
+        return None if isinstance(value, bool) else "true or false"
+    if listed or isinstance(option.type, click.types.StringParamType):
+        return None if number else "text"
+    if isinstance(option.type, click.types.IntParamType):
+        return None if number and isinstance(value, int) else "a whole number"
+    if isinstance(option.type, click.types.FloatParamType):
+        return None if number else "a number"
+    return None if number else "text"
 
 
 CONFIG = within(

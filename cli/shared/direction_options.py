@@ -33,7 +33,9 @@ DIRECTIONS: Callable[[F], F] = options.within(
         help="random, eigen[:VIEW], gradient[:VIEW], noise-gradient, trajectory or between:RUN.h5; for a plane two of "
         "them, comma-separated, or one for itself and its natural second.",
     ),
-    click.option("--draws", type=click.IntRange(min=1), default=1, show_default=True, help="Random draws, for bands."),
+    click.option(
+        "--draws", type=options.count(1, 100_000), default=1, show_default=True, help="Random draws, for bands."
+    ),
     click.option(
         "--layers",
         callback=lambda ctx, param, value: options.split(ctx, param, value) or (),
@@ -48,7 +50,7 @@ DIRECTIONS: Callable[[F], F] = options.within(
     ),
     click.option(
         "--norm",
-        type=click.FloatRange(min=0, min_open=True),
+        type=options.positive(),
         show_default="that of the weights",
         help="Length of eigenvectors and gradients.",
     ),

@@ -13,6 +13,7 @@ from landscape import figures, load
 from landscape.figures import spectra
 from landscape.figures.interactive import save_html
 from landscape.figures.style import COLOURS
+from landscape.inputs import as_file_name
 from landscape.records import Status
 from ncsam.figures import training_curves
 from ncsam.figures.against_noise import compared
@@ -80,7 +81,7 @@ def _save(
 ) -> list[Path]:
     out.mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
-    for name, draw in bar(list(plans.items()), len(plans)):
+    for name, draw in bar([(as_file_name(name), draw) for name, draw in plans.items()], len(plans)):
         drawn = draw()
         if isinstance(drawn, Figure):
             written += figures.save(drawn, out / name, formats)
@@ -135,7 +136,7 @@ def spectra_figures(found: Mapping[str, Spectrum], suffix: str) -> dict[str, Cal
 def _panels(
     found: Mapping[str, Spectrum], views: Sequence[str], take: Callable[[Spectrum, str], Any]
 ) -> dict[str, dict[str, Any]]:
-    """What there is by label, by view; views that nothing holds are left out."""
+    """Collect what there is by label, by view; views that nothing holds are left out."""
     panels = {}
     for view in views:
         records = {label: record for label, s in found.items() if (record := take(s, view)) is not None}

@@ -2,25 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
+from landscape import inputs
+
 from . import messages, progress
 from .command import command, long_name, section, several, within
 from .config_file import CONFIG
 
 __all__ = [
-    "CONFIG", "DEVICE", "DTYPE", "EPOCHS", "JSON", "ORIGINS", "OVERWRITE", "PARAMS", "QUIET", "RESUME", "RUN", "SEED",
-    "TRUST", "VIEWS", "command", "measuring", "provenance", "refuse_imports", "result_name", "section", "several",
-    "split", "within",
+    "BELOW_1", "CONFIG", "DEVICE", "DTYPE", "EPOCHS", "JSON", "LARGEST", "LIMITS", "ORIGINS", "OVERWRITE", "PARAMS",
+    "QUIET", "RESUME", "RUN", "SEED", "SEEDS", "SHARE", "TRUST", "VIEWS", "command", "count", "limits_kept",
+    "measuring", "positive", "provenance", "refuse_imports", "result_name", "section", "several", "size", "split",
+    "within",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+LARGEST = 1e6  # of radii, deviations and spans: beyond, float32 losses overflow
+
+
+def count(low: int, high: int) -> click.IntRange:
+    """A whole number from ``low`` to ``high``."""
+    return click.IntRange(low, high)
+
+
+def size(high: float = LARGEST) -> click.FloatRange:
+    """A number from 0 to ``high``."""
+    return click.FloatRange(0, high)
+
+
+def positive(high: float = LARGEST) -> click.FloatRange:
+    """A number above 0 and up to ``high``."""
+    return click.FloatRange(0, high, min_open=True)
+
+
+SHARE = click.FloatRange(0, 1)
+BELOW_1 = click.FloatRange(0, 1, max_open=True)
+SEEDS = click.IntRange(0, 2**32 - 1)  # what NumPy's and scikit-learn's generators take
 RUN = click.argument("run", type=click.Path(path_type=Path))
 
 
@@ -31,8 +57,12 @@ def split(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tu
 
 def result_name(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
     """Callback: a name under which the file can hold a result."""
-    if value is not None and any(part in ("", ".", "..") for part in value.split("/")):
-        raise click.BadParameter(f"{value!r} cannot name a result; use a word such as mine")
+    try:
+        for part in value.split("/") if value is not None else ():
+            inputs.file_name(part, "a result")  # it becomes the name of a file meanwhile
+    except ValueError as error:
+        words = "use letters, digits and -_.+, no dot at the beginning; parts of it may be joined by /"
+        raise click.BadParameter(f"{value!r} cannot name a result; {words}") from error
     return value
 
 
@@ -48,7 +78,7 @@ ORIGINS = {
     ParameterSource.ENVIRONMENT: "environment",
     ParameterSource.DEFAULT_MAP: "config",
 }
-"""Where a value was given, in the words of the files."""
+"""Place that a value was given at, in the words of the files."""
 
 
 def refuse_imports(names: Iterable[str], trust: bool) -> None:
@@ -93,6 +123,41 @@ def _on_the_command_line(ctx: click.Context, param: click.Parameter, value: bool
     return value
 
 
+def _limits(_ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+    """Callback: ``--limits``, kept in the environment, where other processes of the command find it."""
+    if value is not None:
+        try:
+            inputs.parse_limits(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+        os.environ[inputs.VARIABLE] = value
+
+
+@contextlib.contextmanager
+def limits_kept() -> Iterator[None]:
+    """Afterwards the limits are those that were in the environment before."""
+    before = os.environ.get(inputs.VARIABLE)
+    try:
+        yield
+    finally:
+        os.environ.pop(inputs.VARIABLE, None)
+        if before is not None:
+            os.environ[inputs.VARIABLE] = before
+
+
+LIMITS = within(
+    "General",
+    click.option(
+        "--limits",
+        metavar="LIST",
+        envvar=inputs.VARIABLE,
+        callback=_limits,
+        expose_value=False,
+        is_eager=True,
+        show_default="input=8GiB,classes=4096,cells=100000",
+        help="Accept larger inputs, more classes, more runs of a sweep: input=64GiB,classes=20000.",
+    ),
+)
 DEVICE = within(
     "Computation",
     click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch spells it: cuda:0."),
@@ -105,9 +170,7 @@ DTYPE = within(
 )
 SEED = within(
     "Computation",
-    click.option(
-        "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all that is drawn at random."
-    ),
+    click.option("--seed", type=SEEDS, default=0, show_default=True, help="Seed of all that is drawn at random."),
 )
 OVERWRITE = within("Output", click.option("--overwrite", is_flag=True, help="Replace what exists under that name."))
 RESUME = within("Output", click.option("--resume", is_flag=True, help="Continue what a stopped command left."))
@@ -171,4 +234,4 @@ def measuring(name: str) -> Callable[[F], F]:
             help="Of the result in the file.",
         ),
     )
-    return several(RUN, VIEWS, SEED, DTYPE, DEVICE, named, OVERWRITE, RESUME, JSON, CONFIG, TRUST, QUIET)
+    return several(RUN, VIEWS, SEED, DTYPE, DEVICE, named, OVERWRITE, RESUME, JSON, CONFIG, TRUST, LIMITS, QUIET)

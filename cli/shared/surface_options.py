@@ -16,17 +16,19 @@ if TYPE_CHECKING:
     from landscape.records import Line, Plane
 
 F = TypeVar("F", bound=Callable[..., Any])
-POSITIVE = click.FloatRange(min=0, min_open=True)
 
 EVALUATION: Callable[[F], F] = options.within(
     "Evaluation",
     click.option(
         "--tolerance",
-        type=POSITIVE,
+        type=options.positive(1.0),
         help="Interpolate where that is good to this share of each view's range, e.g. 0.01; all points by default.",
     ),
     click.option(
-        "--auto-range", "rise", type=POSITIVE, help="Choose the span so that the first view's loss rises by this much."
+        "--auto-range",
+        "rise",
+        type=options.positive(),
+        help="Choose the span so that the first view's loss rises by this much.",
     ),
     click.option(
         "--batchnorm",
@@ -57,7 +59,7 @@ def only_for_one_surface(choices: dict[str, Any], instead: str) -> dict[str, Any
 
 
 def summary(found: Line | Plane) -> str:
-    """How the points came about, and how the centre compares with plain evaluation and the Hessian."""
+    """Say how the points came about, and how the centre compares with plain evaluation and the Hessian."""
     lines = []
     evaluated = int(np.count_nonzero(found.status[_first(found)] != Status.INTERPOLATED))
     if found.tolerance is not None and found.interpolation_error is not None:

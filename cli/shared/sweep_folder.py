@@ -1,4 +1,4 @@
-"""What the commands that run many runs share: their folder, their failures, their table."""
+"""Parts that the commands share which run many runs: their folder, their failures, their table."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def connected(scheduler: str | None) -> Iterator[Cluster | None]:
     from ncsam.sweep import Cluster
 
     try:
-        cluster = Cluster(scheduler)
+        import distributed  # noqa: F401 - its loggers exist then
     except ImportError as error:
         raise click.UsageError("--scheduler needs dask.distributed: pip install 'ncsam-landscape[sweep]'") from error
     # Dask tells of lost connections and dead workers at length; what of it concerns the sweep, the sweep says.
     for name in ("distributed", *logging.root.manager.loggerDict):
         if name.partition(".")[0] == "distributed":  # several have a level of their own
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    with cluster:
+    with Cluster(scheduler) as cluster:
         yield cluster
 
 

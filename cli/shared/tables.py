@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def status(code: int) -> str:
 def echo_files(kind: str, files: Sequence[Path], as_json: bool) -> None:
     """Print what was written: a path a line, or one JSON object."""
     if as_json:
-        click.echo(json.dumps({"kind": kind, "files": [str(path) for path in files]}))
+        echo_json({"kind": kind, "files": [str(path) for path in files]})
         return
     for path in files:
         click.echo(path)
@@ -47,12 +47,28 @@ def echo_files(kind: str, files: Sequence[Path], as_json: bool) -> None:
 def as_json(record: Record, *, leave_out: Sequence[str] = ()) -> str:
     """A record as one JSON object; numbers that are not finite become null."""
     values = {f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name not in leave_out}
-    return json.dumps({"kind": record.kind, **{name: _plain(value) for name, value in values.items()}})
+    return to_json({"kind": record.kind, **values})
+
+
+def to_json(content: Any, indent: int | None = None) -> str:
+    """Any content as JSON that every reader takes; numbers that are not finite become null.
+
+    >>> to_json({"a": [np.nan, np.float64(1)], "b": (np.inf, {"c": -np.inf})})
+    '{"a": [null, 1.0], "b": [null, {"c": null}]}'
+    """
+    return json.dumps(_plain(content), indent=indent, allow_nan=False)
+
+
+def echo_json(content: Any, indent: int | None = None) -> None:
+    """Print content as :func:`to_json` spells it."""
+    click.echo(to_json(content, indent))
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
-    if isinstance(value, list):
+    if isinstance(value, Mapping):
+        return {str(key): _plain(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
         return [_plain(v) for v in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

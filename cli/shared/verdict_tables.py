@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from typing import Any
 
 import click
 import numpy as np
 
+from landscape.store.escaping import latex
 from ncsam.records import Curves, Secondary, Verdicts
 from ncsam.study.effects import nanmean
 from ncsam.study.radius_control import radius_control
@@ -61,7 +63,7 @@ def show_verdicts(verdicts: Verdicts) -> str:
 
 
 def legend(verdicts: Verdicts) -> str:
-    """What the columns mean."""
+    """Explain the columns."""
     return (
         "Supported: the interval lies above m, the smallest relevant effect; contradicted: below it. "
         f"p: {_TESTS}; Holm over {verdicts.family or len(STATEMENTS)} endpoints. * preliminary: the sign-flip test "
@@ -120,7 +122,7 @@ def show_radius(study: Study) -> str:
 def as_markdown(verdicts: Verdicts) -> str:
     """A Markdown table, with the legend below."""
     rows = [list(_heads(verdicts)), ["---"] * len(HEADS), *verdict_rows(verdicts)]
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    lines = ["| " + " | ".join(_markdown(cell) for cell in row) + " |" for row in rows]
     return "\n".join([*lines, "", legend(verdicts)])
 
 
@@ -130,7 +132,7 @@ def as_latex(verdicts: Verdicts) -> str:
     heads = " & ".join(_tex(head) for head in _heads(verdicts)) + r" \\"
     return "\n".join(
         [
-            f"% {legend(verdicts)}",
+            f"% {latex(legend(verdicts))}",
             r"\begin{tabular}{llrrrrrrrl}",
             r"\toprule",
             heads,
@@ -221,10 +223,12 @@ def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def _markdown(cell: str) -> str:
+    return re.sub(r"([\\`|<]|(?<=\])\()", r"\\\1", " ".join(cell.split()))
+
+
 def _tex(cell: str) -> str:
-    for plain, escaped in (("%", r"\%"), ("&", r"\&"), ("_", r"\_"), ("<", r"$<$"), ("α", r"$\alpha$"), ("−", "-")):
-        cell = cell.replace(plain, escaped)
-    return cell.replace("*", r"$^*$")
+    return latex(cell).replace("*", r"$^*$")
 
 
 def _wrapped(text: str) -> str:

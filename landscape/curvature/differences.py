@@ -64,11 +64,12 @@ def check_products(objective: Objective, form: Form) -> float:
                     known[key] = _deviation(version, form)
                 except DerivativeError:
                     raise
-                except (RuntimeError, TypeError) as error:
+                except (RuntimeError, TypeError, ValueError) as error:
                     if "is not implemented" in str(error):
+                        remedy = "; take strategy='finite_difference'" if isinstance(form, HessianForm) else ""
                         raise DerivativeError(
                             "torch has no second derivative of an operation of this model or loss "
-                            f"({_first_line(error)}); take strategy='finite_difference'"
+                            f"({_first_line(error)}){remedy}"
                         ) from error
                     if version.layout.dtype == objective.layout.dtype:
                         raise

@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.mathtext import MathTextParser
+from matplotlib.text import Text
 
 from landscape._files import replacing
+from landscape.store.escaping import csv_cell
 
 
 class DataFigure(Figure):
@@ -28,6 +31,13 @@ class DataFigure(Figure):
         super().__init__(*arguments, **options)
         self.points: list[dict[str, Any]] = []
 
+    def draw(self, renderer: Any) -> None:
+        """Draw; text that is no valid mathematics, such as a name with dollar signs, is drawn as it is written."""
+        for text in self.findobj(Text):
+            if text.get_parse_math() and text.get_text().count("$") > 1 and not _is_mathematics(text.get_text()):
+                text.set_parse_math(False)
+        super().draw(renderer)
+
     def note(self, **columns: Any) -> None:
         """Add points: arrays of one shape, or single values that hold for all of them.
 
@@ -39,10 +49,19 @@ class DataFigure(Figure):
             self.points.append(dict(zip(columns, values, strict=True)))
 
 
+def _is_mathematics(text: str) -> bool:
+    try:
+        MathTextParser("path").parse(text)
+    except ValueError:
+        return False
+    return True
+
+
 def save_data(made: Figure, stem: str | Path) -> Path | None:
     """Write what a figure shows as ``stem.csv``, in one step; nothing, and None, where it notes no points.
 
-    Numbers are written in full; NaN, and what one curve has and another lacks, is left empty.
+    Numbers are written in full; NaN, and what one curve has and another lacks, is left empty. Text is written as
+    :func:`landscape.store.escaping.csv_cell` says.
 
     Raises:
         OSError: the folder is missing or full.
@@ -53,5 +72,5 @@ def save_data(made: Figure, stem: str | Path) -> Path | None:
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(name for point in made.points for name in point)), restval="")
         writer.writeheader()
-        writer.writerows({k: "" if v != v else v for k, v in point.items()} for point in made.points)
+        writer.writerows({k: "" if v != v else csv_cell(v) for k, v in point.items()} for point in made.points)
     return path

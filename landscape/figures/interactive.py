@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +37,20 @@ def interactive(planes: Mapping[str, Plane], view: str, *, quantity: str = "loss
         raise ValueError(f"no plane holds a finite {quantity} of view {view!r}")
     log = quantity == "loss" and is_log(finite, scale)
     drawn = finite[finite > 0] if log else finite
-    title = f"{quantity}, view {view.replace('_', ' ')}"
+    title = f"{quantity}, view {escape(view.replace('_', ' '))}"
+    shown = {label: escape(label).replace("%{", "%&#123;") for label in planes}  # plotly takes markup in names
     traces, owners = [], []
     for label, plane in planes.items():
         table = np.where(np.isfinite(tables[label]), tables[label], np.nan)
         heights = np.clip(table, drawn.min(), None) if log else table
         traces.append(
             go.Surface(
-                x=plane.alphas, y=plane.betas, z=heights.T, name=label, colorscale="Viridis",
+                x=plane.alphas, y=plane.betas, z=heights.T, name=shown[label], colorscale="Viridis",
                 surfacecolor=(np.log10(heights) if log else heights).T,
                 cmin=float(np.log10(drawn.min()) if log else drawn.min()),
                 cmax=float(np.log10(drawn.max()) if log else drawn.max()),
                 colorbar={"title": f"log₁₀ {quantity}" if log else quantity},
-                hovertemplate="α %{x:.3g}<br>β %{y:.3g}<br>" + quantity + " %{z:.4g}<extra>" + label + "</extra>",
+                hovertemplate=f"α %{{x:.3g}}<br>β %{{y:.3g}}<br>{quantity} %{{z:.4g}}<extra>{shown[label]}</extra>",
             )
         )  # fmt: skip
         owners.append(label)
@@ -65,7 +67,7 @@ def interactive(planes: Mapping[str, Plane], view: str, *, quantity: str = "loss
     for trace, owner in zip(traces, owners, strict=True):
         trace.visible = owner == first
     buttons = [
-        {"label": label, "method": "update", "args": [{"visible": [owner == label for owner in owners]}]}
+        {"label": shown[label], "method": "update", "args": [{"visible": [owner == label for owner in owners]}]}
         for label in planes
     ]
     height = {"type": "log" if log else "linear", "title": {"text": quantity}, "exponentformat": "power"}

@@ -137,6 +137,11 @@ class Objective:
         return self.context.layout
 
     @property
+    def checks(self) -> str:
+        """Thoroughness with which model, loss and data are checked: ``full``, ``first`` or ``off``."""
+        return self.context.checks
+
+    @property
     def memory_format(self) -> torch.memory_format:
         """Layout of images and filters in memory."""
         return self.context.selection.memory_format

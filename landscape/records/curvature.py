@@ -41,6 +41,7 @@ class EigenResult(Record):
     )
     search_matvecs: int | None = variable(long_name="products of these spent on the search", optional=True)
     block: int = parameter("vectors multiplied at once", 1)
+    checks: str | None = parameter("how thoroughly model, loss and data were checked: full, first or off", None)
     basis: Any = dataclasses.field(
         default=None, repr=False
     )  # of the run, in memory only, to deflate other estimates by
@@ -58,6 +59,7 @@ class TraceResult(Record):
     samples: np.ndarray = variable("probe", long_name="estimate from one probe", units="loss / parameter^2")
     seed: int = parameter("seed of the probes")
     deflated: int | None = variable(long_name="dimensions taken exactly, not estimated", optional=True)
+    checks: str | None = parameter("how thoroughly model, loss and data were checked: full, first or off", None)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -108,11 +110,12 @@ class DensityResult(Record):
         "outlier", long_name="eigenvalue put in as found", units="loss / parameter^2", optional=True
     )
     size: int | None = parameter("dimension of the operator; every outlier weighs one over it", None)
+    checks: str | None = parameter("how thoroughly model, loss and data were checked: full, first or off", None)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NegativeMass(Record):
-    """How much of a spectrum lies below zero, by number and by magnitude; standard errors over a density's probes."""
+    """The part of a spectrum below zero, by number and by magnitude; standard errors over a density's probes."""
 
     kind: ClassVar[str] = "negative_mass"
 
@@ -181,7 +184,7 @@ class SubspaceOverlap(Record):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Alignment(Record):
-    """How far given directions point along eigenvectors, whose sign has no meaning."""
+    """Shares of given directions that point along eigenvectors, whose sign has no meaning."""
 
     kind: ClassVar[str] = "alignment"
 

@@ -28,6 +28,7 @@ class Sharpness(Record):
     rises: np.ndarray | None = variable(
         "start", "step", long_name="perturbed loss minus loss along each ascent", units="loss", optional=True
     )
+    checks: str | None = parameter("how thoroughly model, loss and data were checked: full, first or off", None)
 
     def __float__(self) -> float:
         return float(self.value)

@@ -13,7 +13,7 @@ from landscape.records.fields import parameter, variable
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Surface(Record):
-    """How a line or plane was measured, and what its cross-check at the centre found; all optional."""
+    """Measurement of a line or plane, and findings of its cross-check at the centre; all optional."""
 
     interpolation_error: np.ndarray | None = variable(
         "view", long_name="estimated largest error of interpolated losses", units="loss", optional=True
@@ -45,6 +45,7 @@ class Surface(Record):
     auto_range: dict[str, Any] | None = parameter("how the span was found, if it was", None)
     check: dict[str, Any] | None = parameter("view, samples, steps and outcome of the check of the curvature", None)
     along: list[str] | None = parameter("what each direction is", None)
+    checks: str | None = parameter("how thoroughly model, loss and data were checked: full, first or off", None)
     hashes: list[str] | None = parameter("SHA-256 of each direction as float64", None)
 
 

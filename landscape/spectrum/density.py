@@ -95,6 +95,7 @@ def spectral_density(
         seed=seed,
         outliers=outliers,
         size=size,
+        checks=getattr(H, "checks", None),
     )
 
 

@@ -122,6 +122,7 @@ def top_eigenpairs(
         unseen_upper=unseen.upper if unseen.any else None,
         search_matvecs=spent - first,
         block=block,
+        checks=getattr(H, "checks", None),
         basis=basis if keep_basis else None,
     )
 
@@ -132,6 +133,8 @@ def _vectors_in(
     """Vectors of ``size`` that a basis may hold in so many bytes."""
     if max_basis is not None:
         raise ValueError(f"max_basis is {max_basis} and basis_bytes {basis_bytes}; give one of the two")
+    if isinstance(basis_bytes, bool) or not isinstance(basis_bytes, int):
+        raise ValueError(f"basis_bytes is {basis_bytes!r}, expected a whole number of bytes")
     each, bases = 8 * size, 2 if search else 1
     smallest = (2 * k if which == "both" else k) + 2 * block + 1
     if basis_bytes < each * smallest * bases:

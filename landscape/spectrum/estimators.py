@@ -51,6 +51,7 @@ def trace(H: Any, num_matvecs: int = 100, *, deflate: Any = None, seed: int = 0)
         samples=array,
         seed=seed,
         deflated=len(probes.basis),
+        checks=getattr(H, "checks", None),
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from landscape.inputs import check_size
 from landscape.store.errors import StoreError
 
 COMPRESS_FROM = 4 * 1024  # bytes; below, chunk bookkeeping outweighs the gain
@@ -71,7 +72,7 @@ def is_only_a_length(attributes: Mapping[str, np.ndarray]) -> bool:
 
 
 def is_contiguous(dataset: h5py.Dataset) -> bool:
-    """Whether the content lies in the file in one piece."""
+    """Tell whether the content lies in the file in one piece."""
     return bool(dataset.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS)
 
 
@@ -133,8 +134,9 @@ def room_for(dataset: h5py.Dataset, file_size: int) -> np.ndarray:
     """An array for the content of a data set, after checking that its claimed size can come from this file.
 
     Raises:
-        StoreError: a foreign type, a filter we do not use (its plugin is not loaded), data outside the file, or a
-            size that the bytes on disk cannot yield.
+        StoreError: a foreign type, a filter we do not use (its plugin is not loaded), data outside the file, a size
+            that the bytes on disk cannot yield, or compressed data larger than this store compresses.
+        ValueError: more bytes than :func:`landscape.inputs.limits` allows.
     """
     dtype, shape, properties = dataset.id.dtype, dataset.id.shape, dataset.id.get_create_plist()
     if dtype.kind not in "biufS":
@@ -155,6 +157,10 @@ def room_for(dataset: h5py.Dataset, file_size: int) -> np.ndarray:
         raise StoreError(
             f"{dataset.name} claims {size} bytes in chunks of {chunk}, but {stored} of {file_size} are on disk"
         )
+    if max(size, chunk) > COMPRESS_TO:
+        if h5py.h5z.FILTER_DEFLATE in filters:
+            raise StoreError(f"{dataset.name} unpacks to {size} bytes; this store compresses up to {COMPRESS_TO}")
+        check_size(dataset.name, size)
     return np.empty(shape, dtype)
 
 

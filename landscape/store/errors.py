@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from landscape.inputs import Unfit
+
 
 class StoreError(Exception):
     """A file could not be written, read or trusted; one line says what was wrong, where, and what to do."""
@@ -29,6 +31,9 @@ def one_line(path: str | Path, doing: str, remedy: str) -> Iterator[None]:
         if str(path) in str(error):
             raise
         raise StoreError(f"{path}: {error}") from error
+    except Unfit as error:
+        told = str(error)
+        raise StoreError(told if str(path) in told else f"{path}: {told}") from error
     except Exception as error:
         reason = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
         raise StoreError(f"{path}: {doing} failed ({reason or type(error).__name__}); {remedy}") from error

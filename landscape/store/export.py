@@ -14,6 +14,7 @@ import numpy as np
 
 from landscape.records import Plane, Record
 from landscape.store.errors import StoreError
+from landscape.store.escaping import csv_cell, latex
 
 Dims = tuple[str, ...]
 LONGEST_TABLE = 200  # rows that still make a LaTeX table
@@ -69,8 +70,8 @@ def to_csv(record: Record, path: str | Path, *, overwrite: bool = False) -> list
         heads, rows = contents[dims]
         with target.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(heads)
-            writer.writerows([[_cell(value) for value in row] for row in rows])
+            writer.writerow([csv_cell(head) for head in heads])
+            writer.writerows([[csv_cell(_cell(value)) for value in row] for row in rows])
     return list(targets.values())
 
 
@@ -123,9 +124,7 @@ def _latex_cell(cell: Any) -> str:
     if isinstance(cell, float):
         mantissa, _, exponent = f"{cell:.4g}".partition("e")
         return rf"${mantissa}\times10^{{{int(exponent)}}}$" if exponent else f"${mantissa}$" if cell == cell else "--"
-    specials = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    specials |= {character: f"\\{character}" for character in "&%$#_{}"}
-    return "".join(specials.get(character, character) for character in _cell(cell))
+    return latex(_cell(cell))
 
 
 def to_xdmf(plane: Plane, source: Path, name: str, path: str | Path, *, overwrite: bool = False) -> Path:

@@ -13,6 +13,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from landscape.inputs import check_regular
 from landscape.records import Line, Plane, Status
 from landscape.store.arrays import read_raw
 from landscape.store.errors import StoreError, one_line
@@ -65,6 +66,8 @@ def is_li(path: str | Path) -> bool:
         StoreError: it is one, and cannot be opened.
     """
     with one_line(path, "opening", "check the path"):
+        if Path(path).exists():
+            check_regular(path)
         if not h5py.is_hdf5(path):
             return False
         with h5py.File(path, "r", locking=False) as file:
@@ -81,8 +84,9 @@ def read_li(path: str | Path) -> Line | Plane:
     """
     path = Path(path)
     with one_line(path, "reading", "expected xcoordinates, train_loss as the tool of Li et al. writes them"):
-        if not path.is_file():
+        if not path.exists():
             raise StoreError(f"{path}: there is no such file")
+        check_regular(path)
         size = path.stat().st_size
         with h5py.File(path, "r", locking=False) as file:
             wanted = ("xcoordinates", "ycoordinates", "train_loss", "train_acc", "test_loss", "test_acc")

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 
 from landscape._suggest import did_you_mean
+from landscape.inputs import check_regular, opened, read_bytes
 from landscape.records import Record
 from landscape.store import manifest, schema
 from landscape.store.attributes import decoded, raw_attributes
@@ -40,10 +41,11 @@ class File:
         with one_line(path, "opening", REMEDY):
             if self.path.is_dir():
                 raise StoreError(f"{path}: is a folder, expected a file in it")
-            if not self.path.is_file():
+            if not self.path.exists():
                 raise StoreError(f"{path}: there is no such file")
+            check_regular(self.path)
             self.size = self.path.stat().st_size
-            with self.path.open("rb") as raw:
+            with opened(self.path) as raw:
                 begin = raw.read(len(SQLITE))
             if begin == SQLITE:
                 raise StoreError(f"{path}: is work in progress; `landscape inspect` shows how far it is")
@@ -65,7 +67,7 @@ class File:
     def _upgrade(self) -> None:
         """Continue on a copy in memory that the migrations have brought to the current schema."""
         self.h5.close()
-        self.h5 = h5py.File(io.BytesIO(self.path.read_bytes()), "r+")
+        self.h5 = h5py.File(io.BytesIO(read_bytes(self.path)), "r+")
         schema.migrate(self.h5, self.version)
         self._raw = raw_attributes(self.h5, self.size)
         self._manifest = manifest.compute(self.h5, self.size)
@@ -106,7 +108,7 @@ class File:
             return schema.read_arrays(self._group(name), self.size, self.manifest())
 
     def content(self, name: str) -> Record | dict[str, np.ndarray]:
-        """What lies under ``name``: a record, or bare arrays by name.
+        """Read what lies under ``name``: a record, or bare arrays by name.
 
         Raises:
             StoreError: as :meth:`record` and :meth:`arrays`.

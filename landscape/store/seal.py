@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from io import BufferedReader
 from pathlib import Path
 
+from landscape.inputs import opened
 from landscape.store.disk import Disk
 from landscape.store.errors import StoreError
 
@@ -65,8 +66,9 @@ def check(path: Path) -> None:
 
     Raises:
         StoreError: there is no seal, or a byte has changed since.
+        Unfit: it is no regular file.
     """
-    with path.open("rb") as source:
+    with opened(path) as source:
         copy_unsealed(source, path.stat().st_size, None)
 
 

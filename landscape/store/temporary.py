@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import os
+import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from landscape.store.disk import Disk, fsync_folder
 from landscape.store.lock import try_lock
+
+_TEMPORARY = re.compile(r"\.(.+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
+
+
+def remove_stale(folder: Path, names: Iterable[str]) -> None:
+    """Remove what killed writers of the files of these names left in a folder; what is being written stays."""
+    wanted = set(names)
+    for entry in os.listdir(folder):
+        found = _TEMPORARY.fullmatch(entry)
+        if found is not None and found[1] in wanted:
+            _remove(folder / entry)
 
 
 @contextlib.contextmanager
@@ -19,8 +30,7 @@ def temporary_file(path: Path) -> Iterator[Disk]:
 
     A lock on it tells a file that is being written from what a killed writer left; the latter is removed first.
     """
-    for stale in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        _remove_stale(stale)
+    remove_stale(path.parent, [path.name])
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     disk = Disk(temporary)
     guard = try_lock(temporary)
@@ -63,7 +73,7 @@ def _link(temporary: Path, path: Path) -> bool:
     return True
 
 
-def _remove_stale(stale: Path) -> None:
+def _remove(stale: Path) -> None:
     with contextlib.suppress(OSError):  # gone already
         descriptor = try_lock(stale)
         if descriptor is not None:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from landscape.inputs import Unfit
 from landscape.store import layouts, manifest, schema, seal, writer
 from landscape.store.errors import StoreError
 from landscape.store.part_file import PART, progress
@@ -54,6 +55,8 @@ def verify(path: str | Path) -> list[str]:
         seal.check(path)
     except OSError as error:
         return [f"it cannot be read ({error.strerror}); check the path"]
+    except Unfit as error:
+        return [str(error).removeprefix(f"{path}: ")]
     except StoreError as error:
         return [str(error), *_in_a_process_apart(path)]
     return integrity(path) or meaning(path)
@@ -132,7 +135,7 @@ def _part_problems(path: Path) -> list[str]:
 
 
 def meaning(path: str | Path) -> list[str]:
-    """What a file whose bytes are sound says wrongly: layout, status codes, promised finite values."""
+    """List what a file whose bytes are sound says wrongly: layout, status codes, promised finite values."""
     try:
         with File(path) as file:
             contents = {name: schema.content_of(file.h5[name], file.size) for name in file.names()}

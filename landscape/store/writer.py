@@ -12,6 +12,7 @@ from typing import Any
 
 import h5py
 
+from landscape.inputs import output
 from landscape.records import Record
 from landscape.store import manifest, schema, seal
 from landscape.store.attributes import write_attribute, write_attributes
@@ -50,7 +51,8 @@ def create(
     ...         f.kind, f.attrs["seed"], f.names(), f.arrays("weights/last")["fc.bias"]
     ('run', 3, ['weights/last'], array([0., 0.]))
     """
-    path = Path(path)
+    with one_line(path, "writing", "check the path"):
+        path = output(path)
     if path.exists() and not overwrite:
         raise StoreError(f"{path}: the file exists; choose another name or pass overwrite")
     if attrs.get("schema", schema.VERSION) != schema.VERSION or attrs.get("kind", kind) != kind:
@@ -78,6 +80,8 @@ def add(
         StoreError: the file is missing, damaged or of a newer schema, ``name`` exists and ``overwrite`` is false, or
             the disk refused; the file is then as it was.
 
+    A symbolic link stays one: the file that it leads to is replaced.
+
     >>> import tempfile, numpy as np
     >>> from landscape import store
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -88,7 +92,8 @@ def add(
     ...         "weights/last" in f
     True
     """
-    path = Path(path)
+    with one_line(path, "opening for writing", "check the path"):
+        path = output(path)
     with contextlib.ExitStack() as stack:
         with one_line(path, "opening for writing", "check the path and its permissions"):
             stack.enter_context(locked(path, wait=PATIENCE))

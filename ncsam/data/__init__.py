@@ -10,6 +10,7 @@ from ncsam.data.arrays import from_arrays
 from ncsam.data.augment import PadCropFlip
 from ncsam.data.dataset import Data, Normalization, split_validation
 from ncsam.data.factories import is_factory, resolve_factory
+from ncsam.data.npz import first_line
 
 __all__ = ["Data", "Normalization", "PadCropFlip", "from_arrays", "imports_code", "load", "split_validation"]
 
@@ -57,8 +58,9 @@ def load(name: str, *, seed: int = 0, trust: bool = False) -> Data:
     factory = resolve_factory("data set", name, ["digits", *_READERS], trust=trust)
     try:
         made = factory(seed=seed)
-    except Exception as error:  # whatever the user's code raises, the line says whose code it was
-        raise ValueError(f"{name}, called as factory(seed={seed}), raised {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever the user's code raises, the line says whose code it was
+        told = first_line(error)
+        raise ValueError(f"{name}, called as factory(seed={seed}), raised {type(error).__name__}: {told}") from error
     if isinstance(made, Data):
         return made
     if not isinstance(made, tuple) or len(made) != 4:
@@ -69,7 +71,7 @@ def load(name: str, *, seed: int = 0, trust: bool = False) -> Data:
 
 
 def imports_code(name: str) -> bool:
-    """Whether loading the data set, or building the model, of that name imports a factory, and so runs its code.
+    """Tell whether loading the data set, or building the model, of that name imports a factory, and so runs its code.
 
     >>> imports_code("cifar10:data"), imports_code("mlp"), imports_code("my_lab.sets:flowers")
     (False, False, True)

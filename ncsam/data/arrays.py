@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from landscape.inputs import check_classes
 from ncsam.data.dataset import Data, Normalization
 
 _CHUNK = 4096  # samples counted at once, so that the statistics of a big set need little memory
@@ -29,15 +30,17 @@ def from_arrays(
     label plus one.
 
     Raises:
-        ValueError: inputs neither floating nor uint8, labels not integers, or as :class:`~ncsam.data.Data`.
+        ValueError: inputs neither floating nor uint8, labels not integers, more classes than
+            :func:`landscape.inputs.limits` allows, or as :class:`~ncsam.data.Data`.
 
     >>> images = np.zeros((2, 8, 8), dtype=np.uint8)
     >>> from_arrays("blank", images, [0, 1], images, [1, 0]).input_shape
     (1, 8, 8)
     """
     labels = [_labels(f"{name}: {part}", y) for part, y in (("train", train_y), ("test", test_y))]
-    inputs = [_inputs(f"{name}: {part}", x) for part, x in (("train", train_x), ("test", test_x))]
     num_classes = len(classes) if classes is not None else int(max(y.max(initial=0) for y in labels)) + 1
+    check_classes(name, num_classes)
+    inputs = [_inputs(f"{name}: {part}", x) for part, x in (("train", train_x), ("test", test_x))]
     return Data(
         train_x=torch.from_numpy(inputs[0]),
         train_y=torch.from_numpy(labels[0]),
@@ -69,7 +72,8 @@ def pixel_statistics(x: np.ndarray) -> Normalization:
 def _inputs(what: str, x: ArrayLike) -> np.ndarray:
     array = np.asarray(x)
     if np.issubdtype(array.dtype, np.floating):
-        return np.array(array, dtype=np.float32)
+        with np.errstate(over="ignore"):  # what does not fit is infinite, and refused as such
+            return np.array(array, dtype=np.float32)
     if array.dtype != np.uint8:
         raise ValueError(f"{what} inputs are {array.dtype}, expected floating (ready) or uint8 (pixels); convert them")
     if array.ndim == 3:
@@ -85,4 +89,6 @@ def _labels(what: str, y: ArrayLike) -> np.ndarray:
         array = array[:, 0]
     if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"{what} labels are {array.dtype} of shape {array.shape}, expected integers of shape (n,)")
+    if array.size and array.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{what} labels go up to {array.max()}, expected 0…C−1")
     return array.astype(np.int64)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from landscape.inputs import read_bytes
 from ncsam.data import pickles
 from ncsam.data.arrays import from_arrays
 from ncsam.data.dataset import Data
@@ -47,7 +48,7 @@ _PIXELS = 3 * 32 * 32
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """Where one of the two sets keeps its parts, and what it calls its labels."""
+    """Layout of one of the two sets: places of its parts, names of its labels."""
 
     name: str
     classes: tuple[str, ...]
@@ -83,7 +84,9 @@ class _Layout:
             batch = _text_keys(folder / stem, pickles.load(folder / stem))
             if self.label_key not in batch or "data" not in batch:
                 raise ValueError(f"{folder / stem} has the keys {sorted(batch)}, expected data and {self.label_key}")
-            pixels, targets = np.asarray(batch["data"]), np.asarray(batch[self.label_key])
+            pixels, targets = batch["data"], pickles.as_integers(folder / stem, self.label_key, batch[self.label_key])
+            if not isinstance(pixels, np.ndarray):
+                raise ValueError(f"{folder / stem}: data is a {type(pixels).__name__}, expected an array")
             if pixels.dtype != np.uint8 or pixels.shape != (len(targets), _PIXELS):
                 raise ValueError(
                     f"{folder / stem}: data is {pixels.dtype} of shape {pixels.shape}, "
@@ -98,7 +101,7 @@ class _Layout:
         rows = []
         for stem in stems:
             path = folder / f"{stem}.bin"
-            content = np.fromfile(path, dtype=np.uint8)
+            content = np.frombuffer(read_bytes(path), dtype=np.uint8)
             if len(content) == 0 or len(content) % width:
                 raise ValueError(f"{path} has {len(content)} bytes, expected a multiple of {width}; is it complete?")
             rows.append(content.reshape(-1, width))

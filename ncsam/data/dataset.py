@@ -108,7 +108,7 @@ def _check_part(what: str, x: torch.Tensor, y: torch.Tensor, num_classes: int) -
         raise ValueError(f"{what} inputs are {x.dtype}, expected float32 (ready) or uint8 (raw pixels)")
     if y.dtype != torch.int64 or y.ndim != 1:
         raise ValueError(f"{what} labels are {y.dtype} of shape {tuple(y.shape)}, expected int64 of shape (n,)")
-    if x.ndim < 2 or len(x) != len(y) or len(x) == 0:
+    if x.ndim < 2 or len(x) != len(y) or x.numel() == 0:
         raise ValueError(
             f"{what} inputs have shape {tuple(x.shape)} and there are {len(y)} labels, expected (n, …) and n ≥ 1"
         )

@@ -13,7 +13,7 @@ _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 def is_factory(name: str) -> bool:
-    """Whether ``name`` is spelled ``package.module:factory``.
+    """Tell whether ``name`` is spelled ``package.module:factory``.
 
     >>> is_factory("my_lab.sets:flowers"), is_factory("cifar10:/data/cifar")
     (True, False)
@@ -45,6 +45,8 @@ def import_factory(name: str, *, trust: bool) -> Callable[..., Any]:
         factory = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"cannot import {name!r}: {error}; is its folder on PYTHONPATH?") from error
+    except (Exception, SystemExit) as error:  # whatever the user's code does when it is imported
+        raise ValueError(f"importing {name!r} raised {type(error).__name__}: {' '.join(str(error).split())}") from error
     if not callable(factory):
         raise ValueError(f"{name!r} is a {type(factory).__name__}, expected a callable")
     return factory

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from landscape.inputs import LISTING, Unfit, check_classes, check_size, opened, read_text
 from ncsam.data.arrays import from_arrays
 from ncsam.data.dataset import Data
+from ncsam.data.npz import first_line
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm"}
+
+_PIXELS = 100_000_000  # of one image
 
 Sample = tuple[Path, int]
 Listing = tuple[list[Sample], list[Sample], list[str]]
@@ -46,9 +51,13 @@ def load(directory: str | os.PathLike[str], *, size: int | None = None) -> Data:
     if size is not None and size < 1:
         raise ValueError(f"size is {size}, expected a number of pixels ≥ 1")
     train, test, classes = _listing(root)
+    check_classes(str(root), len(classes))
     for part, samples in (("training", train), ("test", test)):
         if not samples:
             raise FileNotFoundError(f"{root}: no {part} images found")
+    for folder in {path.parent for path, _ in (*train, *test)}:
+        if root.resolve() not in folder.resolve().parents:
+            raise ValueError(f"{root}: lists images in {folder}, outside of it")
     train_x = _read_images([path for path, _ in train], size)
     test_x = _read_images([path for path, _ in test], size)
     labels = [np.array([label for _, label in samples], dtype=np.int64) for samples in (train, test)]
@@ -84,12 +93,12 @@ def _plain(root: Path) -> Listing:
 
 
 def _tiny_imagenet(root: Path) -> Listing:
-    classes = (root / "wnids.txt").read_text().split()
+    classes = read_text(root / "wnids.txt", LISTING).split()
     index = {name: label for label, name in enumerate(classes)}
     train = [
         (path, label) for label, name in enumerate(classes) for path in _images_in(root / "train" / name / "images")
     ]
-    rows = [line.split("\t") for line in (root / "val" / "val_annotations.txt").read_text().splitlines()]
+    rows = [line.split("\t") for line in read_text(root / "val" / "val_annotations.txt", LISTING).splitlines()]
     test = [(root / "val" / "images" / row[0], _label(index, row[1], root)) for row in rows]
     return train, test, classes
 
@@ -110,16 +119,16 @@ def _animal_10n(root: Path) -> Listing:
 
 def _food_101n(root: Path) -> Listing:
     noisy, clean = root / "Food-101N_release", root / "food-101"
-    classes = (clean / "meta" / "classes.txt").read_text().split()
+    classes = read_text(clean / "meta" / "classes.txt", LISTING).split()
     index = {name: label for label, name in enumerate(classes)}
 
     def samples(images: Path, rows: Sequence[str], suffix: str) -> list[Sample]:
         return [(images / f"{row}{suffix}", _label(index, row.partition("/")[0], images)) for row in rows]
 
-    header, *rows = (noisy / "meta" / "imagelist.tsv").read_text().split()
+    header, *rows = read_text(noisy / "meta" / "imagelist.tsv", LISTING).split()
     if "/" in header and header.partition("/")[0] in index:
         rows.insert(0, header)
-    test = (clean / "meta" / "test.txt").read_text().split()
+    test = read_text(clean / "meta" / "test.txt", LISTING).split()
     return samples(noisy / "images", rows, ""), samples(clean / "images", test, ".jpg"), classes
 
 
@@ -137,6 +146,7 @@ def _images_in(folder: Path) -> list[Path]:
 
 def _read_images(paths: Sequence[Path], size: int | None) -> np.ndarray:
     first = _read_image(paths[0], size)
+    check_size(paths[0].parent, len(paths) * first.size)
     images = np.empty((len(paths), *first.shape), dtype=np.uint8)
 
     def read(i: int) -> None:
@@ -156,18 +166,26 @@ def _read_images(paths: Sequence[Path], size: int | None) -> np.ndarray:
 
 def _read_image(path: Path, size: int | None) -> np.ndarray:
     try:
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
     except ImportError as error:
         raise ImportError("reading image folders needs Pillow: pip install ncsam-landscape[images]") from error
     try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
+        with opened(path) as stream, warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused below
+            with Image.open(stream) as file:
+                if file.width * file.height > _PIXELS:
+                    raise ValueError(f"it has {file.width}×{file.height} pixels, at most {_PIXELS} are read")
+                image = file.convert("RGB")
     except FileNotFoundError:
         raise
-    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+    except Unfit:
+        raise
+    except Exception as error:  # decoders of damaged images raise what they please
+        raise ValueError(f"{path} cannot be read as an image: {first_line(error)}") from error
     if size is not None:
         scale = size / min(image.size)
+        if scale * image.width * scale * image.height > _PIXELS:
+            raise ValueError(f"{path}: scaled to size={size} it has more than {_PIXELS} pixels; take a smaller size")
         scaled = image.resize((max(size, round(image.width * scale)), max(size, round(image.height * scale))))
         left, top = (scaled.width - size) // 2, (scaled.height - size) // 2
         image = scaled.crop((left, top, left + size, top + size))

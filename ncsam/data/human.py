@@ -22,14 +22,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     content = pickles.load_torch(path)
     if not isinstance(content, dict) or CLEAN not in content:
         raise ValueError(f"{path}: expected a dict with the key {CLEAN!r}, got {_described(content)}")
-    columns = {str(key): np.asarray(value) for key, value in content.items()}
+    columns = {str(key): pickles.as_integers(path, str(key), value) for key, value in content.items()}
     for key, column in columns.items():
-        if column.shape != (len(columns[CLEAN]),) or not np.issubdtype(column.dtype, np.integer):
-            raise ValueError(
-                f"{path}: {key!r} is {column.dtype} of shape {column.shape}, "
-                f"expected integers of shape ({len(columns[CLEAN])},)"
-            )
-    return {key: column.astype(np.int64) for key, column in columns.items()}
+        if len(column) != len(columns[CLEAN]):
+            raise ValueError(f"{path}: {key!r} is of shape {column.shape}, {CLEAN!r} of shape {columns[CLEAN].shape}")
+    return columns
 
 
 def _described(content: object) -> str:

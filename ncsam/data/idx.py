@@ -6,14 +6,19 @@ import gzip
 import math
 import os
 import struct
+import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
+from landscape.inputs import check_size, opened
 from ncsam.data.arrays import from_arrays
 from ncsam.data.dataset import Data
 
 _DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_AXES = 8  # images in colour have four
+_INFLATION = 1032  # times that gzip can make of a byte at most
 _FOLDERS = (".", "raw", "MNIST/raw", "FashionMNIST/raw")
 
 FASHION_CLASSES = (
@@ -43,23 +48,44 @@ def read(path: str | os.PathLike[str]) -> np.ndarray:
     """The array in an IDX file: magic number, big-endian sizes, then the entries.
 
     Raises:
-        ValueError: not an IDX file, or more or fewer entries than its sizes say.
+        ValueError: not an IDX file, more or fewer entries than its sizes say, or more than
+            :func:`landscape.inputs.limits` allows.
         OSError: it cannot be read.
     """
     path = Path(path)
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, gzip.BadGzipFile, ValueError) as error:
-        raise ValueError(f"{path} is not a complete gzip file: {error}") from error
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in _DTYPES:
+    with opened(path) as file:
+        stored = os.fstat(file.fileno()).st_size
+        if path.suffix != ".gz":
+            return _read(path, file, stored, stored)
+        try:
+            return _read(path, gzip.GzipFile(fileobj=file), stored, None)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ValueError(f"{path} is not a complete gzip file: {error}") from error
+
+
+def _read(path: Path, stream: IO[bytes] | gzip.GzipFile, stored: int, size: int | None) -> np.ndarray:
+    """The array in a stream of ``size`` bytes, none if that is known only after unpacking the ``stored`` ones."""
+    head = stream.read(4)
+    if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _DTYPES:
         raise ValueError(f"{path} does not start with the magic number of an IDX file")
-    start = 4 + 4 * content[3]
-    shape = struct.unpack(f">{content[3]}I", content[4:start]) if len(content) >= start else ()
-    dtype = np.dtype(_DTYPES[content[2]])
+    if head[3] > _AXES:
+        raise ValueError(f"{path} has {head[3]} axes, expected at most {_AXES}; is it an IDX file?")
+    sizes = stream.read(4 * head[3])
+    start = 4 + len(sizes)
+    shape = struct.unpack(f">{len(sizes) // 4}I", sizes[: len(sizes) // 4 * 4])
+    dtype = np.dtype(_DTYPES[head[2]])
     expected = start + math.prod(shape) * dtype.itemsize
-    if len(content) != expected:
-        raise ValueError(f"{path} has {len(content)} bytes, expected {expected} for shape {shape}; is it complete?")
-    return np.frombuffer(content, dtype, offset=start).reshape(shape).astype(dtype.newbyteorder("="))
+    if size is None and len(shape) == head[3] and expected <= stored * _INFLATION:
+        check_size(path, expected, stored)
+        content = stream.read(expected - start + 1)
+        size = start + len(content)
+    elif size == expected:
+        check_size(path, expected)
+        content = stream.read()
+    if size != expected or len(shape) < head[3]:
+        found = f"{stored} compressed" if size is None else size
+        raise ValueError(f"{path} has {found} bytes, expected {expected} for shape {shape}; is it complete?")
+    return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
 
 def _load(name: str, directory: str | os.PathLike[str], classes: tuple[str, ...]) -> Data:

@@ -10,13 +10,16 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import pickletools
 import re
+import zipfile
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+from landscape.inputs import Unfit, check_size, opened, read_bytes
 
 _PLAIN_DTYPE = re.compile(r"[<>|=]?([biuf]\d{1,2}|\?|[SU]\d{1,6})")
 
@@ -129,7 +132,42 @@ def load(path: str | os.PathLike[str]) -> Any:
     Traceback (most recent call last):
     ValueError: ...: refused, it asks for 'builtins.print'; only numpy arrays and plain containers are read
     """
-    return _guarded(path, lambda: _Unpickler(io.BytesIO(Path(path).read_bytes()), encoding="latin1").load())
+    content = read_bytes(path)
+
+    def read() -> Any:
+        _check_claims(content)
+        return _Unpickler(io.BytesIO(content), encoding="latin1").load()
+
+    return _guarded(path, read)
+
+
+def as_integers(path: str | os.PathLike[str], what: str, value: Any) -> np.ndarray:
+    """An array, a tensor or a flat list of integers as int64, (n,).
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(value, torch.Tensor):
+        value = value.numpy()
+    if isinstance(value, list | tuple) and all(_is_number(entry) for entry in value):
+        value = np.array(value)
+    if not isinstance(value, np.ndarray):
+        raise ValueError(f"{os.fspath(path)}: {what!r} is a {type(value).__name__}, expected integers of shape (n,)")
+    if value.ndim != 1 or not np.issubdtype(value.dtype, np.integer):
+        found = f"{value.dtype} of shape {value.shape}"
+        raise ValueError(f"{os.fspath(path)}: {what} are {found}, expected integers of shape (n,)")
+    return value.astype(np.int64)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float | np.number) and not isinstance(value, bool)
+
+
+def _check_claims(content: bytes) -> None:
+    """Refuse a pickle whose operations claim more than it has: places in a memo, or bytes, that would be allocated."""
+    for operation, argument, _ in pickletools.genops(content):
+        if operation.name in ("PUT", "LONG_BINPUT") and int(str(argument)) > len(content):
+            raise RefusedError(f"the memo's place {argument}")
 
 
 def load_torch(path: str | os.PathLike[str]) -> Any:
@@ -143,13 +181,25 @@ def load_torch(path: str | os.PathLike[str]) -> Any:
     """
     allowed = [(replacement, name) for name, replacement in ALLOWED.items()]
     with torch.serialization.safe_globals(allowed):  # type: ignore[arg-type]
-        return _guarded(path, lambda: torch.load(path, map_location="cpu", weights_only=True))
+        return _guarded(path, lambda: _load_torch(path))
+
+
+def _load_torch(path: str | os.PathLike[str]) -> Any:
+    with opened(path) as stream:
+        stored = os.fstat(stream.fileno()).st_size
+        check_size(path, stored)
+        if zipfile.is_zipfile(stream):
+            stream.seek(0)
+            with zipfile.ZipFile(stream) as archive:
+                check_size(path, sum(info.file_size for info in archive.infolist()), stored)
+        stream.seek(0)
+        return torch.load(stream, map_location="cpu", weights_only=True)
 
 
 def _guarded(path: str | os.PathLike[str], read: Callable[[], Any]) -> Any:
     try:
         return read()
-    except OSError:
+    except (OSError, Unfit):
         raise
     except RefusedError as error:
         asked = str(error)

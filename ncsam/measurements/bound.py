@@ -12,6 +12,7 @@ from torch import nn
 
 import landscape
 from landscape.records import Status
+from landscape.sharpness import LARGEST
 from ncsam.measurements.measurement import DTYPES, shared
 from ncsam.measurements.resumable import Where, result_of
 from ncsam.measurements.theorem1 import (
@@ -74,8 +75,8 @@ def measure_bound(
     at = [run.epoch(e) for e in epochs]
     problem = run.problem
     clip = default_clip(problem.dataset.num_classes) if clip is None else clip
-    if not (math.isfinite(clip) and clip > 0):
-        raise ValueError(f"clip is {clip}, expected a cross-entropy > 0")
+    if not 0 < clip <= LARGEST:
+        raise ValueError(f"clip is {clip}, expected a cross-entropy > 0, up to {LARGEST:g}")
     settings: dict[str, Any] = {
         "rho": rho, "delta": delta, "clip": clip, "steps": steps, "restarts": restarts, "draws": draws, "seed": seed
     }  # fmt: skip

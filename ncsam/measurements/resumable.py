@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,17 +12,18 @@ from typing import Any, TypedDict, TypeVar
 import numpy as np
 import torch
 
-from landscape import store
+from landscape import inputs, store
 from landscape.ranks import Ranks
 from landscape.records import Status
 from landscape.store import PartFile, StoreError
+from landscape.store.room import check_room
 from ncsam.runs.run import Run
 
 T = TypeVar("T")
 
 
 class Where(TypedDict, total=False):
-    """How a measurement is carried out, whatever is measured.
+    """Settings of every measurement, whatever is measured.
 
     Keys:
         dtype: ``float32`` (default) or ``float64``.
@@ -78,7 +80,7 @@ PartRows = PartFile | RowsInMemory
 
 
 def on_first(make: Callable[[], T], where: Where) -> T:
-    """What ``make()`` gives on the first of the processes, on all of them: for files, clocks, and what takes no share.
+    """Give what ``make()`` gives on the first process, on all of them: for files, clocks, and what takes no share.
 
     Raises:
         Exception: whatever ``make()`` raises, on all of them.
@@ -87,9 +89,20 @@ def on_first(make: Callable[[], T], where: Where) -> T:
     return make() if ranks is None else ranks.share(make)
 
 
+def result_path(run: Run, name: str) -> Path:
+    """The part file of a result, whose name also becomes that of the file.
+
+    Raises:
+        ValueError: the name cannot be one.
+    """
+    for part in name.split("/"):
+        inputs.file_name(part, "a result")
+    return store.part_path(run.path, name)
+
+
 def recorded_identity(run: Run, name: str, where: Where) -> dict[str, Any] | None:
     """The settings that a stopped measurement of ``name`` recorded, where it is to be resumed; else none."""
-    path = store.part_path(run.path, name)
+    path = result_path(run, name)
 
     def read() -> dict[str, Any] | None:
         if not (where.get("resume", False) and path.exists()):
@@ -138,12 +151,16 @@ def _on_disk(
     where: Where,
 ) -> Iterator[tuple[PartFile, Callable[[Any], None]]]:
     overwrite, resume = where.get("overwrite", False), where.get("resume", False)
-    path = store.part_path(run.path, name)
+    path = result_path(run, name)
     # A kill between adding the result and removing its part file leaves both; resuming then adds the same rows again.
     overwrite_result = overwrite or (resume and path.exists())
     with store.open(run.path) as file:
         if name in file and not overwrite_result:
             raise StoreError(f"{run.path}: {name!r} exists; choose another --name, or --overwrite")
+    if not path.exists():
+        row = sum(_size(spec) for spec in fields.values())
+        # On disk while it is made and once more as a result; in memory as rows and as arrays of the record
+        check_room(f"{name} of {rows} rows", path.parent, disk=2 * rows * row, memory=2 * rows * row)
     if overwrite and not resume:
         path.unlink(missing_ok=True)
     identity = {
@@ -164,8 +181,14 @@ def _on_disk(
         yield part, finish
 
 
+def _size(spec: Any) -> int:
+    """Bytes of a field that is declared by its shape, or by shape and dtype."""
+    shape, dtype = spec if len(spec) == 2 and isinstance(spec[0], tuple) else (spec, np.float64)
+    return math.prod(shape) * np.dtype(dtype).itemsize
+
+
 def _provenance(where: Where) -> dict[str, Any]:
-    """How a result came about: what was asked for, and with which versions, threads and device it was computed."""
+    """Provenance of a result: what was asked for, and with which versions, threads and device it was computed."""
     asked = where.get("provenance", {})
     stamp = store.stamp(
         config=asked.get("options", {}),
@@ -179,5 +202,5 @@ def _provenance(where: Where) -> dict[str, Any]:
 
 
 def _fingerprint(run: Run) -> str:
-    """What the numbers depend on besides the settings: the run's configuration and data."""
+    """All that the numbers depend on besides the settings: the run's configuration and data."""
     return hashlib.sha256(f"{run.attrs['config']} {run.attrs['data_hash']}".encode()).hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any, Unpack
 
@@ -11,6 +10,7 @@ import numpy as np
 import landscape
 from landscape import Objective
 from landscape.records import Status
+from landscape.sharpness import LARGEST
 from ncsam.measurements.measurement import ANALYSIS_VIEWS, Measurement, Place, by_epoch_and_view
 from ncsam.measurements.resumable import Where
 from ncsam.records import SharpnessTable
@@ -56,8 +56,8 @@ def measure_sharpness(
     radii: dict[str, float | None] = {"rho": rho, "adaptive_rho": adaptive_rho}
     radii |= {"sigma": sigma, "adaptive_sigma": adaptive_sigma, "keskar": keskar}
     for label, radius in radii.items():
-        if radius is not None and not (math.isfinite(radius) and radius >= 0):
-            raise ValueError(f"{label} is {radius}, expected a finite number ≥ 0")
+        if radius is not None and not 0 <= radius <= LARGEST:
+            raise ValueError(f"{label} is {radius}, expected a finite number ≥ 0, up to {LARGEST:g}")
     if steps < 1 or restarts < 0 or samples < 2:
         raise ValueError(f"{steps} steps, {restarts} restarts and {samples} samples; expected at least 1, 0 and 2")
     settings: dict[str, Any] = {

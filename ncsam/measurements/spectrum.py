@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
@@ -15,6 +16,7 @@ from landscape import HessianOperator, Objective
 from landscape.curvature.strategies import STRATEGIES
 from landscape.ranks import Ranks
 from landscape.records import EigenResult, Status
+from landscape.store.room import check_room
 from ncsam.measurements.measurement import ANALYSIS_VIEWS, DTYPES, Measurement, Place, by_epoch_and_view, objective_of
 from ncsam.measurements.resumable import PartRows, Where, recorded_identity
 from ncsam.measurements.spectrum_extras import Density, Extra, Layers, Operator, Sources, Trace
@@ -146,6 +148,8 @@ class _Spectra(Measurement):
         pairs = self._count
         if not 1 <= pairs <= objective.num_parameters:
             raise ValueError(f"{pairs} eigenpairs asked for, expected 1…{objective.num_parameters}")
+        # Two vectors a pair and a few more are kept, in double precision
+        check_room(f"a basis for {pairs} eigenpairs", Path(), memory=8 * (2 * pairs + 10) * objective.num_parameters)
         found: dict[str, Any] = dict.fromkeys(PAIRWISE, (pairs,))
         found |= {"matvecs": (), "products": (), "strategies": ()}
         if self._settings["warm_start"]:
@@ -177,7 +181,7 @@ class _Spectra(Measurement):
 
         self._handover = Handover(part.path, identity, find, ranks)
         if not part.status.any():
-            self._handover.discard()  # left by work that was given up
+            self._handover.discard(identity["views"])  # left by work that was given up
         return self._handover
 
     def measure(self, place: Place) -> tuple[Status, dict[str, Any]]:

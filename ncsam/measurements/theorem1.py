@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from landscape import Objective
+from landscape.sharpness import LARGEST
 from ncsam.noise.spelling import KINDS
 
 STEP_LENGTH = 2.5  # of all steps together, in units of ρ
@@ -43,7 +44,7 @@ class Bound:
 
     @property
     def vacuous(self) -> bool:
-        """Whether the bound says nothing: a loss in [0, 1] is below it anyway."""
+        """True if the bound says nothing: a loss in [0, 1] is below it anyway."""
         return self.total >= 1.0
 
     @property
@@ -142,7 +143,7 @@ def assumption_violated(noise: str, transition: np.ndarray) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Highest:
-    """What the ascents met, for one loss.
+    """Findings of the ascents, for one loss.
 
     Attributes:
         at_weights: the loss at the centre.
@@ -210,8 +211,8 @@ def highest_in_ball(
     >>> found.value >= found.at_weights, found.history.shape
     (True, (3, 6))
     """
-    if not (math.isfinite(rho) and rho > 0):
-        raise ValueError(f"rho is {rho}, expected a finite number > 0")
+    if not 0 < rho <= LARGEST:
+        raise ValueError(f"rho is {rho}, expected a finite number > 0, up to {LARGEST:g}")
     if steps < 1 or restarts < 1:
         raise ValueError(f"steps, restarts are {steps}, {restarts}, expected at least 1 each")
     generator = torch.Generator().manual_seed(seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from landscape._files import replacing
+from landscape.inputs import opened
 from landscape.ranks import Ranks
 
 
@@ -69,25 +70,26 @@ class Handover:
         with replacing(path) as temporary:  # not flushed: what a power cut leaves does not match its digest
             temporary.write_bytes(json.dumps({**head, "sha256": _digest(content)}).encode() + b"\n" + content)
 
-    def discard(self) -> None:
-        """Remove the files."""
+    def discard(self, views: Iterable[str]) -> None:
+        """Remove the files of these views."""
         if not self._writes:
             return
-        for pattern in (f"{self._part.name}.*.vectors", f".{self._part.name}.*.vectors.tmp"):
-            for path in self._part.parent.glob(pattern):
-                path.unlink()
+        for view in views:
+            path = self._path(view)
+            for leftover in (path, path.with_name(f".{path.name}.tmp")):
+                leftover.unlink(missing_ok=True)
 
     def _path(self, view: str) -> Path:
-        name = _digest(view.encode())[:12]  # a view's name may hold what a file's may not
-        return self._part.with_name(f"{self._part.name}.{name}.vectors")
+        return vectors_path(self._part, view)
 
     def _load(self, view: str) -> tuple[int, Tensor | None]:
-        """What :meth:`save` wrote; index −1 where there is nothing, or nothing sound, or it is of other work."""
+        """Read what :meth:`save` wrote; index −1 where there is nothing, or nothing sound, or it is of other work."""
         return self._read(view) if self._ranks is None else self._ranks.share(lambda: self._read(view))
 
     def _read(self, view: str) -> tuple[int, Tensor | None]:
         try:
-            first, _, content = self._path(view).read_bytes().partition(b"\n")
+            with opened(self._path(view)) as stream:
+                first, _, content = stream.read().partition(b"\n")
             head = json.loads(first)
             if (head["identity"], head["sha256"]) != (self._identity, _digest(content)):
                 return -1, None
@@ -95,6 +97,12 @@ class Handover:
         except (OSError, ValueError, KeyError, TypeError):
             return -1, None
         return int(head["index"]), torch.from_numpy(array.copy())
+
+
+def vectors_path(part: Path, view: str) -> Path:
+    """Where the latest eigenvectors of a view lie while the measurement with that part file goes on."""
+    name = _digest(view.encode())[:12]  # a view's name may hold what a file's may not
+    return part.with_name(f"{part.name}.{name}.vectors")
 
 
 def _digest(content: bytes) -> str:

@@ -6,7 +6,7 @@ a kind are nested across rates, so that runs at several rates are paired sample 
 
 from __future__ import annotations
 
-from ncsam.noise.kinds import asymmetric, beta, human, instance_dependent, matrix, pair, symmetric
+from ncsam.noise.kinds import asymmetric, beta, from_file, human, instance_dependent, matrix, pair, symmetric
 from ncsam.noise.record import NoisyLabels
 from ncsam.noise.spelling import apply, parse
 
@@ -15,6 +15,7 @@ __all__ = [
     "apply",
     "asymmetric",
     "beta",
+    "from_file",
     "human",
     "instance_dependent",
     "matrix",

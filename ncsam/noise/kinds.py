@@ -246,12 +246,15 @@ def beta(
     )
 
 
-def human(labels: ArrayLike, path: str | os.PathLike[str], num_classes: int, key: str) -> NoisyLabels:
+def human(
+    labels: ArrayLike, path: str | os.PathLike[str], num_classes: int, key: str, *, whole: int | None = None
+) -> NoisyLabels:
     """Labels given by people: a CIFAR-10N/100N file (Wei et al., 2110.12088), for the training set in its order.
 
     Args:
         path: ``CIFAR-10_human.pt`` or ``CIFAR-100_human.pt``; see :func:`ncsam.data.human.read`.
         key: which labels: ``aggre_label``, ``worse_label``, ``random_label1`` … 3 (10N) or ``noisy_label`` (100N).
+        whole: samples of the training set whose first ``labels`` are of; as many as ``labels`` if none.
 
     ``rate`` and ``transition`` are what is found in the file; classes without samples have a row of the identity.
 
@@ -265,20 +268,54 @@ def human(labels: ArrayLike, path: str | os.PathLike[str], num_classes: int, key
     columns = human_labels.read(path)
     if key not in columns or key == human_labels.CLEAN:
         raise ValueError(f"{path}: {unknown('key', key, [k for k in columns if k != human_labels.CLEAN])}")
-    if not np.array_equal(columns[human_labels.CLEAN], true):
+    clean = columns[human_labels.CLEAN]
+    if len(clean) != (whole or len(true)) or not np.array_equal(clean[: len(true)], true):
         raise ValueError(
-            f"{path} is for {len(columns[human_labels.CLEAN])} samples whose clean labels are not the {len(true)} "
+            f"{path} is for {len(clean)} samples whose clean labels are not the {whole or len(true)} "
             "given ones; use the whole training set in its published order"
         )
-    observed = _checked_labels(columns[key], num_classes)
+    return _as_found("human", true, _checked_labels(columns[key][: len(true)], num_classes), num_classes, key)
+
+
+def from_file(
+    labels: ArrayLike,
+    path: str | os.PathLike[str],
+    num_classes: int,
+    key: str | None = None,
+    *,
+    whole: int | None = None,
+) -> NoisyLabels:
+    """Labels of any other origin, for the training set in its order, see :func:`ncsam.data.label_files.read`.
+
+    ``rate`` and ``transition`` are what is found in the file; classes without samples have a row of the identity.
+
+    Args:
+        key: which array or column of the file, where there are several.
+        whole: samples of the training set whose first ``labels`` are of; as many as ``labels`` if none.
+
+    Raises:
+        ValueError: another number of labels, labels outside 0…C−1, or as :func:`ncsam.data.label_files.read`.
+    """
+    from ncsam.data import label_files
+
+    true = _checked_labels(labels, num_classes)
+    found = label_files.read(path, key)
+    if len(found) != (whole or len(true)):
+        raise ValueError(f"{path} has {len(found)} labels, the training set {whole or len(true)} samples; use its own")
+    if found.min() < 0 or found.max() >= num_classes:
+        raise ValueError(f"{path} has labels in {found.min()}…{found.max()}, expected 0…{num_classes - 1}")
+    return _as_found("labels", true, found[: len(true)], num_classes, key)
+
+
+def _as_found(kind: str, true: np.ndarray, observed: np.ndarray, num_classes: int, key: str | None) -> NoisyLabels:
     return NoisyLabels(
         observed=observed,
         true=true,
-        kind="human",
+        kind=kind,
         rate=float((observed != true).mean()),
         transition=_with_identity(transition_counts(true, observed, num_classes, absent=0.0)),
         seed=None,
-        options={"key": key},
+        options={} if key is None else {"key": key},
     )
 
 
@@ -329,7 +366,10 @@ def _class_map(mapping: str | Mapping[int, int] | None, num_classes: int) -> dic
     if mapping is None:
         mapping = {10: "cifar10", 100: "cifar100"}.get(num_classes)
         if mapping is None:
-            raise ValueError(f"asymmetric noise on {num_classes} classes needs a mapping, e.g. mapping={{0: 1, 1: 0}}")
+            raise ValueError(
+                f"asymmetric noise on {num_classes} classes needs a map, such as asymmetric:0.3,map=0-1+1-0 "
+                "(in Python: mapping={0: 1, 1: 0})"
+            )
     if isinstance(mapping, str):
         if mapping not in CLASS_MAPS:
             raise ValueError(unknown("class map", mapping, CLASS_MAPS))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from landscape._suggest import unknown
+from landscape.inputs import LISTING, Unfit, read_text
+from ncsam.data.npz import read_array
 from ncsam.noise import kinds
 from ncsam.noise.record import NoisyLabels
 
@@ -29,6 +32,7 @@ def apply(spec: str, labels: ArrayLike, num_classes: int, seed: int = 0, x: Arra
     ``beta:THETA1,THETA2``                        :func:`~ncsam.noise.beta`
     ``matrix:FILE``                               :func:`~ncsam.noise.matrix`; a ``.npy`` or text file
     ``human:FILE,KEY``                            :func:`~ncsam.noise.human`
+    ``labels:FILE[,KEY]``                         :func:`~ncsam.noise.from_file`
     ============================================  ===================================================
 
     Args:
@@ -44,8 +48,12 @@ def apply(spec: str, labels: ArrayLike, num_classes: int, seed: int = 0, x: Arra
     return parse(spec)(labels, num_classes, seed, x)
 
 
-def parse(spec: str) -> Noise:
+def parse(spec: str, *, whole: int | None = None) -> Noise:
     """The noise spelled ``spec``, as a function of (labels, num_classes, seed, x); checks what can be told before data.
+
+    Args:
+        whole: samples of the training set whose first the labels are of, which files of labels have one for each of;
+            as many as there are labels if none.
 
     Raises:
         ValueError: a spelling that is not in the table of :func:`apply`, or a rate outside [0, 1].
@@ -58,13 +66,14 @@ def parse(spec: str) -> Noise:
     if kind not in KINDS:
         raise ValueError(unknown("label noise", kind, KINDS))
     try:
-        return KINDS[kind].parse([part.strip() for part in rest.split(",")] if rest else [])
+        made = KINDS[kind].parse([part.strip() for part in rest.split(",")] if rest else [])
+        return replace(made, whole=whole) if isinstance(made, _FromFile) else made
     except _Spelling as error:
         raise ValueError(f"label noise {spec!r}: {error}; spell it {KINDS[kind].usage}") from None
 
 
 class _Spelling(Exception):
-    """What is wrong with the arguments of a kind."""
+    """Say what is wrong with the arguments of a kind."""
 
 
 def _none(arguments: list[str]) -> Noise:
@@ -131,10 +140,29 @@ def _matrix(arguments: list[str]) -> Noise:
     return noise
 
 
+@dataclass(frozen=True)
+class _FromFile:
+    """Labels from a file, of a training set of ``whole`` samples."""
+
+    kind: Callable[..., NoisyLabels]
+    path: str
+    key: str | None = None
+    whole: int | None = None
+
+    def __call__(self, labels: ArrayLike, num_classes: int, seed: int, x: ArrayLike | None) -> NoisyLabels:
+        return self.kind(labels, self.path, num_classes, self.key, whole=self.whole)
+
+
 def _human(arguments: list[str]) -> Noise:
     _expect(arguments, 2)
     path, key = arguments
-    return lambda labels, num_classes, seed, x: kinds.human(labels, path, num_classes, key)
+    return _FromFile(kinds.human, path, key)
+
+
+def _labels(arguments: list[str]) -> Noise:
+    if len(arguments) not in (1, 2) or not all(arguments):
+        raise _Spelling(f"got {len(arguments)} arguments, expected a file and perhaps a name in it")
+    return _FromFile(kinds.from_file, arguments[0], arguments[1] if len(arguments) > 1 else None)
 
 
 @dataclass(frozen=True)
@@ -165,6 +193,7 @@ KINDS: Mapping[str, NoiseKind] = {
     "beta": NoiseKind("beta:THETA1,THETA2", _beta),
     "matrix": NoiseKind("matrix:FILE", _matrix),
     "human": NoiseKind("human:FILE,KEY", _human, sees_inputs=True),
+    "labels": NoiseKind("labels:FILE[,KEY]", _labels, sees_inputs=True),
 }
 """Every kind of label noise by the name that it is spelled with."""
 
@@ -200,7 +229,10 @@ def _class_map(text: str) -> str | dict[int, int]:
 def _read_matrix(path: Path) -> np.ndarray:
     try:
         if path.suffix == ".npy":
-            return np.asarray(np.load(path, allow_pickle=False))
-        return np.loadtxt(path, ndmin=2, delimiter="," if "," in path.read_text() else None)
+            return read_array(path)
+        text = read_text(path, LISTING)
+        return np.loadtxt(io.StringIO(text), ndmin=2, delimiter="," if "," in text else None)
+    except Unfit:
+        raise
     except ValueError as error:
         raise ValueError(f"{path} does not hold a matrix of numbers: {error}") from error

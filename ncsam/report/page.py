@@ -20,6 +20,7 @@ from PIL import Image  # matplotlib needs it, so it is there
 from landscape._version import __version__
 from landscape.figures.data import DataFigure
 from landscape.figures.style import STYLE
+from landscape.store.escaping import csv_cell
 from ncsam.figures.catalogue import plans
 from ncsam.records import RadiusControl, Secondary, Verdicts
 from ncsam.report import prose, provenance
@@ -141,7 +142,7 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 def _cell(value: Any) -> Any:
     if isinstance(value, float | np.floating):
         return "" if np.isnan(value) else f"{value:.{_DIGITS}g}"
-    return value
+    return csv_cell(value)
 
 
 def _part(n: int, study: Study, files: StudyFiles, pictures: list[Picture]) -> StudySection:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from landscape._files import replacing
+from landscape.inputs import opened
 from landscape.store import StoreError
 from landscape.store.disk import deferred_signals, fsync_folder
 from landscape.store.lock import sole
@@ -19,8 +20,13 @@ from ncsam.training.config import TrainConfig
 
 
 def state_path(path: Path) -> Path:
-    """Where the training state of the run file ``path`` lies while it is being trained."""
+    """Path of the training state of the run file ``path`` lies while it is being trained."""
     return path.with_name(f"{path.name}.training.state")
+
+
+def state_temporary(path: Path) -> Path:
+    """Under which name that state is written before it gets its own; what a kill leaves, the next save replaces."""
+    return path.with_name(f".{state_path(path).name}.tmp")
 
 
 def sole_training(path: Path) -> AbstractContextManager[None]:
@@ -59,7 +65,8 @@ def load_state(path: Path, identity: dict[str, Any], device: str) -> dict[str, A
         StoreError: the file is damaged, or belongs to another configuration (the first difference is named).
     """
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        with opened(path) as stream:
+            content = torch.load(stream, map_location=device, weights_only=True)
         # A state from before a choice existed was trained with what is now its default.
         found, state = {**TrainConfig().to_dict(), **json.loads(content["identity"])}, content["state"]
     except Exception as error:

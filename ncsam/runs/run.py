@@ -11,8 +11,10 @@ import torch
 from torch import nn
 
 from landscape import Objective, store
+from landscape.inputs import output
 from landscape.records import Record
 from landscape.store import StoreError
+from landscape.store.errors import one_line
 from ncsam import models
 from ncsam.records import Labels, Training
 from ncsam.training.config import TrainConfig
@@ -28,7 +30,7 @@ class Run:
         trust: import a ``package.module:factory`` that the file names as data or model; importing runs its code.
 
     Attributes:
-        path: of the file.
+        path: of the file; that which a symbolic link leads to.
         config: how it was trained.
         attrs: provenance.
         epochs: at which weights were kept, ascending.
@@ -38,7 +40,8 @@ class Run:
     """
 
     def __init__(self, path: str | Path, *, trust: bool = False) -> None:
-        self.path = Path(path)
+        with one_line(path, "opening", "check the path"):
+            self.path = output(path)
         self._trust = trust
         with store.open(self.path) as file:
             if file.kind != "run":
@@ -49,7 +52,10 @@ class Run:
             self.config = TrainConfig.from_dict(self.attrs["config"])
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{self.path}: its configuration cannot be used ({error})") from error
-        self.epochs = sorted(int(name.rsplit("/", 1)[1]) for name in self.names if name.startswith("weights/"))
+        kept = [name.removeprefix("weights/") for name in self.names if name.startswith("weights/")]
+        if wrong := [epoch for epoch in kept if not (epoch.isascii() and epoch.isdecimal() and len(epoch) < 10)]:
+            raise StoreError(f"{self.path}: holds weights of the epoch {wrong[0]!r}, expected a number")
+        self.epochs = sorted(map(int, kept))
         self._problem: Problem | None = None
 
     def __repr__(self) -> str:
@@ -87,10 +93,10 @@ class Run:
         """
         if self._problem is None:
             problem = Problem.of(self.config, trust=self._trust)
-            if problem.dataset.hash != self.attrs["data_hash"]:
+            if problem.dataset.hash != self.attrs.get("data_hash"):
                 raise StoreError(
                     f"{self.path}: the data {self.config.data!r} differ from those it was trained on "
-                    f"(SHA-256 {problem.dataset.hash[:12]}…, expected {self.attrs['data_hash'][:12]}…)"
+                    f"(SHA-256 {problem.dataset.hash[:12]}…, expected {str(self.attrs.get('data_hash'))[:12]}…)"
                 )
             if not np.array_equal(problem.labels.observed, self.labels.observed):
                 raise StoreError(f"{self.path}: the noise drawn again differs from the stored labels")
@@ -99,6 +105,8 @@ class Run:
 
     def epoch(self, epoch: int | str = "last") -> int:
         """Resolve ``"last"``; refuse epochs without weights."""
+        if not self.epochs:
+            raise StoreError(f"{self.path}: holds no weights; train it again with `landscape train`")
         try:
             found = self.epochs[-1] if epoch == "last" else int(epoch)
         except ValueError as error:
@@ -113,7 +121,11 @@ class Run:
         model = models.build(self.config.model, dataset.input_shape, dataset.num_classes, seed=0, trust=self._trust)
         with store.open(self.path) as file:
             arrays = file.arrays(f"weights/{self.epoch(epoch)}")
-        model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+        try:
+            model.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+        except (RuntimeError, TypeError) as error:
+            told = " ".join(str(error).split())
+            raise StoreError(f"{self.path}: its weights are not those of {self.config.model!r} ({told})") from error
         return model.to(device, dtype).eval()
 
     def objective(

@@ -12,11 +12,13 @@ import numpy as np
 import torch
 
 from landscape import store
+from landscape.inputs import output
 from landscape.records import Record
 from landscape.store import StoreError
+from landscape.store.room import check_room
 from ncsam.records import Labels
 from ncsam.runs.log import TrainingLog, is_log
-from ncsam.runs.resume_state import load_state, save_state, sole_training, state_path
+from ncsam.runs.resume_state import load_state, save_state, sole_training, state_path, state_temporary
 from ncsam.runs.run import Run
 from ncsam.training.config import TrainConfig
 from ncsam.training.problem import Problem
@@ -41,7 +43,8 @@ def train_run(
     """Train as configured and write the run file; its state is kept beside it meanwhile, for ``resume``.
 
     Args:
-        path: of the run file; refused if it exists, unless ``overwrite``, or ``resume`` and it is complete.
+        path: of the run file, or a symbolic link to it; refused if it exists, unless ``overwrite``, or ``resume`` and
+            it is complete.
         trust: import a ``package.module:factory`` that the configuration names.
         resume: continue from the state that a stopped training left, bitwise as if it had not been stopped.
         command: the command line, for the record.
@@ -54,12 +57,13 @@ def train_run(
         StoreError: the output exists, the state belongs to another configuration, another process trains into the
             same file, or the disk refused.
     """
-    path, state = Path(path), state_path(Path(path))
+    path, log = output(path), None if log is None else output(log)
+    state = state_path(path)
     if path.exists() and not overwrite:
         if resume and (run := Run(path, trust=trust)).config == config:
             return run
         raise StoreError(f"{path}: the file exists; choose another name, --overwrite, or --resume of the same run")
-    _check_outputs(path, None if log is None else Path(log), overwrite=overwrite, resume=resume)
+    _check_outputs(path, log, overwrite=overwrite, resume=resume)
     with sole_training(path):
         if state.exists() and not (resume or overwrite):
             raise StoreError(
@@ -72,9 +76,13 @@ def train_run(
             "torch": torch.__version__,
             "device": torch.device(device).type,
         }
+        weights = sum(tensor.nbytes for tensor in trainer.model.state_dict().values())
+        # The file, and before it the state with the optimizer's momentum or two of them
+        room = weights * (5 + len(config.checkpoints))
+        check_room(f"{path.name} with {1 + len(config.checkpoints)} checkpoints", path.parent, disk=room)
         if resume and state.exists():
             trainer.load_state_dict(load_state(state, identity, device))
-        _train(trainer, state, identity, None if log is None else Path(log), progress)
+        _train(trainer, state, identity, log, progress)
         stamp = store.stamp(
             config=config.to_dict(),
             seeds=config.seeds,
@@ -93,7 +101,8 @@ def train_run(
         store.create(
             path, kind="run", attrs={**stamp, **(attrs or {}), **spent}, contents=contents, overwrite=overwrite
         )
-        state.unlink(missing_ok=True)
+        for leftover in (state, state_temporary(path)):
+            leftover.unlink(missing_ok=True)
     return Run(path, trust=trust)
 
 
@@ -138,9 +147,11 @@ def _labels(problem: Problem) -> Labels:
 
 def _check_outputs(path: Path, log: Path | None, *, overwrite: bool, resume: bool) -> None:
     """Refuse, before any work, what could not be written after it."""
-    for output in filter(None, (path, log)):
-        if not output.parent.is_dir():
-            raise StoreError(f"{output.parent}: no such folder; create it first")
+    for file in filter(None, (path, log)):
+        if not file.parent.is_dir():
+            raise StoreError(f"{file.parent}: no such folder; create it first")
+    if path.is_dir():
+        raise StoreError(f"{path}: is a folder, expected the name of a file")
     if log is None:
         return
     if log.absolute() == path.absolute():

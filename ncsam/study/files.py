@@ -5,14 +5,13 @@ Runs are opened only where something of them is needed.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from landscape import store
+from landscape import inputs, store
 from landscape.records import Record
 from landscape.store import StoreError
 from ncsam.records import CellTable, Curves, Verdicts
@@ -109,7 +108,15 @@ class StudyFiles:
 
     def run_path(self, name: str) -> Path | None:
         """The file of a run by its name in the table; none where it is not there."""
-        path = self._runs / f"{name}.h5"
+        return self._path(self._runs, name)
+
+    def _path(self, folder: Path, name: str) -> Path | None:
+        """Names are from the study file, which may be anyone's: they lead nowhere but into the folder."""
+        if not name:
+            return None
+        if Path(name).name != name or not name.isprintable():
+            raise StoreError(f"{self.study_file or self.root}: {name!r} cannot name a run")
+        path = folder / f"{name}.h5"
         return path if path.exists() else None
 
     def names(self, study: Study) -> dict[tuple[str, float, int], str]:
@@ -144,8 +151,8 @@ class StudyFiles:
     def attributes(self, name: str) -> dict[str, Any]:
         """Provenance and configuration of one run; empty where its file is not there."""
         for folder in (self._runs, self.root / "tuning"):
-            path = folder / f"{name}.h5"
-            if path.exists():
+            path = self._path(folder, name)
+            if path is not None:
                 with store.open(path) as file:
                     return dict(file.attrs)
         return {}
@@ -182,6 +189,6 @@ def _json(path: Path) -> Any:
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return inputs.read_json(path)
     except ValueError as error:
-        raise StoreError(f"{path}: not JSON ({error}); the sweep writes it anew with --resume") from error
+        raise StoreError(f"{error}; the sweep writes it anew with --resume") from error

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import inspect
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from landscape import inputs, store
 from landscape.store.lock import sole
+from landscape.store.part_database import log_of
 from ncsam.measurements import (
     ANALYSIS_VIEWS,
     measure_bound,
@@ -19,7 +24,8 @@ from ncsam.measurements import (
     measure_sharpness,
     measure_spectrum,
 )
-from ncsam.runs.resume_state import state_path
+from ncsam.measurements.warm_start import vectors_path
+from ncsam.runs.resume_state import state_path, state_temporary
 from ncsam.runs.run import Run
 from ncsam.runs.train import train_run
 from ncsam.training.config import TrainConfig
@@ -48,14 +54,32 @@ class Cell:
     role: str = REPORTED
     trust: bool = False
 
+    def __post_init__(self) -> None:
+        inputs.file_name(self.name, "a run")
+
     @property
     def seed(self) -> int:
         """The seed of the split, which a sweep gives to everything that is drawn."""
         return self.config.seeds["split"]
 
     def path(self, folder: Path) -> Path:
-        """The run file of the cell in ``folder``."""
-        return folder / f"{self.name}.h5"
+        """The run file of the cell in ``folder``.
+
+        Raises:
+            ValueError: a link there leads out of the folder.
+        """
+        return inputs.inside(folder, self.name, ".h5")
+
+    def leftovers(self, folder: Path) -> list[Path]:
+        """Every file that may lie beside the run file, while it is made or after a kill."""
+        path = self.path(folder)
+        parts = [store.part_path(path, f"{kind.group}/{own}") for kind, own in map(kind_and_name, self.measures)]
+        views = {str(view) for settings in self.measures.values() for view in settings.get("views", ANALYSIS_VIEWS)}
+        vectors = [vectors_path(part, view) for part in parts for view in sorted(views)]
+        locks = [path.with_name(f"{path.name}.{purpose}.lock") for purpose in ("cell", "training")]
+        locks += [part.with_name(f"{part.name}.writing.lock") for part in parts]
+        temporary = [state_temporary(path), *(v.with_name(f".{v.name}.tmp") for v in vectors)]
+        return [state_path(path), *parts, *map(log_of, parts), *vectors, *locks, *temporary]
 
     def run(self, path: Path) -> None:
         """Train and measure; what the file already holds is not done again.
@@ -79,7 +103,7 @@ class Cell:
                 kind.measure(run, own, **settings, resume=True)
 
     def begun(self, path: Path) -> bool:
-        """Whether there is a file, a state to resume from, or a process at it (or one that was killed)."""
+        """Tell whether there is a file, a state to resume from, or a process at it (or one that was killed)."""
         return any(p.exists() for p in (path, state_path(path), path.with_name(f"{path.name}.cell.lock")))
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,7 +122,7 @@ class Cell:
         return cls(**{**values, "config": TrainConfig.from_dict(values["config"])})
 
     def complete(self, path: Path) -> bool:
-        """Whether the file holds the finished run and every measurement.
+        """Tell whether the file holds the finished run and every measurement.
 
         Raises:
             StoreError: the file is damaged.
@@ -120,7 +144,7 @@ def _plane(run: Run, name: str, *, points: int = 11, span: float = 1.0, **settin
 
 @dataclasses.dataclass(frozen=True)
 class UnitCosts:
-    """What the cost of a measurement is made of.
+    """Parts that the cost of a measurement is made of.
 
     Attributes:
         train, test: samples of the training and test set.
@@ -148,12 +172,14 @@ class MeasureKind:
         name: of the result there, if none is given.
         measure: takes the run, that name and the settings.
         seconds: what it will take with its settings, roughly.
+        passes_to: what takes those settings that ``measure`` only passes on.
     """
 
     group: str
     name: str
     measure: Callable[..., Any]
     seconds: Callable[[Mapping[str, Any], UnitCosts], float]
+    passes_to: Callable[..., Any] | None = None
 
 
 def _spectrum_seconds(settings: Mapping[str, Any], unit: UnitCosts) -> float:
@@ -185,13 +211,13 @@ MEASURES: Mapping[str, MeasureKind] = {
     "sharpness": MeasureKind("sharpness", "default", measure_sharpness, _sharpness_seconds),
     "diagnostics": MeasureKind("diagnostics", "default", measure_diagnostics, _diagnostics_seconds),
     "bound": MeasureKind("diagnostics", "bound", measure_bound, _bound_seconds),
-    "line": MeasureKind("surface", "line", _line, _line_seconds),
-    "plane": MeasureKind("surface", "plane", _plane, _plane_seconds),
+    "line": MeasureKind("surface", "line", _line, _line_seconds, measure_line),
+    "plane": MeasureKind("surface", "plane", _plane, _plane_seconds, measure_plane),
 }
 
 
 def kind_and_name(measure: str) -> tuple[MeasureKind, str]:
-    """What ``KIND`` or ``KIND/NAME`` in a sweep's ``[measure]`` stands for; a kind may be measured under several names.
+    """Resolve ``KIND`` or ``KIND/NAME`` of a sweep's ``[measure]``; a kind may be measured under several names.
 
     Raises:
         KeyError: no such kind.
@@ -203,11 +229,35 @@ def kind_and_name(measure: str) -> tuple[MeasureKind, str]:
     return MEASURES[kind], name or MEASURES[kind].name
 
 
+def settings_of(measure: str) -> set[str]:
+    """Names of the settings that a measurement takes in a sweep.
+
+    >>> sorted(settings_of("line") & {"points", "span", "run"})
+    ['points', 'span']
+    """
+    kind = MEASURES[measure.partition("/")[0]]
+    taken = (kind.measure,) if kind.passes_to is None else (kind.measure, kind.passes_to)
+    named = {name for function in taken for name in inspect.signature(function).parameters}
+    return named - {"run", "name", "where", "settings", "alphas", "betas", "resume", "overwrite"}
+
+
 def cell_name(arm: str, noise: str, seed: int) -> str:
     """The file name of a cell, without its ending.
 
     >>> cell_name("sam", "symmetric:0.4", 3), cell_name("sgd", "none", 0)
     ('sam-symmetric-0.4-seed3', 'sgd-none-seed0')
     """
-    spelled = "".join(c if c.isalnum() or c in "._" else "-" for c in noise)
-    return f"{arm}-{spelled}-seed{seed}"
+    name, end = f"{arm}-{spelled(noise)}", f"-seed{seed}"
+    if len(name) + len(end) <= inputs.LONGEST_NAME:
+        return f"{name}{end}"
+    digest = hashlib.sha256(f"{arm} {noise}".encode()).hexdigest()[:8]  # paths of files may be long
+    return f"{name[: inputs.LONGEST_NAME - len(end) - 9]}-{digest}{end}"
+
+
+def spelled(value: object) -> str:
+    """A value as a part of a file's name.
+
+    >>> spelled("human:a/b.pt,worse_label"), spelled(0.1)
+    ('human-a-b.pt-worse_label', '0.1')
+    """
+    return re.sub(r"[^A-Za-z0-9._]", "-", str(value))

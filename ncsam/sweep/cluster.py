@@ -10,23 +10,31 @@ scheduler has lost sight of: it comes again later and finds the run finished.
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import itertools
 import json
 import logging
 import queue
+import re
 import secrets
+import socket
 import sys
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+import landscape
+import ncsam
 from landscape._version import __version__
+from landscape.inputs import readable
 from landscape.store import StoreError
 from landscape.store.lock import Held, sole
+from landscape.store.temporary import temporary_file
 from ncsam.sweep.cells import Cell
 from ncsam.sweep.pool import Failure, Progress, one_line
 
@@ -35,6 +43,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+Token = tuple[str, str]
+"""Path of a file in the sweep's folder, and what it holds."""
+_ADDRESS = re.compile(r"(?P<kind>tcp|tls|ws|wss)://(?P<host>[\w.-]+|\[[0-9a-fA-F:.]+\]):(?P<port>\d{1,5})")
 POLL = 1.0  # seconds between looks at the workers while no cell ends
 AGAIN = 2.0  # seconds until a cell that another process is at is tried again
 COMPLETE, FAILED, BUSY, UNFIT = "complete", "failed", "busy", "unfit"
@@ -49,6 +60,7 @@ class Cluster:
 
     Raises:
         ImportError: dask.distributed is not installed.
+        ValueError: the address is spelled wrongly.
         ConnectionError: no scheduler answers there.
     """
 
@@ -57,19 +69,20 @@ class Cluster:
             from distributed import Client
         except ImportError as error:
             raise ImportError("a cluster needs dask.distributed: pip install 'dask[distributed]'") from error
+        if isinstance(scheduler, str):
+            _reach(scheduler, timeout)
         self._close = isinstance(scheduler, str)
         if not isinstance(scheduler, str):
             self._client = scheduler
         else:
             try:
                 self._client = Client(scheduler, timeout=timeout, set_as_default=False)
-            except (OSError, ValueError) as error:
-                raise ConnectionError(
-                    f"no Dask scheduler answers at {scheduler} within {timeout:g} s; start one with `dask scheduler` "
-                    "and give the address that it prints, such as tcp://host:8786"
-                ) from error
+            except Exception as error:  # whatever speaks there, if it is no scheduler
+                raise _no_answer(scheduler, timeout) from error
         self.address = str(self._client.scheduler.address)
         self._alone = False  # whether it was said that there is no worker
+        self._paused: set[str] = set()  # workers of which it was said that they are paused
+        self._looked = -POLL
 
     def __enter__(self) -> Self:
         return self
@@ -81,17 +94,31 @@ class Cluster:
             self._client.close()
 
     def workers(self) -> int:
-        """How many workers there are now.
+        """Count the workers there are now that take cells; those that Dask has paused are told of, once.
 
         Raises:
             ConnectionError: the scheduler is gone.
         """
         try:
-            if self._client.status == "running":
-                return len(self._client.nthreads())
+            if self._client.status != "running":
+                raise self._lost()
+            if time.monotonic() - self._looked >= POLL:
+                self._look()
+            return len(self._client.nthreads().keys() - self._paused)
         except OSError as error:
             raise self._lost() from error
-        raise self._lost()
+
+    def _look(self) -> None:
+        """Say of workers that have been paused since the last look that they are."""
+        found: Mapping[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
+        paused = {address for address, worker in found.items() if worker.get("status") == "paused"}
+        for address in sorted(paused - self._paused):
+            logger.warning(
+                "worker %s is paused: it uses most of the %s of memory that Dask grants it, and takes no cells until "
+                "it uses less; start workers with a larger --memory-limit (0 for none), or fewer of them on a machine",
+                address, readable(found[address].get("memory_limit") or 0),
+            )  # fmt: skip
+        self._paused, self._looked = paused, time.monotonic()
 
     def check(self, path: Path) -> None:
         """Refuse workers that would not run cells as this process does, before any cell is run.
@@ -104,7 +131,8 @@ class Cluster:
             StoreError: another process is starting a sweep in the folder.
         """
         path = path.absolute()
-        self._ask(unfit, versions(), str(path))
+        with proof(path.parent) as token:
+            self._ask(unfit, versions(), token)
         with sole(path, "check", "another process is starting a sweep here; try again"):
             self._ask(unlocked, str(path))
 
@@ -119,10 +147,11 @@ class Cluster:
             ConnectionError: the scheduler is gone.
             ValueError: a worker joined that :meth:`check` would have refused.
         """
-        with contextlib.closing(self._ends(cells, folder.absolute())) as ends:
+        folder = folder.absolute()
+        with proof(folder) as token, contextlib.closing(self._ends(cells, folder, token)) as ends:
             return [end for end in progress(ends, len(cells)) if isinstance(end, Failure)]
 
-    def _ends(self, cells: Sequence[Cell], folder: Path) -> Generator[Cell | Failure, None, None]:
+    def _ends(self, cells: Sequence[Cell], folder: Path, token: Token) -> Generator[Cell | Failure, None, None]:
         """Every cell when it is complete, or its failure."""
         waiting = deque((0.0, cell) for cell in cells)  # the earliest time to hand it over, ascending
         running: dict[Any, tuple[Future, Cell]] = {}
@@ -135,7 +164,7 @@ class Cluster:
                 free = self._wanted(len(running))
                 while free > 0 and waiting and waiting[0][0] <= time.monotonic():
                     _, cell = waiting.popleft()
-                    future = self._submit(cell, folder, f"{cell.name}-{next(keys)}")
+                    future = self._submit(cell, folder, token, f"{cell.name}-{next(keys)}")
                     running[future.key] = future, cell
                     future.add_done_callback(ended.put)
                     free -= 1
@@ -174,17 +203,17 @@ class Cluster:
                 raise ValueError(f"worker {address} {answer}")
 
     def _wanted(self, running: int) -> int:
-        """How many more cells the workers can take."""
+        """Count the cells that the workers can still take."""
         workers = self.workers()
-        if not workers and not self._alone:
+        if not workers and not self._paused and not self._alone:
             logger.warning("no worker at %s; waiting for one: dask worker %s --nthreads 1", self.address, self.address)
         self._alone = not workers
         return workers - running
 
-    def _submit(self, cell: Cell, folder: Path, key: str) -> Future:
+    def _submit(self, cell: Cell, folder: Path, token: Token, key: str) -> Future:
         try:
             return self._client.submit(
-                run_cell, json.dumps(cell.to_dict()), str(folder), versions(), key=key, pure=False
+                run_cell, json.dumps(cell.to_dict()), str(folder), versions(), token, key=key, pure=False
             )
         except OSError as error:
             raise self._lost() from error
@@ -215,7 +244,7 @@ class Cluster:
 
 
 def versions() -> dict[str, str]:
-    """What must be the same wherever cells of one sweep are run."""
+    """Versions and settings that must be the same wherever cells of one sweep are run."""
     import numpy
     import torch
 
@@ -224,10 +253,60 @@ def versions() -> dict[str, str]:
         "torch": str(torch.__version__),
         "numpy": numpy.__version__,
         "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+        "code": _code(),
     }
 
 
-def run_cell(cell: str, folder: str, expected: Mapping[str, str]) -> tuple[str, str]:
+@functools.cache
+def _code() -> str:
+    """Digest of what is installed, so that the same version with other lines in it is told from this one."""
+    state = hashlib.sha256()
+    for package in (landscape, ncsam):
+        root = Path(str(package.__file__)).parent
+        for path in sorted(root.rglob("*.py")):
+            state.update(f"{package.__name__}/{path.relative_to(root).as_posix()}\0".encode())
+            state.update(hashlib.sha256(path.read_bytes()).digest())
+    return state.hexdigest()[:12]
+
+
+@contextlib.contextmanager
+def proof(folder: Path) -> Iterator[Token]:
+    """A file in ``folder`` while the context lasts, and what it says: who can read it there sees the same folder."""
+    secret = secrets.token_hex(16)
+    with temporary_file(folder / "token") as disk:
+        disk.write(secret.encode())
+        disk.sync()
+        yield str(disk.path), secret
+
+
+def _reach(address: str, timeout: float) -> None:
+    """Refuse an address that is none, or at which nothing listens, before Dask tries it for long."""
+    found = _ADDRESS.fullmatch(address)
+    if found is None or not 0 < int(found["port"]) < 2**16:
+        raise ValueError(f"--scheduler is {address!r}, expected an address such as tcp://host:8786")
+    if found["kind"] in ("tls", "wss"):
+        import dask
+
+        if dask.config.get("distributed.comm.tls.ca-file", None) is None:
+            raise ValueError(f"{address} needs certificates, and Dask's configuration has none (distributed.comm.tls)")
+    try:
+        with socket.create_connection((found["host"].strip("[]"), int(found["port"])), timeout) as connection:
+            # A scheduler greets first; for what never does, Dask would wait for ever
+            greeted = found["kind"] != "tcp" or connection.recv(1)
+    except (OSError, UnicodeError) as error:
+        raise _no_answer(address, timeout) from error
+    if not greeted:
+        raise _no_answer(address, timeout)
+
+
+def _no_answer(address: str, timeout: float) -> ConnectionError:
+    return ConnectionError(
+        f"no Dask scheduler answers at {address} within {timeout:g} s; start one with `dask scheduler` "
+        "and give the address that it prints, such as tcp://host:8786"
+    )
+
+
+def run_cell(cell: str, folder: str, expected: Mapping[str, str], token: Token) -> tuple[str, str]:
     """On a worker: run the cell that is spelled in JSON; returns what became of it, and why in one line."""
     import torch
     from distributed import get_worker
@@ -235,7 +314,7 @@ def run_cell(cell: str, folder: str, expected: Mapping[str, str]) -> tuple[str, 
     from ncsam.optimizers.sharpness_aware import ProjectionWarning
 
     worker = get_worker()
-    if (problem := unfit(expected, folder, worker)) is not None:
+    if (problem := unfit(expected, token, worker)) is not None:
         return UNFIT, f"worker {worker.address} {problem}"
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -247,14 +326,14 @@ def run_cell(cell: str, folder: str, expected: Mapping[str, str]) -> tuple[str, 
             found.run(found.path(Path(folder)))
     except Held as error:
         return BUSY, str(error)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return FAILED, one_line(error)
     finally:
         torch.set_num_threads(threads)
     return COMPLETE, ""
 
 
-def unfit(expected: Mapping[str, str], path: str, dask_worker: Worker) -> str | None:
+def unfit(expected: Mapping[str, str], token: Token, dask_worker: Worker) -> str | None:
     """On a worker: why its runs would not be those of a process with the ``expected`` versions; None if they would."""
     found = versions()
     different = [name for name in expected if found.get(name) != expected[name]]
@@ -263,8 +342,14 @@ def unfit(expected: Mapping[str, str], path: str, dask_worker: Worker) -> str | 
         return f"has {there}, where the sweep was started it is {here}; install the same in both places"
     if (threads := dask_worker.state.nthreads) != 1:
         return f"runs {threads} tasks at a time in one process; start it with --nthreads 1 (and --nworkers {threads})"
-    if not Path(path).exists():
-        return f"does not see {path}; use a folder that all machines have under the same path"
+    path, secret = token
+    try:
+        seen = Path(path).read_text(encoding="ascii") == secret
+    except (OSError, UnicodeDecodeError):
+        seen = False
+    if not seen:
+        folder = Path(path).parent
+        return f"does not see {folder}, or another of that name; use one that all machines have under the same path"
     return None
 
 

@@ -37,16 +37,19 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from landscape import inputs
 from landscape._suggest import did_you_mean
 from ncsam import noise as label_noise
 from ncsam.optimizers import options_of, resolve_options
-from ncsam.sweep.cells import MEASURES, REPORTED, TUNING, Cell, cell_name
+from ncsam.sweep.cells import MEASURES, REPORTED, TUNING, Cell, cell_name, settings_of, spelled
 from ncsam.training.config import TrainConfig
 
 _FIELDS = {f.name for f in dataclasses.fields(TrainConfig)} - {"seeds", "options", "optimizer", "noise"}
@@ -74,7 +77,7 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """What is tried for each arm and noise before the reported runs, on seeds of its own.
+    """Settings that are tried for each arm and noise before the reported runs, on seeds of its own.
 
     Attributes:
         seeds: disjoint from the reported ones.
@@ -83,6 +86,11 @@ class Tuning:
 
     seeds: tuple[int, ...]
     train: Mapping[str, tuple[Any, ...]]
+
+    def count(self, arm: Arm) -> int:
+        """How many combinations ``arm`` tries."""
+        tried = self.train if arm.tune is None else arm.tune
+        return math.prod(len(values) for values in tried.values()) if tried else 0
 
     def candidates(self, arm: Arm) -> list[dict[str, Any]]:
         """Every combination that ``arm`` tries; none where nothing is listed for it."""
@@ -127,25 +135,26 @@ class Sweep:
         >>> [cell.name for cell in sweep.cells()]
         ['sam-rho0.1-none-seed0', 'sam-rho0.2-none-seed0', 'sam-rho0.1-none-seed1', 'sam-rho0.2-none-seed1']
         """
-        _known(description, ("seeds", "noise", "train", "arms", "measure", "tune"), "the sweep")
+        _known(_table(description, "the sweep"), ("seeds", "noise", "train", "arms", "measure", "tune"), "the sweep")
         for key in ("seeds", "noise", "arms"):
             if key not in description:
                 raise ValueError(f"the sweep has no {key!r}")
-        train = dict(description.get("train", {}))
+        train = dict(_table(description.get("train", {}), "[train]"))
         _known(train, _FIELDS, "[train]")
         noise = _noise(description["noise"], "noise")
-        arms = tuple(itertools.chain.from_iterable(_arms(arm) for arm in description["arms"]))
-        names = [arm.name for arm in arms]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"two arms are called {name!r}; give them a name = … of their own")
-        measures = {name: dict(settings) for name, settings in description.get("measure", {}).items()}
-        _known([name.partition("/")[0] for name in measures], MEASURES, "[measure]")
+        if not isinstance(description["arms"], list | tuple):
+            raise ValueError(f"arms is {description['arms']!r}, expected tables [[arms]]")
+        arms = tuple(itertools.chain.from_iterable(_arms(_table(arm, "an arm")) for arm in description["arms"]))
+        if name := _repeated(arm.name for arm in arms):
+            raise ValueError(f"two arms are called {name!r}; give them a name = … of their own")
+        measures = _measures(description.get("measure", {}))
         tuning = _tuning(description.get("tune"))
         sweep = cls(_seeds(description["seeds"]), noise, train, arms, measures, tuning, dict(description))
+        sweep._check_count()
         sweep._check_tuning()
-        sweep.cells()  # a value out of range is told now
-        sweep.tuning_cells()
+        # A value out of range is told now
+        if name := _repeated(cell.name for cell in (*sweep.cells(), *(cell for cell, _ in sweep.tuning_cells()))):
+            raise ValueError(f"two runs would be called {name!r}; give the arms names or the noise files that differ")
         return sweep
 
     @classmethod
@@ -157,11 +166,10 @@ class Sweep:
             OSError: it cannot be read.
         """
         try:
-            return cls.from_dict(tomllib.loads(Path(path).read_text(encoding="utf-8")))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: not a TOML file ({error})") from error
+            return cls.from_dict(inputs.read_toml(path))
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            told = str(error)
+            raise ValueError(told if told.startswith(f"{path}:") else f"{path}: {told}") from error
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Sweep:
@@ -204,11 +212,20 @@ class Sweep:
         found = []
         for seed, noise, arm in self._grid(self.tuning.seeds):
             for candidate in self.tuning.candidates(arm):
-                spelled = "-".join(f"{key}{value}" for key, value in candidate.items())
+                tried = "-".join(f"{key}{spelled(value)}" for key, value in candidate.items())
                 config = self._config(arm, noise, seed, candidate)
-                name = cell_name(f"tuning-{arm.name}-{spelled}", noise, seed)
+                name = cell_name(f"tuning-{arm.name}-{tried}", noise, seed)
                 found.append((Cell(name, arm.name, config, {}, TUNING, self.trust), candidate))
         return found
+
+    def _check_count(self) -> None:
+        """Refuse more runs than the limit, which are counted without being listed."""
+        where = [len(self.noise) if arm.noise is None else len({*arm.noise} & {*self.noise}) for arm in self.arms]
+        count = len(self.seeds) * sum(where)
+        if self.tuning is not None:
+            tried = [self.tuning.count(arm) for arm in self.arms]
+            count += len(self.tuning.seeds) * sum(n * m for n, m in zip(where, tried, strict=True))
+        _check_cells(count)
 
     def _check_tuning(self) -> None:
         if self.tuning is None:
@@ -219,7 +236,7 @@ class Sweep:
             return
         if set(self.tuning.seeds) & set(self.seeds):
             raise ValueError("tuning and reported runs share seeds; [tune] needs seeds of its own")
-        counts = {arm.name: len(self.tuning.candidates(arm)) for arm in self.arms}
+        counts = {arm.name: self.tuning.count(arm) for arm in self.arms}
         if len(set(counts.values())) > 1:
             tries = ", ".join(f"{name} {count}" for name, count in counts.items())
             raise ValueError(f"arms are not tuned with equal effort: {tries} candidates; list as many for each")
@@ -261,21 +278,29 @@ def _arms(table: Mapping[str, Any]) -> list[Arm]:
     known = options_of(optimizer)
     _known(settings, {*known, *_FIELDS}, f"arm {optimizer!r}")
     noise = _noise(table["noise"], f"arm {optimizer!r}, noise") if "noise" in table else None
-    tune = _lists(table["tune"], {*known, *_FIELDS}, f"arm {optimizer!r}, tune") if "tune" in table else None
-    swept = [key for key, value in settings.items() if isinstance(value, list) and key != "checkpoints"]
+    tune = (
+        _lists(_table(table["tune"], "tune"), {*known, *_FIELDS}, f"arm {optimizer!r}, tune")
+        if "tune" in table
+        else None
+    )
+    swept = [key for key, value in settings.items() if isinstance(value, list) and key not in ("checkpoints", "betas")]
+    _check_cells(math.prod(len(settings[key]) for key in swept))
+    named = inputs.file_name(str(table.get("name", optimizer)), "an arm")
     arms = []
     for values in itertools.product(*(settings[key] for key in swept)):
         one = {**settings, **dict(zip(swept, values, strict=True))}
-        parts = [str(table.get("name", optimizer)), *(f"{k.replace('_', '')}{one[k]}" for k in swept)]
+        parts = [named, *(f"{k.replace('_', '')}{spelled(one[k])}" for k in swept)]
         options = resolve_options(optimizer, {k: v for k, v in one.items() if k in known})
         train = {k: v for k, v in one.items() if k not in known}
-        arms.append(Arm("-".join(parts), optimizer, options, train, noise, tune))
+        name = inputs.file_name("-".join(parts), "an arm")
+        arms.append(Arm(name, optimizer, options, train, noise, tune))
     return arms
 
 
-def _tuning(table: Mapping[str, Any] | None) -> Tuning | None:
+def _tuning(table: Any) -> Tuning | None:
     if table is None:
         return None
+    _table(table, "[tune]")
     if "seeds" not in table:
         raise ValueError("[tune] needs seeds, such as seeds = [100, 101]")
     tried = {key: value for key, value in table.items() if key != "seeds"}
@@ -290,20 +315,53 @@ def _lists(tried: Mapping[str, Any], known: Iterable[str], where: str) -> dict[s
     return {key: tuple(values) for key, values in tried.items()}
 
 
+def _measures(table: Any) -> dict[str, dict[str, Any]]:
+    measures = {
+        name: dict(_table(settings, f"[measure] {name}")) for name, settings in _table(table, "[measure]").items()
+    }
+    _known([name.partition("/")[0] for name in measures], MEASURES, "[measure]")
+    for name, settings in measures.items():
+        for part in name.split("/"):
+            inputs.file_name(part, "a measurement")
+        _known(settings, {*settings_of(name), "at"}, f"[measure] {name}")
+    return measures
+
+
 def _seeds(value: Any) -> tuple[int, ...]:
-    seeds = list(range(value)) if isinstance(value, int) else list(value)
-    if not seeds or any(not isinstance(s, int) or s < 0 for s in seeds) or len(set(seeds)) != len(seeds):
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if whole:
+        _check_cells(value)
+    seeds = list(range(value)) if whole else list(value) if isinstance(value, list | tuple) else []
+    if not seeds or any(type(s) is not int or s < 0 for s in seeds) or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds is {value!r}, expected a number of seeds or a list of different ones ≥ 0")
     return tuple(seeds)
 
 
 def _noise(values: Any, where: str) -> tuple[str, ...]:
-    specs = [values] if isinstance(values, str) else list(values)
-    if not specs or len(set(specs)) != len(specs):
+    specs = [values] if isinstance(values, str) else list(values) if isinstance(values, list | tuple) else []
+    if not specs or not all(isinstance(spec, str) for spec in specs) or len(set(specs)) != len(specs):
         raise ValueError(f'{where} is {values!r}, expected different kinds such as ["symmetric:0.4"]')
     for spec in specs:
         label_noise.parse(spec)
     return tuple(specs)
+
+
+def _table(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{where} is {value!r}, expected a table")
+    return value
+
+
+def _repeated(names: Iterable[str]) -> str | None:
+    return next((name for name, count in Counter(names).items() if count > 1), None)
+
+
+def _check_cells(count: int) -> None:
+    if count > inputs.limits().cells:
+        raise ValueError(
+            f"the sweep has {count} runs or more, at most {inputs.limits().cells} are allowed; if that is right, add "
+            f"--limits cells={count}"
+        )
 
 
 def _known(found: Iterable[str], known: Iterable[str], where: str) -> None:

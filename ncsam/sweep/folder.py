@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import json
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from landscape import inputs
 from landscape._files import replacing
 from landscape.store import StoreError
+from landscape.store.escaping import csv_cell
+from landscape.store.lock import try_lock
+from landscape.store.temporary import remove_stale
 from ncsam.records import CellTable
 from ncsam.runs.run import Run
 from ncsam.study.files import collect, write_study
@@ -27,7 +33,7 @@ Shard = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Progressed:
-    """How far cells are.
+    """Progress of cells.
 
     Attributes:
         complete, begun, pending: names of cells: finished with all measurements; being run, with a state to resume
@@ -87,9 +93,15 @@ class SweepFolder:
 
     @classmethod
     def create(cls, sweep: Sweep, root: Path) -> SweepFolder:
-        """Write the description; run files that are there stay, and go on if they belong to it."""
+        """Write the description; run files that are there stay, and go on if they belong to it.
+
+        Raises:
+            ValueError: a link in the folder leads out of it.
+        """
         root.mkdir(parents=True, exist_ok=True)
         folder = cls(sweep, root)
+        for cell, where in folder.everything():  # before anything is written: a link may lead out of the folder
+            cell.path(folder.own(where))
         _write_json(folder.description, sweep.description)
         return folder
 
@@ -102,7 +114,7 @@ class SweepFolder:
         """
         path = root / "sweep.json"
         try:
-            return cls(Sweep.from_dict(json.loads(path.read_text(encoding="utf-8"))), root)
+            return cls(Sweep.from_dict(inputs.read_json(path)), root)
         except FileNotFoundError as error:
             raise StoreError(f"{root}: holds no sweep (no sweep.json); begin one with `landscape sweep`") from error
         except ValueError as error:
@@ -119,8 +131,11 @@ class SweepFolder:
         path = self.root / "tuning.json"
         if not path.exists():
             raise StoreError(f"{path}: the tuning of this sweep is not finished; continue it with --resume")
-        choices = json.loads(path.read_text(encoding="utf-8"))
-        return self.sweep.cells({(c["arm"], c["noise"]): c["chosen"] for c in choices})
+        try:
+            choices = {(c["arm"], c["noise"]): dict(c["chosen"]) for c in inputs.read_json(path)}
+            return self.sweep.cells(choices)
+        except (KeyError, TypeError, ValueError) as error:
+            raise StoreError(f"{path}: not the tuning of this sweep ({error}); remove it and --resume") from error
 
     def paths(self) -> list[Path]:
         """The files of the reported runs, as :meth:`cells`."""
@@ -152,17 +167,30 @@ class SweepFolder:
     def _run(
         self, cells: Sequence[Cell], folder: Path, workers: int, cluster: Cluster | None, progress: Progress
     ) -> list[Failure]:
-        folder.mkdir(exist_ok=True)
+        self.own(folder).mkdir(exist_ok=True)
+        remove_leftovers(cells, folder)
         if cluster is not None:
             return cluster.run_cells(cells, folder, progress=progress)
         return run_cells(cells, folder, workers=workers, progress=progress)
 
+    def own(self, folder: Path) -> Path:
+        """A folder of the sweep, which must not lead elsewhere.
+
+        Raises:
+            ValueError: it is a link out of the sweep's folder.
+        """
+        return inputs.inside(self.root, folder.name)
+
+    def everything(self) -> list[tuple[Cell, Path]]:
+        """All cells, as they are without tuning, and where their files lie."""
+        tried = [(cell, self.tuning) for cell, _ in self.sweep.tuning_cells()]
+        return [*tried, *((cell, self.runs) for cell in self.sweep.cells())]
+
     def clear(self) -> None:
-        """Remove the run files of this sweep and what is beside them; other files stay."""
-        tried = [cell.path(self.tuning) for cell, _ in self.sweep.tuning_cells()]
-        for path in [*tried, *(cell.path(self.runs) for cell in self.sweep.cells())]:
-            for leftover in path.parent.glob(f"{path.name}*"):
-                leftover.unlink()
+        """Remove the run files of this sweep and what belongs to them, by their exact names; other files stay."""
+        for cell, folder in self.everything():
+            for path in (cell.path(folder), *cell.leftovers(folder)):
+                path.unlink(missing_ok=True)
         (self.root / "tuning.json").unlink(missing_ok=True)
 
     def finish(self, command: list[str] | None = None) -> tuple[CellTable, list[Path]]:
@@ -177,18 +205,41 @@ class SweepFolder:
         write_study(table, study, Run(self.paths()[0]), command=command, overwrite=True)
         rows = rows_of(table)
         with csv_file.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, [*SETTINGS, *table.endpoints.tolist()], restval="")
-            writer.writeheader()
-            writer.writerows({**row, "options": json.dumps(row["options"], sort_keys=True)} for row in rows)
+            names = [*SETTINGS, *table.endpoints.tolist()]
+            writer = csv.DictWriter(file, names, restval="")
+            writer.writerow({name: csv_cell(name) for name in names})
+            for row in rows:
+                plain = {**row, "options": json.dumps(row["options"], sort_keys=True)}
+                writer.writerow({name: csv_cell(value) for name, value in plain.items()})
         return table, [study, csv_file]
 
     def status(self) -> Progressed:
-        """How far the reported cells are, from their files; serves any machine that sees them, also meanwhile."""
+        """Progress of the reported cells, from their files; serves any machine that sees them, also meanwhile."""
         return Progressed.of(self.sweep.cells(), self.runs)  # names and measurements do not depend on the tuning
 
     def tuning_status(self) -> Progressed:
-        """How far the tuning's cells are."""
+        """Progress of the tuning's cells."""
         return Progressed.of((cell for cell, _ in self.sweep.tuning_cells()), self.tuning)
+
+
+def remove_leftovers(cells: Iterable[Cell], folder: Path) -> None:
+    """Remove what killed workers left and nothing will be resumed from; what a living one works with stays."""
+    files = [(cell, cell.path(folder), cell.leftovers(folder)) for cell in cells]
+    remove_stale(folder, {path.name for _, own, beside in files for path in (own, *beside)})
+    for cell, path, beside in files:
+        lock = path.with_name(f"{path.name}.cell.lock")
+        if not path.exists() or not lock.exists():
+            continue
+        with contextlib.suppress(FileNotFoundError):  # its holder has ended meanwhile
+            if (descriptor := try_lock(lock)) is None:
+                continue
+            try:
+                with contextlib.suppress(StoreError):  # a damaged file is told when the cell is run
+                    if cell.complete(path):
+                        for leftover in beside:
+                            leftover.unlink(missing_ok=True)
+            finally:
+                os.close(descriptor)
 
 
 def shard(cells: Sequence[Cell], index: int, count: int) -> list[Cell]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import multiprocessing
 import os
 import signal
 import threading
+import time
 import warnings
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -16,8 +18,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from landscape.store.lock import Held
 from ncsam.sweep.cells import Cell
 
+logger = logging.getLogger(__name__)
+
+AGAIN = 2.0  # seconds until a cell that another process is at is tried again
+TRIES = 3  # times that a cell whose process was killed is tried again
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
 
@@ -38,9 +45,9 @@ def run_cells(
 ) -> list[Failure]:
     """Run every cell into ``folder``, in ``workers`` processes with one thread each; what is complete is kept.
 
-    Where a worker is killed (by a system short of memory, say), the cells that were being run are run again one at a
-    time, so that the one whose process dies again is known, and the rest goes on. An exception here, Ctrl-C among
-    them, ends the workers; what their part files hold is not lost.
+    Where a worker is killed (by a system short of memory, say), the cells that were being run are tried again, after
+    the others, as often as :data:`TRIES` says; from the second time on each is run alone, so that the one whose process
+    dies is known. An exception here, Ctrl-C among them, ends the workers; what their part files hold is not lost.
 
     Args:
         progress: ``wrap(items, total)`` around the iteration over cells as they end.
@@ -54,19 +61,30 @@ def run_cells(
 
 def _ends(cells: Sequence[Cell], folder: Path, workers: int) -> Iterator[Cell | Failure]:
     """Every cell when it is complete, or its failure."""
-    waiting = deque(cells)
-    while waiting:
-        suspects: list[Cell] = []
-        yield from _until_broken(waiting, folder, workers, suspects)
-        for cell in suspects:
-            broken: list[Cell] = []
-            yield from _until_broken(deque([cell]), folder, 1, broken)
-            if broken:
-                yield Failure(cell, "its process was killed twice, the second time alone; is memory short?")
+    waiting, suspects, deaths = deque(cells), deque[Cell](), Counter[str]()
+    while waiting or suspects:
+        together, processes = (waiting, workers) if waiting else (deque([suspects.popleft()]), 1)
+        broken: list[Cell] = []
+        busy: list[Cell] = []
+        yield from _until_broken(together, folder, processes, broken, busy)
+        if busy and not waiting:
+            time.sleep(AGAIN)
+        waiting.extend(busy)
+        for cell in broken:
+            deaths[cell.name] += 1
+            if deaths[cell.name] > TRIES:
+                yield Failure(cell, f"its process was killed {deaths[cell.name]} times; is memory short?")
+            else:
+                (waiting if deaths[cell.name] == 1 else suspects).append(cell)
 
 
-def _until_broken(waiting: deque[Cell], folder: Path, workers: int, broken: list[Cell]) -> Iterator[Cell | Failure]:
-    """Run what is waiting until all ended or a worker died; ``broken`` then has the cells that were being run."""
+def _until_broken(
+    waiting: deque[Cell], folder: Path, workers: int, broken: list[Cell], busy: list[Cell]
+) -> Iterator[Cell | Failure]:
+    """Run what is waiting until all ended or a worker died; ``broken`` then has the cells that were being run.
+
+    ``busy`` gets those that another process is at, one of an overlapping shard: they are to be tried again.
+    """
     running: dict[Future[None], Cell] = {}
     with _pool(workers) as pool:
         while (waiting or running) and not broken:
@@ -81,6 +99,9 @@ def _until_broken(waiting: deque[Cell], folder: Path, workers: int, broken: list
                 cell, error = running.pop(future), future.exception()
                 if isinstance(error, BrokenProcessPool):
                     broken.append(cell)
+                elif isinstance(error, Held):
+                    logger.info("%s; it is tried again until then", error)
+                    busy.append(cell)
                 else:
                     yield cell if error is None else Failure(cell, one_line(error))
         broken.extend(running.values())
@@ -131,4 +152,6 @@ def one_line(error: BaseException) -> str:
     >>> one_line(ValueError("impossible\\nfor two reasons"))
     'ValueError: impossible'
     """
+    if isinstance(error, SystemExit):
+        return f"the model or the data ended the program (sys.exit with {error.code!r})"
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"

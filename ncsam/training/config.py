@@ -17,11 +17,22 @@ SEEDS = ("split", "noise", "weights", "order", "picks")
 PRECISIONS = ("fp32", "bf16")
 BASE_OPTIMIZERS = ("sgd", "adamw", "adam")
 WARMUP_STEPS = ("base", "sam")
+LARGEST = 1e30  # of any setting: float32 ends at 3.4e38, and the square root of that is about where norms end
+COUNTS = {
+    "epochs": (1, 1_000_000), "batch_size": (1, 2**31 - 1), "train_samples": (1, 2**31 - 1),
+    "test_samples": (1, 2**31 - 1), "diagnose": (0, 1_000_000), "diagnose_every": (1, 1_000_000),
+}  # fmt: skip
+"""Least and greatest of the settings that are whole numbers."""
+NUMBERS = {
+    "lr": (0.0, LARGEST), "momentum": (0.0, 1.0), "weight_decay": (0.0, LARGEST), "warmup_rho": (0.0, LARGEST),
+}  # fmt: skip
+"""Least and greatest of those that are not."""
+LARGEST_SEED = 2**32 - 1
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """What is trained, on what, and how. Two runs with equal configurations write equal numbers.
+    """Model, data and settings of a training run. Two runs with equal configurations write equal numbers.
 
     Attributes:
         data, noise, model, optimizer: in their command-line spellings.
@@ -85,33 +96,44 @@ class TrainConfig:
     seeds: Mapping[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(SEEDS, 0))
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "checkpoints", tuple(sorted(set(self.checkpoints))))
-        object.__setattr__(self, "betas", tuple(self.betas))
-        if self.diagnose < 0:
-            raise ValueError(f"diagnose is {self.diagnose}, expected a number of batches, or 0")
-        for name in ("epochs", "batch_size", "train_samples", "test_samples", "diagnose_every"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}, expected at least 1")
-        for name in ("lr", "momentum", "weight_decay", "warmup_rho"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} is {value}, expected a finite number ≥ 0")
+        for name in ("checkpoints", "betas"):
+            if not isinstance(getattr(self, name), list | tuple):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected a list")
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("data", "noise", "model", "optimizer", "loss", "lr_schedule"):
+            if not isinstance(getattr(self, name), str):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected text")
+        for name in ("augment", "compile"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected true or false")
+        for name, (low, high) in COUNTS.items():
+            if (value := getattr(self, name)) is not None or name not in ("train_samples", "test_samples"):
+                _check_count(name, value, low, high)
+        for name, (least, greatest) in NUMBERS.items():
+            if not least <= _number(name, getattr(self, name)) <= greatest:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected a number in {least:g}…{greatest:g}")
         for name in ("warmup", "val_fraction"):
-            if not 0 <= getattr(self, name) < 1:
+            if not 0 <= _number(name, getattr(self, name)) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a fraction in [0, 1)")
         learning_rate_schedule(self.lr_schedule)
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+        if len(self.betas) != 2 or not all(0 <= _number("betas", beta) < 1 for beta in self.betas):
             raise ValueError(f"betas is {self.betas}, expected two numbers in [0, 1)")
+        if not isinstance(self.options, Mapping) or not isinstance(self.seeds, Mapping):
+            raise ValueError(f"options and seeds are {self.options!r} and {self.seeds!r}, expected tables")
+        for name, value in self.options.items():
+            if isinstance(value, float) and not abs(value) <= LARGEST:
+                raise ValueError(f"{name} is {value}, expected a number up to {LARGEST:g}")
         choices = {"precision": PRECISIONS, "base_optimizer": BASE_OPTIMIZERS, "warmup_step": WARMUP_STEPS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(known)}")
         if set(self.seeds) != set(SEEDS):
             raise ValueError(f"seeds are given for {', '.join(self.seeds)}; expected {', '.join(SEEDS)}")
+        for name, seed in self.seeds.items():
+            _check_count(f"seed of the {name}", seed, 0, LARGEST_SEED)
         for epoch in self.checkpoints:
-            if not 1 <= epoch <= self.epochs:
-                raise ValueError(f"checkpoint epoch is {epoch}, expected 1…{self.epochs}")
+            _check_count("checkpoint epoch", epoch, 1, self.epochs)
+        object.__setattr__(self, "checkpoints", tuple(sorted(set(self.checkpoints))))
 
     @property
     def warmup_epochs(self) -> int:
@@ -133,7 +155,22 @@ class TrainConfig:
         for key in values:
             if key not in known:
                 raise ValueError(f"unknown configuration key {key!r}{did_you_mean(key, known)}")
-        return cls(**{**values, "checkpoints": tuple(values.get("checkpoints", ()))})
+        return cls(**values)
+
+
+def _check_count(name: str, value: Any, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name} is {value!r}, expected a whole number")
+    if not low <= value <= high:
+        raise ValueError(f"{name} is {value}, expected {low}…{high}")
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{name} is {value!r}, expected a number")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} is {value}, expected a finite number")
+    return value
 
 
 def learning_rate_schedule(spec: str) -> Schedule:

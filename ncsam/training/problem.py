@@ -28,6 +28,7 @@ class Problem:
         labels: observed and true labels of the whole training set.
         train, val: positions in the training set that are trained on and held out.
         noise_seed: of the labels, and of any further ones, so that the flips of different rates are nested.
+        whole: samples of the training set whose first are those of ``dataset``; all if none.
     """
 
     dataset: data.Data
@@ -35,6 +36,7 @@ class Problem:
     train: np.ndarray
     val: np.ndarray
     noise_seed: int = 0
+    whole: int | None = None
 
     @classmethod
     def of(cls, config: TrainConfig, *, trust: bool = False) -> Problem:
@@ -48,10 +50,11 @@ class Problem:
         """
         noise.parse(config.noise)  # a wrong spelling is told before data are read
         dataset = data.load(config.data, seed=config.seeds["split"], trust=trust)
+        whole = len(dataset.train_y)
         dataset = _first(_first(dataset, "train", config.train_samples), "test", config.test_samples)
-        labels = _labels(dataset, config.noise, config.seeds["noise"])
+        labels = _labels(dataset, config.noise, config.seeds["noise"], whole)
         train, val = data.split_validation(len(dataset.train_y), config.val_fraction, config.seeds["split"])
-        return cls(dataset, labels, train, val, config.seeds["noise"])
+        return cls(dataset, labels, train, val, config.seeds["noise"], whole)
 
     def relabelled(self, spec: str, seed: int) -> Problem:
         """The same inputs and split with labels of the noise spelled ``spec``.
@@ -59,7 +62,7 @@ class Problem:
         Raises:
             ValueError: the spelling is unknown or impossible.
         """
-        return dataclasses.replace(self, labels=_labels(self.dataset, spec, seed))
+        return dataclasses.replace(self, labels=_labels(self.dataset, spec, seed, self.whole))
 
     def inputs(self) -> Tensor:
         """Training inputs, ready for a model, shape (n, …)."""
@@ -135,9 +138,9 @@ class Problem:
         return logits
 
 
-def _labels(dataset: data.Data, spec: str, seed: int) -> NoisyLabels:
+def _labels(dataset: data.Data, spec: str, seed: int, whole: int | None) -> NoisyLabels:
     x = dataset.prepare(dataset.train_x).flatten(1).numpy() if spec.startswith("instance") else None
-    return noise.parse(spec)(dataset.train_y.numpy(), dataset.num_classes, seed, x)
+    return noise.parse(spec, whole=whole)(dataset.train_y.numpy(), dataset.num_classes, seed, x)
 
 
 def _first(dataset: data.Data, part: str, count: int | None) -> data.Data:

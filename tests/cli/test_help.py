@@ -128,3 +128,43 @@ def test_completion_completes(
     with pytest.raises(SystemExit):
         call([])
     assert [line.partition(",")[2] for line in capsys.readouterr().out.split()] == expected
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_number_has_a_stated_range(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in of(name).params:
+        if isinstance(option.type, click.types.IntParamType | click.types.FloatParamType):
+            assert isinstance(option.type, click.IntRange | click.FloatRange), option.name
+            assert option.type.min is not None, option.name
+            assert option.type.max is not None, option.name
+    assert call([name, "--help"]) == 0
+    assert "None" not in capsys.readouterr().out
+
+
+RANGES = [
+    ("train", "--out new.h5", "--epochs", ["0", "1000001"]),
+    ("train", "--out new.h5", "--lr", ["-1e-9", "1.1e30", "inf", "nan"]),
+    ("train", "--out new.h5", "--val-fraction", ["-0.1", "1"]),
+    ("sharpness", "run.h5", "--rho", ["-1", "1e30", "1e308", "nan"]),
+    ("sharpness", "run.h5", "--samples", ["1", "1000000000000"]),
+    ("diagnose", "run.h5", "--clip", ["0", "1e308"]),
+    ("diagnose", "run.h5", "--delta", ["0", "1"]),
+    ("hessian", "run.h5", "--trace", ["-1", "1000000000000"]),
+    ("hessian", "run.h5", "--density", ["1000000000000"]),
+    ("hessian", "run.h5", "--seed", ["-1", f"1{'0' * 30}"]),
+    ("surface", "run.h5", "--draws", ["0", "1000000000"]),
+    ("surface", "run.h5", "--span", ["0", "1e308"]),
+    ("demo", "--out new", "--seeds", ["1", "1000000000000"]),
+    ("sweep", "--dry-run", "--lr", ["1e308"]),
+]
+
+
+@pytest.mark.parametrize(("name", "words", "option", "values"), RANGES, ids=lambda v: v if isinstance(v, str) else "")
+def test_numbers_out_of_range_are_refused_before_files_are_looked_at(
+    name: str, words: str, option: str, values: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for value in values:
+        assert call([name, *words.split(), option, value]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert option in line
+        assert "is not in the range" in line or "is not a finite number" in line

@@ -130,3 +130,14 @@ def test_a_wrong_type_would_be_told() -> None:
     assert not fits([1], "texts (a)")
     assert not fits(True, "integer")
     assert fits([[None, 1.0]], "numbers (a, b)")
+
+
+def test_no_number_is_null(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    train = "train --noise none --optimizer sgd --epochs 1 --train-samples 100 --out clean.h5"
+    measured = [f"{name} clean.h5" for name in ("hessian", "sharpness", "surface", "diagnose", "diagnose --bound")]
+    for words in (train, *measured, "inspect clean.h5"):
+        assert landscape([*words.split(), "--json", *([] if "inspect" in words else ["--quiet"])]) == 0
+        found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+        if words == train:
+            assert found["accuracy"]["noisy_part"] is None

@@ -322,6 +322,7 @@ class Session:
     def _is_gradient_of_loss(self) -> bool:
         """Whether the gradient is the loss's derivative; not so for detached parts and straight-through estimates."""
         if self.network.random:
+            self.reference.gradient(self.w)
             return False
         v = self.direction(1.0)
         slope = self.reference.slope(self.w, v)

@@ -419,6 +419,7 @@ CHECKS = (
     untouched,
 )
 QUICK = (loss_and_gradient, hessian_product)
+THOROUGH = (top_eigenvalue, batch_sizes, surroundings)  # in the slow suite: together they take as long as all others
 
 
 def battery(
@@ -434,7 +435,7 @@ def battery(
         for check in CHECKS:
             reason = faults.get((case.name, check.__name__)) or faults.get((case.name, "*"))
             marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
-            marks += [pytest.mark.slow] if case.slow and check not in QUICK else []
+            marks += [pytest.mark.slow] if (case.slow and check not in QUICK) or check in THOROUGH else []
             pairs.append(pytest.param(check, case, marks=marks, id=f"{case.name}-{check.__name__}"))
     unknown = faults.keys() - {(case.name, check) for case in cases for check in ("*", *(c.__name__ for c in CHECKS))}
     assert not unknown, f"no such case or check: {unknown}"

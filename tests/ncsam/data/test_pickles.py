@@ -263,7 +263,7 @@ def test_the_allow_list_of_torch_is_as_it_was_afterwards(tmp_path: Path) -> None
         ([1, 2], "expected a dict with the key 'clean_label', got a list"),
         ({"labels": np.zeros(2, dtype=int)}, r"got one with \['labels'\]"),
         ({"clean_label": np.zeros(2, dtype=int), "worse_label": np.zeros(3, dtype=int)}, "of shape \\(3,\\)"),
-        ({"clean_label": np.zeros(2)}, "is float64 of shape"),
+        ({"clean_label": np.zeros(2)}, "clean_label are float64 of shape"),
     ],
 )
 def test_files_of_other_content_are_no_human_labels(tmp_path: Path, content: Any, message: str) -> None:

@@ -131,7 +131,7 @@ def test_vectors_of_other_work_or_of_a_later_checkpoint_are_not_used(tmp_path: P
     again.start(1, "mixed")  # a row to be computed again, before the one that is known
     Handover(part, {"seed": 1}, find).start(2, "mixed")
     assert found == [(0, False), (0, False), (1, True)]
-    again.discard()
+    again.discard(["mixed"])
     assert not list(tmp_path.iterdir())
 
 

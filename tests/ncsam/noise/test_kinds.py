@@ -149,7 +149,7 @@ def test_asymmetric_on_cifar100_walks_through_each_superclass() -> None:
 
 
 def test_the_default_map_needs_ten_or_a_hundred_classes() -> None:
-    with pytest.raises(ValueError, match="7 classes needs a mapping"):
+    with pytest.raises(ValueError, match="7 classes needs a map"):
         noise.asymmetric([0, 1], 0.2, 7)
 
 

@@ -301,3 +301,21 @@ def test_xarray_reads_a_surface_by_view_name(run: Run) -> None:
     plane = measure_plane(run, alphas=[-1, 0, 1], betas=[0, 1])
     with xarray.open_dataset(run.path, engine="h5netcdf", group="surface/plane") as ds:
         np.testing.assert_array_equal(ds.loss.sel(view="mixed"), plane.loss[0])
+
+
+def test_a_run_is_written_through_a_link(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    link = tmp_path / "other" / "link.h5"
+    link.symlink_to(run.path)
+    measure_line(Run(link), alphas=[0, 1], views=["mixed"])
+    train_run(dataclasses.replace(CONFIG, epochs=1, checkpoints=()), link, overwrite=True)
+    assert link.is_symlink()
+    assert Run(run.path).config.epochs == 1
+    assert [path.name for path in link.parent.iterdir()] == ["link.h5"]
+
+
+def test_a_dangling_link_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "link.h5").symlink_to(tmp_path / "gone.h5")
+    with pytest.raises(ValueError, match=r"is a symbolic link to .*gone\.h5, which is not there"):
+        train_run(CONFIG, tmp_path / "link.h5", overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["link.h5"]

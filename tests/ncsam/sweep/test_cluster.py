@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -186,17 +187,23 @@ def test_a_cell_that_another_process_is_at_is_tried_again(
 def test_a_worker_that_would_give_other_numbers_is_told_so(tmp_path: Path) -> None:
     def asked(threads: int = 1, path: Path = tmp_path, **different: str) -> str | None:
         expected = {**cluster.versions(), **different}
-        return cluster.unfit(expected, str(path), SimpleNamespace(state=SimpleNamespace(nthreads=threads)))  # type: ignore[arg-type]
+        worker = SimpleNamespace(state=SimpleNamespace(nthreads=threads))
+        return cluster.unfit(expected, (str(path / "token"), "secret"), worker)  # type: ignore[arg-type]
+
+    (tmp_path / "token").write_text("secret")
 
     assert asked() is None
     torch = cluster.versions()["torch"]
     assert asked(torch="1.0") == (
         f"has torch {torch}, where the sweep was started it is torch 1.0; install the same in both places"
     )
-    for name in ("ncsam-landscape", "numpy", "python"):
+    for name in ("ncsam-landscape", "numpy", "python", "code"):
         assert f"is {name} 0.0" in str(asked(**{name: "0.0"}))
     assert "--nthreads 1" in str(asked(threads=4))
     assert "does not see" in str(asked(path=tmp_path / "nowhere"))
+    (tmp_path / "local").mkdir()
+    (tmp_path / "local" / "token").write_text("of another sweep")
+    assert "or another of that name; use one that all" in str(asked(path=tmp_path / "local"))
     description = tmp_path / "sweep.json"
     assert "file system with working locks" in str(cluster.unlocked(str(description)))
     with sole(description, "check", ""):
@@ -208,11 +215,78 @@ def test_cells_travel_as_json(tmp_path: Path) -> None:
         assert Cell.from_dict(json.loads(json.dumps(cell.to_dict()))) == cell
 
 
-@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "tcp://127.0.0.1", "tpc://127.0.0.1:8786", "no.such.host:1"])
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "tcp://no.such.host.invalid:8786", "ws://127.0.0.1:1"])
 def test_a_scheduler_that_does_not_answer_is_one_line(address: str) -> None:
     with pytest.raises(ConnectionError, match=f"no Dask scheduler answers at {address} within 0.3 s; start") as error:
         Cluster(address, timeout=0.3)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "nonsense", "tcp://127.0.0.1", "tcp://127.0.0.1:x", "tcp://127.0.0.1:99999", "tpc://127.0.0.1:8786", "tcp://[::1",
+     "http://127.0.0.1:8786", "tcp://a b:1", "tcp://127.0.0.1:8786/x", "127.0.0.1:8786"],
+)  # fmt: skip
+def test_an_address_that_is_none_is_refused_at_once(
+    address: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    began = time.monotonic()
+    assert landscape([*FLAGS, "--out", str(tmp_path / "out"), "--scheduler", address]) == 2
+    assert time.monotonic() - began < 5
+    (line,) = capfd.readouterr().err.splitlines()
+    assert f"--scheduler is {address!r}, expected an address such as tcp://host:8786" in line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_port_at_which_something_else_listens_is_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(ConnectionError, match=f"no Dask scheduler answers at {address}"):
+            Cluster(address, timeout=0.5)
+
+
+def test_certificates_that_are_missing_are_asked_for() -> None:
+    with pytest.raises(ValueError, match="needs certificates"):
+        Cluster("tls://127.0.0.1:8786")
+
+
+def test_workers_that_are_paused_are_told_once_and_get_no_cells(caplog: pytest.LogCaptureFixture) -> None:
+    states = {"tcp://a:1": "running", "tcp://b:2": "paused"}
+
+    class Client:
+        status, scheduler = "running", SimpleNamespace(address="tcp://s:1")
+
+        def nthreads(self) -> dict[str, int]:
+            return dict.fromkeys(states, 1)
+
+        def scheduler_info(self, n_workers: int) -> dict[str, object]:
+            return {"workers": {a: {"status": state, "memory_limit": 1 << 30} for a, state in states.items()}}
+
+    ours = Cluster(Client())  # type: ignore[arg-type]
+    for states["tcp://b:2"], count in (("paused", 1), ("paused", 1), ("running", 2), ("paused", 1)):
+        ours._looked = -cluster.POLL
+        assert ours.workers() == count
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert "worker tcp://b:2 is paused: it uses most of the 1 GiB of memory" in told[0]
+    assert "--memory-limit" in told[0]
+
+
+def test_a_worker_without_the_folder_writes_nothing(
+    client: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, _ = Sweep.from_dict(TWO).cells()
+    whole = cluster.proof
+
+    @contextlib.contextmanager
+    def elsewhere(folder: Path) -> Iterator[tuple[str, str]]:
+        with whole(folder) as (path, _):
+            yield path, "what the client sees"
+
+    monkeypatch.setattr(cluster, "proof", elsewhere)
+    with Cluster(client) as ours, pytest.raises(ValueError, match="does not see"):  # type: ignore[arg-type]
+        ours.run_cells([first], tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_contradicts_a_cluster_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -287,6 +361,66 @@ def test_no_two_workers_are_at_one_run_when_the_scheduler_gives_up_a_frozen_one(
     with store.open(out / "study.h5") as file:
         assert sorted(file.record("cells").names.tolist()) == sorted(NAMES)
     assert Run(out / "runs" / f"{frozen}.h5").names
+
+
+@pytest.mark.slow
+def test_paused_workers_are_told_within_ten_seconds(tmp_path: Path) -> None:
+    with loopback(
+        tmp_path / "cluster", worker__memory__pause="0.001", worker__memory__monitor_interval="100ms"
+    ) as dask:
+        time.sleep(1)
+        command = [sys.executable, "-m", "landscape_cli", *FLAGS, "--out", str(tmp_path / "out")]
+        with subprocess.Popen([*command, "--scheduler", dask.address], stderr=subprocess.PIPE, text=True) as process:
+            line = process.stderr.readline()  # type: ignore[union-attr]
+            process.terminate()
+            process.communicate()
+    assert "is paused: it uses most of the" in line
+
+
+@pytest.mark.slow
+def test_a_worker_that_joins_late_without_the_folder_loses_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    lying = (
+        PRELOAD
+        + """
+import ncsam.sweep.cluster as cluster
+asked = cluster.unfit
+if Path("late").exists():  # a folder of that name, on a disk of this machine
+    cluster.unfit = lambda expected, token, worker: asked(expected, (token[0] + ".local", token[1]), worker)
+"""
+    )
+    with loopback(tmp_path / "cluster", lying) as dask:
+        (dask.here / "plan.json").write_text(json.dumps(dict.fromkeys(NAMES, "slow")))
+        command = [sys.executable, "-m", "landscape_cli", *FLAGS, "--out", str(out), "--scheduler", dask.address]
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+            wait_for(lambda: any(what == "begin" for what, *_ in dask.events()))
+            late = tmp_path / "machine"
+            late.mkdir()
+            (late / "late").touch()
+            worker = [
+                sys.executable,
+                "-m",
+                "distributed.cli.dask_worker",
+                dask.address,
+                "--nthreads",
+                "1",
+                "--no-nanny",
+            ]
+            worker += ["--no-dashboard", "--preload", str(dask.here / "preload.py"), "--local-directory", str(late)]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1", "LOOPBACK": str(dask.here)}
+            with (tmp_path / "log").open("wb") as log:
+                joined = subprocess.Popen(
+                    worker, cwd=late, env=environment, stdout=log, stderr=log, start_new_session=True
+                )
+            try:
+                _, err = process.communicate()
+            finally:
+                end([joined])
+        assert process.returncode == 1, err
+        assert "does not see" in err.splitlines()[-1]
+        assert landscape([*FLAGS, "--out", str(out), "--scheduler", dask.address, "--resume"]) == 0
+    with store.open(out / "study.h5") as file:
+        assert sorted(file.record("cells").names.tolist()) == sorted(NAMES)
 
 
 @pytest.mark.slow

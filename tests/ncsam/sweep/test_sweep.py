@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import signal
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from landscape.store import lock
 from ncsam.runs.run import Run
 from ncsam.study.endpoints import endpoints_of
-from ncsam.sweep import Sweep, pool, presets
-from ncsam.sweep.cells import Cell
+from ncsam.sweep import Sweep, SweepFolder, pool, presets
+from ncsam.sweep.cells import Cell, cell_name
+from ncsam.sweep.folder import remove_leftovers
 from ncsam.training.config import TrainConfig
 
 SMALL = {"seeds": [3], "noise": ["symmetric:0.4"], "arms": [{"optimizer": "sgd"}], "train": {"epochs": 1}}
@@ -152,6 +155,18 @@ class _Dying(Cell):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class _KilledThrice(Cell):
+    """Is killed from outside three times, as every cell may be."""
+
+    def run(self, path: Path) -> None:
+        struck = path.with_suffix(".struck")
+        deaths = int(struck.read_text()) if struck.exists() else 0
+        if deaths < 3:
+            struck.write_text(str(deaths + 1))
+            os.kill(os.getpid(), signal.SIGKILL)
+        super().run(path)
+
+
 class _Failing(Cell):
     def run(self, path: Path) -> None:
         raise ValueError("impossible\nfor two reasons")
@@ -160,7 +175,7 @@ class _Failing(Cell):
 @pytest.mark.slow
 def test_a_killed_worker_and_a_failing_cell_cost_nothing_but_themselves(tmp_path: Path) -> None:
     config = TrainConfig(optimizer="sgd", epochs=1)
-    good = [Cell(f"good{i}", "sgd", config.with_seed(i)) for i in range(3)]
+    good = [_KilledThrice("good0", "sgd", config), *(Cell(f"good{i}", "sgd", config.with_seed(i)) for i in (1, 2))]
     cells = [good[0], _Dying("dying", "sgd", config), _Failing("failing", "sgd", config), *good[1:]]
     seen = []
 
@@ -172,7 +187,7 @@ def test_a_killed_worker_and_a_failing_cell_cost_nothing_but_themselves(tmp_path
 
     failures = pool.run_cells(cells, tmp_path, workers=2, progress=progress)
     assert {f.cell.name: f.reason for f in failures} == {
-        "dying": "its process was killed twice, the second time alone; is memory short?",
+        "dying": "its process was killed 4 times; is memory short?",
         "failing": "ValueError: impossible",
     }
     assert len(seen) == len(cells)
@@ -221,3 +236,79 @@ def test_what_is_complete_is_not_done_again(tmp_path: Path) -> None:
     assert cell.complete(path)
     cell.run(path)
     assert path.read_bytes() == before
+
+
+def small(**arm: object) -> Sweep:
+    train = {"epochs": 1, "train_samples": 100}
+    return Sweep.from_dict({"seeds": 1, "noise": ["none"], "train": train, "arms": [{"optimizer": "sgd", **arm}]})
+
+
+def test_starting_over_removes_the_files_of_the_sweep_and_no_other(tmp_path: Path) -> None:
+    folder = SweepFolder.create(small(), tmp_path)
+    (cell,) = folder.cells()
+    folder.runs.mkdir()
+    own = [cell.path(folder.runs), *cell.leftovers(folder.runs)]
+    kept = [folder.runs / f"{cell.name}.h5{end}" for end in ("~", ".bak", "x", ".mine.txt")]
+    kept += [folder.runs / f"{cell.name}0.h5", folder.runs / "other.h5", tmp_path / f"{cell.name}.h5"]
+    for path in [*own, *kept]:
+        path.write_text("there")
+    folder.clear()
+    assert not [path for path in own if path.exists()]
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == {*kept, folder.description}
+
+
+def test_what_killed_workers_left_goes_at_resume(tmp_path: Path) -> None:
+    folder = SweepFolder.create(small(), tmp_path)
+    cells = folder.cells()
+    assert folder.run(cells, progress=lambda items, total: items) == []
+    path = cells[0].path(folder.runs)
+    complete = path.read_bytes()
+    stale = [path.with_name(f".{path.name}.0123abcd.tmp"), *cells[0].leftovers(folder.runs)]
+    for leftover in stale:
+        leftover.write_text("left")
+    mine = path.with_name(".mine.0123abcd.tmp")
+    mine.write_text("not of this sweep")
+    with lock.sole(path, "cell", ""):  # a worker that lives is at it
+        remove_leftovers(cells, folder.runs)
+        assert [p.name for p in stale if not p.exists()] == [stale[0].name]
+    for leftover in stale:
+        leftover.write_text("left")
+    assert folder.run(cells, progress=lambda items, total: items) == []
+    assert sorted(folder.runs.iterdir()) == [mine, path]
+    assert path.read_bytes() == complete
+
+
+def test_long_names_of_noise_make_short_names_of_runs() -> None:
+    names = {cell_name("sam", f"matrix:{'long/' * 30}{i}.npy", 3) for i in range(3)}
+    assert len(names) == 3
+    assert {len(name) for name in names} == {80}
+    assert all(name.startswith("sam-matrix-long-") and name.endswith("-seed3") for name in names)
+
+
+def test_runs_that_would_share_a_file_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"two runs would be called 'sgd-matrix-a-b\.npy-seed0'"):
+        Sweep.from_dict({"seeds": 1, "noise": ["matrix:a/b.npy", "matrix:a-b.npy"], "arms": [{"optimizer": "sgd"}]})
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".x", "x" * 81])
+def test_a_cell_from_elsewhere_has_a_name_that_leads_nowhere(name: str) -> None:
+    described = {**Cell("x", "sgd", TrainConfig(epochs=1)).to_dict(), "name": name}
+    with pytest.raises(ValueError, match="cannot name a run"):
+        Cell.from_dict(described)
+
+
+def test_cells_of_an_overlapping_shard_are_tried_again(tmp_path: Path) -> None:
+    sweep = small(rho=[0.05, 0.1], optimizer="sam")
+    first, second = sweep.cells()
+    with contextlib.ExitStack() as other:
+        other.enter_context(lock.sole(first.path(tmp_path), "cell", ""))
+        ended = []
+
+        def progress(items, total):  # type: ignore[no-untyped-def]
+            for cell in items:
+                ended.append(cell)
+                other.close()
+                yield cell
+
+        assert pool.run_cells([first, second], tmp_path, workers=1, progress=progress) == []
+    assert [cell.name for cell in ended] == [second.name, first.name]

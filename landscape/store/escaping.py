@@ -1,0 +1,43 @@
+"""Text in the files of other programs: whatever a name holds, there it is a name and nothing that is carried out."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+_FORMULA = re.compile(r"\s*[=+\-@]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]+")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+_LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$",
+    "|": "$|$", '"': r"\textquotedbl{}", **{character: f"\\{character}" for character in "&%$#_{}"},
+    **{sign: rf"$\{name}$" for sign, name in zip("αβγδεκλρσ≤≥±×‖", (
+        "alpha", "beta", "gamma", "delta", "varepsilon", "kappa", "lambda", "rho", "sigma", "le", "ge", "pm", "times",
+        "Vert",
+    ), strict=True)},
+    "−": "$-$",
+}  # fmt: skip
+
+
+def csv_cell(value: Any) -> Any:
+    """A value for a CSV file: text that a spreadsheet would take for a formula gets an apostrophe before it.
+
+    That is text that begins with ``=``, ``+``, ``-`` or ``@`` and is no number. Control characters, ends of lines among
+    them, become spaces. Everything else stays as it is.
+
+    >>> [csv_cell(value) for value in ("=1+1", "-cmd|x", "-0.5", "sam", -0.5)]
+    ["'=1+1", "'-cmd|x", '-0.5', 'sam', -0.5]
+    """
+    if not isinstance(value, str):
+        return value
+    text = _CONTROL.sub(" ", value)
+    return f"'{text}" if _FORMULA.match(text) and not _NUMBER.fullmatch(text) else text
+
+
+def latex(text: str) -> str:
+    r"""Text for LaTeX, on one line, with every special character escaped.
+
+    >>> print(latex("50 % of\n\\input{x}"))
+    50 \% of \textbackslash{}input\{x\}
+    """
+    return "".join(_LATEX.get(character, character) for character in " ".join(text.split()) if character.isprintable())

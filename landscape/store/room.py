@@ -1,0 +1,60 @@
+"""Whether there is room for what is to be made: told from its size, before any work."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from landscape.inputs import readable
+
+_MEMINFO, _GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+
+
+def check_room(what: str, folder: Path, *, disk: int = 0, memory: int = 0) -> None:
+    """Refuse what needs more bytes on the disk of ``folder``, or in memory, than there are.
+
+    Raises:
+        ValueError: there is not enough.
+
+    >>> check_room("a picture", Path("."), disk=10**18)
+    Traceback (most recent call last):
+    ValueError: a picture needs 888 PiB on disk, and ... are free in .; ask for less, or make room
+    """
+    free = shutil.disk_usage(folder).free
+    if disk > free:
+        there = f"{readable(free)} are free in {folder}"
+        raise ValueError(f"{what} needs {readable(disk)} on disk, and {there}; ask for less, or make room")
+    left = available_memory()
+    if left is not None and memory > left:
+        raise ValueError(f"{what} needs {readable(memory)} of memory, and {readable(left)} are free; ask for less")
+
+
+def available_memory() -> int | None:
+    """Bytes of memory that this process can still have; None where the system does not say.
+
+    >>> (available_memory() or 1) > 0
+    True
+    """
+    found = []
+    try:
+        lines = _MEMINFO.read_text(encoding="ascii").splitlines()
+        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+        allowed, used = (
+            (_GROUP / name).read_text(encoding="ascii").strip() for name in ("memory.max", "memory.current")
+        )
+        if allowed != "max":
+            found.append(int(allowed) - int(used))
+    except (OSError, ValueError, IndexError):  # another system, or not in a group
+        pass
+    if os.name == "posix":
+        import resource
+
+        bound = resource.getrlimit(resource.RLIMIT_AS)[0]
+        if bound != resource.RLIM_INFINITY:
+            try:
+                held = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+            except (OSError, ValueError, IndexError):
+                held = 0
+            found.append(bound - held)
+    return max(0, min(found)) if found else None
