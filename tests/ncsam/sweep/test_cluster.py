@@ -363,15 +363,27 @@ def test_no_two_workers_are_at_one_run_when_the_scheduler_gives_up_a_frozen_one(
     assert Run(out / "runs" / f"{frozen}.h5").names
 
 
+PAUSING = """
+import threading
+
+def dask_setup(worker):
+    manager = worker.memory_manager
+    if hasattr(manager, "memory_pause_fraction"):  # a worker's, not a nanny's
+        threading.Timer(3.0, setattr, (manager, "memory_pause_fraction", 1e-6)).start()
+"""
+
+
 @pytest.mark.slow
 def test_paused_workers_are_told_within_ten_seconds(tmp_path: Path) -> None:
-    with loopback(
-        tmp_path / "cluster", worker__memory__pause="0.001", worker__memory__monitor_interval="100ms"
-    ) as dask:
-        time.sleep(1)
+    settings = {"worker__memory__monitor_interval": "100ms"}
+    with loopback(tmp_path / "cluster", PRELOAD + PAUSING, **settings) as dask:
+        time.sleep(5)
         command = [sys.executable, "-m", "landscape_cli", *FLAGS, "--out", str(tmp_path / "out")]
         with subprocess.Popen([*command, "--scheduler", dask.address], stderr=subprocess.PIPE, text=True) as process:
+            wait_for((tmp_path / "out" / "runs").exists)
+            began = time.monotonic()
             line = process.stderr.readline()  # type: ignore[union-attr]
+            assert time.monotonic() - began < 10
             process.terminate()
             process.communicate()
     assert "is paused: it uses most of the" in line
