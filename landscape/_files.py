@@ -1,9 +1,10 @@
-"""Files that are replaced as a whole."""
+"""Files that are replaced as a whole, and folders that are filled as a whole."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,3 +37,35 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """Give a new folder for files that all move into ``folder`` when the block ends; what is there already stays.
+
+    It lies beside ``folder``. After an exception it is removed, and ``folder`` is what it was; what a kill leaves, the
+    next call removes.
+
+    Raises:
+        OSError: the folder above is missing, or the file system refused.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as parent:
+    ...     target = Path(parent) / "pictures"
+    ...     with filling(target) as draft:
+    ...         _ = (draft / "a.txt").write_text("whole")
+    ...     [path.name for path in target.iterdir()], len(list(Path(parent).iterdir()))
+    (['a.txt'], 1)
+    """
+    draft = folder.with_name(f".{folder.name}.tmp")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if draft.is_dir():
+        shutil.rmtree(draft)
+    draft.mkdir()
+    try:
+        yield draft
+        folder.mkdir(exist_ok=True)
+        for path in sorted(draft.iterdir()):
+            os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(draft)

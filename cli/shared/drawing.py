@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from landscape import figures, load
+from landscape._files import filling
 from landscape.figures import spectra
 from landscape.figures.interactive import save_html
 from landscape.figures.style import COLOURS
@@ -79,16 +80,17 @@ def draw_results(
 def _save(
     plans: dict[str, Callable[[], Any]], out: Path, formats: Sequence[str], bar: Callable[..., Iterable[Any]]
 ) -> list[Path]:
-    out.mkdir(parents=True, exist_ok=True)
+    """Draw what is planned; all of it, or after a stop none, is in ``out``."""
     written: list[Path] = []
-    for name, draw in bar([(as_file_name(name), draw) for name, draw in plans.items()], len(plans)):
-        drawn = draw()
-        if isinstance(drawn, Figure):
-            written += figures.save(drawn, out / name, formats)
-            written += filter(None, [figures.save_data(drawn, out / name)])
-        else:
-            written.append(save_html(drawn, out / f"{name}.html"))
-    return written
+    with filling(out.resolve()) as draft:
+        for name, draw in bar([(as_file_name(name), draw) for name, draw in plans.items()], len(plans)):
+            drawn = draw()
+            if isinstance(drawn, Figure):
+                written += figures.save(drawn, draft / name, formats)
+                written += filter(None, [figures.save_data(drawn, draft / name)])
+            else:
+                written.append(save_html(drawn, draft / f"{name}.html"))
+    return [out / path.name for path in written]
 
 
 def _of_runs(runs: Sequence[Run], look: Look = LOOK, *, training: bool = True) -> dict[str, Callable[[], Any]]:

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from landscape.curvature.products import Form, HessianForm, Product, moved
 from landscape.curvature.twice_differentiable import twice_differentiable
-from landscape.objective.differences import DerivativeError, compare, custom_functions, random_direction, sample
+from landscape.objective.differences import (
+    DerivativeError,
+    coarsest,
+    compare,
+    custom_functions,
+    random_direction,
+    sample,
+)
 from landscape.objective.isolation import plain_attention
 from landscape.objective.micro_batch import BatchLoss
 from landscape.objective.objective import Objective
@@ -101,9 +108,10 @@ def _deviation(objective: Objective, form: Form) -> float:
             return (gradient(step) - gradient(-step)) / (2 * step)
         return objective.accumulate(lambda batch: form.quadratic_by_differences(batch, layout, direction, step)[None])
 
-    eps = float(torch.finfo(layout.dtype).eps)
+    dtype = coarsest(objective)
+    eps = float(torch.finfo(dtype).eps)
     size = float(gradient(0.0).norm()) if of_vectors else float(made.norm())
-    outcome, deviation, found = compare(made, difference, lambda h: 20 * eps * size / h, layout.dtype)
+    outcome, deviation, found = compare(made, difference, lambda h: 20 * eps * size / h, dtype)
     if outcome != "differs":
         return deviation if outcome == "agrees" else float("nan")
     what, remedy = ("those of the gradient", ", or take strategy='finite_difference'") if of_vectors else ("right", "")

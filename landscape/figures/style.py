@@ -41,6 +41,7 @@ STYLE: Any = {  # rcParams; their keys are a closed set of literals to type chec
     "figure.constrained_layout.use": True,
     "pdf.fonttype": 42,
     "savefig.dpi": 200,
+    "svg.hashsalt": "landscape",  # else every file has names of its own for its parts
 }
 
 
@@ -84,6 +85,12 @@ def log_scale(ax: Axes, low: float, high: float) -> None:
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
+# What would differ between two files of one figure: when and by what they were made
+_UNDATED: dict[str, dict[str, Any]] = {
+    "pdf": {"CreationDate": None}, "png": {"Software": None}, "svg": {"Date": None, "Creator": None},
+}  # fmt: skip
+
+
 def save(
     made: Figure, stem: str | Path, formats: Sequence[str] = ("pdf", "png"), dpi: int = STYLE["savefig.dpi"]
 ) -> list[Path]:
@@ -99,7 +106,7 @@ def save(
         made.set_layout_engine("none")  # the layout stands; finding it again for every format takes longest
     for extension in formats:
         path = Path(stem).with_name(f"{Path(stem).name}.{extension}")
-        metadata = {"CreationDate": None} if extension == "pdf" else {"Software": None} if extension == "png" else None
+        metadata = _UNDATED.get(extension)
         # Saving sets the engine back by itself, and takes none for the settings' own.
         settings = {**STYLE, "figure.constrained_layout.use": False, "figure.autolayout": False}
         with mpl.rc_context(settings), replacing(path) as temporary:

@@ -113,3 +113,31 @@ def test_saved_surfaces_of_a_model_of_ones_own_are_drawn(tmp_path: Path, capsys:
     assert landscape(["figure", names[2], "--out", str(tmp_path / "none"), "--quiet"]) == 2
     assert "top: holds eigenpairs; saved lines and planes can be drawn" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
+
+
+def test_figures_that_are_stopped_half_way_leave_nothing(
+    run_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, saved = tmp_path / "new" / "pictures", []
+
+    def stop(drawn: object, stem: Path, *more: object) -> list[Path]:
+        saved.append(stem)
+        stem.with_suffix(".pdf").write_text("the first")
+        if len(saved) > 1:
+            raise KeyboardInterrupt
+        return [stem.with_suffix(".pdf")]
+
+    line = ["surface", str(run_file), "--points", "3", "--quiet", "--overwrite"]
+    assert landscape(line) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("landscape_cli.shared.drawing.figures.save", stop)
+        assert landscape(["figure", str(run_file), "--out", str(out), "--quiet"]) == 130
+    assert len(saved) == 2
+    assert not out.exists()
+    assert list(out.parent.iterdir()) == []
+    (out.parent / ".pictures.tmp").mkdir()  # what a kill leaves
+    (out.parent / ".pictures.tmp" / "half.pdf").touch()
+    capsys.readouterr()
+    assert landscape(["figure", str(run_file), "--out", str(out), "--quiet", "--formats", "svg"]) == 0
+    assert sorted(capsys.readouterr().out.split()) == sorted(str(path) for path in out.iterdir())
+    assert [path.name for path in out.parent.iterdir()] == ["pictures"]

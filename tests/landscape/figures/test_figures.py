@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import pytest
 
 from landscape import figures
 from landscape.records import Line
@@ -69,3 +73,18 @@ def test_the_same_figure_gives_the_same_bytes_and_matplotlib_is_left_as_it_was(t
         assert one.read_bytes() == other.read_bytes()
     assert dict(mpl.rcParams) == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.pdf", "a.png", "b.pdf", "b.png"]
+
+
+@pytest.mark.parametrize("extension", ["svg", "pdf", "png"])
+def test_the_same_data_give_the_same_bytes(extension: str, tmp_path: Path) -> None:
+    code = (
+        "import sys, numpy as np\n"
+        "from landscape import figures\n"
+        "from landscape.records import Line\n"
+        "line = Line(['a'], [0.0, 0.5, 1.0], [[0.5, 0.2, 0.7]], np.ones((1, 3), np.uint8), 1.0, 1.0, None)\n"
+        "figures.save(figures.lines({'x': [line]}, ['a']), sys.argv[1], [sys.argv[2]])"
+    )
+    for name in ("a", "b"):  # in processes of their own, at different times
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / name), extension], check=True)
+        time.sleep(1.1)
+    assert (tmp_path / f"a.{extension}").read_bytes() == (tmp_path / f"b.{extension}").read_bytes()
