@@ -306,13 +306,9 @@ SIGHT_AND_SOUND = [
 ]
 
 
-FLOAT32 = "a loss in float32 is taken for one in float64 where its slope is checked"
-CHECKED = ("loss_and_gradient", "sharpness", "batch_sizes", "surroundings", "untouched")
 FAULTS = {
-    **{(case.name, check): FLOAT32 for case in TEXT if case.name.startswith("gpt2-own") for check in CHECKED},
-    **{(name, check): FLOAT32 for name in ("gpt2-caches", "wav2vec2-ctc") for check in CHECKED},
-    ("wav2vec2-ctc", "hessian_product"): FLOAT32,
-    ("mamba", "batch_sizes"): FLOAT32,
+    ("wav2vec2-ctc", "hessian_product"): "the step of finite differences is float64's where the loss is in float32",
+    ("wav2vec2-ctc", "batch_sizes"): "a slope that rounding has cut into steps is taken for another one",
 }
 
 
@@ -360,7 +356,6 @@ def test_batches_padded_to_their_own_longest_sentence() -> None:
     assert_agree(objective, torch.stack(losses).mean(), net, 1e3 * torch.finfo(f64).eps)
 
 
-@pytest.mark.xfail(strict=True, reason=FLOAT32)
 def test_causal_batches_padded_to_their_own_longest_sentence() -> None:
     """The mean over predicted words, which are counted from labels that the model is still to shift."""
     import transformers
