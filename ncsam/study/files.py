@@ -114,8 +114,10 @@ class StudyFiles:
         """Names are from the study file, which may be anyone's: they lead nowhere but into the folder."""
         if not name:
             return None
-        if Path(name).name != name or not name.isprintable():
+        if Path(name).is_absolute() or ".." in Path(name).parts:
             raise StoreError(f"{self.study_file or self.root}: {name!r} cannot name a run")
+        if Path(name).name != name or not name.isprintable():
+            return None  # no file of ours has such a name
         path = folder / f"{name}.h5"
         return path if path.exists() else None
 

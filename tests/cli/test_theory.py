@@ -154,7 +154,7 @@ def test_a_study_file_is_written_from_runs(run_file: Path, tmp_path: Path) -> No
         (["diagnose", "run.h5", "--epochs", "99"], "no weights of epoch 99"),
         (["diagnose", "run.h5", "--batches", "0"], "0 is not in the range"),
         (["diagnose", "run.h5", "--bound", "--rho", "0"], "rho is 0"),
-        (["diagnose", "run.h5", "--bound", "--clip", "-1"], "clip is -1"),
+        (["diagnose", "run.h5", "--bound", "--clip", "-1"], "-1 is not in the range"),
         (["diagnose", "run.h5", "--bound", "--noise", "pair:0.2"], "leave --noise out"),
     ],
     ids=lambda v: " ".join(v)[:50] if isinstance(v, list) else "",
