@@ -1,4 +1,4 @@
-"""What comes from outside: files that are read, how large they may be, and names that become names of files.
+"""Input from outside: files that are read, how large they may be, and names that become names of files.
 
 Checks are made before anything is allocated, created or removed. Only regular files are read: a pipe would hang, a
 device has no end. The bounds in :class:`Limits` are far above what real data need; the environment variable
@@ -43,7 +43,7 @@ class Unfit(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """How much is accepted before somebody said that it may be more.
+    """Limits of what is accepted before somebody said that it may be more.
 
     Attributes:
         input: bytes of what is read at a time: a file, or what it unpacks to, or all images of a folder.
@@ -313,7 +313,7 @@ def inside(folder: Path, name: str, suffix: str = "") -> Path:
 
 
 def output(path: str | os.PathLike[str]) -> Path:
-    """Where to write what shall be found at ``path``: the path itself, or the file to which it is a symbolic link.
+    """Give the file to write for ``path``: the path itself, or the file to which it is a symbolic link.
 
     Raises:
         Unfit: the link leads nowhere, or there is something that is not a regular file.

@@ -187,7 +187,7 @@ def _check_source(context: Context, batch: Any, part: Part, own: dict[int, str],
 
 
 def _differ(outputs: Any, others: Any) -> bool:
-    """Whether outputs that should be the same are not, by more than the rounding of float32 layers."""
+    """Tell whether outputs that should be the same are not, by more than the rounding of float32 layers."""
     for a, b in zip(tree_leaves(outputs), tree_leaves(others), strict=False):
         if isinstance(a, Tensor) and a.is_floating_point() and a.numel() and a.shape == b.shape:
             tolerance = max(_COARSE, torch.finfo(a.dtype).eps ** 0.5) * float(a.abs().max())

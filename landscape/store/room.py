@@ -1,4 +1,4 @@
-"""Whether there is room for what is to be made: told from its size, before any work."""
+"""Room for what is to be made, told from its size before any work."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def read(path: str | os.PathLike[str], key: str | None = None) -> np.ndarray:
 
 
 def _content(path: Path, key: str | None) -> Any:
-    """What the file holds, by name or alone; of an archive the array of that name."""
+    """Read what the file holds, by name or alone; of an archive the array of that name."""
     if path.suffix == ".npy":
         return read_array(path)
     if path.suffix == ".npz":

@@ -24,7 +24,7 @@ _SPELLINGS = (
 
 
 _UNREADABLE = (ValueError, EOFError, KeyError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
-"""What a damaged archive, or one that is encrypted or packed in an unknown way, makes its reader raise."""
+"""Errors that a damaged archive, or one that is encrypted or packed in an unknown way, makes its reader raise."""
 
 
 def load(path: str | os.PathLike[str]) -> Data:

@@ -88,7 +88,7 @@ class Tuning:
     train: Mapping[str, tuple[Any, ...]]
 
     def count(self, arm: Arm) -> int:
-        """How many combinations ``arm`` tries."""
+        """Count the combinations that ``arm`` tries."""
         tried = self.train if arm.tune is None else arm.tune
         return math.prod(len(values) for values in tried.values()) if tried else 0
 
