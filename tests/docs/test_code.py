@@ -13,12 +13,15 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from landscape_cli.main import run as landscape
+from ncsam.optimizers import OPTIMIZERS
 from tests.docs.pages import PAGES, Block, Page, page
 
 # The pages whose commands run, and the files that they leave.
@@ -68,6 +71,13 @@ def run_commands(block: Block) -> None:
             continue
         quiet = [] if "--quiet" in words or words[1] in WITHOUT_QUIET or "list" in words else ["--quiet"]
         assert landscape([*words[1:], *quiet]) == (2 if "cifar10:DIR" in line else 0), line
+
+
+@pytest.fixture(autouse=True)
+def registry_comes_back() -> Iterator[None]:
+    """A page may register an optimizer of its own; the other tests know those of the package."""
+    with mock.patch.dict(OPTIMIZERS):
+        yield
 
 
 @pytest.mark.filterwarnings("ignore:projection keeps")
