@@ -155,7 +155,7 @@ def command(
         folder = open_folder(sweep, out, overwrite=overwrite, resume=resume or shard is not None)
         if cluster is not None:
             cluster.check(folder.description)
-        where: dict[str, Any] = {"workers": workers, "cluster": cluster}
+        where: dict[str, Any] = {"workers": workers, "cluster": cluster, "command": progress.command_line()}
         if sweep.tuning is not None:
             bar = progress.bar("tuning", quiet, resumable=True, unit="run")
             failures, chosen = folder.tune(**where, part=_shard(shard), progress=bar)

@@ -25,7 +25,8 @@ def table(seeds: int = 5) -> CellTable:
     return table_of(
         {
             "name": f"{arm}-{rate}-{seed}", "arm": arm, "noise": "symmetric", "rate": rate, "seed": seed,
-            "data": "digits", "test_accuracy": accuracy - 0.3 * rate + 0.01 * generator.standard_normal(), "loss/test": 0.5,
+            "data": "digits", "loss/test": 0.5,
+            "test_accuracy": accuracy - 0.3 * rate + 0.01 * generator.standard_normal(),
         }
         for arm, accuracy in ARMS.items() for rate in RATES for seed in range(seeds)
     )  # fmt: skip

@@ -47,7 +47,7 @@ def note(what, cell):
     with open(HERE / "events", "a") as file:
         file.write(json.dumps([what, cell.name, os.getpid(), time.time()]) + "\\n")
 
-def run(cell, path):
+def run(cell, path, command=None):
     once = HERE / f"{cell.name}.once"
     plan = json.loads((HERE / "plan.json").read_text()).get(cell.name)
     note("begin", cell)
@@ -61,7 +61,7 @@ def run(cell, path):
         os.kill(os.getpid(), signal.SIGSTOP)
     if plan == "slow":
         time.sleep(1.0)
-    whole(cell, path)
+    whole(cell, path, command)
     note("end", cell)
 
 run.whole = whole
