@@ -173,7 +173,7 @@ def _layers(found: Spectrum) -> tuple[list[str], list[list[str]]]:
 
 
 def _negative(found: Spectrum) -> tuple[list[str], list[list[str]]]:
-    """How much of each density is negative."""
+    """Print how much of each density is negative."""
     if found.density is None:
         return [], []
     from landscape import negative_mass

@@ -127,7 +127,7 @@ def _run(arguments: list[str], debug: bool) -> int:
 
 
 def _origin(error: click.UsageError) -> str:
-    """Where a wrong value was given, unless on the command line."""
+    """Place that a wrong value was given at, unless on the command line."""
     if not isinstance(error, click.BadParameter) or error.ctx is None or error.param is None:
         return ""
     source = error.ctx.get_parameter_source(str(error.param.name))

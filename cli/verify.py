@@ -36,7 +36,7 @@ def command(files: tuple[Path, ...], as_json: bool) -> int:
 
 
 def _confirmed(file: str) -> str:
-    """What to say of a sound file; of a run, that what it was trained on and what came out are unchanged."""
+    """Say that a file is sound; of a run, that what it was trained on and what came out are unchanged."""
     from landscape import store
 
     if file.endswith(".part"):

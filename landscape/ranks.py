@@ -107,7 +107,7 @@ class Ranks:
         return found
 
     def share(self, make: Callable[[], T], source: int = 0) -> T:
-        """What ``make()`` gives, or raises, on the process ``source`` alone: on every process."""
+        """Give what ``make()`` gives, or raises, on the process ``source`` alone: on every process."""
         box: list[Any] = [None]
         if self.rank == source:
             try:

@@ -1,1 +1,1 @@
-"""What several commands use: options in sections, progress, messages, tables, drawing."""
+"""Parts that several commands use: options in sections, progress, messages, tables, drawing."""

@@ -1,4 +1,4 @@
-"""What all commands have in common: options in titled sections, and a suggestion for what is mistyped.
+"""Common parts of all commands: options in titled sections, and a suggestion for what is mistyped.
 
 An option belongs to the section whose marker stands above it::
 
@@ -84,7 +84,7 @@ def within(title: str, *decorators: Callable[[F], F]) -> Callable[[F], F]:
 
 
 def _params(function: Callable[..., Any]) -> list[click.Parameter]:
-    """What click's decorators have put on a function so far, the lowest first."""
+    """List what click's decorators have put on a function so far, the lowest first."""
     found: list[click.Parameter] = getattr(function, "__click_params__", [])
     return found
 
@@ -95,7 +95,7 @@ def command(name: str) -> Callable[[Callable[..., Any]], Command]:
 
 
 def long_name(option: click.Option) -> str:
-    """How an option is spelled, without its dashes.
+    """Spell an option, without its dashes.
 
     >>> long_name(click.Option(["-n", "--dry-run"]))
     'dry-run'

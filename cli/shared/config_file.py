@@ -30,7 +30,7 @@ def load(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path
 
 
 def _defaults(ctx: click.Context, param: click.Parameter, path: Path) -> dict[str, Any]:
-    """What the file says about this command, by the names that the code has for the options."""
+    """Read what the file says about this command, by the names that the code has for the options."""
 
     def wrong(message: str) -> click.BadParameter:
         return click.BadParameter(f"{path}: {message}", ctx, param)

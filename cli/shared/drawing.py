@@ -138,7 +138,7 @@ def spectra_figures(found: Mapping[str, Spectrum], suffix: str) -> dict[str, Cal
 def _panels(
     found: Mapping[str, Spectrum], views: Sequence[str], take: Callable[[Spectrum, str], Any]
 ) -> dict[str, dict[str, Any]]:
-    """What there is by label, by view; views that nothing holds are left out."""
+    """Collect what there is by label, by view; views that nothing holds are left out."""
     panels = {}
     for view in views:
         records = {label: record for label, s in found.items() if (record := take(s, view)) is not None}

@@ -23,7 +23,7 @@ Plans = dict[str, Callable[[], Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Look:
-    """How surfaces are drawn: width of the page, scale of the levels, and whether HTML is wanted."""
+    """Options for drawing surfaces: width of the page, scale of the levels, and whether HTML is wanted."""
 
     width: str = "icml"
     scale: str = "auto"

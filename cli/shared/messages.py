@@ -1,4 +1,4 @@
-"""What goes to stderr besides progress bars: notes, warnings and the one line of an error."""
+"""Messages on stderr besides progress bars: notes, warnings and the one line of an error."""
 
 from __future__ import annotations
 

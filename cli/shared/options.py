@@ -78,7 +78,7 @@ ORIGINS = {
     ParameterSource.ENVIRONMENT: "environment",
     ParameterSource.DEFAULT_MAP: "config",
 }
-"""Where a value was given, in the words of the files."""
+"""Place that a value was given at, in the words of the files."""
 
 
 def refuse_imports(names: Iterable[str], trust: bool) -> None:

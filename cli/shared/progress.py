@@ -21,7 +21,7 @@ from . import torchrun
 
 EVERY = 30.0  # seconds between lines where there is no terminal
 notes = logging.getLogger("landscape_cli")
-"""What is said besides results and errors: ``notes.info(…)``; ``--quiet`` silences it."""
+"""Notes besides results and errors: ``notes.info(…)``; ``--quiet`` silences it."""
 _state: dict[str, Any] = {"started": False, "resume": None, "arguments": []}
 
 
@@ -36,7 +36,7 @@ def command_line() -> list[str]:
 
 
 def started() -> bool:
-    """Whether work has begun."""
+    """Tell whether work has begun."""
     return bool(_state["started"])
 
 
@@ -46,7 +46,7 @@ def how_to_resume() -> str | None:
 
 
 def program() -> str:
-    """How to call this program again from the same shell."""
+    """Give the words that call this program again from the same shell."""
     started = torchrun.program()
     if started is not None:
         return started

@@ -59,7 +59,7 @@ def only_for_one_surface(choices: dict[str, Any], instead: str) -> dict[str, Any
 
 
 def summary(found: Line | Plane) -> str:
-    """How the points came about, and how the centre compares with plain evaluation and the Hessian."""
+    """Say how the points came about, and how the centre compares with plain evaluation and the Hessian."""
     lines = []
     evaluated = int(np.count_nonzero(found.status[_first(found)] != Status.INTERPOLATED))
     if found.tolerance is not None and found.interpolation_error is not None:

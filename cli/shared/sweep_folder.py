@@ -1,4 +1,4 @@
-"""What the commands that run many runs share: their folder, their failures, their table."""
+"""Parts that the commands share which run many runs: their folder, their failures, their table."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ _state: dict[str, Any] = {"ranks": None, "store": None, "stderr": None}
 
 
 def launched() -> bool:
-    """Whether this is one of the processes of ``torchrun``."""
+    """Tell whether this is one of the processes of ``torchrun``."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
@@ -82,7 +82,7 @@ def ranks() -> Ranks | None:
 
 
 def speaker() -> IO[str] | None:
-    """Where to say why the job ends; none if another process says it. The first that asks is the one."""
+    """Path at which to say why the job ends; none if another process says it. The first that asks is the one."""
     if not launched():
         return sys.stderr
     if _state["store"] is None:
@@ -96,7 +96,7 @@ def speaker() -> IO[str] | None:
 
 
 def program() -> str | None:
-    """How these processes were started, if they were."""
+    """Give the command that these processes were started by, if they were."""
     if not launched():
         return None
     count, here = os.environ["WORLD_SIZE"], os.environ["LOCAL_WORLD_SIZE"]

@@ -62,7 +62,7 @@ def show_verdicts(verdicts: Verdicts) -> str:
 
 
 def legend(verdicts: Verdicts) -> str:
-    """What the columns mean."""
+    """Explain the columns."""
     return (
         "Supported: the interval lies above m, the smallest relevant effect; contradicted: below it. "
         f"p: {_TESTS}; Holm over {verdicts.family or len(STATEMENTS)} endpoints. * preliminary: the sign-flip test "

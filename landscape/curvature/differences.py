@@ -9,7 +9,14 @@ from torch import Tensor
 
 from landscape.curvature.products import Form, HessianForm, Product, moved
 from landscape.curvature.twice_differentiable import twice_differentiable
-from landscape.objective.differences import DerivativeError, compare, custom_functions, random_direction, sample
+from landscape.objective.differences import (
+    DerivativeError,
+    coarsest,
+    compare,
+    custom_functions,
+    random_direction,
+    sample,
+)
 from landscape.objective.isolation import plain_attention
 from landscape.objective.micro_batch import BatchLoss
 from landscape.objective.objective import Objective
@@ -64,11 +71,12 @@ def check_products(objective: Objective, form: Form) -> float:
                     known[key] = _deviation(version, form)
                 except DerivativeError:
                     raise
-                except (RuntimeError, TypeError) as error:
+                except (RuntimeError, TypeError, ValueError) as error:
                     if "is not implemented" in str(error):
+                        remedy = "; take strategy='finite_difference'" if isinstance(form, HessianForm) else ""
                         raise DerivativeError(
                             "torch has no second derivative of an operation of this model or loss "
-                            f"({_first_line(error)}); take strategy='finite_difference'"
+                            f"({_first_line(error)}){remedy}"
                         ) from error
                     if version.layout.dtype == objective.layout.dtype:
                         raise
@@ -100,9 +108,10 @@ def _deviation(objective: Objective, form: Form) -> float:
             return (gradient(step) - gradient(-step)) / (2 * step)
         return objective.accumulate(lambda batch: form.quadratic_by_differences(batch, layout, direction, step)[None])
 
-    eps = float(torch.finfo(layout.dtype).eps)
+    dtype = coarsest(objective)
+    eps = float(torch.finfo(dtype).eps)
     size = float(gradient(0.0).norm()) if of_vectors else float(made.norm())
-    outcome, deviation, found = compare(made, difference, lambda h: 20 * eps * size / h, layout.dtype)
+    outcome, deviation, found = compare(made, difference, lambda h: 20 * eps * size / h, dtype)
     if outcome != "differs":
         return deviation if outcome == "agrees" else float("nan")
     what, remedy = ("those of the gradient", ", or take strategy='finite_difference'") if of_vectors else ("right", "")

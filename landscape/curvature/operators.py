@@ -15,7 +15,7 @@ from torch import Tensor
 from landscape.curvature.operand import operand
 from landscape.curvature.products import FisherForm, Form, GaussNewtonForm, HessianForm
 from landscape.curvature.strategies import MEMORY_BUDGET, STRATEGIES, Probe, Products, Strategy
-from landscape.objective.losses import PerSampleLoss, per_sample_of
+from landscape.objective.losses import PerSampleLoss
 from landscape.objective.objective import Objective
 
 
@@ -106,7 +106,7 @@ class CurvatureOperator(ABC):
 
     @property
     def checks(self) -> str:
-        """How thoroughly the objective's model, loss and data are checked."""
+        """Thoroughness with which the objective's model, loss and data are checked."""
         return self.objective.checks
 
     @property
@@ -220,9 +220,8 @@ class EmpiricalFisherOperator(CurvatureOperator):
         )
 
     def _form(self) -> Form:
-        given = self._per_sample_loss
         _needs_outputs(self.objective, "an empirical Fisher matrix")
-        return FisherForm(per_sample_of(self.objective.loss_fn) if given is None else given, key=given)
+        return FisherForm(self._per_sample_loss)
 
 
 def _needs_outputs(objective: Objective, what: str) -> None:

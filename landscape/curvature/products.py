@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from landscape.objective.losses import PerSampleLoss, check_per_sample, sample_weights
+from landscape.objective.losses import PerSampleLoss, check_per_sample, per_sample_of, sample_weights
 from landscape.objective.micro_batch import BatchLoss
 from landscape.objective.parameters import ParameterLayout
 
@@ -120,23 +120,30 @@ class GaussNewtonForm(Form):
 
 
 class FisherForm(Form):
-    """Σ pᵢ ∇ℓᵢ ∇ℓᵢᵀ v with ℓᵢ the loss of sample i and pᵢ its weight in the mean."""
+    """Σ pᵢ ∇ℓᵢ ∇ℓᵢᵀ v with ℓᵢ the loss of sample i and pᵢ its weight in the mean.
 
-    def __init__(self, per_sample: PerSampleLoss, key: Any) -> None:
-        self.key = "fisher", key
-        self._per_sample = per_sample
+    Args:
+        per_sample: ``(outputs, labels) -> (n,)``; if none, derived from each micro-batch's own loss, in its dtype.
+    """
+
+    def __init__(self, per_sample: PerSampleLoss | None) -> None:
+        self.key = "fisher", per_sample
+        self._given = per_sample
         self._checked = False
+
+    def _per_sample(self, batch: BatchLoss) -> PerSampleLoss:
+        return per_sample_of(batch.criterion.fn) if self._given is None else self._given
 
     def extras(self, batch: BatchLoss) -> list[Tensor]:
         leaf = next(iter(batch.parameters.values()))
         weights = sample_weights(batch.criterion.normalizer, batch.labels).to(leaf.device)
         if not self._checked:
-            check_per_sample(self._per_sample, batch.outputs, batch.labels, weights, batch.loss())
+            check_per_sample(self._per_sample(batch), batch.outputs, batch.labels, weights, batch.loss())
             self._checked = True
         return [weights]
 
     def linearise(self, batch: BatchLoss, layout: ParameterLayout, extras: Sequence[Tensor]) -> Product:
-        return _OuterProducts(batch, layout, self._per_sample(batch.outputs, batch.labels), extras[0])
+        return _OuterProducts(batch, layout, self._per_sample(batch)(batch.outputs, batch.labels), extras[0])
 
     def quadratic_by_differences(
         self, batch: BatchLoss, layout: ParameterLayout, vector: Tensor, step: float
@@ -144,12 +151,12 @@ class FisherForm(Form):
         sides = []
         for sign in (1, -1):
             at = moved(batch, layout, sign * step * vector)
-            sides.append(self._per_sample(at.outputs, at.labels).detach().double())
+            sides.append(self._per_sample(at)(at.outputs, at.labels).detach().double())
         slopes = (sides[0] - sides[1]) / (2 * step)
         return (self.extras(batch)[0] * slopes**2).sum()
 
     def along(self, batch: BatchLoss, extras: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        losses = self._per_sample(batch.outputs, batch.labels)
+        losses = self._per_sample(batch)(batch.outputs, batch.labels)
         tangent = forward_ad.unpack_dual(losses).tangent
         return _pulled_back(batch, [] if tangent is None else [(losses, tangent * extras[0].to(tangent.dtype))])
 

@@ -11,7 +11,7 @@ _STEPS = ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
 
 
 def is_log(values: np.ndarray, scale: str) -> bool:
-    """Whether to draw finite ``values`` on a logarithmic scale: ``auto`` where they span more than a factor of 20.
+    """Tell whether to draw finite ``values`` on a logarithmic scale: ``auto`` where they span more than a factor of 20.
 
     Raises:
         ValueError: an unknown scale, or a logarithmic one without positive values.

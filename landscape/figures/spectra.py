@@ -150,7 +150,7 @@ def layers(panels: Mapping[str, Mapping[str, LayerSpectra]]) -> Figure:
 
 
 def splits(panels: Mapping[str, CurvatureSplit]) -> Figure:
-    """What each part contributes to the curvature along every eigenvector, stacked to the whole.
+    """Draw what each part contributes to the curvature along every eigenvector, stacked to the whole.
 
     Bars are shares times curvature and add up to the black line; symbols are the curvature of each part by itself,
     which is what a sample of that part contributes on average.
@@ -187,7 +187,7 @@ def splits(panels: Mapping[str, CurvatureSplit]) -> Figure:
 
 
 def _height_of_one(d: DensityResult) -> float:
-    """What one eigenvalue adds to the density at its own place."""
+    """Draw what one eigenvalue adds to the density at its own place."""
     every = np.concatenate([d.nodes.ravel(), np.zeros(0) if d.outliers is None else d.outliers])
     sigma = d.broadening * max(float(np.ptp(every)), 1e-300)
     # Without the operator's size, the least weight that a node of the quadrature has.

@@ -390,7 +390,7 @@ def _differ(container: Any, contents: Any) -> bool:
 
 
 def _differs(table: dict[Any, Any], contents: dict[Any, Any]) -> bool:
-    """Whether an entry is another object; in plain steps, since this runs before every forward pass."""
+    """Tell whether an entry is another object; in plain steps, since this runs before every forward pass."""
     for key, value in contents.items():  # noqa: SIM110
         if table.get(key, _MISSING) is not value:
             return True

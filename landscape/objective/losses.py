@@ -113,7 +113,14 @@ def per_sample_of(loss_fn: Callable[[Any, Any], Tensor]) -> PerSampleLoss:
             return loss_fn(*one)
 
         dims = tree_map(lambda t: 0 if isinstance(t, Tensor) else None, (outputs, labels))
-        return torch.func.vmap(alone, in_dims=dims)(outputs, labels)
+        try:
+            return torch.func.vmap(alone, in_dims=dims)(outputs, labels)
+        except RuntimeError:  # what vmap does not know, such as torch's class weights with label smoothing
+            rows = (
+                tree_map(lambda t, i=i: t[i] if isinstance(t, Tensor) else t, (outputs, labels))
+                for i in range(length(labels))
+            )
+            return torch.stack([alone(*row) for row in rows])
 
     return mapped
 

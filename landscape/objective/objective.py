@@ -138,7 +138,7 @@ class Objective:
 
     @property
     def checks(self) -> str:
-        """How thoroughly model, loss and data are checked: ``full``, ``first`` or ``off``."""
+        """Thoroughness with which model, loss and data are checked: ``full``, ``first`` or ``off``."""
         return self.context.checks
 
     @property

@@ -83,7 +83,7 @@ class ParameterLayout:
         return torch.cat([_real(tensors[name]).reshape(-1).to(self.dtype) for name in self.names])
 
     def unflatten(self, flat: Tensor) -> dict[str, Tensor]:
-        """Cut a (K,) vector into named tensors of the parameters' shapes; views where dtypes agree."""
+        """Cut a (K,) vector into named tensors of the parameters' shapes, see :meth:`shaped`."""
         if flat.shape != (self.size,):
             raise ValueError(f"flat vector has shape {tuple(flat.shape)}, expected ({self.size},)")
         parts = flat.split(self.sizes)
@@ -94,11 +94,14 @@ class ParameterLayout:
 
     @staticmethod
     def shaped(part: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """A parameter of a stretch of a flat vector; a view where dtypes agree."""
-        if not dtype.is_complex:
-            return part.view(shape).to(dtype)
-        pairs = part.view(*shape, 2).to(dtype.to_real())
-        return torch.view_as_complex(pairs.clone() if pairs.storage_offset() % 2 else pairs)
+        """A parameter of a stretch of a flat vector; a view where dtypes agree.
+
+        Pairs at an odd place, which models too may take for complex numbers, get memory of their own.
+        """
+        own = part.to(dtype.to_real() if dtype.is_complex else dtype)
+        if own.storage_offset() % 2 and own.numel() % 2 == 0:
+            own = own.clone()
+        return torch.view_as_complex(own.view(*shape, 2)) if dtype.is_complex else own.view(shape)
 
     def weights(self, model: nn.Module) -> Tensor:
         """The model's present weights as a detached (K,) copy."""

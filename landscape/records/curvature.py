@@ -115,7 +115,7 @@ class DensityResult(Record):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class NegativeMass(Record):
-    """How much of a spectrum lies below zero, by number and by magnitude; standard errors over a density's probes."""
+    """The part of a spectrum below zero, by number and by magnitude; standard errors over a density's probes."""
 
     kind: ClassVar[str] = "negative_mass"
 
@@ -184,7 +184,7 @@ class SubspaceOverlap(Record):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Alignment(Record):
-    """How far given directions point along eigenvectors, whose sign has no meaning."""
+    """Shares of given directions that point along eigenvectors, whose sign has no meaning."""
 
     kind: ClassVar[str] = "alignment"
 

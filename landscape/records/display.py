@@ -1,4 +1,4 @@
-"""How a record shows in a notebook: a row for each field with its size, numbers, units and meaning.
+"""Display of a record in a notebook: a row for each field with its size, numbers, units and meaning.
 
 What a reader must not miss (values that are not finite, eigenpairs that did not converge, rows that failed) is
 marked, and said once more above the table.
@@ -71,7 +71,7 @@ def _ordered(record: Declared) -> list[tuple[str, Variable]]:
 
 
 def _troubles(values: dict[str, Any]) -> Iterator[str]:
-    """What went wrong, a line each: status and convergence first, then values that are not finite."""
+    """List what went wrong, a line each: status and convergence first, then values that are not finite."""
     if "status" in values:
         bad = {s: n for s, n in _statuses(values["status"]).items() if s not in (Status.OK, Status.INTERPOLATED)}
         if bad:

@@ -1,4 +1,4 @@
-"""How a record declares what its fields hold, and the status of a measured value."""
+"""Declarations of what a record's fields hold, and the status of a measured value."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Status(enum.IntEnum):
-    """What became of one measured value; stored as ``uint8`` beside it."""
+    """Outcome of one measured value; stored as ``uint8`` beside it."""
 
     PENDING = 0
     OK = 1

@@ -13,7 +13,7 @@ from landscape.records.fields import parameter, variable
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Surface(Record):
-    """How a line or plane was measured, and what its cross-check at the centre found; all optional."""
+    """Measurement of a line or plane, and findings of its cross-check at the centre; all optional."""
 
     interpolation_error: np.ndarray | None = variable(
         "view", long_name="estimated largest error of interpolated losses", units="loss", optional=True

@@ -72,7 +72,7 @@ def is_only_a_length(attributes: Mapping[str, np.ndarray]) -> bool:
 
 
 def is_contiguous(dataset: h5py.Dataset) -> bool:
-    """Whether the content lies in the file in one piece."""
+    """Tell whether the content lies in the file in one piece."""
     return bool(dataset.id.get_create_plist().get_layout() == h5py.h5d.CONTIGUOUS)
 
 

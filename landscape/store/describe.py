@@ -1,4 +1,4 @@
-"""What a file holds, at a glance: as data (:func:`describe`) and as text (:func:`render`), like ``ncdump -h``."""
+"""Contents of a file, at a glance: as data (:func:`describe`) and as text (:func:`render`), like ``ncdump -h``."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def _summary(values: np.ndarray) -> dict[str, Any]:
 
 
 def _statuses(codes: np.ndarray) -> dict[str, int]:
-    """How many values have which status, by its name."""
+    """Count the values of each status, by its name."""
     known = {status.value: status.name.lower() for status in Status}
     return {known.get(code, str(code)): count for code, count in sorted(Counter(codes.reshape(-1).tolist()).items())}
 

@@ -31,7 +31,7 @@ def declare(kind: str, *, required: Mapping[str, str], allowed: Mapping[str, str
 
 
 def problems(kind: str, contents: Mapping[str, str]) -> list[str]:
-    """Where the contents of a file (kind of content by path) depart from its layout; none for undeclared kinds."""
+    """List where the contents of a file (kind of content by path) depart from its layout; none for undeclared kinds."""
     if kind not in _LAYOUTS:
         return []
     layout = _LAYOUTS[kind]

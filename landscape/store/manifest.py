@@ -82,7 +82,7 @@ Piece = bytes | memoryview
 def pieces(
     found: h5py.Group | h5py.Dataset, file_size: int, data: np.ndarray | None = None
 ) -> tuple[list[Piece], Piece]:
-    """What the digest of one object is taken over, and the content of a data set (``data`` where it is known)."""
+    """The bytes that an object's digest is taken over, and the content of a data set (``data`` where it is known)."""
     head: list[Piece] = []
 
     def add(label: str, array: np.ndarray) -> memoryview:
@@ -159,7 +159,7 @@ class Digests:
         return {path: result() for path, result in self._results.items()}
 
     def by_place(self) -> dict[int, tuple[int, str]]:
-        """Of content that has a digest of its own, and has been written: size and digest by its offset in the file."""
+        """Size and digest, by offset in the file, of written content that has a digest of its own."""
         return {found.id.get_offset(): (size, result()) for found, size, result in self._apart}
 
     def __enter__(self) -> Self:

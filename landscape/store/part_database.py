@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from landscape.inputs import opened
 from landscape.records import Status
 from landscape.store import part_work, reader, schema
 from landscape.store.disk import fsync_folder
@@ -48,7 +49,7 @@ START_OVER = "remove it to start over"
 
 
 def log_of(path: Path) -> Path:
-    """Where SQLite keeps what was committed lately, until it is put into the file itself, at the latest on closing."""
+    """Path of the file where SQLite keeps late commits until they enter the file itself, at the latest on closing."""
     path = path.resolve()
     return path.with_name(f"{path.name}-wal")
 
@@ -116,7 +117,7 @@ def state(path: Path) -> tuple[Any, ...]:
     """Changes when something is written into the file itself or the log begins anew, not when the log grows."""
     status, log = path.stat(), log_of(path)
     begin = b""
-    with contextlib.suppress(FileNotFoundError), log.open("rb") as file:
+    with contextlib.suppress(FileNotFoundError), opened(log) as file:
         begin = file.read(LOG_HEADER)
     return status.st_ino, status.st_size, status.st_mtime_ns, begin
 
@@ -141,7 +142,7 @@ def _check_files(path: Path) -> None:
     journal = log.with_name(f"{path.resolve().name}-journal")
     if os.path.lexists(journal) or (os.path.lexists(log) and (log.is_symlink() or not log.is_file())):
         raise StoreError(f"{journal.name} or {log.name} beside it was left by another program; remove it")
-    with path.open("rb") as file:
+    with opened(path) as file:
         header = file.read(100)
     if header.startswith(reader.SIGNATURE):
         remedy = f"finish it with that version, or {START_OVER}"

@@ -20,6 +20,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from landscape.inputs import check_regular
 from landscape.records import Status
 from landscape.store import part_database
 from landscape.store.disk import fsync_folder
@@ -36,7 +37,7 @@ COMMIT_EVERY = 0.5  # seconds; a kill loses at most this much work and the row i
 
 
 def part_path(path: str | Path, name: str) -> Path:
-    """Where work in progress on the content ``name`` of the file ``path`` lies.
+    """Path at which work in progress on the content ``name`` of the file ``path`` lies.
 
     >>> part_path("runs/a.h5", "hessian/top5").as_posix()
     'runs/a.h5.hessian.top5.part'
@@ -47,7 +48,7 @@ def part_path(path: str | Path, name: str) -> Path:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far the work in a part file is.
+    """Progress of the work in a part file.
 
     Attributes:
         work: its identity, rows and fields, as they were given to :meth:`PartFile.create`.
@@ -61,15 +62,16 @@ class Progress:
 
 
 def progress(path: str | Path) -> Progress:
-    """How far the work in a part file is; looking changes nothing, also while another process writes to it.
+    """Report how far the work in a part file is; looking changes nothing, also while another process writes to it.
 
     Raises:
         StoreError: there is no such file, it is no part file, of a newer schema, or damaged beyond single rows.
     """
     path = Path(path)
     with one_line(path, "reading", "resume it, or remove it to start over"):
-        if not path.is_file():
+        if not path.exists():
             raise StoreError("there is no such file")
+        check_regular(path)
         for _ in range(ATTEMPTS):
             before = part_database.state(path)
             try:
@@ -287,7 +289,7 @@ class PartFile:
 
 
 def first_difference(found: Any, wanted: Any, key: str = "") -> str | None:
-    """Where two JSON values first differ, in words; None where they are equal."""
+    """Find where two JSON values first differ, in words; None where they are equal."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         for name in sorted(found.keys() | wanted.keys()):
             if name not in found or name not in wanted:

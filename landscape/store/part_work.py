@@ -1,4 +1,4 @@
-"""What is computed in a part file: the settings that decide the numbers, and its rows as bytes."""
+"""Work that a part file holds: the settings that decide the numbers, and its rows as bytes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Work:
-    """What is being computed: all that decides the numbers, how many rows there are, and the arrays in one.
+    """Description of the work: all that decides the numbers, how many rows there are, and the arrays in one.
 
     Raises:
         StoreError: there are no rows, or a field is no array of plain numbers.

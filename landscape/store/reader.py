@@ -108,7 +108,7 @@ class File:
             return schema.read_arrays(self._group(name), self.size, self.manifest())
 
     def content(self, name: str) -> Record | dict[str, np.ndarray]:
-        """What lies under ``name``: a record, or bare arrays by name.
+        """Read what lies under ``name``: a record, or bare arrays by name.
 
         Raises:
             StoreError: as :meth:`record` and :meth:`arrays`.

@@ -108,12 +108,12 @@ def content_paths(file: h5py.File, file_size: int) -> list[str]:
 
 
 def has_content(found: h5py.Group | h5py.Dataset) -> bool:
-    """Whether this is a group that holds content, not a folder."""
+    """Tell whether this is a group that holds content, not a folder."""
     return bool(h5py.h5a.exists(found.id, b"content"))
 
 
 def content_of(group: h5py.Group, file_size: int) -> str:
-    """What a group holds: the kind of a record, or "arrays"."""
+    """Name what a group holds: the kind of a record, or "arrays"."""
     return str(read_attributes(group, file_size)["content"])
 
 
@@ -212,7 +212,7 @@ def migrate(file: h5py.File, version: int) -> None:
 
 
 def problems(group: h5py.Group, file_size: int) -> list[str]:
-    """Where a stored record departs from the declaration of its kind; nothing for bare arrays and unknown kinds."""
+    """Differences of a stored record from the declaration of its kind; nothing for bare arrays and unknown kinds."""
     attributes = read_attributes(group, file_size)
     try:
         record = record_type(attributes.get("content", ARRAYS))

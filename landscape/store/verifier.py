@@ -137,7 +137,7 @@ def _part_problems(path: Path) -> list[str]:
 
 
 def meaning(path: str | Path) -> list[str]:
-    """What a file whose bytes are sound says wrongly: layout, status codes, promised finite values."""
+    """List what a file whose bytes are sound says wrongly: layout, status codes, promised finite values."""
     try:
         with File(path) as file:
             contents = {name: schema.content_of(file.h5[name], file.size) for name in file.names()}

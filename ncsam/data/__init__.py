@@ -71,7 +71,7 @@ def load(name: str, *, seed: int = 0, trust: bool = False) -> Data:
 
 
 def imports_code(name: str) -> bool:
-    """Whether loading the data set, or building the model, of that name imports a factory, and so runs its code.
+    """Tell whether loading the data set, or building the model, of that name imports a factory, and so runs its code.
 
     >>> imports_code("cifar10:data"), imports_code("mlp"), imports_code("my_lab.sets:flowers")
     (False, False, True)

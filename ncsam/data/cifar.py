@@ -48,7 +48,7 @@ _PIXELS = 3 * 32 * 32
 
 @dataclasses.dataclass(frozen=True)
 class _Layout:
-    """Where one of the two sets keeps its parts, and what it calls its labels."""
+    """Layout of one of the two sets: places of its parts, names of its labels."""
 
     name: str
     classes: tuple[str, ...]

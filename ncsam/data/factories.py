@@ -13,7 +13,7 @@ _FACTORY = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
 def is_factory(name: str) -> bool:
-    """Whether ``name`` is spelled ``package.module:factory``.
+    """Tell whether ``name`` is spelled ``package.module:factory``.
 
     >>> is_factory("my_lab.sets:flowers"), is_factory("cifar10:/data/cifar")
     (True, False)

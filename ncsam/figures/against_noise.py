@@ -1,4 +1,4 @@
-"""What was measured against the noise rate: one line an arm, with a band over the seeds."""
+"""Measurements against the noise rate: one line an arm, with a band over the seeds."""
 
 from __future__ import annotations
 

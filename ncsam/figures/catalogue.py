@@ -54,7 +54,7 @@ def plans(study: Study, files: StudyFiles | None = None) -> Plans:
 
 
 def suffixes(found: Sequence[Study]) -> list[str]:
-    """What is appended to the names of each study's figures: nothing where there is only one, else what differs.
+    """Text that is appended to the names of each study's figures: nothing where there is only one, else what differs.
 
     >>> from ncsam.study.table import studies, table_of
     >>> row = {"name": "a", "arm": "sgd", "rate": 0.4, "seed": 0, "noise": "symmetric,inclusive"}

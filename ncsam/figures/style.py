@@ -1,4 +1,4 @@
-"""What all figures of a study share: a colour and a symbol for each arm, bands, and axes of shares."""
+"""Style that all figures of a study share: a colour and a symbol for each arm, bands, and axes of shares."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GREY = "#777777"
 
 
 class Look(NamedTuple):
-    """How an arm is drawn, the same in every figure."""
+    """Colour and symbol of an arm, the same in every figure."""
 
     colour: str
     marker: str

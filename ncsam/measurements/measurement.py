@@ -48,7 +48,7 @@ class Place:
 
 
 class Measurement(ABC):
-    """What is measured on one view at one epoch; the same object serves all rows of a table, in their order.
+    """A measurement of one view at one epoch; the same object serves all rows of a table, in their order.
 
     Attributes:
         needs: further views that the objective must have.
@@ -67,7 +67,7 @@ class Measurement(ABC):
         """The row of a place; what it leaves out is NaN."""
 
     def labels(self, objective: landscape.Objective) -> dict[str, Any]:
-        """What all rows have in common: labels of axes, settings that follow from the model."""
+        """Fields that all rows have in common: labels of axes, settings that follow from the model."""
         return {}
 
     def complete(self, table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -81,7 +81,7 @@ class Measurement(ABC):
         identity: dict[str, Any],
         ranks: Ranks | None,
     ) -> Handover | None:
-        """What one epoch hands to the next, if anything; called once, before the first row.
+        """State that one epoch hands to the next, if anything; called once, before the first row.
 
         ``objective_at`` gives the objective of an epoch by its position; ``ranks`` are the processes that measure.
         """
@@ -151,7 +151,7 @@ def by_epoch_and_view(
 
 
 def _shape(spec: Any) -> tuple[int, ...]:
-    """Of a field that is declared by its shape, or by shape and dtype."""
+    """Shape and dtype of a field that is declared by its shape, or by shape and dtype."""
     return spec[0] if len(spec) == 2 and isinstance(spec[0], tuple) else spec
 
 

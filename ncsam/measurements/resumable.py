@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class Where(TypedDict, total=False):
-    """How a measurement is carried out, whatever is measured.
+    """Settings of every measurement, whatever is measured.
 
     Keys:
         dtype: ``float32`` (default) or ``float64``.
@@ -80,7 +80,7 @@ PartRows = PartFile | RowsInMemory
 
 
 def on_first(make: Callable[[], T], where: Where) -> T:
-    """What ``make()`` gives on the first of the processes, on all of them: for files, clocks, and what takes no share.
+    """Give what ``make()`` gives on the first process, on all of them: for files, clocks, and what takes no share.
 
     Raises:
         Exception: whatever ``make()`` raises, on all of them.
@@ -188,7 +188,7 @@ def _size(spec: Any) -> int:
 
 
 def _provenance(where: Where) -> dict[str, Any]:
-    """How a result came about: what was asked for, and with which versions, threads and device it was computed."""
+    """Provenance of a result: what was asked for, and with which versions, threads and device it was computed."""
     asked = where.get("provenance", {})
     stamp = store.stamp(
         config=asked.get("options", {}),
@@ -202,5 +202,5 @@ def _provenance(where: Where) -> dict[str, Any]:
 
 
 def _fingerprint(run: Run) -> str:
-    """What the numbers depend on besides the settings: the run's configuration and data."""
+    """All that the numbers depend on besides the settings: the run's configuration and data."""
     return hashlib.sha256(f"{run.attrs['config']} {run.attrs['data_hash']}".encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""What is measured of a Hessian besides its outermost eigenpairs."""
+"""Measurements of a Hessian besides its outermost eigenpairs."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Extra(ABC):
         """Its values for a row, and the operator-vector products they took."""
 
     def labels(self, objective: Objective, pairs: int) -> dict[str, Any]:
-        """What all rows have in common: labels of its axes, settings that follow from the model."""
+        """Fields that all rows have in common: labels of its axes, settings that follow from the model."""
         return {}
 
 
@@ -69,7 +69,7 @@ class Density(Extra):
         self._steps, self._probes, self._seed = steps, probes, seed
 
     def deflated(self, size: int, pairs: int) -> bool:
-        """Whether the eigenpairs leave room for all steps beside them: in all but the smallest models."""
+        """Tell whether the eigenpairs leave room for all steps beside them: in all but the smallest models."""
         return size - pairs >= self._steps
 
     def fields(self, objective: Objective, pairs: int) -> dict[str, Any]:

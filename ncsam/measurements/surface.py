@@ -25,7 +25,7 @@ PATH = "_path"  # appended to a plane's name: the run's checkpoints in its coord
 
 
 class SurfaceWhere(Where, total=False):
-    """How a surface is measured, whatever its directions; beside the keys of :class:`Where`:
+    """Settings of a surface, whatever its directions; beside the keys of :class:`Where`:
 
     Keys:
         tolerance, by_class, batchnorm, batchnorm_samples: see :func:`landscape.line`.

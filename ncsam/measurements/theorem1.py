@@ -44,7 +44,7 @@ class Bound:
 
     @property
     def vacuous(self) -> bool:
-        """Whether the bound says nothing: a loss in [0, 1] is below it anyway."""
+        """True if the bound says nothing: a loss in [0, 1] is below it anyway."""
         return self.total >= 1.0
 
     @property
@@ -143,7 +143,7 @@ def assumption_violated(noise: str, transition: np.ndarray) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Highest:
-    """What the ascents met, for one loss.
+    """Findings of the ascents, for one loss.
 
     Attributes:
         at_weights: the loss at the centre.

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from landscape._files import replacing
+from landscape.inputs import opened
 from landscape.ranks import Ranks
 
 
@@ -82,12 +83,13 @@ class Handover:
         return vectors_path(self._part, view)
 
     def _load(self, view: str) -> tuple[int, Tensor | None]:
-        """What :meth:`save` wrote; index −1 where there is nothing, or nothing sound, or it is of other work."""
+        """Read what :meth:`save` wrote; index −1 where there is nothing, or nothing sound, or it is of other work."""
         return self._read(view) if self._ranks is None else self._ranks.share(lambda: self._read(view))
 
     def _read(self, view: str) -> tuple[int, Tensor | None]:
         try:
-            first, _, content = self._path(view).read_bytes().partition(b"\n")
+            with opened(self._path(view)) as stream:
+                first, _, content = stream.read().partition(b"\n")
             head = json.loads(first)
             if (head["identity"], head["sha256"]) != (self._identity, _digest(content)):
                 return -1, None

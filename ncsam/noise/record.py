@@ -1,4 +1,4 @@
-"""What label noise leaves behind: observed labels, and how they came about."""
+"""Record of label noise: observed labels, and how they came about."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ def parse(spec: str, *, whole: int | None = None) -> Noise:
 
 
 class _Spelling(Exception):
-    """What is wrong with the arguments of a kind."""
+    """Say what is wrong with the arguments of a kind."""
 
 
 def _none(arguments: list[str]) -> Noise:

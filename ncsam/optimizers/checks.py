@@ -1,4 +1,4 @@
-"""What a step needs of the model, the base optimizer and the batch; what they cannot give is refused in one line."""
+"""Checks of the model, the base optimizer and the batch of a step, each refused in one line."""
 
 from __future__ import annotations
 

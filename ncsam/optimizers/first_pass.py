@@ -90,12 +90,12 @@ class FirstPass:
 
     @cached_property
     def labels(self) -> Any:
-        """As given to ``step``."""
+        """The argument of ``step``."""
         return self._batch.gathered(self._batch.y)
 
     @cached_property
     def true_labels(self) -> Any:
-        """As given to ``step``."""
+        """The argument of ``step``."""
         return self._batch.gathered(self._own_true_labels)
 
     @cached_property

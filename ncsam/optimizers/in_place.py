@@ -27,7 +27,7 @@ class Buffers:
 
 
 def buffers_of(module: nn.Module) -> list[Tensor]:
-    """What ``module.buffers()`` yields, without the names, which take most of its time."""
+    """List what ``module.buffers()`` yields, without the names, which take most of its time."""
     own = [b for b in module._buffers.values() if b is not None]
     return own + [b for child in module._modules.values() if child is not None for b in buffers_of(child)]
 
@@ -72,7 +72,7 @@ def shifted(params: Sequence[Tensor], epsilon: Tensor) -> Iterator[None]:
 
 
 def realised(params: Sequence[Tensor], epsilon: Tensor) -> Tensor:
-    """What of ``epsilon`` (K,) is left where parameters in half precision round it; itself where none is.
+    """Part of ``epsilon`` (K,) that is left where parameters in half precision round it; itself where none is.
 
     A bfloat16 weight near 1 cannot move by less than 0.004.
 
@@ -93,7 +93,7 @@ def realised(params: Sequence[Tensor], epsilon: Tensor) -> Tensor:
 
 
 def _pieces(live: Sequence[Tensor], epsilon: Tensor) -> list[Tensor]:
-    """Of ``epsilon`` what belongs to each parameter, in its dtype, but float32 for half precision."""
+    """Parts of ``epsilon`` by parameter, in its dtype, but float32 for half precision."""
     wide = [torch.float32 if p.dtype in HALF else p.dtype for p in live]
     pieces = epsilon.split([p.numel() for p in live])
     return [cast(e.view_as(p), p.device, dtype) for e, p, dtype in zip(pieces, live, wide, strict=True)]

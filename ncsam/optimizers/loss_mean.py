@@ -1,4 +1,4 @@
-"""What a loss averages over: the labels that it leaves out, what a part of a batch weighs, whether the parts add up."""
+"""Means that losses take: labels left out, the weight of a part of a batch, whether the parts add up."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def check_classes(loss_fn: LossFn, outputs: Any, labels: Any, name: str = "label
 
 
 def part_weights(loss_fn: LossFn, parts: Sequence[Any]) -> list[float]:
-    """What each part of a batch weighs in the loss's mean, from the labels of each; their rows where it is not known.
+    """Weights of a batch's parts in the loss's mean, from the labels of each; their rows where it is not known.
 
     Raises:
         ValueError: a part's labels have no rows, or are no classes of a loss with class weights.

@@ -77,7 +77,7 @@ class MiniBatch:
         self.parts = [MicroBatch(*piece, share) for piece, share in zip(cut, shares, strict=True)]
 
     def shares(self, labels: Sequence[Any], loss_fn: LossFn) -> list[float]:
-        """What part of the mean over all processes' parts each of this process's parts is, from the labels of each.
+        """Shares that this process's parts have in the mean over all processes' parts, from the labels of each.
 
         Raises:
             ValueError: the loss is not reduced to a mean, or labels are no classes of a loss with class weights.
@@ -200,7 +200,7 @@ class MiniBatch:
         return self._ddp.no_sync() if self._ddp is not None else nullcontext()
 
     def any_rank(self, flag: bool) -> bool:
-        """Whether ``flag`` is set on any DDP rank: ranks must skip a step together or wait for each other for ever."""
+        """Tell whether ``flag`` is set on any DDP rank: ranks skip a step together or wait for each other for ever."""
         if self._ddp is None:
             return flag
         shared = torch.tensor(float(flag), device=self._device)

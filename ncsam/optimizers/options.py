@@ -89,7 +89,7 @@ def with_options(prototype: T, given: Mapping[str, Any]) -> T:
 
 
 def signature_of(prototype: Any, draws: bool) -> inspect.Signature:
-    """What the constructor of an optimizer with that perturbation takes; ``seed`` if the perturbation ``draws``."""
+    """Signature of the constructor of an optimizer with that perturbation; ``seed`` if the perturbation ``draws``."""
     given, named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
     parameters = [
         inspect.Parameter("model", given, annotation=nn.Module),

@@ -1,4 +1,4 @@
-"""Where a sharpness-aware step looks: the perturbations ε of SAM, NCSAM and their controls, one small class each."""
+"""Perturbations ε of SAM, NCSAM and their controls, one small class each."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Perturbation(ABC):
     adds_to_sam = False
 
     def active(self, progress: float | None) -> bool:
-        """Whether there is anything to perturb; otherwise the base optimizer steps alone, at its own price."""
+        """Tell whether there is anything to perturb; otherwise the base optimizer steps alone, at its own price."""
         return self.rho > 0
 
     @abstractmethod

@@ -33,7 +33,7 @@ class RoundingWarning(UserWarning):
 
 @dataclass(frozen=True)
 class StepInfo:
-    """What happened in one step. Norms are global Euclidean norms, in the unit of the weights or of the gradient.
+    """Record of one step. Norms are global Euclidean norms, in the unit of the weights or of the gradient.
 
     Attributes:
         loss: L_B(w), before the step; under DDP of this rank's part.
@@ -226,7 +226,7 @@ class SharpnessAware(Optimizer):
         return info
 
     def _params(self) -> list[Tensor]:
-        """What is trained; a parameter that stands in several groups, or twice in one, is one parameter."""
+        """Parameters that are trained; a parameter that stands in several groups, or twice in one, is one parameter."""
         every = {id(p): p for group in self.base.param_groups for p in group["params"] if p.requires_grad}
         if not every:
             raise ValueError("no parameter of the optimizer requires a gradient; nothing to step on")

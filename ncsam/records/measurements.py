@@ -178,7 +178,7 @@ class SharpnessTable(Record):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Diagnostics(Record):
-    """How the gradients of clean and wrong labels, g* and the perturbations lie to each other, batch by batch."""
+    """Angles and lengths of the gradients of clean and wrong labels, g* and the perturbations, batch by batch."""
 
     kind: ClassVar[str] = "diagnostics"
 

@@ -1,4 +1,4 @@
-"""What is written under each figure: what it shows, and its numbers, computed from the study."""
+"""Captions: what each figure shows, and its numbers, computed from the study."""
 
 from __future__ import annotations
 

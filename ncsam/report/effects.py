@@ -20,7 +20,7 @@ _ALSO = ("test_accuracy", "best_accuracy", "drop", "memorisation", "perturbation
 
 @dataclasses.dataclass(frozen=True)
 class Effects:
-    """What one verdict follows from.
+    """Effects that one verdict follows from.
 
     Attributes:
         heads: of the table: the contrasts, then the endpoints they are computed from where these are few.

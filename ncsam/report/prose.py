@@ -140,7 +140,7 @@ def because(verdicts: Verdicts, i: int) -> str:
 
 
 def tally(verdicts: Verdicts) -> str:
-    """How many statements came out how, by name."""
+    """Count the statements by outcome."""
     groups = {
         word: [str(s) for s, v in zip(verdicts.statements, verdicts.verdict, strict=True) if str(v).startswith(word)]
         for word in ("supported", "contradicted", "undecided", NOT_MEASURED)
@@ -150,7 +150,7 @@ def tally(verdicts: Verdicts) -> str:
 
 
 def limits(study: Study, verdicts: Verdicts) -> list[str]:
-    """What a reader must know before believing the verdicts of one study, computed from it."""
+    """List what a reader must know before believing the verdicts of one study, computed from it."""
     found = []
     few = [
         str(s)

@@ -1,4 +1,4 @@
-"""Where a study comes from: settings, provenance from the files' own stamps, and the commands that make it again."""
+"""Provenance of a study: settings, provenance from the files' own stamps, and the commands that make it again."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def seeds(files: StudyFiles, runs: Attributes) -> list[tuple[str, str]]:
 
 
 def tuned(files: StudyFiles) -> list[dict[str, str]]:
-    """What tuning chose for each arm under each noise, and how much it tried."""
+    """List what tuning chose for each arm under each noise, and how much it tried."""
     return [
         {
             "arm": str(choice["arm"]),
@@ -89,7 +89,7 @@ def tuned(files: StudyFiles) -> list[dict[str, str]]:
 
 
 def provenance(files: StudyFiles, runs: Attributes) -> list[tuple[str, str]]:
-    """What the stamps of study file and runs say, each value with the number of runs that bear it where they differ."""
+    """List what the stamps say, each value with the number of runs that bear it where they differ."""
     found = []
     if files.attrs:
         found.append(("study file written", plain(files.attrs.get("created"))))

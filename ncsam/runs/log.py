@@ -58,7 +58,7 @@ class TrainingLog:
 
 
 def is_log(path: Path) -> bool:
-    """Whether the file is empty or begins as a log does: what a resumed training may begin anew."""
+    """Tell whether the file is empty or begins as a log does: what a resumed training may begin anew."""
     with path.open("rb") as file:
         return file.read(len(_BEGINNING)) in (b"", _BEGINNING)
 

@@ -20,7 +20,7 @@ from ncsam.training.config import TrainConfig
 
 
 def state_path(path: Path) -> Path:
-    """Where the training state of the run file ``path`` lies while it is being trained."""
+    """Path of the training state of the run file ``path`` lies while it is being trained."""
     return path.with_name(f"{path.name}.training.state")
 
 

@@ -1,1 +1,1 @@
-"""What many runs say together: their table, effects, statements, verdicts, and the files that hold them."""
+"""Studies of many runs: their table, effects, statements, verdicts, and the files that hold them."""

@@ -1,4 +1,4 @@
-"""What is read off a run for a study: every endpoint by its name, and the row of a run in the study's table."""
+"""Endpoints of a run: every endpoint by its name, and the row of a run in the study's table."""
 
 from __future__ import annotations
 

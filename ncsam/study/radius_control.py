@@ -31,7 +31,7 @@ _NAMES = {
 
 
 def family_of(optimizer: str, options: Mapping[str, Any]) -> str:
-    """What an arm is compared as; arms of a family differ in ρ, κ and the like.
+    """Family that an arm is compared in; arms of a family differ in ρ, κ and the like.
 
     >>> family_of("ncsam", {"sign": -1, "project": False}), family_of("sam", {"rho": 0.2})
     ('NCSAM −, unprojected', 'SAM')

@@ -45,7 +45,7 @@ NOT_MEASURED = "not measured"
 
 
 def studies_of(source: CellTable | Curves | Study) -> list[Study]:
-    """What is judged by itself: the studies of a table, of curves, or the one given.
+    """Studies that are judged by themselves: the studies of a table, of curves, or the one given.
 
     Raises:
         ValueError: there is no reported run.
@@ -135,7 +135,7 @@ def seeds_needed() -> int:
 
 
 def manipulation_check(source: CellTable | Curves | Study) -> tuple[bool, str]:
-    """Whether plain SGD memorises at the contrast rate, and what was seen."""
+    """Tell whether plain SGD memorises at the contrast rate, and what was seen."""
     study = _single(source)
     fitted = float(nanmean(study.of("memorisation", "sgd", CONTRAST_RATE)))
     drop = float(nanmean(study.of("drop", "sgd", CONTRAST_RATE)))
@@ -148,7 +148,7 @@ def manipulation_check(source: CellTable | Curves | Study) -> tuple[bool, str]:
 
 @dataclasses.dataclass(frozen=True)
 class _Outcome:
-    """What came of one statement."""
+    """Outcome of one statement."""
 
     verdict: str
     interval: Interval

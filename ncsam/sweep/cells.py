@@ -104,7 +104,7 @@ class Cell:
                 kind.measure(run, own, **settings, resume=True)
 
     def begun(self, path: Path) -> bool:
-        """Whether there is a file, a state to resume from, or a process at it (or one that was killed)."""
+        """Tell whether there is a file, a state to resume from, or a process at it (or one that was killed)."""
         return any(p.exists() for p in (path, state_path(path), path.with_name(f"{path.name}.cell.lock")))
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,7 +123,7 @@ class Cell:
         return cls(**{**values, "config": TrainConfig.from_dict(values["config"])})
 
     def complete(self, path: Path) -> bool:
-        """Whether the file holds the finished run and every measurement.
+        """Tell whether the file holds the finished run and every measurement.
 
         Raises:
             StoreError: the file is damaged.
@@ -145,7 +145,7 @@ def _plane(run: Run, name: str, *, points: int = 11, span: float = 1.0, **settin
 
 @dataclasses.dataclass(frozen=True)
 class UnitCosts:
-    """What the cost of a measurement is made of.
+    """Parts that the cost of a measurement is made of.
 
     Attributes:
         train, test: samples of the training and test set.
@@ -218,7 +218,7 @@ MEASURES: Mapping[str, MeasureKind] = {
 
 
 def kind_and_name(measure: str) -> tuple[MeasureKind, str]:
-    """What ``KIND`` or ``KIND/NAME`` in a sweep's ``[measure]`` stands for; a kind may be measured under several names.
+    """Resolve ``KIND`` or ``KIND/NAME`` of a sweep's ``[measure]``; a kind may be measured under several names.
 
     Raises:
         KeyError: no such kind.

@@ -91,7 +91,7 @@ class Cluster:
             self._client.close()
 
     def workers(self) -> int:
-        """How many workers there are now that take cells; of those that Dask has paused it is said, once.
+        """Count the workers there are now that take cells; those that Dask has paused are told of, once.
 
         Raises:
             ConnectionError: the scheduler is gone.
@@ -207,7 +207,7 @@ class Cluster:
                 raise ValueError(f"worker {address} {answer}")
 
     def _wanted(self, running: int) -> int:
-        """How many more cells the workers can take."""
+        """Count the cells that the workers can still take."""
         workers = self.workers()
         if not workers and not self._paused and not self._alone:
             logger.warning("no worker at %s; waiting for one: dask worker %s --nthreads 1", self.address, self.address)
@@ -248,7 +248,7 @@ class Cluster:
 
 
 def versions() -> dict[str, str]:
-    """What must be the same wherever cells of one sweep are run."""
+    """Versions and settings that must be the same wherever cells of one sweep are run."""
     import numpy
     import torch
 

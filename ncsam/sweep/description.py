@@ -77,7 +77,7 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
-    """What is tried for each arm and noise before the reported runs, on seeds of its own.
+    """Settings that are tried for each arm and noise before the reported runs, on seeds of its own.
 
     Attributes:
         seeds: disjoint from the reported ones.

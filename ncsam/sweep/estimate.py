@@ -1,4 +1,4 @@
-"""What a sweep will cost, from a few timed steps and products of its own models on its own data."""
+"""Estimated cost of a sweep, from a few timed steps and products of its own models on its own data."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SAMPLES = 512
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What cells cost together.
+    """Cost of cells together.
 
     Attributes:
         seconds: of one process doing one after another.

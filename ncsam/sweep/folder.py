@@ -33,7 +33,7 @@ Shard = tuple[int, int]
 
 @dataclasses.dataclass(frozen=True)
 class Progressed:
-    """How far cells are.
+    """Progress of cells.
 
     Attributes:
         complete, begun, pending: names of cells: finished with all measurements; being run, with a state to resume
@@ -232,11 +232,11 @@ class SweepFolder:
         return table, [study, csv_file]
 
     def status(self) -> Progressed:
-        """How far the reported cells are, from their files; serves any machine that sees them, also meanwhile."""
+        """Progress of the reported cells, from their files; serves any machine that sees them, also meanwhile."""
         return Progressed.of(self.sweep.cells(), self.runs)  # names and measurements do not depend on the tuning
 
     def tuning_status(self) -> Progressed:
-        """How far the tuning's cells are."""
+        """Progress of the tuning's cells."""
         return Progressed.of((cell for cell, _ in self.sweep.tuning_cells()), self.tuning)
 
 

@@ -18,7 +18,7 @@ LAST_EPOCHS = 5  # the accuracy is the mean over these, as that of the reported 
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """What was tried for one arm under one noise, and what won.
+    """Trials for one arm under one noise, and the best of them.
 
     Attributes:
         tried: every candidate with its validation accuracy, the mean over the tuning seeds.

@@ -32,7 +32,7 @@ LARGEST_SEED = 2**32 - 1
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """What is trained, on what, and how. Two runs with equal configurations write equal numbers.
+    """Model, data and settings of a training run. Two runs with equal configurations write equal numbers.
 
     Attributes:
         data, noise, model, optimizer: in their command-line spellings.

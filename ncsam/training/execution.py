@@ -1,4 +1,4 @@
-"""Where and in which precision a step is computed; what cannot be had here is refused in one line, before any work."""
+"""Device and precision of a step; what cannot be had here is refused in one line, before any work."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def usable_device(name: str) -> torch.device:
 
 
 def autocast(device: torch.device, precision: str) -> Around:
-    """What to enter around a step: nothing for ``fp32``, bfloat16 autocast for ``bf16``.
+    """Context to enter around a step: nothing for ``fp32``, bfloat16 autocast for ``bf16``.
 
     Raises:
         ValueError: the device has no bfloat16.

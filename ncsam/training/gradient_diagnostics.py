@@ -1,4 +1,4 @@
-"""How the gradients of clean and wrong labels, NCSAM's g* and the perturbations lie to each other.
+"""Angles and lengths of the gradients of clean and wrong labels, NCSAM's g* and the perturbations.
 
 The true labels are the oracle. Gradients are those of the training loss at the current weights, through one forward
 pass of the whole batch. Nothing is trained, no file is touched, and the model is left as it was.
@@ -60,7 +60,7 @@ QUANTITIES: Mapping[str, str] = {
     "flips_to_true": "share of wrong-labelled picks whose temporary label is the true one",
     "random_flips_to_true": "the same with uniformly random picks",
 }
-"""What is measured, in the order of the values; NaN where it is not defined (no wrong labels, a zero gradient)."""
+"""Quantities, in the order of the values; NaN where it is not defined (no wrong labels, a zero gradient)."""
 
 _COSINES = {
     "cos_clean_noise": ("clean", "noise"),
@@ -184,7 +184,7 @@ class Diagnosis:
         )
 
     def count(self, batches: int) -> int:
-        """How many of ``batches`` an epoch has."""
+        """Count how many of ``batches`` an epoch has."""
         return min(batches, -(-len(self._samples) // self.config.batch_size))
 
     def batch(self, model: nn.Module, epoch: int, index: int) -> np.ndarray:

@@ -141,7 +141,7 @@ class Trainer:
         return None if self._histories is None else self._histories.record()
 
     def diagnostics(self) -> Diagnostics | None:
-        """What was seen of the gradients so far; none if nothing was to be looked at."""
+        """Diagnostics of the gradients so far; none if none were asked for."""
         if self._diagnosis is None or not self.diagnosed:
             return None
         return self._diagnosis.record(list(self.diagnosed), np.stack(list(self.diagnosed.values())), None)

@@ -322,6 +322,7 @@ class Session:
     def _is_gradient_of_loss(self) -> bool:
         """Whether the gradient is the loss's derivative; not so for detached parts and straight-through estimates."""
         if self.network.random:
+            self.reference.gradient(self.w)
             return False
         v = self.direction(1.0)
         slope = self.reference.slope(self.w, v)
@@ -744,7 +745,12 @@ def check_network(recipe: Recipe, depth: Depth = THOROUGH) -> Outcome:
     """
     if not autograd_works():
         raise RuntimeError("autograd is switched off in this process, by a call that was made earlier")
-    logging.getLogger("landscape").setLevel(logging.CRITICAL)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return Session(Network(recipe), depth).run()
+    logger = logging.getLogger("landscape")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return Session(Network(recipe), depth).run()
+    finally:
+        logger.setLevel(level)

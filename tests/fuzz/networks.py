@@ -116,7 +116,9 @@ class Network:
     def refusals(self) -> list[tuple[str, str]]:
         """Patterns of checks and messages that idioms and loss declare."""
         found = [item for one in self.idioms for item in one.refuses.items()]
-        return [*found, *self.task().refuses.items()]
+        own = self.recipe.end != "plain"  # losses of torch's within one of the user's
+        samples = [("fisher*", "^per-sample losses average to nan")] if own and "ignoring" in self.recipe.loss else []
+        return [*found, *self.task().refuses.items(), *samples]
 
     def model(self, fuse: Callable[[], None] | None = None) -> nn.Module:
         """The model, with ``fuse`` called in the middle of every forward pass, if given."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -259,3 +260,23 @@ def test_a_folder_that_is_not_there_is_named(path: Path) -> None:
     missing = path.parent / "missing" / "x.part"
     with pytest.raises(store.StoreError, match=rf"{missing}: cannot be written \(No such file or directory\)"):
         open_part(missing)
+
+
+def test_a_named_pipe_is_refused_and_not_waited_for(path: Path) -> None:
+    os.mkfifo(path)
+    told = "is a named pipe, expected a regular file"
+    for look in (store.progress, open_part):
+        with pytest.raises(store.StoreError, match=told):
+            look(path)
+    [problem] = store.verify(path)
+    assert told in problem
+
+
+def test_a_named_pipe_in_place_of_the_log_is_refused(path: Path) -> None:
+    with open_part(path) as work:
+        work.write(0, **ROW)
+    os.mkfifo(log_of(path))
+    with pytest.raises(store.StoreError, match="is a named pipe"):
+        store.progress(path)
+    with pytest.raises(store.StoreError, match=f"{log_of(path).name} beside it was left by another program"):
+        open_part(path)

@@ -6,7 +6,6 @@ A :class:`Case` is a model, its data and its loss. :data:`CHECKS` are the compar
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import importlib.util
 import itertools
@@ -184,7 +183,7 @@ class Plain:
         size, w = len(self.weights), self.weights
 
         def product(v: Tensor) -> Tensor:
-            step = self.case.eps ** (1 / 3) / float(v.norm())
+            step = self.case.eps**0.4 / float(v.norm())
             moved = step * v.to(w.dtype)
             return (self.gradient(w + moved) - self.gradient(w - moved)).double() / (2 * step)
 
@@ -225,7 +224,8 @@ class Plain:
 
     @staticmethod
     def _flat(tensors: Any) -> Tensor:
-        return torch.cat([(torch.view_as_real(t.resolve_conj()) if t.is_complex() else t).reshape(-1) for t in tensors])
+        dense = (t.to_dense() if t.is_sparse else t for t in tensors)
+        return torch.cat([(torch.view_as_real(t.resolve_conj()) if t.is_complex() else t).reshape(-1) for t in dense])
 
 
 def labels_of(batch: Batch) -> Any:
@@ -379,7 +379,7 @@ def surroundings(case: Case) -> None:
 def untouched(case: Case) -> None:
     """Model, data and random states come back bitwise, also after an error, and training goes on as if nothing was."""
     model, data = case.make().train(), case.make_data()
-    pristine = copy.deepcopy(model)
+    pristine = case.make().train()
     leaves = [t.clone() for t in _tensors(data)]
     before, states = description(model), random_states()
     v = plain(case).direction(8)
@@ -419,6 +419,7 @@ CHECKS = (
     untouched,
 )
 QUICK = (loss_and_gradient, hessian_product)
+THOROUGH = (top_eigenvalue, batch_sizes, surroundings)  # in the slow suite: together they take as long as all others
 
 
 def battery(
@@ -434,7 +435,7 @@ def battery(
         for check in CHECKS:
             reason = faults.get((case.name, check.__name__)) or faults.get((case.name, "*"))
             marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
-            marks += [pytest.mark.slow] if case.slow and check not in QUICK else []
+            marks += [pytest.mark.slow] if (case.slow and check not in QUICK) or check in THOROUGH else []
             pairs.append(pytest.param(check, case, marks=marks, id=f"{case.name}-{check.__name__}"))
     unknown = faults.keys() - {(case.name, check) for case in cases for check in ("*", *(c.__name__ for c in CHECKS))}
     assert not unknown, f"no such case or check: {unknown}"

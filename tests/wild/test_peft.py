@@ -75,13 +75,7 @@ CASES = [
 ]
 
 
-FAULTS = {
-    ("gpt2-lora-own-loss", check): "a loss in float32 is taken for one in float64 where its slope is checked"
-    for check in ("loss_and_gradient", "sharpness", "batch_sizes", "surroundings", "untouched")
-}
-
-
-@battery(CASES, faults=FAULTS)
+@battery(CASES)
 def test_agrees_with_plain_evaluation(check: Callable[[Case], None], case: Case) -> None:
     check(case)
 

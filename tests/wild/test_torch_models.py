@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils import parametrizations, prune
 from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import Dataset
 
 from tests.wild.battery import Case, battery
@@ -374,6 +376,101 @@ COMPLEX = [
 ]
 
 
-@battery([*IMAGES, *DERIVATIVES, *STRUCTURED, *COMPLEX])
+# --- what torch itself wraps models in, and its fast paths ---
+
+
+def of_weights(wrap: Callable[[nn.Module], Any]) -> Callable[[], nn.Module]:
+    """A small network, one layer of which has its weight computed from others."""
+
+    def make() -> nn.Module:
+        layer = nn.Linear(4, 6)
+        model = nn.Sequential(layer, nn.Tanh(), nn.Linear(6, 3))
+        wrap(layer)
+        return model
+
+    return make
+
+
+def pruned(layer: nn.Module) -> None:
+    prune.random_unstructured(layer, "weight", amount=0.3)
+
+
+class Encoder(nn.Module):
+    """torch's transformer, which takes another path where no gradient is wanted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(11, 4, padding_idx=0)
+        layer = nn.TransformerEncoderLayer(4, 2, 6, dropout=0.1, batch_first=True)
+        self.encoder, self.head = nn.TransformerEncoder(layer, 2), nn.Linear(4, 3)
+
+    def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        hidden = self.encoder(self.embed(tokens), src_key_padding_mask=tokens == 0)
+        return self.head(hidden.mean(1))  # over padding too, which the fast path fills with zeros
+
+
+class OutputAndState(nn.Module):
+    """A GRU's outputs and its state, whose samples lie in dimension 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 3, num_layers=2, batch_first=True)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.gru(x)
+
+
+class Checkpointed(nn.Module):
+    """Activations computed again in the backward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = mlp(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(checkpoint(self.body, x, use_reentrant=False))
+
+
+def rows_and_classes(*shape: int) -> Callable[[], tuple[Tensor, Tensor]]:
+    return lambda: (randn(N, *shape), classes())
+
+
+def classifier(name: str, model: Callable[[], nn.Module], data: Callable[[], Any], **options: Any) -> Case:
+    return Case(name=name, model=model, data=data, loss=nn.CrossEntropyLoss(), accuracy=first_classes, **options)
+
+
+WRAPPED = [
+    classifier("weight-norm", of_weights(parametrizations.weight_norm), rows_and_classes(4)),
+    classifier("spectral-norm", of_weights(parametrizations.spectral_norm), rows_and_classes(4)),
+    classifier("orthogonal", of_weights(parametrizations.orthogonal), rows_and_classes(4)),
+    classifier("pruned", of_weights(pruned), rows_and_classes(4)),
+    classifier("torch-transformer", Encoder, sentences),
+    classifier("checkpointed", Checkpointed, rows_and_classes(4)),
+    classifier(
+        "sparse-embedding",
+        lambda: nn.Sequential(nn.Embedding(11, 4, sparse=True), nn.Flatten(), nn.Tanh(), nn.Linear(12, 3)),
+        lambda: (torch.randint(11, (N, 3)), classes()),
+    ),
+    Case(
+        name="output-and-state",
+        model=OutputAndState,
+        data=lambda: (randn(N, 5, 4), randn(N, 5, 3)),
+        loss=lambda outputs, labels: F.mse_loss(outputs[0], labels),
+    ),
+]
+
+
+FAULTS = {
+    ("torch-transformer", "*"): "losses take torch's fast path, and gradients do not",
+    **{
+        ("sparse-embedding", check): "the cost of a product is estimated from storages, which sparse tensors have not"
+        for check in (
+            "hessian_product", "gauss_newton_product", "top_eigenvalue", "batch_sizes", "surroundings", "untouched"
+        )
+    },
+}  # fmt: skip
+
+
+@battery([*IMAGES, *DERIVATIVES, *STRUCTURED, *COMPLEX, *WRAPPED], faults=FAULTS)
 def test_agrees_with_plain_evaluation(check: Callable[[Case], None], case: Case) -> None:
     check(case)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import landscape
+from tests.notebooks.test_own_model_page import blocks, run
 from tests.wild.battery import Case, battery, needs
 from tests.wild.test_transformers import BERT, Sentences, classified
 
@@ -168,6 +169,26 @@ def test_steps_that_log_leave_no_metrics_behind(tmp_path: Path) -> None:
     (_, alone), (_, watched) = lightning_fit(tmp_path, []), lightning_fit(tmp_path, [Measure()])
     assert alone.keys() == watched.keys()
     assert all(torch.equal(alone[name], watched[name]) for name in alone)
+
+
+@needs("lightning")
+@pytest.mark.filterwarnings("ignore:projection keeps")
+def test_the_module_of_the_page_trains_in_lightnings_own_loop(tmp_path: Path) -> None:
+    import lightning
+
+    page: dict[str, Any] = {}
+    run(blocks("lightning")[0], page)
+    torch.manual_seed(5)
+    module = page["Noisy"](net())
+    before = copy.deepcopy(module.state_dict())
+    trainer = lightning.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, default_root_dir=tmp_path, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(TensorDataset(*points(torch.float32)), batch_size=5))
+    assert trainer.callback_metrics["loss"] > 0
+    assert int(module.model[1].num_batches_tracked) == 4  # once a step, although a step takes two passes
+    assert not torch.equal(module.model[0].weight, before["model.0.weight"])
 
 
 def trainer_fit(folder: Path, callbacks: list[Any]) -> dict[str, Tensor]:

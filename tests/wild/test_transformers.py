@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+import landscape
 from tests.wild.battery import Case, battery, needs
 
 pytestmark = [pytest.mark.wild, needs("transformers")]
@@ -305,16 +306,78 @@ SIGHT_AND_SOUND = [
 ]
 
 
-FLOAT32 = "a loss in float32 is taken for one in float64 where its slope is checked"
-CHECKED = ("loss_and_gradient", "sharpness", "batch_sizes", "surroundings", "untouched")
 FAULTS = {
-    **{(case.name, check): FLOAT32 for case in TEXT if case.name.startswith("gpt2-own") for check in CHECKED},
-    **{(name, check): FLOAT32 for name in ("gpt2-caches", "wav2vec2-ctc") for check in CHECKED},
-    **{("wav2vec2-ctc", check): FLOAT32 for check in ("hessian_product", "top_eigenvalue")},
-    ("mamba", "batch_sizes"): FLOAT32,
+    ("wav2vec2-ctc", "hessian_product"): "the step of finite differences is float64's where the loss is in float32",
+    ("wav2vec2-ctc", "batch_sizes"): "a slope that rounding has cut into steps is taken for another one",
 }
 
 
 @battery([*TEXT, *SIGHT_AND_SOUND], faults=FAULTS)
 def test_agrees_with_plain_evaluation(check: Callable[[Case], None], case: Case) -> None:
     check(case)
+
+
+# --- batches as tokenizers make them ---
+
+
+def tokenizer() -> Any:
+    """A tokenizer of thirteen words, made here."""
+    import tokenizers
+    import transformers
+
+    words = {name: i for i, name in enumerate(["[PAD]", "[UNK]", "[EOS]", *"abcdefghij"])}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]", eos_token="[EOS]"
+    )
+
+
+SENTENCES = ["a b c", "d e f g h i j", "b", "c c a j d", "e f", "g h i a b c", "j"]
+
+
+def encoded(labels: bool) -> list[dict[str, Any]]:
+    """Sentences of unequal lengths, not yet padded."""
+    made = [dict(tokenizer()(sentence, return_token_type_ids=False)) for sentence in SENTENCES]
+    return [{**row, "label": i % 3} for i, row in enumerate(made)] if labels else made
+
+
+def test_batches_padded_to_their_own_longest_sentence() -> None:
+    """Mappings of another class than dict, of another width in every batch, against sentences one by one."""
+    import transformers
+
+    loader = DataLoader(encoded(labels=True), 3, collate_fn=transformers.DataCollatorWithPadding(tokenizer()))
+    net = BERT().double().eval()
+    objective = landscape.Objective(net, nn.CrossEntropyLoss(), loader, batch_size=3, forward=logits)
+    losses = [
+        F.cross_entropy(net(torch.tensor([row["input_ids"]])).logits, torch.tensor([row["label"]]))
+        for row in encoded(labels=True)
+    ]
+    assert_agree(objective, torch.stack(losses).mean(), net, 1e3 * torch.finfo(f64).eps)
+
+
+def test_causal_batches_padded_to_their_own_longest_sentence() -> None:
+    """The mean over predicted words, which are counted from labels that the model is still to shift."""
+    import transformers
+
+    collate = transformers.DataCollatorForLanguageModeling(tokenizer(), mlm=False)
+    rows = [row for row in encoded(labels=False) if len(row["input_ids"]) > 1]
+    net = GPT2().eval()
+    objective = landscape.Objective(
+        net, own_loss, DataLoader(rows, 2, collate_fn=collate), forward=whole, normalizer=shifted_tokens
+    )
+    total, count = torch.zeros(()), 0
+    for row in rows:
+        ids = torch.tensor([row["input_ids"]])
+        predicted = F.log_softmax(net(ids).logits[0, :-1], 1)
+        total = total - predicted.gather(1, ids[0, 1:, None]).sum()
+        count += len(ids[0]) - 1
+    assert_agree(objective, total / count, net, 1e3 * torch.finfo(torch.float32).eps)
+
+
+def assert_agree(objective: landscape.Objective, loss: Tensor, net: nn.Module, tolerance: float) -> None:
+    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(net.parameters()))])
+    assert objective.loss() == pytest.approx(loss.item(), rel=tolerance)
+    torch.testing.assert_close(objective.gradient(), gradient, rtol=0, atol=tolerance * float(gradient.norm()))
+    found = landscape.top_eigenpairs(landscape.HessianOperator(objective), k=1)
+    assert found.converged.all()

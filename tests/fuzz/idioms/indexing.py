@@ -35,7 +35,7 @@ def embedding_with_padding(s: Shape) -> nn.Module:
     return Block(run, table=nn.Embedding(WORDS, s.features, padding_idx=0))
 
 
-@idiom("vector")
+@idiom("vector", refuses={"*": "writes to its parameter"})
 def embedding_with_max_norm(s: Shape) -> nn.Module:
     """Rows that are too long are shortened in the weight itself, whenever they are looked up."""
     return Block(lambda m, x: m.table(_words(x)) + x, table=nn.Embedding(WORDS, s.features, max_norm=1.0))

@@ -344,6 +344,26 @@ def test_fisher_of_any_mean_loss() -> None:
     torch.testing.assert_close(given @ v, known @ v, rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("known", [True, False])
+def test_fisher_of_class_weights_with_label_smoothing(dtype: torch.dtype, known: bool) -> None:
+    model, weight = nn.Linear(4, 3).to(dtype), torch.tensor([0.5, 2.0, 1.25], dtype=dtype)
+    x, y = torch.randn(10, 4).to(dtype), torch.randint(3, (10,))
+    loss = nn.CrossEntropyLoss(weight=weight, label_smoothing=0.2)
+    fn = loss if known else lambda o, t: loss(o, t)
+    objective = landscape.Objective(model, fn, (x, y), 4, normalizer=lambda t: float(weight[t].double().sum()))
+    rows = []
+    for i in range(10):
+        grads = torch.autograd.grad(loss(model(x[i : i + 1]), y[i : i + 1]), list(model.parameters()))
+        rows.append(torch.cat([g.flatten() for g in grads]))
+    gradients, share = torch.stack(rows).double(), weight[y].double() / weight[y].double().sum()
+    found = landscape.EmpiricalFisherOperator(objective) @ torch.eye(15, dtype=dtype)
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-10
+    torch.testing.assert_close(
+        found.double(), gradients.T @ (share[:, None] * gradients), rtol=tolerance, atol=tolerance
+    )
+
+
 def test_fisher_refuses_losses_of_samples_that_it_cannot_derive_or_that_do_not_fit() -> None:
     model, _, x, y = BY_NAME["mlp-ce"].make()
 

@@ -18,6 +18,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.utils.data import DataLoader, IterableDataset
 
 import landscape
+from landscape.objective.checks import NotDeterministicError
 from landscape.objective.differences import DerivativeError
 
 
@@ -507,6 +508,68 @@ def test_a_key_names_the_loss_so_that_another_one_is_traced_anew(caplog: pytest.
 # H. Coupled samples.
 
 
+def test_class_weights_are_noticed_where_both_halves_of_a_batch_weigh_the_same() -> None:
+    weight, y = torch.tensor([0.5, 2.0]).double(), torch.tensor([0, 1] * 6)
+    for seed in range(20):  # of 12 samples in two halves; one of these orders, at least, has halves of equal weight
+        order = torch.randperm(12, generator=torch.Generator().manual_seed(seed))
+        objective = landscape.Objective(
+            nn.Linear(3, 2).double(),
+            lambda o, t: F.cross_entropy(o, t, weight=weight),
+            (torch.randn(12, 3).double(), y[order]),
+        )
+        with pytest.raises(ValueError, match="not a mean over samples"):
+            objective.loss()
+
+
+def test_noise_is_told_by_outputs_where_the_loss_hardly_moves() -> None:
+    class Noisy(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + 2e-3 * torch.randn(len(x), self.out_features)
+
+    x, y = torch.randn(30, 3), torch.randint(2, (30,))
+    with pytest.raises(NotDeterministicError, match="two evaluations of one batch"):
+        landscape.Objective(Noisy(3, 2), nn.CrossEntropyLoss(), (x, y)).loss()
+
+
+def test_noise_is_told_where_the_loss_ignores_the_first_batches() -> None:
+    class Noisy(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + torch.randn(len(x), self.out_features)
+
+    x, y = torch.randn(6, 3), torch.tensor([-100, -100, 0, 1, 1, 0])
+    with pytest.raises(NotDeterministicError, match="two evaluations of one batch"):
+        landscape.Objective(Noisy(3, 2), nn.CrossEntropyLoss(), (x, y), batch_size=1).loss()
+
+
+class Pairs(nn.Module):
+    """A complex matrix kept as pairs of real numbers, behind an odd number of others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift, self.pairs = nn.Parameter(torch.randn(3)), nn.Parameter(torch.randn(4, 3, 2))
+        self.last = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        matrix = torch.view_as_complex(self.pairs)
+        return self.last((x.to(matrix.dtype) @ matrix).abs() + self.shift)
+
+
+@pytest.mark.parametrize("strategy", ["double_backward", "lean", "split"])
+def test_pairs_of_real_numbers_may_be_taken_for_complex_ones(strategy: str) -> None:
+    model, (x, y) = Pairs().double(), classes(10, 4)
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), batch_size=4)
+    assert objective.loss() == pytest.approx(F.cross_entropy(model(x), y).item(), rel=1e-12)
+    parameters = list(model.parameters())
+    slopes = torch.autograd.grad(F.cross_entropy(model(x), y), parameters, create_graph=True)
+    entries = [entry for slope in slopes for entry in slope.reshape(-1)]
+    right = torch.stack([parameters_to_vector(torch.autograd.grad(s, parameters, retain_graph=True)) for s in entries])
+    found = landscape.HessianOperator(objective, strategy=strategy) @ torch.eye(objective.num_parameters).double()
+    torch.testing.assert_close(found, right, rtol=1e-9, atol=1e-12)
+    v = torch.ones(objective.num_parameters).double()
+    landscape.GGNOperator(objective, strategy=strategy) @ v
+    landscape.line(objective, v, [0.0, 1.0])
+
+
 @pytest.mark.parametrize("size", [60, 20, 7, 1])
 def test_outputs_that_depend_on_the_batch_are_refused(size: int) -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Tanh(), nn.Linear(4, 2))
@@ -515,6 +578,19 @@ def test_outputs_that_depend_on_the_batch_are_refused(size: int) -> None:
     ) as error:
         landscape.Objective(model.double(), nn.CrossEntropyLoss(), classes(60), batch_size=size).loss()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("call", ["gradient", "hessian", "sharpness"])
+def test_a_derivative_asked_for_first_is_refused_in_the_same_words(call: str) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Tanh(), nn.Linear(4, 2))
+    objective = landscape.Objective(model.double(), nn.CrossEntropyLoss(), classes(7), batch_size=3)
+    calls = {
+        "gradient": objective.gradient,
+        "hessian": lambda: landscape.HessianOperator(objective) @ objective.weights,
+        "sharpness": lambda: landscape.sam_sharpness(objective),
+    }
+    with pytest.raises(ValueError, match=r"depend on the others in its batch|takes its statistics from the batch"):
+        calls[call]()
 
 
 def test_all_samples_together_by_their_numbers() -> None:
