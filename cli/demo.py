@@ -56,7 +56,7 @@ def command(
     started = time.monotonic()
     progress.notes.info("%d runs: digits, %d epochs, %d seeds, %d processes", len(cells), epochs, seeds, workers)
     bar = progress.bar("train and measure", quiet, resumable=True, unit="run")
-    refuse_failures(folder.run(cells, workers=workers, progress=bar), len(cells))
+    refuse_failures(folder.run(cells, workers=workers, command=progress.command_line(), progress=bar), len(cells))
     table, written = folder.finish(command=progress.command_line())
     study = studies_of(table)[0]
     curves = curves_of(study)

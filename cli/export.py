@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
     from landscape.records import Record
 
-SUFFIXES = {"csv": ".csv", "npz": ".npz", "latex": ".tex", "xdmf": ".xdmf", "li": "-li.h5", "h5": ".h5"}
+SUFFIXES = {
+    "csv": ".csv", "npz": ".npz", "latex": ".tex", "markdown": ".md", "xdmf": ".xdmf", "li": "-li.h5", "h5": ".h5",
+}  # fmt: skip
 
 
 @options.command("export")
@@ -27,6 +29,12 @@ SUFFIXES = {"csv": ".csv", "npz": ".npz", "latex": ".tex", "xdmf": ".xdmf", "li"
 @click.option("--out", type=click.Path(path_type=Path), show_default="named after FILE and NAME", help="File to write.")
 @click.option("--view", show_default="the first", help="With li: the view that becomes train_loss.")
 @click.option("--test-view", help="With li: the view that becomes test_loss.")
+@click.option(
+    "--pivot",
+    metavar="ROW×COLUMN",
+    help="Of a study's cells, with latex or markdown: mean ± s.d. by arm, noise, data or model, such as arm×noise.",
+)
+@click.option("--endpoint", default="test_accuracy", show_default=True, help="With --pivot: what is tabulated.")
 @options.OVERWRITE
 @options.JSON
 @options.CONFIG
@@ -37,6 +45,8 @@ def command(
     out: Path | None,
     view: str | None,
     test_view: str | None,
+    pivot: str | None,
+    endpoint: str,
     overwrite: bool,
     as_json: bool,
 ) -> None:
@@ -48,6 +58,7 @@ def command(
     csv    tidy tables, one for each set of dimensions
     npz    NumPy arrays
     latex  booktabs tables
+    markdown  with --pivot
     xdmf   for ParaView: a sidecar that leaves a plane where it is
     li     surface in the layout of Li et al. (2018): xcoordinates, train_loss, …
     h5     a result file of its own
@@ -59,6 +70,7 @@ def command(
       landscape export run.h5 hessian/top5 --format csv
       landscape export run.h5 surface/close --format li --view mixed --test-view test
       landscape export run.h5 surface/line --format h5 --out line.h5
+      landscape export study.h5 cells --format latex --pivot arm×noise
     """
     import ncsam.records  # noqa: F401 - makes the kinds of record known that runs hold
     from landscape import store
@@ -78,7 +90,35 @@ def command(
     out = out or file.with_name(f"{file.stem}{f'-{as_file_name(named)}' if name else ''}{SUFFIXES[target]}")
     if out.is_symlink() or out.exists():
         out = output(out)
-    tables.echo_files("export", _write(content, file, name, target, out, view, test_view, overwrite), as_json)
+    if pivot is not None or target == "markdown":
+        written = [_write_pivot(content, target, pivot, endpoint, out, overwrite)]
+    else:
+        written = _write(content, file, name, target, out, view, test_view, overwrite)
+    tables.echo_files("export", written, as_json)
+
+
+def _write_pivot(content: Any, target: str, axes: str | None, endpoint: str, out: Path, overwrite: bool) -> Path:
+    """Write the table of a paper, mean ± standard deviation by two settings of a study's runs."""
+    from landscape._files import replacing
+    from landscape.store.export import refuse_existing
+    from ncsam.records import CellTable
+    from ncsam.study.pivot import pivot
+
+    from .shared import pivot_tables
+
+    if axes is None or target not in ("latex", "markdown"):
+        raise click.UsageError("--pivot goes with --format latex or markdown, and markdown with --pivot")
+    if not isinstance(content, CellTable):
+        raise click.UsageError("--pivot is of the cells of a study; give a study file and the NAME cells")
+    try:
+        found = pivot(content, *pivot_tables.axes(axes), endpoint)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--pivot") from error
+    refuse_existing(out, overwrite)
+    text = pivot_tables.as_latex(found) if target == "latex" else pivot_tables.as_markdown(found)
+    with replacing(out) as temporary:
+        temporary.write_text(f"{text}\n", encoding="utf-8")
+    return out
 
 
 def _write(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ncsam.sweep import Cell, Sweep, SweepFolder
 
 _ARM_OPTIONS = ("rho", "kappa", "flip_ratio")
-_TRAIN = ("data", "model", "epochs", "batch_size", "lr", "weight_decay", "train_samples")
+_TRAIN = ("data", "model", "epochs", "batch_size", "lr", "weight_decay", "train_samples", "test_samples")
 
 
 def _list_presets(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
@@ -66,6 +66,9 @@ def _list_presets(ctx: click.Context, _param: click.Parameter, value: str | None
     "--train-samples",
     type=options.count(*COUNTS["train_samples"]),
     help="Take only the first so many training samples.",
+)
+@click.option(
+    "--test-samples", type=options.count(*COUNTS["test_samples"]), help="Take only the first so many test samples."
 )
 @options.section("Measured on each run")
 @click.option("--measure", callback=options.split, show_default="the config's", help="hessian,sharpness,line,plane, ….")
@@ -152,7 +155,7 @@ def command(
         folder = open_folder(sweep, out, overwrite=overwrite, resume=resume or shard is not None)
         if cluster is not None:
             cluster.check(folder.description)
-        where: dict[str, Any] = {"workers": workers, "cluster": cluster}
+        where: dict[str, Any] = {"workers": workers, "cluster": cluster, "command": progress.command_line()}
         if sweep.tuning is not None:
             bar = progress.bar("tuning", quiet, resumable=True, unit="run")
             failures, chosen = folder.tune(**where, part=_shard(shard), progress=bar)

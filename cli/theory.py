@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 @options.command("theory")
 @click.argument("files", metavar="STUDY...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @options.section("Output")
-@click.option("--markdown", is_flag=True, help="Print a Markdown table.")
-@click.option("--latex", is_flag=True, help="Print a LaTeX tabular.")
+@click.option("--markdown", is_flag=True, help="Print accuracies and verdicts as Markdown tables.")
+@click.option("--latex", is_flag=True, help="Print accuracies and verdicts as LaTeX tables (booktabs).")
 @click.option("--secondary", is_flag=True, help="Also the secondary endpoints.")
 @options.JSON
 @options.CONFIG
@@ -37,13 +37,16 @@ def command(files: tuple[Path, ...], markdown: bool, latex: bool, secondary: boo
       landscape theory small/ --secondary
       landscape theory run.h5 sam.h5 --latex
     """
+    from ncsam.study.pivot import pivot
+    from ncsam.study.table import rows_of_study, table_of
     from ncsam.study.verdicts import describe, judge, studies_of
 
-    from .shared import verdict_tables as shown
+    from .shared import pivot_tables, verdict_tables as shown
 
     if markdown + latex + as_json > 1:
         raise click.UsageError("--markdown, --latex and --json exclude each other")
-    found = [(study, judge(study), describe(study)) for study in studies_of(_table(files, quiet))]
+    table = _table(files, quiet)
+    found = [(study, judge(study), describe(study)) for study in studies_of(table)]
     if as_json:
         tables.echo_json({"kind": "theory", "studies": [shown.as_object(v, s) for _, v, s in found]})
         return
@@ -53,6 +56,9 @@ def command(files: tuple[Path, ...], markdown: bool, latex: bool, secondary: boo
         if markdown or latex:
             click.echo(f"{'% ' if latex else '**'}{_title(study)}{'' if latex else '**'}{'' if latex else chr(10)}")
             click.echo(shown.as_latex(verdicts) if latex else shown.as_markdown(verdicts))
+            if study.measured("test_accuracy"):
+                accuracies = pivot(table_of(rows_of_study(table, study)))
+                click.echo(f"\n{pivot_tables.as_latex(accuracies) if latex else pivot_tables.as_markdown(accuracies)}")
             continue
         click.echo(click.style(_title(study), bold=True))
         click.echo(shown.show_verdicts(verdicts))

@@ -163,6 +163,7 @@ _SEED = options.SEEDS
     show_default=True,
     help="Epochs from one such look to the next.",
 )
+@click.option("--samples", is_flag=True, help="Keep loss and margin of every training sample at every epoch.")
 @options.SEED
 @options.section("Computation")
 @click.option("--seed-split", type=_SEED, show_default="--seed", help="Seed of the split.")
@@ -241,6 +242,8 @@ def command(
     memorisation, corrected = training.memorisation[-1], training.corrected
     click.echo(f"{out}: {config.optimizer} on {config.data}, {config.noise}, {config.epochs} epochs")
     click.echo(f"  test accuracy  {last['test']:.1%} (best epoch {training.of_view('test').max():.1%})")
+    if training.balanced_accuracy is not None:
+        click.echo(f"  balanced accuracy  {training.balanced_accuracy[-1]:.1%}")
     click.echo(f"  accuracy on observed labels  {last['mixed']:.1%}, on true labels  {last['true_labels']:.1%}")
     if memorisation == memorisation and corrected is not None:
         click.echo(f"  wrong labels memorised  {memorisation:.1%}, predicted rightly all the same  {corrected[-1]:.1%}")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 import textwrap
 from typing import Any
 
 import click
 import numpy as np
 
-from landscape.store.escaping import latex
+from landscape.store.escaping import latex, markdown
 from ncsam.records import Curves, Secondary, Verdicts
 from ncsam.study.effects import nanmean
 from ncsam.study.radius_control import radius_control
@@ -122,7 +121,7 @@ def show_radius(study: Study) -> str:
 def as_markdown(verdicts: Verdicts) -> str:
     """A Markdown table, with the legend below."""
     rows = [list(_heads(verdicts)), ["---"] * len(HEADS), *verdict_rows(verdicts)]
-    lines = ["| " + " | ".join(_markdown(cell) for cell in row) + " |" for row in rows]
+    lines = ["| " + " | ".join(markdown(cell) for cell in row) + " |" for row in rows]
     return "\n".join([*lines, "", legend(verdicts)])
 
 
@@ -221,10 +220,6 @@ def _p(value: float) -> str:
 
 def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def _markdown(cell: str) -> str:
-    return re.sub(r"([\\`|<]|(?<=\])\()", r"\\\1", " ".join(cell.split()))
 
 
 def _tex(cell: str) -> str:

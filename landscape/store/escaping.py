@@ -41,3 +41,12 @@ def latex(text: str) -> str:
     50 \% of \textbackslash{}input\{x\}
     """
     return "".join(_LATEX.get(character, character) for character in " ".join(text.split()) if character.isprintable())
+
+
+def markdown(text: str) -> str:
+    r"""Text for a cell of a Markdown table: one line, no markup, no cell of its own.
+
+    >>> print(markdown("a|b <x> [y](z)"))
+    a\|b \<x> [y]\(z)
+    """
+    return re.sub(r"([\\`|<*_]|(?<=\])\()", r"\\\1", " ".join(text.split()))

@@ -17,7 +17,7 @@ from landscape.store.errors import StoreError
 from landscape.store.escaping import csv_cell, latex
 
 Dims = tuple[str, ...]
-LONGEST_TABLE = 200  # rows that still make a LaTeX table
+ONE_PAGE = 50  # rows of a LaTeX table that fit on a page
 
 
 def tables(record: Record) -> dict[Dims, tuple[list[str], list[list[Any]]]]:
@@ -96,24 +96,26 @@ def to_npz(content: Record | Mapping[str, np.ndarray], path: str | Path, *, over
 
 
 def to_latex(record: Record, path: str | Path, *, overwrite: bool = False) -> Path:
-    """Write one booktabs ``tabular`` for each table of at most 200 rows.
+    """Write a booktabs ``tabular`` for each table, a ``longtable`` (package of that name) where it has over 50 rows.
 
     Raises:
-        StoreError: the file exists and ``overwrite`` is false, or every table with rows of numbers is longer.
+        StoreError: the file exists and ``overwrite`` is false.
     """
     path = Path(path)
     refuse_existing(path, overwrite)
-    short = {dims: table for dims, table in tables(record).items() if len(table[1]) <= LONGEST_TABLE}
-    if set(short) == {()} and len(tables(record)) > 1:
-        raise StoreError(f"{path}: every table has more than {LONGEST_TABLE} rows; export it as csv or npz")
-    path.write_text("\n".join(_tabular(*table) for table in short.values()), encoding="utf-8")
+    path.write_text("\n".join(_tabular(*table) for table in tables(record).values() if table[0]), encoding="utf-8")
     return path
 
 
 def _tabular(heads: list[str], rows: list[list[Any]]) -> str:
     columns = "".join("l" if isinstance(value, str) else "r" for value in rows[0]) if rows else "l" * len(heads)
-    lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", _latex_row(heads), r"\midrule"]
-    return "\n".join([*lines, *map(_latex_row, rows), r"\bottomrule", r"\end{tabular}", ""])
+    head = [r"\toprule", _latex_row(heads), r"\midrule"]
+    if len(rows) <= ONE_PAGE:
+        begin, end = [rf"\begin{{tabular}}{{{columns}}}", *head], [r"\bottomrule", r"\end{tabular}", ""]
+    else:  # the head again on every page
+        begin = [rf"\begin{{longtable}}{{{columns}}}", *head, r"\endhead", r"\bottomrule", r"\endfoot"]
+        end = [r"\end{longtable}", ""]
+    return "\n".join([*begin, *map(_latex_row, rows), *end])
 
 
 def _latex_row(cells: list[Any]) -> str:

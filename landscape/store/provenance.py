@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import functools
+import hashlib
+import importlib.util
 import os
 import platform
 import subprocess
@@ -17,6 +21,9 @@ import numpy as np
 
 from landscape._version import __version__
 from landscape.store.schema import VERSION
+
+PACKAGES = ("landscape", "ncsam")
+"""Whose code decides the numbers."""
 
 
 def stamp(
@@ -73,16 +80,33 @@ def _versions() -> dict[str, str]:
 
 
 def _code_version() -> str:
-    """Commit of a source checkout, with ``+`` where files were changed; else the version of the package."""
+    """Version and commit of a source checkout, with ``+`` where files were changed; else a digest of the code."""
     root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return __version__
     command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):  # no git here, or not our checkout
-        return __version__
-    return f"{__version__} ({answer.stdout.strip()})"
+    if (root / ".git").exists():
+        with contextlib.suppress(OSError, subprocess.SubprocessError):  # no git here, or not our checkout
+            answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+            return f"{__version__} ({answer.stdout.strip()})"
+    return f"{__version__} (code {code_digest()})"
+
+
+@functools.cache
+def code_digest() -> str:
+    """Digest of the installed packages' lines, so that one version with other lines in it is told from another.
+
+    >>> len(code_digest())
+    12
+    """
+    state = hashlib.sha256()
+    for package in PACKAGES:
+        found = importlib.util.find_spec(package)
+        if found is None or found.origin is None:
+            continue
+        root = Path(found.origin).parent
+        for path in sorted(root.rglob("*.py")):
+            state.update(f"{package}/{path.relative_to(root).as_posix()}\0".encode())
+            state.update(hashlib.sha256(path.read_bytes()).digest())
+    return state.hexdigest()[:12]
 
 
 def _threads() -> int:

@@ -17,7 +17,7 @@ from landscape.inputs import Unfit
 from landscape.store import layouts, manifest, schema, seal, writer
 from landscape.store.errors import StoreError
 from landscape.store.part_file import PART, progress
-from landscape.store.reader import File
+from landscape.store.reader import REMEDY, File
 
 TIME_LIMIT = 20.0  # seconds, on top of what reading the file at SLOWEST takes
 SLOWEST = 10e6  # bytes per second
@@ -58,7 +58,9 @@ def verify(path: str | Path) -> list[str]:
     except Unfit as error:
         return [str(error).removeprefix(f"{path}: ")]
     except StoreError as error:
-        return [str(error), *_in_a_process_apart(path)]
+        # That HDF5 cannot open it either says nothing more of a file that is cut short
+        told = [str(error), *_in_a_process_apart(path)]
+        return told[:1] + [line for line in told[1:] if not line.startswith(f"{path}: opening failed")]
     return integrity(path) or meaning(path)
 
 
@@ -102,7 +104,7 @@ def integrity(path: str | Path) -> list[str]:
         with File(path) as file:
             return list(_mismatches(file))
     except StoreError as error:
-        return [str(error)]
+        return [str(error).removesuffix(f"; {REMEDY}")]
 
 
 def _mismatches(file: File) -> Iterator[str]:

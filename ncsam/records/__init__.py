@@ -10,7 +10,7 @@ from ncsam.records.measurements import (
     layers_at,
     split_at,
 )
-from ncsam.records.run import Labels, Training
+from ncsam.records.run import Labels, SampleHistory, Training
 from ncsam.records.study import CellTable, Curves, RadiusControl, Secondary, Verdicts
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Diagnostics",
     "Labels",
     "RadiusControl",
+    "SampleHistory",
     "Secondary",
     "SharpnessTable",
     "Spectrum",

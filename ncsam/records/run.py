@@ -52,14 +52,42 @@ class Training(Record):
     )
     relative_compensation: np.ndarray | None = variable("epoch", long_name="mean norm of s g* over rho", optional=True)
     picked: np.ndarray | None = variable("epoch", long_name="share of samples that g* was computed from", optional=True)
+    balanced_accuracy: np.ndarray | None = variable(
+        "epoch", long_name="mean over the classes of the accuracy on the test data", optional=True
+    )
+    class_accuracy: np.ndarray | None = variable(
+        "epoch", "class", long_name="accuracy on the test data of each class", optional=True
+    )
+    confusion: np.ndarray | None = variable(
+        "true_class", "predicted_class", long_name="test samples, last epoch", optional=True
+    )
 
     def of_view(self, name: str) -> np.ndarray:
         """Accuracy on one view, (epoch,)."""
         return self.accuracy[:, self.views.tolist().index(name)]
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class SampleHistory(Record):
+    """Every training sample along training, with its observed label and without augmentation."""
+
+    kind: ClassVar[str] = "sample_history"
+
+    epochs: np.ndarray = variable("epoch", long_name="epoch, counted from 1", coordinate=True)
+    index: np.ndarray = variable("sample", long_name="position in the training set", coordinate=True)
+    loss: np.ndarray = variable("epoch", "sample", long_name="cross-entropy at the end of the epoch", units="nat")
+    margin: np.ndarray = variable("epoch", "sample", long_name="output of the label less the largest other one")
+    aum: np.ndarray = variable("sample", long_name="mean margin over the epochs (area under the margin)")
+    forgetting: np.ndarray = variable("sample", long_name="times it was right after one epoch and wrong after the next")
+    learned: np.ndarray = variable("sample", long_name="whether it was ever right")
+
+
 declare_layout(
     "run",
     required={"labels": "labels", "training": "training"},
-    allowed={"weights/*": "arrays", "hessian/*": "*", "surface/*": "*", "sharpness/*": "*", "diagnostics/*": "*"},
+    allowed={
+        **dict.fromkeys(("hessian/*", "surface/*", "sharpness/*", "diagnostics/*"), "*"),
+        "weights/*": "arrays",
+        "samples": "sample_history",
+    },
 )

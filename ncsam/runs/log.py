@@ -73,7 +73,9 @@ def _flat(row: Mapping[str, Any], views: Sequence[str]) -> dict[str, float | int
     """
     found: dict[str, float | int | None] = {}
     for name, value in row.items():
-        if isinstance(value, np.ndarray):
+        if name == "class_accuracy":
+            found |= {f"{name}/{label}": _number(v) for label, v in enumerate(value.tolist())}
+        elif isinstance(value, np.ndarray):
             found |= {f"{name}/{view}": _number(v) for view, v in zip(views, value.tolist(), strict=True)}
         else:
             found[name] = _number(value)

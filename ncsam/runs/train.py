@@ -78,7 +78,8 @@ def train_run(
         }
         weights = sum(tensor.nbytes for tensor in trainer.model.state_dict().values())
         # The file, and before it the state with the optimizer's momentum or two of them
-        room = weights * (5 + len(config.checkpoints))
+        histories = 16 * config.epochs * len(trainer.problem.train) if config.samples else 0
+        room = weights * (5 + len(config.checkpoints)) + histories
         check_room(f"{path.name} with {1 + len(config.checkpoints)} checkpoints", path.parent, disk=room)
         if resume and state.exists():
             trainer.load_state_dict(load_state(state, identity, device))
@@ -98,6 +99,8 @@ def train_run(
         }
         if (diagnostics := trainer.diagnostics()) is not None:
             contents["diagnostics/training"] = diagnostics
+        if (samples := trainer.samples()) is not None:
+            contents["samples"] = samples
         store.create(
             path, kind="run", attrs={**stamp, **(attrs or {}), **spent}, contents=contents, overwrite=overwrite
         )

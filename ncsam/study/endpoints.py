@@ -19,6 +19,7 @@ ENDPOINTS: Mapping[str, str] = {
     "test_accuracy": "accuracy on the clean test data, mean of the last five epochs",
     "best_accuracy": "the best epoch's",
     "drop": "best_accuracy - test_accuracy",
+    "balanced_accuracy": "mean over the classes of the accuracy on the test data, mean of the last five epochs",
     "val_accuracy": "accuracy on the held-out part with observed labels, last epoch; for tuning",
     "memorisation": "share of wrong labels that are predicted, last epoch",
     "corrected": "share of wrong-labelled samples predicted as their true class, last epoch",
@@ -110,6 +111,8 @@ def _of_training(run: Run) -> dict[str, float]:
         "perturbation_norm": float(training.perturbation_norm[after].mean()),
         "compensation_norm": float(training.compensation_norm[after].mean()),
     }
+    if training.balanced_accuracy is not None:
+        found["balanced_accuracy"] = float(training.balanced_accuracy[-LAST_EPOCHS:].mean())
     if training.corrected is not None:
         found["corrected"] = float(training.corrected[-1])
     if "val" in losses:

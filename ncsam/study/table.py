@@ -75,6 +75,13 @@ def rows_of(table: CellTable) -> list[dict[str, Any]]:
     return rows
 
 
+def rows_of_study(table: CellTable, study: Study) -> list[dict[str, Any]]:
+    """The rows that a study of the table is made of: clean runs serve every kind of noise."""
+    here = [row for row in rows_of(table) if row["role"] == REPORTED]
+    here = [row for row in here if (row["data"], row["model"]) == (study.data, study.model)]
+    return [row for row in here if row["noise"] == study.noise or row["rate"] == 0]
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
     """The reported runs of one data set, model and kind of noise; clean runs serve every kind.

@@ -81,10 +81,11 @@ class Cell:
         temporary = [state_temporary(path), *(v.with_name(f".{v.name}.tmp") for v in vectors)]
         return [state_path(path), *parts, *map(log_of, parts), *vectors, *locks, *temporary]
 
-    def run(self, path: Path) -> None:
+    def run(self, path: Path, command: list[str] | None = None) -> None:
         """Train and measure; what the file already holds is not done again.
 
-        Only one process at a time is at a cell, on all machines that see the folder.
+        Only one process at a time is at a cell, on all machines that see the folder. ``command``, the command line that
+        asked for it, is for the record.
 
         Raises:
             Held: another process is at it (:class:`landscape.store.lock.Held`).
@@ -92,11 +93,11 @@ class Cell:
             ValueError: the configuration or a measurement is impossible.
         """
         with sole(path, "cell", "another process is at this run; wait until it is done"):
-            self._run(path)
+            self._run(path, command)
 
-    def _run(self, path: Path) -> None:
+    def _run(self, path: Path, command: list[str] | None = None) -> None:
         attrs = {"arm": self.arm, "seed": self.seed, "role": self.role}
-        run = train_run(self.config, path, resume=True, attrs=attrs, trust=self.trust)
+        run = train_run(self.config, path, resume=True, attrs=attrs, trust=self.trust, command=command)
         for name, settings in self.measures.items():
             kind, own = kind_and_name(name)
             if f"{kind.group}/{own}" not in run.names:

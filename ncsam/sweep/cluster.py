@@ -10,8 +10,6 @@ scheduler has lost sight of: it comes again later and finds the run finished.
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
 import itertools
 import json
 import logging
@@ -28,12 +26,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import landscape
-import ncsam
 from landscape._version import __version__
 from landscape.inputs import readable
 from landscape.store import StoreError
 from landscape.store.lock import Held, sole
+from landscape.store.provenance import code_digest
 from landscape.store.temporary import temporary_file
 from ncsam.sweep.cells import Cell
 from ncsam.sweep.pool import Failure, Progress, one_line
@@ -137,7 +134,12 @@ class Cluster:
             self._ask(unlocked, str(path))
 
     def run_cells(
-        self, cells: Sequence[Cell], folder: Path, *, progress: Progress = lambda items, total: items
+        self,
+        cells: Sequence[Cell],
+        folder: Path,
+        *,
+        command: list[str] | None = None,
+        progress: Progress = lambda items, total: items,
     ) -> list[Failure]:
         """Run every cell into ``folder``, as :func:`ncsam.sweep.run_cells` does here; what is complete is kept.
 
@@ -148,10 +150,12 @@ class Cluster:
             ValueError: a worker joined that :meth:`check` would have refused.
         """
         folder = folder.absolute()
-        with proof(folder) as token, contextlib.closing(self._ends(cells, folder, token)) as ends:
+        with proof(folder) as token, contextlib.closing(self._ends(cells, folder, token, command)) as ends:
             return [end for end in progress(ends, len(cells)) if isinstance(end, Failure)]
 
-    def _ends(self, cells: Sequence[Cell], folder: Path, token: Token) -> Generator[Cell | Failure, None, None]:
+    def _ends(
+        self, cells: Sequence[Cell], folder: Path, token: Token, command: list[str] | None
+    ) -> Generator[Cell | Failure, None, None]:
         """Every cell when it is complete, or its failure."""
         waiting = deque((0.0, cell) for cell in cells)  # the earliest time to hand it over, ascending
         running: dict[Any, tuple[Future, Cell]] = {}
@@ -164,7 +168,7 @@ class Cluster:
                 free = self._wanted(len(running))
                 while free > 0 and waiting and waiting[0][0] <= time.monotonic():
                     _, cell = waiting.popleft()
-                    future = self._submit(cell, folder, token, f"{cell.name}-{next(keys)}")
+                    future = self._submit(cell, folder, token, command, f"{cell.name}-{next(keys)}")
                     running[future.key] = future, cell
                     future.add_done_callback(ended.put)
                     free -= 1
@@ -210,10 +214,10 @@ class Cluster:
         self._alone = not workers
         return workers - running
 
-    def _submit(self, cell: Cell, folder: Path, token: Token, key: str) -> Future:
+    def _submit(self, cell: Cell, folder: Path, token: Token, command: list[str] | None, key: str) -> Future:
         try:
             return self._client.submit(
-                run_cell, json.dumps(cell.to_dict()), str(folder), versions(), token, key=key, pure=False
+                run_cell, json.dumps(cell.to_dict()), str(folder), versions(), token, command, key=key, pure=False
             )
         except OSError as error:
             raise self._lost() from error
@@ -253,20 +257,8 @@ def versions() -> dict[str, str]:
         "torch": str(torch.__version__),
         "numpy": numpy.__version__,
         "python": f"{sys.version_info.major}.{sys.version_info.minor}",
-        "code": _code(),
+        "code": code_digest(),
     }
-
-
-@functools.cache
-def _code() -> str:
-    """Digest of what is installed, so that the same version with other lines in it is told from this one."""
-    state = hashlib.sha256()
-    for package in (landscape, ncsam):
-        root = Path(str(package.__file__)).parent
-        for path in sorted(root.rglob("*.py")):
-            state.update(f"{package.__name__}/{path.relative_to(root).as_posix()}\0".encode())
-            state.update(hashlib.sha256(path.read_bytes()).digest())
-    return state.hexdigest()[:12]
 
 
 @contextlib.contextmanager
@@ -306,7 +298,9 @@ def _no_answer(address: str, timeout: float) -> ConnectionError:
     )
 
 
-def run_cell(cell: str, folder: str, expected: Mapping[str, str], token: Token) -> tuple[str, str]:
+def run_cell(
+    cell: str, folder: str, expected: Mapping[str, str], token: Token, command: list[str] | None = None
+) -> tuple[str, str]:
     """On a worker: run the cell that is spelled in JSON; returns what became of it, and why in one line."""
     import torch
     from distributed import get_worker
@@ -323,7 +317,7 @@ def run_cell(cell: str, folder: str, expected: Mapping[str, str], token: Token) 
             # How much the projection discards is a column of every run; a line a run would bury the worker's log.
             warnings.simplefilter("ignore", ProjectionWarning)
             found = Cell.from_dict(json.loads(cell))
-            found.run(found.path(Path(folder)))
+            found.run(found.path(Path(folder)), command)
     except Held as error:
         return BUSY, str(error)
     except (Exception, SystemExit) as error:

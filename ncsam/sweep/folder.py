@@ -142,7 +142,13 @@ class SweepFolder:
         return [cell.path(self.runs) for cell in self.cells()]
 
     def tune(
-        self, *, workers: int = 1, cluster: Cluster | None = None, part: Shard = (1, 1), progress: Progress
+        self,
+        *,
+        workers: int = 1,
+        cluster: Cluster | None = None,
+        part: Shard = (1, 1),
+        command: list[str] | None = None,
+        progress: Progress,
     ) -> tuple[list[Failure], list[Choice]]:
         """Run the tuning's cells, or a part of them; once all are complete, choose and write down what is best.
 
@@ -151,7 +157,7 @@ class SweepFolder:
         """
         tried = self.sweep.tuning_cells()
         cells = [cell for cell, _ in tried]
-        failures = self._run(shard(cells, *part), self.tuning, workers, cluster, progress)
+        failures = self._run(shard(cells, *part), self.tuning, workers, cluster, command, progress)
         if failures or Progressed.of(cells, self.tuning).unfinished:
             return failures, []
         choices = choose(tried, self.tuning)
@@ -159,19 +165,31 @@ class SweepFolder:
         return [], choices
 
     def run(
-        self, cells: Sequence[Cell], *, workers: int = 1, cluster: Cluster | None = None, progress: Progress
+        self,
+        cells: Sequence[Cell],
+        *,
+        workers: int = 1,
+        cluster: Cluster | None = None,
+        command: list[str] | None = None,
+        progress: Progress,
     ) -> list[Failure]:
         """Run ``cells``, some of :meth:`cells`, in local processes or on a cluster; what is complete is kept."""
-        return self._run(cells, self.runs, workers, cluster, progress)
+        return self._run(cells, self.runs, workers, cluster, command, progress)
 
     def _run(
-        self, cells: Sequence[Cell], folder: Path, workers: int, cluster: Cluster | None, progress: Progress
+        self,
+        cells: Sequence[Cell],
+        folder: Path,
+        workers: int,
+        cluster: Cluster | None,
+        command: list[str] | None,
+        progress: Progress,
     ) -> list[Failure]:
         self.own(folder).mkdir(exist_ok=True)
         remove_leftovers(cells, folder)
         if cluster is not None:
-            return cluster.run_cells(cells, folder, progress=progress)
-        return run_cells(cells, folder, workers=workers, progress=progress)
+            return cluster.run_cells(cells, folder, command=command, progress=progress)
+        return run_cells(cells, folder, workers=workers, command=command, progress=progress)
 
     def own(self, folder: Path) -> Path:
         """A folder of the sweep, which must not lead elsewhere.

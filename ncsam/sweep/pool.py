@@ -41,6 +41,7 @@ def run_cells(
     folder: Path,
     *,
     workers: int = 2,
+    command: list[str] | None = None,
     progress: Progress = lambda items, total: items,
 ) -> list[Failure]:
     """Run every cell into ``folder``, in ``workers`` processes with one thread each; what is complete is kept.
@@ -50,23 +51,24 @@ def run_cells(
     dies is known. An exception here, Ctrl-C among them, ends the workers; what their part files hold is not lost.
 
     Args:
+        command: the command line, for the record.
         progress: ``wrap(items, total)`` around the iteration over cells as they end.
 
     Returns:
         What failed; all others are complete.
     """
-    ends = _ends(deque(cells), folder, workers)
+    ends = _ends(deque(cells), folder, workers, command)
     return [end for end in progress(ends, len(cells)) if isinstance(end, Failure)]
 
 
-def _ends(cells: Sequence[Cell], folder: Path, workers: int) -> Iterator[Cell | Failure]:
+def _ends(cells: Sequence[Cell], folder: Path, workers: int, command: list[str] | None) -> Iterator[Cell | Failure]:
     """Every cell when it is complete, or its failure."""
     waiting, suspects, deaths = deque(cells), deque[Cell](), Counter[str]()
     while waiting or suspects:
         together, processes = (waiting, workers) if waiting else (deque([suspects.popleft()]), 1)
         broken: list[Cell] = []
         busy: list[Cell] = []
-        yield from _until_broken(together, folder, processes, broken, busy)
+        yield from _until_broken(together, folder, processes, command, broken, busy)
         if busy and not waiting:
             time.sleep(AGAIN)
         waiting.extend(busy)
@@ -79,7 +81,12 @@ def _ends(cells: Sequence[Cell], folder: Path, workers: int) -> Iterator[Cell | 
 
 
 def _until_broken(
-    waiting: deque[Cell], folder: Path, workers: int, broken: list[Cell], busy: list[Cell]
+    waiting: deque[Cell],
+    folder: Path,
+    workers: int,
+    command: list[str] | None,
+    broken: list[Cell],
+    busy: list[Cell],
 ) -> Iterator[Cell | Failure]:
     """Run what is waiting until all ended or a worker died; ``broken`` then has the cells that were being run.
 
@@ -92,7 +99,7 @@ def _until_broken(
             while waiting and len(running) < workers and not broken:
                 cell = waiting.popleft()
                 try:
-                    running[pool.submit(_run_cell, cell, folder)] = cell
+                    running[pool.submit(_run_cell, cell, folder, command)] = cell
                 except BrokenProcessPool:
                     broken.append(cell)
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -142,8 +149,8 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-def _run_cell(cell: Cell, folder: Path) -> None:
-    cell.run(cell.path(folder))
+def _run_cell(cell: Cell, folder: Path, command: list[str] | None) -> None:
+    cell.run(cell.path(folder), command)
 
 
 def one_line(error: BaseException) -> str:

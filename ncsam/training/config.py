@@ -58,6 +58,7 @@ class TrainConfig:
         diagnose: batches on which the gradients are looked at along training, see
             :mod:`ncsam.training.gradient_diagnostics`; 0 for none. It changes nothing in the training.
         diagnose_every: epochs from one look to the next; the last epoch is always looked at.
+        samples: keep loss and margin of every training sample at the end of every epoch, 4 bytes a sample and epoch.
         seeds: one for each of split, noise, weights, order (of batches, and augmentation) and picks (of NCSAM).
 
     Raises:
@@ -93,6 +94,7 @@ class TrainConfig:
     checkpoints: tuple[int, ...] = ()
     diagnose: int = 0
     diagnose_every: int = 1
+    samples: bool = False
     seeds: Mapping[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(SEEDS, 0))
 
     def __post_init__(self) -> None:
@@ -103,7 +105,7 @@ class TrainConfig:
         for name in ("data", "noise", "model", "optimizer", "loss", "lr_schedule"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected text")
-        for name in ("augment", "compile"):
+        for name in ("augment", "compile", "samples"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected true or false")
         for name, (low, high) in COUNTS.items():

@@ -100,7 +100,7 @@ class Problem:
             if name not in VIEWS and not name.startswith(LABELS):
                 raise ValueError(unknown("view", name, [*VIEWS, f"{LABELS}NOISE"]))
         if batch_size is None:
-            batch_size = min(4096, max(64, 2**19 // self.dataset.train_x[0].numel()))
+            batch_size = batch_size_for(self.dataset)
         flipped = torch.from_numpy(self.labels.flipped[self.train])
         known = {
             "mixed": View("mixed", "train"),
@@ -136,6 +136,11 @@ class Problem:
         x = self.dataset.prepare(batch[0])
         logits: Tensor = model(x.to(next(model.parameters()).dtype))
         return logits
+
+
+def batch_size_for(dataset: data.Data) -> int:
+    """Samples at a time where nothing depends on how many, by the size of an input."""
+    return min(4096, max(64, 2**19 // dataset.train_x[0].numel()))
 
 
 def _labels(dataset: data.Data, spec: str, seed: int, whole: int | None) -> NoisyLabels:

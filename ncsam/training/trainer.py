@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ncsam import models, optimizers
 from ncsam.optimizers import StepInfo
-from ncsam.records import Diagnostics, Training
+from ncsam.records import Diagnostics, SampleHistory, Training
 from ncsam.training import execution, losses
 from ncsam.training.config import TrainConfig, learning_rate_schedule
 from ncsam.training.gradient_diagnostics import Diagnosis
-from ncsam.training.problem import VIEWS, Problem
+from ncsam.training.predictions import Histories, class_accuracy, confusion_matrix, logits, losses_and_margins
+from ncsam.training.problem import VIEWS, Problem, batch_size_for
 from ncsam.training.samples import Samples
 
 Row = dict[str, Any]
@@ -81,6 +82,8 @@ class Trainer:
         self._diagnosis = (
             Diagnosis(config, self.problem, device=place, samples=self._samples) if config.diagnose else None
         )
+        self._device = place
+        self._histories = Histories(self.problem.train) if config.samples else None
         self.seconds = {"training": 0.0, "evaluation": 0.0}
         if config.diagnose:
             self.seconds["diagnostics"] = 0.0
@@ -112,6 +115,9 @@ class Trainer:
             self.seconds["training"] += trained - started
             self.seconds["evaluation"] += time.perf_counter() - trained
             self._diagnose(epoch)
+            if self._histories is not None:
+                outputs = self._logits(self.problem.dataset.train_x[self.problem.train])
+                self._histories.by_epoch[epoch] = losses_and_margins(outputs, self.problem.observed())
             self.rows.append(row)
             if epoch in self.config.checkpoints or epoch == self.config.epochs:
                 self.checkpoints[epoch] = self._weights()
@@ -127,7 +133,12 @@ class Trainer:
                 for name in Training.variables()
                 if name in self.rows[0]
             },
+            confusion=self._confusion(),
         )
+
+    def samples(self) -> SampleHistory | None:
+        """Loss and margin of every training sample along training; none if they were not to be kept."""
+        return None if self._histories is None else self._histories.record()
 
     def diagnostics(self) -> Diagnostics | None:
         """Diagnostics of the gradients so far; none if none were asked for."""
@@ -147,6 +158,7 @@ class Trainer:
                 epoch: {n: torch.from_numpy(a) for n, a in arrays.items()} for epoch, arrays in self.checkpoints.items()
             },
             "diagnosed": {epoch: torch.from_numpy(values) for epoch, values in self.diagnosed.items()},
+            "samples": dict(self._histories.by_epoch) if self._histories is not None else {},
             "seconds": dict(self.seconds),
         }
 
@@ -161,6 +173,8 @@ class Trainer:
             epoch: {n: t.cpu().numpy() for n, t in arrays.items()} for epoch, arrays in state["checkpoints"].items()
         }
         self.diagnosed = {epoch: values.cpu().numpy() for epoch, values in state["diagnosed"].items()}
+        if self._histories is not None:
+            self._histories.by_epoch = {epoch: values.cpu() for epoch, values in state["samples"].items()}
         self.seconds = dict(state["seconds"])
 
     def _diagnose(self, epoch: int) -> None:
@@ -205,7 +219,19 @@ class Trainer:
             "accuracy": np.array([accuracy[v] for v in self.views]),
             "memorisation": accuracy["noisy_part"],
             "corrected": right / noisy if noisy else math.nan,
+            "class_accuracy": (by_class := class_accuracy(self._confusion())),
+            "balanced_accuracy": float(np.nanmean(by_class)),
         }
+
+    def _logits(self, inputs: Tensor) -> Tensor:
+        dataset = self.problem.dataset
+        batch = batch_size_for(dataset) if self._device.type == "cpu" else 1024
+        return logits(self.model, dataset, inputs, batch, self._device)
+
+    def _confusion(self) -> np.ndarray:
+        """Test samples of each class by what they are predicted as, (C, C)."""
+        dataset = self.problem.dataset
+        return confusion_matrix(self._logits(dataset.test_x), dataset.test_y)
 
     def _lr(self, epoch: int) -> float:
         return self.config.lr * self._lr_factor(epoch, self.config.epochs)

@@ -47,6 +47,16 @@ def test_the_table_holds_every_run_once(swept: tuple[Path, dict[Path, int]]) -> 
         assert rows[str(name)]["role"] == "reported"
 
 
+def test_every_run_records_the_command_and_the_code(swept: tuple[Path, dict[Path, int]]) -> None:
+    out, first = swept
+    for path in (out / "runs").glob("*.h5"):
+        with store.open(path) as file:
+            command, code = file.attrs["command"], file.attrs["code_version"]
+        assert command[:2] == ["landscape", "sweep"]
+        assert command[-1] == ("1/1" if path in first else "--resume")
+        assert "(" in code  # a commit, or a digest of the code
+
+
 def test_status_and_plan_as_json(swept: tuple[Path, dict[Path, int]], capsys: pytest.CaptureFixture[str]) -> None:
     assert landscape(["sweep", "--status", str(swept[0]), "--json"]) == 0
     status = json.loads(capsys.readouterr().out)

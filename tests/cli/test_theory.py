@@ -108,12 +108,15 @@ def test_theory_prints_every_statement_its_endpoint_and_the_joint_reading(
 
 def test_theory_as_markdown_and_latex(study_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert landscape(["theory", str(study_file), "--markdown"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    rows = [line for line in lines if line.startswith("|")]
+    verdicts, _, accuracies = capsys.readouterr().out.partition("\n|  | symmetric:0 |")
+    rows = [line for line in verdicts.splitlines() if line.startswith("|")]
     assert len(rows) == 12
     assert len({line.count("|") for line in rows}) == 1
+    assert "| ncsam | " in accuracies
+    assert "mean ± standard deviation" in accuracies
     assert landscape(["theory", str(study_file), "--latex"]) == 0
     latex = capsys.readouterr().out
+    assert latex.count(r"\begin{tabular}") == 2
     body = latex.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
     assert len(body) == 10
     assert all(line.endswith(r"\\") and line.count(" & ") == 9 for line in body)

@@ -20,6 +20,7 @@ from landscape.store import layouts
 from landscape.store.describe import describe, render
 from landscape.store.export import to_csv, to_latex, to_npz, to_xdmf
 from landscape.store.export_li import read_li, write_li
+from ncsam.study.table import table_of
 from tests.store.samples import WEIGHTS, eigenpairs, every_kind, line, plane, run_file, same
 
 
@@ -58,8 +59,12 @@ def test_latex_numbers_and_specials(tmp_path: Path) -> None:
     assert r"2 & $-1$ & $0.001$ & false \\" in text
     assert r"$1\times10^{-9}$" in text
     long = Line(["50%_a"], np.arange(300.0), np.zeros((1, 300)), np.ones((1, 300), np.uint8), 1.0, 1.0, None)
-    with pytest.raises(store.StoreError, match="every table has more than 200 rows"):
-        to_latex(long, tmp_path / "l.tex")
+    pages = to_latex(long, tmp_path / "l.tex").read_text()
+    assert r"\begin{longtable}{lrrr}" in pages
+    assert pages.count(r"50\%\_a & ") == 300
+    assert pages.index(r"\endhead") < pages.index(r"\endfoot") < pages.index(r"50\%\_a")
+    cells = table_of([{"name": "a", "arm": "sgd", "rate": 0.0, "seed": 0, "x": 1.0}])
+    assert r"\begin{tabular}{}" not in to_latex(cells, tmp_path / "c.tex").read_text()  # it has no single numbers
     short = Line(["50%_a"], [0.0], [[np.nan]], np.ones((1, 1), np.uint8), 1.0, 1.0, None)
     assert r"50\%\_a & $0$ & -- & 1 \\" in to_latex(short, tmp_path / "s.tex").read_text()
 

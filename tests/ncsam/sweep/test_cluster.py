@@ -47,7 +47,7 @@ def note(what, cell):
     with open(HERE / "events", "a") as file:
         file.write(json.dumps([what, cell.name, os.getpid(), time.time()]) + "\\n")
 
-def run(cell, path):
+def run(cell, path, command=None):
     once = HERE / f"{cell.name}.once"
     plan = json.loads((HERE / "plan.json").read_text()).get(cell.name)
     note("begin", cell)
@@ -61,7 +61,9 @@ def run(cell, path):
         os.kill(os.getpid(), signal.SIGSTOP)
     if plan == "slow":
         time.sleep(1.0)
-    whole(cell, path)
+    if plan == "very slow":
+        time.sleep(8.0)
+    whole(cell, path, command)
     note("end", cell)
 
 run.whole = whole
@@ -107,7 +109,7 @@ def loopback(here: Path, preload: str = PRELOAD, nanny: bool = True, **settings:
     with (here / "log").open("wb") as log, contextlib.ExitStack() as stack:
         processes = [start("scheduler", "--port", "0", "--scheduler-file", str(file))]
         stack.callback(end, processes)
-        wait_for(file.exists)
+        wait_for(lambda: file.exists() and file.read_text())
         address = json.loads(file.read_text())["address"]
         arguments = ["--nthreads", "1", "--local-directory", str(here), "--preload", str(here / "preload.py")]
         arguments += [] if nanny else ["--no-nanny"]
@@ -402,23 +404,16 @@ if Path("late").exists():  # a folder of that name, on a disk of this machine
 """
     )
     with loopback(tmp_path / "cluster", lying) as dask:
-        (dask.here / "plan.json").write_text(json.dumps(dict.fromkeys(NAMES, "slow")))
+        (dask.here / "plan.json").write_text(json.dumps(dict.fromkeys(NAMES, "very slow")))
         command = [sys.executable, "-m", "landscape_cli", *FLAGS, "--out", str(out), "--scheduler", dask.address]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             wait_for(lambda: any(what == "begin" for what, *_ in dask.events()))
             late = tmp_path / "machine"
             late.mkdir()
             (late / "late").touch()
-            worker = [
-                sys.executable,
-                "-m",
-                "distributed.cli.dask_worker",
-                dask.address,
-                "--nthreads",
-                "1",
-                "--no-nanny",
-            ]
-            worker += ["--no-dashboard", "--preload", str(dask.here / "preload.py"), "--local-directory", str(late)]
+            worker = [sys.executable, "-m", "distributed.cli.dask_worker", dask.address]
+            worker += ["--nthreads", "1", "--no-nanny", "--no-dashboard"]
+            worker += ["--preload", str(dask.here / "preload.py"), "--local-directory", str(late)]
             environment = {**os.environ, "OMP_NUM_THREADS": "1", "LOOPBACK": str(dask.here)}
             with (tmp_path / "log").open("wb") as log:
                 joined = subprocess.Popen(
@@ -430,6 +425,7 @@ if Path("late").exists():  # a folder of that name, on a disk of this machine
                 end([joined])
         assert process.returncode == 1, err
         assert "does not see" in err.splitlines()[-1]
+        (dask.here / "plan.json").write_text("{}")
         assert landscape([*FLAGS, "--out", str(out), "--scheduler", dask.address, "--resume"]) == 0
     with store.open(out / "study.h5") as file:
         assert sorted(file.record("cells").names.tolist()) == sorted(NAMES)

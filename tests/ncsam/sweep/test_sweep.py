@@ -151,24 +151,24 @@ def test_the_presets_are_sweeps(name: str) -> None:
 class _Dying(Cell):
     """Kills its process, as a system short of memory would."""
 
-    def run(self, path: Path) -> None:
+    def run(self, path: Path, command: list[str] | None = None) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 class _KilledThrice(Cell):
     """Is killed from outside three times, as every cell may be."""
 
-    def run(self, path: Path) -> None:
+    def run(self, path: Path, command: list[str] | None = None) -> None:
         struck = path.with_suffix(".struck")
         deaths = int(struck.read_text()) if struck.exists() else 0
         if deaths < 3:
             struck.write_text(str(deaths + 1))
             os.kill(os.getpid(), signal.SIGKILL)
-        super().run(path)
+        super().run(path, command)
 
 
 class _Failing(Cell):
-    def run(self, path: Path) -> None:
+    def run(self, path: Path, command: list[str] | None = None) -> None:
         raise ValueError("impossible\nfor two reasons")
 
 

@@ -1,0 +1,65 @@
+"""A pivot table as LaTeX and Markdown, as papers print it."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from landscape.store.escaping import latex, markdown
+from ncsam.study.pivot import Pivot
+
+
+def axes(text: str) -> tuple[str, str]:
+    """The two settings in ``arm×noise``, also spelled ``arm,noise``.
+
+    Raises:
+        ValueError: not two.
+
+    >>> axes("arm×noise"), axes("noise, arm")
+    (('arm', 'noise'), ('noise', 'arm'))
+    """
+    parts = [part.strip() for part in re.split("[×,*]", text)]
+    if len(parts) != 2 or not all(parts):
+        raise ValueError(f"{text!r}, expected two settings such as arm×noise")
+    return parts[0], parts[1]
+
+
+def as_latex(table: Pivot) -> str:
+    """A ``tabular`` (package ``booktabs``); the best of each column, and what its interval reaches, is bold."""
+    body = [
+        " & ".join([latex(row), *(_cell(table, i, j, r"\textbf{%s}", r" $\pm$ ") for j in range(len(table.columns)))])
+        for i, row in enumerate(table.rows)
+    ]
+    head = " & ".join(["", *map(latex, table.columns)])
+    lines = [rf"\begin{{tabular}}{{l{'c' * len(table.columns)}}}", r"\toprule", rf"{head} \\", r"\midrule"]
+    return "\n".join(
+        [f"% {latex(legend(table))}", *lines, *(rf"{row} \\" for row in body), r"\bottomrule", r"\end{tabular}"]
+    )
+
+
+def as_markdown(table: Pivot) -> str:
+    """A Markdown table with the legend below."""
+    rows = [["", *map(markdown, table.columns)], ["---"] * (1 + len(table.columns))]
+    for i, row in enumerate(table.rows):
+        rows.append([markdown(row), *(_cell(table, i, j, "**%s**", " ± ") for j in range(len(table.columns)))])
+    return "\n".join(["| " + " | ".join(cells) + " |" for cells in rows] + ["", legend(table)])
+
+
+def legend(table: Pivot) -> str:
+    """What the numbers are."""
+    counts = table.count[table.count > 0]
+    seeds = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+    bold = ". Bold: the best of each column, and what its 95 % interval reaches" if table.best.any() else ""
+    unit = ", per cent" if table.is_share else ""
+    return f"{table.endpoint.replace('_', ' ')}{unit}: mean ± standard deviation over {seeds} seeds{bold}."
+
+
+def _cell(table: Pivot, i: int, j: int, bold: str, between: str) -> str:
+    mean, deviation = table.mean[i, j], table.deviation[i, j]
+    if not np.isfinite(mean):
+        return "--"
+    scale, form = (100, "{:.2f}") if table.is_share else (1, "{:.4g}")
+    text = form.format(scale * mean)
+    shown = bold % text if table.best[i, j] else text
+    return shown + (between + form.format(scale * deviation) if np.isfinite(deviation) else "")
