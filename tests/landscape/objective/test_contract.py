@@ -147,6 +147,77 @@ def test_embeddings_whose_gradient_leaves_out_a_row_are_refused_and_pass_without
     objective(None).gradient()
 
 
+def test_a_padding_row_that_only_late_samples_hold_is_noticed() -> None:
+    words = torch.randint(1, 9, (40, 3))
+    words[35, 1] = 0
+
+    def objective(masked: bool) -> landscape.Objective:
+        class Words(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.table, self.head = nn.Embedding(9, 4, padding_idx=0), nn.Linear(4, 2)
+
+            def forward(self, words: Tensor) -> Tensor:
+                kept = (words != 0)[..., None] if masked else 1
+                return self.head((self.table(words) * kept).sum(1))
+
+        return landscape.Objective(Words().double(), nn.CrossEntropyLoss(), (words, torch.arange(40) % 2), 10)
+
+    objective(masked=True).gradient()
+    with pytest.raises(DerivativeError, match=r"in table\.weight; .*padding_idx=None"):
+        objective(masked=False).gradient()
+
+
+def test_an_embedding_that_divides_its_gradient_by_counts_is_refused_though_the_first_samples_hold_each_word_once() -> (
+    None
+):
+    model = nn.Sequential(nn.Embedding(40, 4, scale_grad_by_freq=True), nn.Linear(4, 2))
+    words = torch.cat([torch.arange(36), torch.zeros(4, dtype=torch.long)])
+    with pytest.raises(DerivativeError, match="scale_grad_by_freq=True divides"):
+        landscape.Objective(model, nn.CrossEntropyLoss(), (words, torch.arange(40) % 2)).gradient()
+
+
+def test_a_gradient_below_the_rounding_of_the_loss_is_no_fault() -> None:
+    model = nn.Linear(3, 2, bias=False).double()
+    x, y = torch.randn(8, 3, dtype=torch.float64), torch.arange(8) % 2
+
+    def tiny(outputs: Tensor, labels: Tensor) -> Tensor:
+        return 1 + 1e-20 * nn.functional.cross_entropy(outputs, labels)
+
+    assert 0 < landscape.Objective(model, tiny, (x, y)).gradient().norm() < 1e-19
+
+
+def test_a_wrong_gradient_a_million_times_smaller_than_the_loss_is_noticed() -> None:
+    def offset(outputs: Tensor, labels: Tensor) -> Tensor:
+        return 1 + 1e-6 * nn.functional.cross_entropy(outputs, labels)
+
+    x, y = classes()
+    with pytest.raises(DerivativeError, match="not the slope of the loss"):
+        landscape.Objective(Through(HalfSlope.apply).double(), offset, (x.double(), y)).gradient()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "checks"), [("auto", "full"), ("split", "full"), ("lean", "full"), ("auto", "off")]
+)
+def test_a_product_that_is_not_finite_is_refused(strategy: str, checks: Any) -> None:
+    class Sums(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.first(x).logcumsumexp(-1))
+
+    labels = torch.full((40,), 1)
+    labels[30:] = -100  # torch's second derivative takes the logarithm of their cotangents, which are 0
+    x = torch.randn(40, 4)
+    objective = landscape.Objective(Sums(), nn.CrossEntropyLoss(), (x, labels), 8, checks=checks)
+    with pytest.raises(DerivativeError, match=r"not finite, .* strategy='finite_difference'"):
+        landscape.HessianOperator(objective, strategy=strategy) @ torch.randn(objective.num_parameters)
+    by_differences = landscape.HessianOperator(objective, strategy="finite_difference")
+    assert torch.isfinite(by_differences @ torch.randn(objective.num_parameters)).all()
+
+
 def test_sparse_gradients_are_gradients() -> None:
     sparse, dense = (nn.Sequential(nn.Embedding(5, 4, sparse=s), nn.Flatten(), nn.Linear(8, 2)) for s in (True, False))
     dense.load_state_dict(sparse.state_dict())
