@@ -182,7 +182,7 @@ def _padding(objective: Differentiable) -> Tensor | None:
                 if node._saved_scale_grad_by_freq:
                     raise DerivativeError(
                         "an embedding with scale_grad_by_freq=True divides its gradient by how often a word occurs in "
-                        "the batch, so it is not the slope of any loss; set it to False: outputs stay as they are"
+                        "the batch, so it is not the slope of the loss; set it to False: outputs stay as they are"
                     )
                 name, row = names.get(id(getattr(table, "variable", None))), node._saved_padding_idx
                 if name is not None and row < len(batch.parameters[name]):  # torch writes -1 as 2⁶⁴ − 1

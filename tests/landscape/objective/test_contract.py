@@ -147,6 +147,27 @@ def test_embeddings_whose_gradient_leaves_out_a_row_are_refused_and_pass_without
     objective(None).gradient()
 
 
+def test_a_model_of_several_precisions_is_given_inputs_as_they_are() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(4, 3)
+            self.phases = nn.Parameter(torch.randn(3, 3, dtype=torch.complex128))
+
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.first(x).double()
+            return (torch.complex(hidden, torch.zeros_like(hidden)) @ self.phases).abs()
+
+    model, x, y = Mixed(), torch.randn(10, 4), torch.arange(10) % 3
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), 4)
+    expected = nn.functional.cross_entropy(model(x), y)
+    assert objective.loss() == pytest.approx(float(expected), rel=1e-6)
+    expected.backward()
+    slopes = objective.layout.unflatten(objective.gradient())
+    torch.testing.assert_close(slopes["first.weight"], model.first.weight.grad, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(slopes["phases"], model.phases.grad, rtol=1e-5, atol=1e-7)
+
+
 def test_a_padding_row_that_only_late_samples_hold_is_noticed() -> None:
     words = torch.randint(1, 9, (40, 3))
     words[35, 1] = 0
