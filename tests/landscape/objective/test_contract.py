@@ -161,7 +161,7 @@ def test_a_model_of_several_precisions_is_given_inputs_as_they_are() -> None:
     model, x, y = Mixed(), torch.randn(10, 4), torch.arange(10) % 3
     objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), 4)
     expected = nn.functional.cross_entropy(model(x), y)
-    assert objective.loss() == pytest.approx(float(expected), rel=1e-6)
+    assert objective.loss() == pytest.approx(expected.item(), rel=1e-6)
     expected.backward()
     slopes = objective.layout.unflatten(objective.gradient())
     torch.testing.assert_close(slopes["first.weight"], model.first.weight.grad, rtol=1e-5, atol=1e-7)
