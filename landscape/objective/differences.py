@@ -185,14 +185,15 @@ def _padding(objective: Differentiable) -> Tensor | None:
                         "the batch, so it is not the slope of the loss; set it to False: outputs stay as they are"
                     )
                 name, row = names.get(id(getattr(table, "variable", None))), node._saved_padding_idx
-                if name is not None and row < len(batch.parameters[name]):  # torch writes -1 as 2⁶⁴ − 1
+                if name is not None and 0 <= row < len(batch.parameters[name]):  # torch writes -1 also as 2⁶⁴ − 1
                     rows.setdefault(name, []).append(row)
     if not rows:
         return None
     direction, kept = objective.layout.unflatten(random_direction(objective)), {}
     for name, tensor in direction.items():
         kept[name] = torch.zeros_like(tensor)
-        kept[name][rows.get(name, [])] = tensor[rows.get(name, [])]
+        if name in rows:
+            kept[name][rows[name]] = tensor[rows[name]]
     return objective.layout.flatten(kept)
 
 
