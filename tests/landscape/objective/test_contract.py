@@ -114,6 +114,42 @@ def test_second_derivatives_that_are_not_the_gradients_are_refused_by_name(strat
         landscape.HessianOperator(objective, strategy=strategy) @ torch.ones(objective.num_parameters)
 
 
+@pytest.mark.parametrize("operator", [landscape.GGNOperator, landscape.EmpiricalFisherOperator])
+@pytest.mark.parametrize("strategy", ["auto", "double_backward", "lean"])
+def test_products_of_first_derivatives_are_refused_where_jacobians_cannot_be_derived(
+    operator: Any, strategy: str
+) -> None:
+    objective = landscape.Objective(Through(Square.apply).double(), nn.CrossEntropyLoss(), classes(), batch_size=8)
+    with pytest.raises(DerivativeError, match=r"are not right .* because of Square"):
+        operator(objective, strategy=strategy) @ objective.weights
+
+
+@pytest.mark.parametrize("operator", [landscape.GGNOperator, landscape.EmpiricalFisherOperator])
+def test_a_backward_pass_that_has_no_derivative_at_zero_serves_products_of_first_derivatives(operator: Any) -> None:
+    class Sums(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.first(x).logcumsumexp(1))
+
+    model, (x, y) = Sums().double(), classes()
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), batch_size=8)
+    got = operator(objective) @ torch.eye(objective.num_parameters, dtype=torch.float64)
+    parameters = list(model.parameters())
+    right = torch.zeros_like(got)
+    for row, label in zip(x, y, strict=True):
+        outputs = model(row[None])[0]
+        rows = [torch.autograd.grad(o, parameters, retain_graph=True) for o in outputs]
+        jacobian = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
+        p = outputs.detach().softmax(0)
+        slope = (p - F.one_hot(label, 2)) @ jacobian
+        ggn = jacobian.T @ (p.diag() - torch.outer(p, p)) @ jacobian
+        right += (ggn if operator is landscape.GGNOperator else torch.outer(slope, slope)) / len(x)
+    torch.testing.assert_close(got, right, rtol=1e-8, atol=1e-12)
+
+
 def test_finite_differences_serve_where_nothing_else_does() -> None:
     model, data = Through(Square.apply).double(), classes(50)
     objective = landscape.Objective(model, nn.CrossEntropyLoss(), data, batch_size=16)
