@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
 import numpy as np
 
@@ -36,13 +36,14 @@ def record_type(kind: str) -> type[Record]:
     return _KINDS[kind]
 
 
+@dataclass_transform(frozen_default=True, eq_default=False)
 @dataclasses.dataclass(frozen=True, eq=False)
 class Record:
     """Base of all result records.
 
-    Subclasses are frozen dataclasses with a class attribute ``kind`` and fields made by :func:`variable` and
-    :func:`parameter`. Array fields are converted with :func:`numpy.asarray`, and dimensions that share a name must
-    share a length.
+    ``class LayerNorms(Record, kind="layer_norms")`` makes a frozen dataclass of its fields, which are made by
+    :func:`variable` and :func:`parameter`, and is the kind of record of that name. Array fields are converted with
+    :func:`numpy.asarray`, and dimensions that share a name must share a length.
 
     Raises:
         ValueError: a field's shape contradicts its declared dimensions.
@@ -50,8 +51,11 @@ class Record:
 
     kind: ClassVar[str] = ""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, kind: str | None = None, kw_only: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if kind is not None:
+            cls.kind = kind
+            dataclasses.dataclass(frozen=True, eq=False, kw_only=kw_only)(cls)
         if cls.kind:
             _KINDS[cls.kind] = cls
 

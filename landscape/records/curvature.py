@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -11,11 +11,8 @@ from landscape.records.base import Record
 from landscape.records.fields import parameter, variable
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class EigenResult(Record):
+class EigenResult(Record, kind="eigenpairs"):
     """Eigenpairs of a symmetric operator, values in the order of ``which``."""
-
-    kind: ClassVar[str] = "eigenpairs"
 
     values: np.ndarray = variable("pair", long_name="eigenvalue", units="loss / parameter^2")
     residuals: np.ndarray = variable("pair", long_name="residual norm |Hv - lambda v|", units="loss / parameter^2")
@@ -47,11 +44,8 @@ class EigenResult(Record):
     )  # of the run, in memory only, to deflate other estimates by
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class TraceResult(Record):
+class TraceResult(Record, kind="trace"):
     """Stochastic estimate of a trace; ``stderr`` is the standard error over the probes."""
-
-    kind: ClassVar[str] = "trace"
 
     value: float = variable(long_name="trace estimate", units="loss / parameter^2")
     stderr: float = variable(long_name="standard error of the estimate", units="loss / parameter^2")
@@ -62,11 +56,8 @@ class TraceResult(Record):
     checks: str | None = parameter("how thoroughly model, loss and data were checked: full, first or off", None)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class MomentsResult(Record):
+class MomentsResult(Record, kind="moments"):
     """Trace, Frobenius norm and participation ratio of an operator, from the same probes, with standard errors."""
-
-    kind: ClassVar[str] = "moments"
 
     trace: float = variable(long_name="trace estimate", units="loss / parameter^2")
     trace_stderr: float = variable(long_name="standard error of the trace", units="loss / parameter^2")
@@ -79,11 +70,8 @@ class MomentsResult(Record):
     seed: int = parameter("seed of the probes")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class DiagonalResult(Record):
+class DiagonalResult(Record, kind="diagonal"):
     """Stochastic estimate of an operator's diagonal; ``stderr`` is the standard error over the probes."""
-
-    kind: ClassVar[str] = "diagonal"
 
     values: np.ndarray = variable("parameter", long_name="diagonal estimate", units="loss / parameter^2")
     stderr: np.ndarray = variable("parameter", long_name="standard error of the estimate", units="loss / parameter^2")
@@ -92,11 +80,8 @@ class DiagonalResult(Record):
     seed: int = parameter("seed of the probes")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class DensityResult(Record):
+class DensityResult(Record, kind="density"):
     """Spectral density of an operator with its standard error, and the quadrature it was drawn from."""
-
-    kind: ClassVar[str] = "density"
 
     grid: np.ndarray = variable("grid", long_name="eigenvalue", units="loss / parameter^2", coordinate=True)
     density: np.ndarray = variable("grid", long_name="spectral density", units="parameter^2 / loss")
@@ -113,11 +98,8 @@ class DensityResult(Record):
     checks: str | None = parameter("how thoroughly model, loss and data were checked: full, first or off", None)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class NegativeMass(Record):
+class NegativeMass(Record, kind="negative_mass"):
     """The part of a spectrum below zero, by number and by magnitude; standard errors over a density's probes."""
-
-    kind: ClassVar[str] = "negative_mass"
 
     count: float = variable(long_name="share of the eigenvalues that are below the threshold")
     count_stderr: float = variable(long_name="standard error of that share")
@@ -126,11 +108,8 @@ class NegativeMass(Record):
     threshold: float = parameter("eigenvalues above minus this do not count as negative")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class LayerSpectra(Record):
+class LayerSpectra(Record, kind="layer_spectra"):
     """Largest eigenvalue, and trace, of the diagonal block of every layer."""
-
-    kind: ClassVar[str] = "layer_spectra"
 
     layers: np.ndarray = variable("layer", long_name="name of the module", coordinate=True)
     sizes: np.ndarray = variable("layer", long_name="number of parameters")
@@ -148,11 +127,8 @@ class LayerSpectra(Record):
     )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class CurvatureSplit(Record):
+class CurvatureSplit(Record, kind="curvature_split"):
     """Curvature along given directions, and how much of it each part of a weighted sum of operators contributes."""
-
-    kind: ClassVar[str] = "curvature_split"
 
     parts: np.ndarray = variable("part", long_name="part of the sum", coordinate=True)
     shares: np.ndarray = variable("part", long_name="weight of the part in the sum")
@@ -171,22 +147,16 @@ class CurvatureSplit(Record):
         return self.shares[:, None] * self.curvature
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class SubspaceOverlap(Record):
+class SubspaceOverlap(Record, kind="subspace_overlap"):
     """Principal angles between two subspaces."""
-
-    kind: ClassVar[str] = "subspace_overlap"
 
     angles: np.ndarray = variable("angle", long_name="principal angle, ascending", units="rad")
     overlap: float = variable(long_name="mean squared cosine of the principal angles")
     chance: float = variable(long_name="overlap expected of random subspaces of these dimensions")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Alignment(Record):
+class Alignment(Record, kind="alignment"):
     """Shares of given directions that point along eigenvectors, whose sign has no meaning."""
-
-    kind: ClassVar[str] = "alignment"
 
     directions: np.ndarray = variable("direction", long_name="name of the direction", coordinate=True)
     cosines: np.ndarray = variable(

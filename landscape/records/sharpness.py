@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import ClassVar
-
 import numpy as np
 
 from landscape.records.base import Record
 from landscape.records.fields import parameter, variable
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Sharpness(Record):
+class Sharpness(Record, kind="sharpness"):
     """One sharpness of one objective: the rise in loss that a perturbation of the stated radius causes."""
-
-    kind: ClassVar[str] = "sharpness"
 
     value: float = variable(long_name="sharpness: perturbed loss minus loss", units="loss")
     loss: float = variable(long_name="loss at the weights", units="loss")
@@ -34,10 +28,7 @@ class Sharpness(Record):
         return float(self.value)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class KeskarSharpness(Sharpness):
+class KeskarSharpness(Sharpness, kind="keskar_sharpness"):
     """Keskar's epsilon-sharpness of one objective: the relative rise in loss over a box, in per cent."""
-
-    kind: ClassVar[str] = "keskar_sharpness"
 
     value: float = variable(long_name="sharpness: 100 (largest loss - loss) / (1 + loss)", units="percent")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -11,8 +10,7 @@ from landscape.records.base import Record
 from landscape.records.fields import parameter, variable
 
 
-@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
-class Surface(Record):
+class Surface(Record, kind="", kw_only=True):
     """Measurement of a line or plane, and findings of its cross-check at the centre; all optional."""
 
     interpolation_error: np.ndarray | None = variable(
@@ -49,11 +47,8 @@ class Surface(Record):
     hashes: list[str] | None = parameter("SHA-256 of each direction as float64", None)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Line(Surface):
+class Line(Surface, kind="line"):
     """Loss and accuracy of every view along ``w + alpha d``."""
-
-    kind: ClassVar[str] = "line"
 
     views: np.ndarray = variable("view", long_name="view of the data", coordinate=True)
     alphas: np.ndarray = variable(
@@ -83,11 +78,8 @@ class Line(Surface):
         return np.abs(self.relative_alphas)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Plane(Surface):
+class Plane(Surface, kind="plane"):
     """Loss and accuracy of every view over ``w + alpha d1 + beta d2``."""
-
-    kind: ClassVar[str] = "plane"
 
     views: np.ndarray = variable("view", long_name="view of the data", coordinate=True)
     alphas: np.ndarray = variable(
@@ -134,11 +126,8 @@ class Plane(Surface):
         return np.asarray(np.sqrt(np.fmax(a**2 + b**2 + 2 * cosine * a * b, 0)))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class LineDraws(Record):
+class LineDraws(Record, kind="line_draws"):
     """The lines along several random directions, so that a band can be shown instead of one lucky line."""
-
-    kind: ClassVar[str] = "line_draws"
 
     draws: np.ndarray = variable("draw", long_name="seed of the draw", coordinate=True)
     views: np.ndarray = variable("view", long_name="view of the data", coordinate=True)
@@ -157,11 +146,8 @@ class LineDraws(Record):
         return np.asarray(np.quantile(self.loss[:, self.views.tolist().index(view)], q, axis=0))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class PlaneDraws(Record):
+class PlaneDraws(Record, kind="plane_draws"):
     """The planes of several pairs of random directions."""
-
-    kind: ClassVar[str] = "plane_draws"
 
     draws: np.ndarray = variable("draw", long_name="seed of the draw", coordinate=True)
     views: np.ndarray = variable("view", long_name="view of the data", coordinate=True)
@@ -184,11 +170,8 @@ class PlaneDraws(Record):
         return np.asarray(np.quantile(self.loss[:, self.views.tolist().index(view)], q, axis=0))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Trajectory(Record):
+class Trajectory(Record, kind="trajectory"):
     """Checkpoints of a training run in the coordinates of one or two directions through one of them."""
-
-    kind: ClassVar[str] = "trajectory"
 
     epochs: np.ndarray = variable("checkpoint", long_name="epoch of the checkpoint", coordinate=True)
     coordinates: np.ndarray = variable(
@@ -203,11 +186,8 @@ class Trajectory(Record):
     )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Connection(Record):
+class Connection(Record, kind="connection"):
     """Loss and accuracy of every view on the straight line from one point (alpha = 0) to another (alpha = 1)."""
-
-    kind: ClassVar[str] = "connection"
 
     views: np.ndarray = variable("view", long_name="view of the data", coordinate=True)
     alphas: np.ndarray = variable("alpha", long_name="position on the way", units="distance", coordinate=True)

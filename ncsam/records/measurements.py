@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from landscape.records import CurvatureSplit, DensityResult, EigenResult, LayerSpectra, Record, parameter, variable
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Spectrum(Record):
+class Spectrum(Record, kind="spectrum"):
     """Top eigenvalues and trace of the Hessian at some epochs, on some views; NaN where a view is empty."""
-
-    kind: ClassVar[str] = "spectrum"
 
     epochs: np.ndarray = variable("epoch", long_name="epoch of the weights", coordinate=True)
     views: np.ndarray = variable("view", long_name="view of the data", coordinate=True)
@@ -125,11 +121,8 @@ class Spectrum(Record):
     processes: int = parameter("processes that shared the data; sums over other shares differ in rounding", 1)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class SharpnessTable(Record):
+class SharpnessTable(Record, kind="sharpness_table"):
     """Sharpness at some epochs, on some views; NaN where a view is empty."""
-
-    kind: ClassVar[str] = "sharpness_table"
 
     epochs: np.ndarray = variable("epoch", long_name="epoch of the weights", coordinate=True)
     views: np.ndarray = variable("view", long_name="view of the data", coordinate=True)
@@ -176,11 +169,8 @@ class SharpnessTable(Record):
     processes: int = parameter("processes that shared the data; sums over other shares differ in rounding", 1)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Diagnostics(Record):
+class Diagnostics(Record, kind="diagnostics"):
     """Angles and lengths of the gradients of clean and wrong labels, g* and the perturbations, batch by batch."""
-
-    kind: ClassVar[str] = "diagnostics"
 
     epochs: np.ndarray = variable("epoch", long_name="epoch after which it was measured", coordinate=True)
     quantities: np.ndarray = variable(  # the text stays as it is in files: ncsam.training.gradient_diagnostics has them
@@ -201,11 +191,8 @@ class Diagnostics(Record):
     processes: int = parameter("processes that shared the data; sums over other shares differ in rounding", 1)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class BoundTable(Record):
+class BoundTable(Record, kind="bound_table"):
     """Theorem 1 term by term at some epochs, for losses in [0, 1], beside the clean test risk that it bounds."""
-
-    kind: ClassVar[str] = "bound_table"
 
     epochs: np.ndarray = variable("epoch", long_name="epoch of the weights", coordinate=True)
     losses: np.ndarray = variable("loss", long_name="loss in [0, 1]", coordinate=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -11,11 +10,8 @@ from landscape.records import Record, parameter, variable
 from landscape.store import declare_layout
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Labels(Record):
+class Labels(Record, kind="labels"):
     """Labels of the whole training set of a run."""
-
-    kind: ClassVar[str] = "labels"
 
     observed: np.ndarray = variable("sample", long_name="label as trained on")
     true: np.ndarray = variable("sample", long_name="true label")
@@ -29,11 +25,8 @@ class Labels(Record):
     options: dict[str, Any] = parameter("further settings of the noise")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Training(Record):
+class Training(Record, kind="training"):
     """One row an epoch."""
-
-    kind: ClassVar[str] = "training"
 
     epochs: np.ndarray = variable("epoch", long_name="epoch, counted from 1", coordinate=True)
     views: np.ndarray = variable("view", long_name="view of the data", coordinate=True)
@@ -67,11 +60,8 @@ class Training(Record):
         return self.accuracy[:, self.views.tolist().index(name)]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class SampleHistory(Record):
+class SampleHistory(Record, kind="sample_history"):
     """Every training sample along training, with its observed label and without augmentation."""
-
-    kind: ClassVar[str] = "sample_history"
 
     epochs: np.ndarray = variable("epoch", long_name="epoch, counted from 1", coordinate=True)
     index: np.ndarray = variable("sample", long_name="position in the training set", coordinate=True)

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-from typing import ClassVar
-
 import numpy as np
 
 from landscape.records import Record, parameter, variable
 from landscape.store import declare_layout
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class CellTable(Record):
+class CellTable(Record, kind="cell_table"):
     """One row a run of a study: its settings and every number it is judged by; see :mod:`ncsam.study.table`."""
-
-    kind: ClassVar[str] = "cell_table"
 
     names: np.ndarray = variable("cell", long_name="name of the run, that of its file", coordinate=True)
     endpoints: np.ndarray = variable("endpoint", long_name="what was measured", coordinate=True)
@@ -31,11 +25,8 @@ class CellTable(Record):
     value: np.ndarray = variable("cell", "endpoint", long_name="number of one run; NaN where not measured")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Curves(Record):
+class Curves(Record, kind="curves"):
     """Every measured quantity against noise rate, for each arm, with every seed's value and an interval."""
-
-    kind: ClassVar[str] = "curves"
 
     quantities: np.ndarray = variable("quantity", long_name="what was measured", coordinate=True)
     arms: np.ndarray = variable("arm", long_name="optimizer", coordinate=True)
@@ -63,11 +54,8 @@ class Curves(Record):
             raise KeyError(f"the study holds no {quantity!r} of {arm!r} at noise rate {rate:g}") from None
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Verdicts(Record):
+class Verdicts(Record, kind="verdicts"):
     """The verdict on each statement, with the numbers it follows from."""
-
-    kind: ClassVar[str] = "verdicts"
 
     statements: np.ndarray = variable("statement", long_name="statement of the theory", coordinate=True)
     text: np.ndarray = variable("statement", long_name="what it says")
@@ -94,11 +82,8 @@ class Verdicts(Record):
     joint: str | None = parameter("T3, T4 and T5 read together", None)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Secondary(Record):
+class Secondary(Record, kind="secondary"):
     """Secondary endpoints: descriptive, without test or verdict."""
-
-    kind: ClassVar[str] = "secondary"
 
     statement: np.ndarray = variable("row", long_name="statement of the theory")
     quantity: np.ndarray = variable("row", long_name="what was estimated")
@@ -109,11 +94,8 @@ class Secondary(Record):
     level: float = parameter("confidence level of the interval")
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class RadiusControl(Record):
+class RadiusControl(Record, kind="radius_control"):
     """Accuracy and memorisation of every arm beside the perturbation that it really took."""
-
-    kind: ClassVar[str] = "radius_control"
 
     arms: np.ndarray = variable("arm", long_name="name under which runs are compared", coordinate=True)
     family: np.ndarray = variable("arm", long_name="what the arm is compared as")

@@ -226,9 +226,7 @@ def test_an_older_file_without_migration_is_refused(version_0: Path, monkeypatch
 
 
 def test_an_unknown_kind_of_record_says_what_to_import(tmp_path: Path) -> None:
-    @dataclass(frozen=True, eq=False)
-    class Private(Record):
-        kind: ClassVar[str] = "private"
+    class Private(Record, kind="private"):
         value: float = variable(long_name="a value")
 
     store.save(Private(1.0), tmp_path / "r.h5")
