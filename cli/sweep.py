@@ -16,9 +16,9 @@ from click.core import ParameterSource
 
 from landscape._suggest import did_you_mean
 from landscape.inputs import limits
-from ncsam.training.config import COUNTS, NUMBERS
 
 from .shared import options, progress, tables
+from .shared.training_options import override
 
 if TYPE_CHECKING:
     from ncsam.sweep import Cell, Sweep, SweepFolder
@@ -48,8 +48,8 @@ def _list_presets(ctx: click.Context, _param: click.Parameter, value: str | None
     help="The sweep that this file describes; not defaults of options.",
 )
 @options.section("Data and noise")
-@click.option("--data", help="Data set of all runs, as for `landscape train`.")
-@click.option("--model", help="Model of all runs.")
+@override("data", "Data set of all runs, as for `landscape train`.")
+@override("model", "Model of all runs.")
 @click.option("--noise", help="Label noise, separated by spaces: 'symmetric:0.0 symmetric:0.4'.")
 @options.section("Arms and seeds")
 @click.option("--optimizer", callback=options.split, help="Arms, comma-separated: sgd,sam,ncsam.")
@@ -58,18 +58,12 @@ def _list_presets(ctx: click.Context, _param: click.Parameter, value: str | None
 @click.option("--flip-ratio", callback=options.split, help="Likewise NCSAM's flip ratio.")
 @click.option("--seeds", help="Number of seeds, or seeds: 10, 0-9 or 3,5,8.")
 @options.section("Training")
-@click.option("--epochs", type=options.count(*COUNTS["epochs"]), help="Epochs of all runs.")
-@click.option("--batch-size", type=options.count(*COUNTS["batch_size"]), help="Samples a step.")
-@click.option("--lr", type=click.FloatRange(*NUMBERS["lr"]), help="Learning rate.")
-@click.option("--weight-decay", type=click.FloatRange(*NUMBERS["weight_decay"]), help="Weight decay.")
-@click.option(
-    "--train-samples",
-    type=options.count(*COUNTS["train_samples"]),
-    help="Take only the first so many training samples.",
-)
-@click.option(
-    "--test-samples", type=options.count(*COUNTS["test_samples"]), help="Take only the first so many test samples."
-)
+@override("epochs", "Epochs of all runs.")
+@override("batch_size", "Samples a step.")
+@override("lr", "Learning rate.")
+@override("weight_decay", "Weight decay.")
+@override("train_samples", "Take only the first so many training samples.")
+@override("test_samples", "Take only the first so many test samples.")
 @options.section("Measured on each run")
 @click.option("--measure", callback=options.split, show_default="the config's", help="hessian,sharpness,line,plane, ….")
 @options.section("Output")

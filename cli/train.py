@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
-from ncsam.training.config import COUNTS, NUMBERS
+from ncsam.training.config import SEEDS, TrainConfig
 
 from .shared import options, progress, tables
+from .shared.training_options import setting
 
 _COMPENSATION = ("kappa", "flip_ratio", "sign", "project", "label_smoothing", "schedule", "scale")
 _OPTIMIZER_OPTIONS = ("rho", *_COMPENSATION, "eta", "clusters", "features")
@@ -19,7 +20,6 @@ _MATTERS_WITH = {
     "betas": ("base_optimizer", ("adamw", "adam")),
     "warmup_rho": ("warmup_step", ("sam",)),
 }
-_SEEDS = ("split", "noise", "weights", "order", "picks")
 
 
 def _list_presets(ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
@@ -46,45 +46,25 @@ def _presets() -> str:
     return tables.table(("preset", *names, "published accuracy"), rows)
 
 
-_SEED = options.SEEDS
-
-
 @options.command("train")
 @options.CONFIG
 @options.section("Data and noise")
 @click.option(
     "--preset", metavar="NAME", is_eager=True, callback=_list_presets, help="Cell of the published comparison, or list."
 )
-@click.option(
-    "--data",
-    default="digits",
-    show_default=True,
-    help="digits, cifar10:DIR, cifar100:DIR, mnist:DIR, fashion-mnist:DIR, npz:FILE, folder:DIR or "
-    "package.module:factory.",
+@setting(
+    "data",
+    "digits, cifar10:DIR, cifar100:DIR, mnist:DIR, fashion-mnist:DIR, npz:FILE, folder:DIR or package.module:factory.",
 )
-@click.option("--noise", default="symmetric:0.4", show_default=True, help="KIND:RATE, e.g. pair:0.3, or none.")
-@click.option(
-    "--train-samples",
-    type=options.count(*COUNTS["train_samples"]),
-    show_default="all",
-    help="Take only the first so many training samples.",
-)
-@click.option(
-    "--test-samples",
-    type=options.count(*COUNTS["test_samples"]),
-    show_default="all",
-    help="Take only the first so many test samples.",
-)
-@click.option(
-    "--val-fraction", type=options.BELOW_1, default=0.1, show_default=True, help="Share that is held out, 0 to 1."
-)
-@click.option("--augment/--no-augment", default=False, show_default=True, help="Pad, crop and flip training images.")
+@setting("noise", "KIND:RATE, e.g. pair:0.3, or none.")
+@setting("train_samples", "Take only the first so many training samples.", show_default="all")
+@setting("test_samples", "Take only the first so many test samples.", show_default="all")
+@setting("val_fraction", "Share that is held out, 0 to 1.")
+@setting("augment", "Pad, crop and flip training images.")
 @options.section("Model")
-@click.option(
-    "--model", default="mlp", show_default=True, help="mlp, cnn, resnet18, vgg19-bn, … or package.module:factory."
-)
+@setting("model", "mlp, cnn, resnet18, vgg19-bn, … or package.module:factory.")
 @options.section("Optimizer")
-@click.option("--optimizer", default="ncsam", show_default=True, help="sgd, sam, ncsam or a control.")
+@setting("optimizer", "sgd, sam, ncsam or a control.")
 @click.option("--rho", type=options.size(), show_default="the optimizer's", help="Radius of the perturbation, L2 norm.")
 @click.option("--kappa", type=options.size(), show_default="the optimizer's", help="Height of NCSAM's schedule.")
 @click.option(
@@ -102,78 +82,34 @@ _SEED = options.SEEDS
 @click.option("--clusters", type=options.count(1, 1_000_000), help="Clusters of the released NCSAM.")
 @click.option("--features", show_default="the last linear one", help="Layer whose input the released NCSAM clusters.")
 @options.section("Base optimizer")
-@click.option("--base-optimizer", default="sgd", show_default=True, help="What steps: sgd, adamw or adam.")
-@click.option(
-    "--lr", type=click.FloatRange(*NUMBERS["lr"]), default=0.05, show_default=True, help="Learning rate at the start."
-)
-@click.option("--lr-schedule", default="cosine", show_default=True, help="cosine, constant or step:0.1@0.5,0.75.")
-@click.option("--momentum", type=click.FloatRange(*NUMBERS["momentum"]), default=0.9, show_default=True, help="Of sgd.")
-@click.option(
-    "--weight-decay",
-    type=click.FloatRange(*NUMBERS["weight_decay"]),
-    default=1e-3,
-    show_default=True,
-    help="Through the gradient; adamw: direct.",
-)
-@click.option(
-    "--betas",
-    metavar="X X",
-    type=options.BELOW_1,
-    nargs=2,
-    default=(0.9, 0.999),
-    show_default=True,
-    help="Of adam and adamw.",
-)
+@setting("base_optimizer", "What steps: sgd, adamw or adam.")
+@setting("lr", "Learning rate at the start.")
+@setting("lr_schedule", "cosine, constant or step:0.1@0.5,0.75.")
+@setting("momentum", "Of sgd.")
+@setting("weight_decay", "Through the gradient; adamw: direct.")
+@setting("betas", "Of adam and adamw.", type=options.BELOW_1, metavar="X X", nargs=2)
 @options.section("Training")
-@click.option("--loss", default="ce", show_default=True, help="ce, smooth:0.1, gce:0.7 or sce:0.1,1.0.")
-@click.option(
-    "--epochs",
-    type=options.count(*COUNTS["epochs"]),
-    default=200,
-    show_default=True,
-    help="Passes over the training set.",
-)
-@click.option(
-    "--batch-size", type=options.count(*COUNTS["batch_size"]), default=128, show_default=True, help="Samples a step."
-)
-@click.option(
-    "--warmup", type=options.BELOW_1, default=0.25, show_default=True, help="Share of epochs that all optimizers share."
-)
-@click.option("--warmup-step", default="base", show_default=True, help="Steps of the warm-up: base or sam.")
-@click.option(
-    "--warmup-rho",
-    type=click.FloatRange(*NUMBERS["warmup_rho"]),
-    default=0.05,
-    show_default=True,
-    help="Radius of SAM in the warm-up, L2 norm.",
-)
+@setting("loss", "ce, smooth:0.1, gce:0.7 or sce:0.1,1.0.")
+@setting("epochs", "Passes over the training set.")
+@setting("batch_size", "Samples a step.")
+@setting("warmup", "Share of epochs that all optimizers share.")
+@setting("warmup_step", "Steps of the warm-up: base or sam.")
+@setting("warmup_rho", "Radius of SAM in the warm-up, L2 norm.")
 @options.section("Along training")
 @click.option("--checkpoints", metavar="LIST", callback=options.split, help="Epochs to keep besides the last: 10,20.")
-@click.option(
-    "--diagnose",
-    type=options.count(*COUNTS["diagnose"]),
-    default=0,
-    show_default=True,
-    help="Batches to look at gradients on; 0: none.",
-)
-@click.option(
-    "--diagnose-every",
-    type=options.count(*COUNTS["diagnose_every"]),
-    default=1,
-    show_default=True,
-    help="Epochs from one such look to the next.",
-)
+@setting("diagnose", "Batches to look at gradients on; 0: none.")
+@setting("diagnose_every", "Epochs from one such look to the next.")
 @click.option("--samples", is_flag=True, help="Keep loss and margin of every training sample at every epoch.")
 @options.SEED
 @options.section("Computation")
-@click.option("--seed-split", type=_SEED, show_default="--seed", help="Seed of the split.")
-@click.option("--seed-noise", type=_SEED, show_default="--seed", help="Seed of the label noise.")
-@click.option("--seed-weights", type=_SEED, show_default="--seed", help="Seed of the initial weights.")
-@click.option("--seed-order", type=_SEED, show_default="--seed", help="Seed of the batch order.")
-@click.option("--seed-picks", type=_SEED, show_default="--seed", help="Seed of NCSAM's picks.")
+@click.option("--seed-split", type=options.SEEDS, show_default="--seed", help="Seed of the split.")
+@click.option("--seed-noise", type=options.SEEDS, show_default="--seed", help="Seed of the label noise.")
+@click.option("--seed-weights", type=options.SEEDS, show_default="--seed", help="Seed of the initial weights.")
+@click.option("--seed-order", type=options.SEEDS, show_default="--seed", help="Seed of the batch order.")
+@click.option("--seed-picks", type=options.SEEDS, show_default="--seed", help="Seed of NCSAM's picks.")
 @options.DEVICE
-@click.option("--precision", default="fp32", show_default=True, help="Of the steps: fp32 or bf16 (autocast).")
-@click.option("--compile/--no-compile", default=False, show_default=True, help="Run the steps through torch.compile.")
+@setting("precision", "Of the steps: fp32 or bf16 (autocast).")
+@setting("compile", "Run the steps through torch.compile.")
 @options.section("Output")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run file to write, e.g. run.h5.")
 @click.option("--log", type=click.Path(path_type=Path), help="Also write a JSON line an epoch to this file.")
@@ -209,9 +145,8 @@ def command(
       landscape train --preset list
     """
     from ncsam.runs.train import train_run
-    from ncsam.training.config import TrainConfig
 
-    seeds = {name: choices.pop(f"seed_{name}") for name in _SEEDS}
+    seeds = {name: choices.pop(f"seed_{name}") for name in SEEDS}
     try:
         choices["checkpoints"] = tuple(int(epoch) for epoch in choices["checkpoints"] or ())
     except ValueError as error:

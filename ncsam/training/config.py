@@ -27,6 +27,8 @@ NUMBERS = {
     "lr": (0.0, LARGEST), "momentum": (0.0, 1.0), "weight_decay": (0.0, LARGEST), "warmup_rho": (0.0, LARGEST),
 }  # fmt: skip
 """Least and greatest of those that are not."""
+FRACTIONS = ("warmup", "val_fraction")
+"""Those in [0, 1)."""
 LARGEST_SEED = 2**32 - 1
 
 
@@ -114,7 +116,7 @@ class TrainConfig:
         for name, (least, greatest) in NUMBERS.items():
             if not least <= _number(name, getattr(self, name)) <= greatest:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a number in {least:g}…{greatest:g}")
-        for name in ("warmup", "val_fraction"):
+        for name in FRACTIONS:
             if not 0 <= _number(name, getattr(self, name)) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a fraction in [0, 1)")
         learning_rate_schedule(self.lr_schedule)
