@@ -68,18 +68,31 @@ class MeanLoss:
         return Identity(self.fn), Identity(self.normalizer)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class ClassMean:
+    """The mean that torch's losses on classes take: Σ w_y ℓ / Σ w_y over the labels other than ``ignore_index``."""
+
+    weight: Tensor | None
+    ignore_index: int
+
+    def __call__(self, labels: Tensor) -> float:
+        """Σ w_y, what a batch with these labels weighs in the mean.
+
+        >>> ClassMean(torch.tensor([1.0, 9.0]), -100)(torch.tensor([0, 1, -100]))
+        10.0
+        """
+        if labels.is_floating_point():  # probabilities: torch divides by the number of positions
+            return labels.numel() / labels.shape[1 if labels.dim() > 1 else 0]
+        kept = labels[labels != self.ignore_index]
+        if self.weight is None:
+            return float(kept.numel())
+        return float(self.weight.detach().to(kept.device)[kept].double().sum())
+
+
 def normalizer_of(loss_fn: Callable[[Any, Any], Tensor]) -> Callable[[Any], float]:
     """Give a batch's weight in the loss's own mean: its samples, or the class weights of those not ignored."""
     if isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss):
-        weight, ignore = loss_fn.weight, loss_fn.ignore_index
-
-        def of_classes(labels: Any) -> float:
-            if labels.is_floating_point():
-                return float(len(labels))
-            kept = labels[labels != ignore]
-            return float(kept.numel()) if weight is None else weight.to(kept.device)[kept].double().sum().item()
-
-        return of_classes
+        return ClassMean(loss_fn.weight, loss_fn.ignore_index)
     return lambda labels: float(length(labels))
 
 

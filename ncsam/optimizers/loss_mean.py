@@ -11,30 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from landscape.objective.losses import ClassMean
 from ncsam.optimizers.in_place import HALF
 from ncsam.optimizers.nested import leaves, mapped, rows_in
 
 LossFn = Callable[[Any, Any], Tensor]
-
-
-class ClassMean(NamedTuple):
-    """The mean that torch's losses on classes take: Σ w_y ℓ / Σ w_y over the labels other than ``ignore_index``."""
-
-    weight: Tensor | None
-    ignore_index: int
-
-    def of(self, labels: Tensor) -> float:
-        """Σ w_y, what a batch with these labels weighs in the mean.
-
-        >>> ClassMean(torch.tensor([1.0, 9.0]), -100).of(torch.tensor([0, 1, -100]))
-        10.0
-        """
-        if labels.is_floating_point():  # probabilities: torch divides by the number of positions
-            return labels.numel() / labels.shape[1 if labels.dim() > 1 else 0]
-        kept = labels[labels != self.ignore_index]
-        if self.weight is None:
-            return float(kept.numel())
-        return float(self.weight.detach().to(kept.device)[kept].double().sum())
 
 
 def class_mean(loss_fn: LossFn) -> ClassMean | None:
@@ -153,7 +134,7 @@ def part_weights(loss_fn: LossFn, parts: Sequence[Any]) -> list[float]:
     if known is None or not all(isinstance(labels, Tensor) for labels in parts):
         return [float(rows_in(labels)) for labels in parts]
     try:
-        return [known.of(labels.detach().cpu()) for labels in parts]
+        return [known(labels.detach().cpu()) for labels in parts]
     except IndexError:
         assert known.weight is not None
         highest = max(int(labels[counts(loss_fn, labels)].max()) for labels in parts)

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from landscape.objective.losses import ClassMean
 from ncsam.optimizers import NCSAM, SAM
 from ncsam.optimizers.cluster_inversion import other_labels
-from ncsam.optimizers.loss_mean import ClassMean, class_mean, counted_classes
+from ncsam.optimizers.loss_mean import class_mean, counted_classes
 from tests.ncsam.optimizers.problem import (
     ALL,
     BATCH,
@@ -210,9 +211,9 @@ def test_the_weight_of_labels_is_torchs_own_denominator(kind: str) -> None:
     assert mean is not None
     _, y, _ = data()
     z = torch.randn(BATCH, CLASSES, dtype=F64, generator=torch.Generator().manual_seed(0))
-    parts = [(float(loss(z[i : i + 1], y[i : i + 1])), mean.of(y[i : i + 1])) for i in range(BATCH)]
+    parts = [(float(loss(z[i : i + 1], y[i : i + 1])), mean(y[i : i + 1])) for i in range(BATCH)]
     added = sum(value * weight for value, weight in parts if weight)
-    assert float(loss(z, y)) * mean.of(y) == pytest.approx(added, rel=TOL)
+    assert float(loss(z, y)) * mean(y) == pytest.approx(added, rel=TOL)
 
 
 def test_probabilities_as_labels_weigh_by_their_positions() -> None:
@@ -220,8 +221,8 @@ def test_probabilities_as_labels_weigh_by_their_positions() -> None:
     z = torch.randn(6, CLASSES, 4, generator=torch.Generator().manual_seed(1), dtype=F64)
     loss = nn.CrossEntropyLoss(weight=WEIGHT)
     mean = ClassMean(WEIGHT, -100)
-    halves = sum(float(loss(z[s], soft[s])) * mean.of(soft[s]) for s in (slice(0, 2), slice(2, 6)))
-    assert float(loss(z, soft)) * mean.of(soft) == pytest.approx(halves, rel=TOL)
+    halves = sum(float(loss(z[s], soft[s])) * mean(soft[s]) for s in (slice(0, 2), slice(2, 6)))
+    assert float(loss(z, soft)) * mean(soft) == pytest.approx(halves, rel=TOL)
 
 
 class Tokens(nn.Module):
