@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +145,7 @@ def measure(described: Sweep, rounds: int) -> dict[str, Any]:
                         cluster, processes = clusters[int(workers)]
 
                         def run(folder: SweepFolder = folder, cluster: Cluster = cluster) -> None:
-                            assert not folder.run(folder.cells(), cluster=cluster, progress=silent)
+                            assert not folder.run(folder.cells(), partial(cluster.run_cells, progress=silent))
 
                         found = timed(run, processes)
                     walls.setdefault(what, []).append(found)

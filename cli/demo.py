@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 
 import click
@@ -42,7 +43,7 @@ def command(
     """
     from ncsam.study.files import StudyFiles, curves_of
     from ncsam.study.verdicts import describe, judge, studies_of
-    from ncsam.sweep import Sweep
+    from ncsam.sweep import Sweep, run_cells
 
     from .shared.drawing import draw_study
     from .shared.sweep_folder import open_folder, refuse_failures
@@ -56,7 +57,8 @@ def command(
     started = time.monotonic()
     progress.notes.info("%d runs: digits, %d epochs, %d seeds, %d processes", len(cells), epochs, seeds, workers)
     bar = progress.bar("train and measure", quiet, resumable=True, unit="run")
-    refuse_failures(folder.run(cells, workers=workers, command=progress.command_line(), progress=bar), len(cells))
+    runner = partial(run_cells, workers=workers, command=progress.command_line(), progress=bar)
+    refuse_failures(folder.run(cells, runner), len(cells))
     table, written = folder.finish(command=progress.command_line())
     study = studies_of(table)[0]
     curves = curves_of(study)

@@ -7,7 +7,8 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from .shared import options, progress, tables
 from .shared.training_options import override
 
 if TYPE_CHECKING:
-    from ncsam.sweep import Cell, Sweep, SweepFolder
+    from ncsam.sweep import Cell, Failure, Sweep, SweepFolder
 
 _ARM_OPTIONS = ("rho", "kappa", "flip_ratio")
 _TRAIN = ("data", "model", "epochs", "batch_size", "lr", "weight_decay", "train_samples", "test_samples")
@@ -117,7 +118,7 @@ def command(
       landscape sweep --optimizer sgd,sam --seeds 1 --epochs 2 --shard 2/2 --out jobs/
       landscape sweep --finish jobs/
     """
-    from ncsam.sweep import SweepFolder
+    from ncsam.sweep import SweepFolder, run_cells
     from ncsam.sweep.folder import shard as every_nth
 
     from .shared.sweep_folder import connected, open_folder, refuse_failures, refuse_unfinished
@@ -149,10 +150,13 @@ def command(
         folder = open_folder(sweep, out, overwrite=overwrite, resume=resume or shard is not None)
         if cluster is not None:
             cluster.check(folder.description)
-        where: dict[str, Any] = {"workers": workers, "cluster": cluster, "command": progress.command_line()}
+        runner: Callable[..., list[Failure]] = (
+            partial(run_cells, workers=workers) if cluster is None else cluster.run_cells
+        )
+        runner = partial(runner, command=progress.command_line())
         if sweep.tuning is not None:
             bar = progress.bar("tuning", quiet, resumable=True, unit="run")
-            failures, chosen = folder.tune(**where, part=_shard(shard), progress=bar)
+            failures, chosen = folder.tune(partial(runner, progress=bar), _shard(shard))
             refuse_failures(failures, len(sweep.tuning_cells()))
             if not chosen:
                 click.echo(
@@ -162,7 +166,7 @@ def command(
             cells = folder.cells()
             part = every_nth(cells, *_shard(shard))
         bar = progress.bar("train and measure", quiet, resumable=True, unit="run")
-        refuse_failures(folder.run(part, **where, progress=bar), len(part))
+        refuse_failures(folder.run(part, partial(runner, progress=bar)), len(part))
     if shard and as_json:
         click.echo(json.dumps({"kind": "shard", "cells": [cell.name for cell in part], "of": len(cells)}))
         return

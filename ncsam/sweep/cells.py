@@ -93,15 +93,12 @@ class Cell:
             ValueError: the configuration or a measurement is impossible.
         """
         with sole(path, "cell", "another process is at this run; wait until it is done"):
-            self._run(path, command)
-
-    def _run(self, path: Path, command: list[str] | None = None) -> None:
-        attrs = {"arm": self.arm, "seed": self.seed, "role": self.role}
-        run = train_run(self.config, path, resume=True, attrs=attrs, trust=self.trust, command=command)
-        for name, settings in self.measures.items():
-            kind, own = kind_and_name(name)
-            if f"{kind.group}/{own}" not in run.names:
-                kind.measure(run, own, **settings, resume=True)
+            attrs = {"arm": self.arm, "seed": self.seed, "role": self.role}
+            run = train_run(self.config, path, resume=True, attrs=attrs, trust=self.trust, command=command)
+            for name, settings in self.measures.items():
+                kind, own = kind_and_name(name)
+                if f"{kind.group}/{own}" not in run.names:
+                    kind.measure(run, own, **settings, resume=True)
 
     def begun(self, path: Path) -> bool:
         """Tell whether there is a file, a state to resume from, or a process at it (or one that was killed)."""

@@ -7,7 +7,7 @@ import csv
 import dataclasses
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,14 @@ from ncsam.runs.run import Run
 from ncsam.study.files import collect, write_study
 from ncsam.study.table import SETTINGS, rows_of
 from ncsam.sweep.cells import Cell
-from ncsam.sweep.cluster import Cluster
 from ncsam.sweep.description import Sweep
-from ncsam.sweep.pool import Failure, Progress, run_cells
+from ncsam.sweep.pool import Failure
 from ncsam.sweep.tuning import Choice, choose
 
 Shard = tuple[int, int]
 """Which part of how many, counted from 1."""
+Runner = Callable[[Sequence[Cell], Path], list[Failure]]
+"""Runs cells into a folder: :func:`ncsam.sweep.run_cells`, or ``run_cells`` of a :class:`~ncsam.sweep.Cluster`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,15 +142,7 @@ class SweepFolder:
         """The files of the reported runs, as :meth:`cells`."""
         return [cell.path(self.runs) for cell in self.cells()]
 
-    def tune(
-        self,
-        *,
-        workers: int = 1,
-        cluster: Cluster | None = None,
-        part: Shard = (1, 1),
-        command: list[str] | None = None,
-        progress: Progress,
-    ) -> tuple[list[Failure], list[Choice]]:
+    def tune(self, runner: Runner, part: Shard = (1, 1)) -> tuple[list[Failure], list[Choice]]:
         """Run the tuning's cells, or a part of them; once all are complete, choose and write down what is best.
 
         Returns:
@@ -157,39 +150,21 @@ class SweepFolder:
         """
         tried = self.sweep.tuning_cells()
         cells = [cell for cell, _ in tried]
-        failures = self._run(shard(cells, *part), self.tuning, workers, cluster, command, progress)
+        failures = self._run(shard(cells, *part), self.tuning, runner)
         if failures or Progressed.of(cells, self.tuning).unfinished:
             return failures, []
         choices = choose(tried, self.tuning)
         _write_json(self.root / "tuning.json", [dataclasses.asdict(choice) for choice in choices])
         return [], choices
 
-    def run(
-        self,
-        cells: Sequence[Cell],
-        *,
-        workers: int = 1,
-        cluster: Cluster | None = None,
-        command: list[str] | None = None,
-        progress: Progress,
-    ) -> list[Failure]:
-        """Run ``cells``, some of :meth:`cells`, in local processes or on a cluster; what is complete is kept."""
-        return self._run(cells, self.runs, workers, cluster, command, progress)
+    def run(self, cells: Sequence[Cell], runner: Runner) -> list[Failure]:
+        """Run ``cells``, some of :meth:`cells`; what is complete is kept."""
+        return self._run(cells, self.runs, runner)
 
-    def _run(
-        self,
-        cells: Sequence[Cell],
-        folder: Path,
-        workers: int,
-        cluster: Cluster | None,
-        command: list[str] | None,
-        progress: Progress,
-    ) -> list[Failure]:
+    def _run(self, cells: Sequence[Cell], folder: Path, runner: Runner) -> list[Failure]:
         self.own(folder).mkdir(exist_ok=True)
         remove_leftovers(cells, folder)
-        if cluster is not None:
-            return cluster.run_cells(cells, folder, command=command, progress=progress)
-        return run_cells(cells, folder, workers=workers, command=command, progress=progress)
+        return runner(cells, folder)
 
     def own(self, folder: Path) -> Path:
         """A folder of the sweep, which must not lead elsewhere.

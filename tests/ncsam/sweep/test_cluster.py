@@ -137,21 +137,17 @@ def client() -> Iterator[object]:
         yield client
 
 
-def plain(items, total):  # type: ignore[no-untyped-def]
-    return items
-
-
 def test_tuning_and_runs_give_the_files_of_a_run_here(client: object, tmp_path: Path) -> None:
     folder = SweepFolder.create(Sweep.from_dict(TUNED), tmp_path)
     with Cluster(client) as ours:  # type: ignore[arg-type]
         ours.check(folder.description)
-        assert folder.tune(cluster=ours, part=(1, 2), progress=plain) == ([], [])  # the other part is not there yet
+        assert folder.tune(ours.run_cells, (1, 2)) == ([], [])  # the other part is not there yet
         assert len(folder.tuning_status().complete) == len(folder.tuning_status().pending) == 2
-        failures, choices = folder.tune(cluster=ours, part=(2, 2), progress=plain)
+        failures, choices = folder.tune(ours.run_cells, (2, 2))
         assert (failures, len(choices)) == ([], 2)
         (tmp_path / "runs").mkdir()
         (tmp_path / "runs" / "sam-symmetric-0.4-seed0.h5").write_text("not a run file")
-        failures = folder.run(folder.cells(), cluster=ours, progress=plain)
+        failures = folder.run(folder.cells(), ours.run_cells)
     assert [(f.cell.name, f.reason.split(":")[0]) for f in failures] == [("sam-symmetric-0.4-seed0", "StoreError")]
     good = folder.cells()[0]
     assert good.complete(good.path(folder.runs))

@@ -260,7 +260,7 @@ def test_starting_over_removes_the_files_of_the_sweep_and_no_other(tmp_path: Pat
 def test_what_killed_workers_left_goes_at_resume(tmp_path: Path) -> None:
     folder = SweepFolder.create(small(), tmp_path)
     cells = folder.cells()
-    assert folder.run(cells, progress=lambda items, total: items) == []
+    assert folder.run(cells, pool.run_cells) == []
     path = cells[0].path(folder.runs)
     complete = path.read_bytes()
     stale = [path.with_name(f".{path.name}.0123abcd.tmp"), *cells[0].leftovers(folder.runs)]
@@ -273,7 +273,7 @@ def test_what_killed_workers_left_goes_at_resume(tmp_path: Path) -> None:
         assert [p.name for p in stale if not p.exists()] == [stale[0].name]
     for leftover in stale:
         leftover.write_text("left")
-    assert folder.run(cells, progress=lambda items, total: items) == []
+    assert folder.run(cells, pool.run_cells) == []
     assert sorted(folder.runs.iterdir()) == [mine, path]
     assert path.read_bytes() == complete
 
