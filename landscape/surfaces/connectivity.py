@@ -93,7 +93,7 @@ def connect(
             here = here.with_buffers({n: torch.lerp(a, b, alpha) for n, (a, b) in moving.items()})
         return here.evaluate()
 
-    rows = MemoryRows(len(grid), row_fields(start)) if rows is None else rows
+    rows = MemoryRows.pending_all(len(grid), row_fields(start)) if rows is None else rows
     for group in groups([list(rows.pending())], ranks, progress):
         for row, found in zip(group, together(group, lambda row: evaluate(float(grid[row])), ranks), strict=True):
             put(rows, row, found, start.views)

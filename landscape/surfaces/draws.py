@@ -74,16 +74,8 @@ def line_draws(
     ((4, 1, 3), (2, 3))
     """
     a = as_grid(alphas, "alphas")
-    seeds, directions, table, accuracy = _scan_draws(objective, a[:, None], draws, seed, layers, policy, rows, progress)
-    return LineDraws(
-        draws=seeds,
-        views=np.array(objective.views),
-        alphas=a,
-        loss=table,
-        status=status_of(objective, table, 1),
-        accuracy=accuracy,
-        **_about(objective, directions),
-    )
+    _, measured = _scan_draws(objective, [a], draws, seed, layers, policy, rows, progress)
+    return LineDraws(alphas=a, **measured)
 
 
 def plane_draws(
@@ -100,39 +92,27 @@ def plane_draws(
 ) -> PlaneDraws:
     """Every view at w + α·d1 + β·d2 for several pairs of random directions; arguments as :func:`line_draws`."""
     a, b = as_grid(alphas, "alphas"), as_grid(betas, "betas")
-    points = np.stack(np.meshgrid(a, b, indexing="ij"), axis=-1).reshape(-1, 2)
-    seeds, directions, table, accuracy = _scan_draws(objective, points, draws, seed, layers, policy, rows, progress)
-    shape = (*table.shape[:2], len(a), len(b))
-    table = table.reshape(shape)
-    return PlaneDraws(
-        draws=seeds,
-        views=np.array(objective.views),
-        alphas=a,
-        betas=b,
-        loss=table,
-        status=status_of(objective, table, 1),
-        cosines=np.array([cosine(*pair) for pair in directions]),
-        accuracy=None if accuracy is None else accuracy.reshape(shape),
-        **_about(objective, directions),
-    )
+    directions, measured = _scan_draws(objective, [a, b], draws, seed, layers, policy, rows, progress)
+    return PlaneDraws(alphas=a, betas=b, cosines=np.array([cosine(*pair) for pair in directions]), **measured)
 
 
 def _scan_draws(
     objective: Objective,
-    points: np.ndarray,
+    axes: Sequence[np.ndarray],
     draws: int,
     seed: int,
     layers: str | Sequence[str] | None,
     policy: Mapping[str, str] | None,
     rows: Rows | None,
     progress: Progress,
-) -> tuple[np.ndarray, list[list[Tensor]], np.ndarray, np.ndarray | None]:
-    """Seeds, directions of each draw, and (draws, views, points) losses and accuracies."""
+) -> tuple[list[list[Tensor]], dict[str, Any]]:
+    """Directions of each draw, and the fields that lines and planes have in common, (draws, views, *grid)."""
+    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(axes))
     if draws < 1:
         raise ValueError(f"draws is {draws}, expected at least 1")
     seeds = np.arange(seed, seed + draws)
     directions = [drawn_directions(objective, int(s), points.shape[1], layers, policy) for s in seeds]
-    rows = MemoryRows(draws * len(points), row_fields(objective)) if rows is None else rows
+    rows = MemoryRows.pending_all(draws * len(points), row_fields(objective)) if rows is None else rows
     ranks, objective = objective.ranks, objective.over(None)  # processes share the points, each over the whole data
     by_draws = [list(rows_of) for _, rows_of in groupby(rows.pending(), lambda row: row // len(points))]
     todo = groups(by_draws, ranks, progress)
@@ -151,14 +131,15 @@ def _scan_draws(
                 group = next(todo, None)
 
     def by_draw(table: np.ndarray) -> np.ndarray:
-        return table.reshape(draws, len(points), -1).transpose(0, 2, 1)
+        return table.reshape(draws, len(points), -1).transpose(0, 2, 1).reshape(draws, -1, *map(len, axes))
 
     loss, accuracy = tables(rows)
-    return seeds, directions, by_draw(loss), None if accuracy is None else by_draw(accuracy)
-
-
-def _about(objective: Objective, directions: list[list[Tensor]]) -> dict[str, Any]:
-    return {
+    return directions, {
+        "draws": seeds,
+        "views": np.array(objective.views),
+        "loss": by_draw(loss),
+        "status": status_of(objective, by_draw(loss), 1),
+        "accuracy": None if accuracy is None else by_draw(accuracy),
         "weight_norm": float(objective.weights.double().norm()),
         "direction_norms": np.array([[float(d.double().norm()) for d in group] for group in directions]),
         "hashes": np.array([[direction_hash(d) for d in group] for group in directions]),

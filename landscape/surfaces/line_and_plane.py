@@ -146,7 +146,7 @@ def _measure(
     recalibration = Recalibration(objective, how.batchnorm_samples) if how.batchnorm == "recalibrated" else None
     split, classes = split_by_class(objective) if how.by_class else (objective, [])
     fields = surface_fields(objective, by_class=how.by_class)
-    rows = MemoryRows(int(np.prod(shape)), fields) if rows is None else rows
+    rows = MemoryRows.pending_all(int(np.prod(shape)), fields) if rows is None else rows
     table = _Table(rows, fields)
     refinement = None
     if how.tolerance is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 
@@ -35,17 +35,31 @@ class Rows(Protocol):
 class MemoryRows:
     """Rows kept in memory.
 
-    >>> rows = MemoryRows(2, {"loss": (3,)})
+    Args:
+        arrays: the value of every row by field, (rows, …).
+        status: of every row, (rows,).
+
+    >>> rows = MemoryRows.pending_all(2, {"loss": (3,)})
     >>> rows.write(1, loss=[1.0, 2.0, 3.0])
     >>> rows.pending(), rows.read()["loss"][1]
     ([0], array([1., 2., 3.]))
     """
 
-    def __init__(self, rows: int, fields: Mapping[str, tuple[int, ...]]) -> None:
-        self._arrays = {name: np.full((rows, *shape), np.nan) for name, shape in fields.items()}
-        self._status = np.zeros(rows, np.uint8)
+    def __init__(self, arrays: dict[str, np.ndarray], status: np.ndarray) -> None:
+        self._arrays, self._status = arrays, status
 
-    def pending(self) -> Sequence[int]:
+    @classmethod
+    def pending_all(cls, rows: int, fields: Mapping[str, tuple[int, ...]]) -> Self:
+        """Rows that are all still to be computed, of fields with these shapes."""
+        arrays = {name: np.full((rows, *shape), np.nan) for name, shape in fields.items()}
+        return cls(arrays, np.full(rows, Status.PENDING, np.uint8))
+
+    @property
+    def status(self) -> np.ndarray:
+        """Status of every row, (rows,)."""
+        return self._status.copy()
+
+    def pending(self) -> list[int]:
         return np.flatnonzero(self._status == Status.PENDING).tolist()
 
     def write(self, row: int, status: Status = Status.OK, **values: Any) -> None:

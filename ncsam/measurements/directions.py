@@ -137,7 +137,7 @@ def directions_for(
     kinds = [kind for kind, _ in chosen]
     if layers and {"trajectory", "between"} & set(kinds):
         raise ValueError("layers go with random directions, eigenvectors and gradients: a checkpoint is a whole point")
-    makers = _Makers(run, objective, epoch, seed, tuple(layers), policy, norm, trust)
+    makers = _Makers(run, objective, seed, tuple(layers), policy, norm, trust)
     vectors, names = [], []
     for axis, (kind, argument) in enumerate(chosen):
         vector, name = makers.make(kind, argument, axis, chosen[:axis].count((kind, argument)))
@@ -192,25 +192,22 @@ def simulated_noise_gradient(run: Run, model: nn.Module, seed: int = 0) -> Tenso
     return torch.cat([parts.get(id(p), torch.zeros(p.numel(), device=device)) for p in parameters.values()]).detach()
 
 
+@dataclasses.dataclass
 class _Makers:
     """Makes one direction at a time; what several share is computed once."""
 
-    def __init__(
-        self,
-        run: Run,
-        objective: Objective,
-        epoch: int | str,
-        seed: int,
-        layers: tuple[str, ...],
-        policy: Mapping[str, str] | None,
-        norm: float | None,
-        trust: bool,
-    ) -> None:
-        self.run, self.objective, self.epoch, self.seed = run, objective, epoch, seed
-        self.layers, self.policy, self.trust = layers, policy, trust
-        self.part = objective.restricted(*layers) if layers else objective
-        self.norm = float(self.part.weights.double().norm()) if norm is None else norm
-        self.ratios: np.ndarray | None = None
+    run: Run
+    objective: Objective
+    seed: int
+    layers: tuple[str, ...]
+    policy: Mapping[str, str] | None
+    length: float | None
+    trust: bool
+    ratios: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        self.part = self.objective.restricted(*self.layers) if self.layers else self.objective
+        self.norm = float(self.part.weights.double().norm()) if self.length is None else self.length
 
     def make(self, kind: str, argument: str, axis: int, repeat: int) -> tuple[Tensor, str]:
         if kind == "random":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 from landscape.records import Connection, LineDraws, PlaneDraws
 from landscape.surfaces.connectivity import connect
@@ -44,18 +44,11 @@ def measure_draws(
     chosen = tuple(layers) or None
     count = draws * len(a) * (1 if b is None else len(b))
     with result_of(run, f"surface/{name}", settings, count, row_fields(objective), where) as (part, finish):
-        progress = where.get("progress", iter)
-        record: LineDraws | PlaneDraws
-        if b is None:
-            record = line_draws(
-                objective, a, draws, seed=seed, layers=chosen, policy=policy, rows=part, progress=progress
-            )
-        else:
-            record = plane_draws(
-                objective, a, b, draws, seed=seed, layers=chosen, policy=policy, rows=part, progress=progress
-            )
-        finish(record)
-        return record
+        how: dict[str, Any] = {"seed": seed, "layers": chosen, "policy": policy, "rows": part}
+        how["progress"] = where.get("progress", iter)
+        drawn = line_draws(objective, a, draws, **how) if b is None else plane_draws(objective, a, b, draws, **how)
+        finish(drawn)
+        return drawn
 
 
 def measure_connection(

@@ -155,10 +155,6 @@ def _shape(spec: Any) -> tuple[int, ...]:
     return spec[0] if len(spec) == 2 and isinstance(spec[0], tuple) else spec
 
 
-def _dtype(spec: Any) -> Any:
-    return np.float64 if _shape(spec) is spec else spec[1]
-
-
 def objective_of(run: Run, epoch: int | str, views: Sequence[str], where: Where) -> landscape.Objective:
     dtype = DTYPES[where.get("dtype", "float32")]
     device = usable_device(where.get("device", "cpu"))

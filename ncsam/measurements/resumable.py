@@ -14,9 +14,9 @@ import torch
 
 from landscape import inputs, store
 from landscape.ranks import Ranks
-from landscape.records import Status
 from landscape.store import PartFile, StoreError
 from landscape.store.room import check_room
+from landscape.surfaces.scan import MemoryRows
 from ncsam.runs.run import Run
 
 T = TypeVar("T")
@@ -44,36 +44,20 @@ class Where(TypedDict, total=False):
     provenance: Mapping[str, Any]
 
 
-class RowsInMemory:
+class RowsInMemory(MemoryRows):
     """The rows of a part file in memory: what the process that holds the file has, kept up by writing alike.
 
     Args:
         path: of the part file, which is never opened.
-        rows: by field, as :meth:`landscape.store.PartFile.read` gave them.
-        status: of every row.
+        rows, status: as :class:`landscape.store.PartFile` gave them.
     """
 
     def __init__(self, path: Path, rows: dict[str, np.ndarray], status: np.ndarray) -> None:
+        super().__init__(rows, status)
         self.path = path
-        self._rows, self._status = rows, status
-
-    @property
-    def status(self) -> np.ndarray:
-        return self._status.copy()
-
-    def pending(self) -> list[int]:
-        return np.flatnonzero(self._status == Status.PENDING).tolist()
-
-    def write(self, row: int, status: Status = Status.OK, **values: Any) -> None:
-        for name, value in values.items():
-            self._rows[name][row] = value
-        self._status[row] = status
 
     def commit(self) -> None:
         """Nothing is to be made durable here."""
-
-    def read(self) -> dict[str, np.ndarray]:
-        return {name: values.copy() for name, values in self._rows.items()}
 
 
 PartRows = PartFile | RowsInMemory

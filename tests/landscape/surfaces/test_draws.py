@@ -52,7 +52,7 @@ def test_quantiles_over_draws_and_storage(tmp_path: Path) -> None:
 
 def test_points_that_are_there_are_not_measured_again() -> None:
     obj = objective()
-    rows = MemoryRows(6, row_fields(obj))
+    rows = MemoryRows.pending_all(6, row_fields(obj))
     rows.write(4, loss=[-7.0, np.nan], accuracy=[0.5, np.nan])
     assert line_draws(obj, GRID, draws=2, rows=rows).loss[1, 0, 1] == -7.0
 

@@ -74,7 +74,7 @@ def test_nonfinite_points_are_kept_and_marked() -> None:
 
 def test_points_already_there_are_not_computed_again() -> None:
     obj, *_ = quadratic()
-    rows = MemoryRows(3, row_fields(obj))
+    rows = MemoryRows.pending_all(3, row_fields(obj))
     rows.write(1, loss=[-42.0], accuracy=[np.nan])
     asked = []
 

@@ -97,7 +97,7 @@ def test_a_resumed_plane_is_bitwise_the_undisturbed_one(tolerance: float | None,
     grid = np.linspace(-1, 1, 13)
     whole = landscape.plane(objective, *d, grid, grid[:11], tolerance=tolerance)
     same(whole, landscape.plane(objective, *d, grid, grid[:11], tolerance=tolerance))  # two calls agree
-    rows = MemoryRows(13 * 11, surface_fields(objective))
+    rows = MemoryRows.pending_all(13 * 11, surface_fields(objective))
 
     def stopping(points: Iterable[int]) -> Iterable[int]:
         for i, point in enumerate(points):
