@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ncsam.statistics import kendall_tau
+from ncsam.statistics import kendall_tau, t_intervals
 from ncsam.study.table import Study
 
 CONTRAST_RATE = 0.4  # the noise rate at which arms are compared
@@ -87,7 +87,4 @@ def noisy(study: Study) -> tuple[float, ...]:
 
 def nanmean(table: np.ndarray) -> np.ndarray:
     """Mean along the last axis of what is not NaN; NaN, without a warning, where nothing is left."""
-    there = ~np.isnan(table)
-    count = there.sum(axis=-1)
-    total: np.ndarray = np.where(there, table, 0.0).sum(axis=-1)
-    return total / np.where(count > 0, count, np.nan)
+    return t_intervals(table)[0]

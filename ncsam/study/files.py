@@ -18,7 +18,7 @@ from ncsam.records import CellTable, Curves, Verdicts
 from ncsam.runs.run import Run
 from ncsam.statistics import LEVEL, t_intervals
 from ncsam.study.endpoints import row_of
-from ncsam.study.table import REPORTED, Study, rows_of, table_of, table_of_curves
+from ncsam.study.table import Study, rows_of_study, table_of, table_of_curves
 from ncsam.study.verdicts import describe, judge, studies_of
 
 R = TypeVar("R", bound=Record)
@@ -123,12 +123,9 @@ class StudyFiles:
 
     def names(self, study: Study) -> dict[tuple[str, float, int], str]:
         """The runs of a study by (arm, rate, seed), reported ones only; clean runs serve every kind of noise."""
-        rows = [row for row in rows_of(self.table) if row["role"] == REPORTED]
-        here = [r for r in rows if (r["data"], r["model"]) == (study.data, study.model)]
-        here = [r for r in here if r["noise"] == study.noise or r["rate"] == 0]
         # A clean run of the kind itself comes before that of another kind, as in the study's values.
-        here.sort(key=lambda row: row["noise"] == study.noise)
-        return {(r["arm"], r["rate"], r["seed"]): r["name"] for r in here}
+        rows = sorted(rows_of_study(self.table, study), key=lambda row: row["noise"] == study.noise)
+        return {(row["arm"], row["rate"], row["seed"]): row["name"] for row in rows}
 
     def records(self, study: Study, group: str, kind: type[R], arms: Iterable[str], rate: float) -> dict[str, list[R]]:
         """A group of the runs at one rate by arm, in the order of their seeds; arms without any are left out.
