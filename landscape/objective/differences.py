@@ -66,7 +66,11 @@ def sample(objective: T) -> Iterator[T]:
     least = min(size, max(SAMPLES[0], min(SAMPLES[1], size // 10)))
     # With a last micro-batch of the size that the view has: torch has faults that show with single samples alone.
     ragged = (n for n in range(least, min(size, SAMPLES[1]) + 1) if size % batch and n % batch == size % batch)
-    few = objective.sampled(next(ragged, least)).unchecked()
+    count = next(ragged, least)
+    few = objective.sampled(count).unchecked()
+    while count < size and not few.context.selection.plan.norms[few.views[0]]:  # the loss ignores all of these
+        count = min(size, 2 * count)
+        few = objective.sampled(count).unchecked()
     for version in (few.astype(torch.float64), few):
         yield version.at(version.weights + _OFF * random_direction(version, 1))
 

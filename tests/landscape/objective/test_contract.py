@@ -204,6 +204,19 @@ def test_a_model_of_several_precisions_is_given_inputs_as_they_are() -> None:
     torch.testing.assert_close(slopes["phases"], model.phases.grad, rtol=1e-5, atol=1e-7)
 
 
+def test_derivatives_are_checked_on_samples_that_the_loss_counts() -> None:
+    labels = torch.full((40,), -100)
+    labels[7] = 1
+    x, _ = classes(40)
+    model = nn.Linear(3, 2).double()
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, labels), 8)
+    expected = torch.autograd.grad(F.cross_entropy(model(x[7:8]), labels[7:8]), list(model.parameters()))
+    torch.testing.assert_close(objective.gradient(), torch.cat([g.flatten() for g in expected]))
+    wrong = landscape.Objective(Through(HalfSlope.apply).double(), nn.CrossEntropyLoss(), (x, labels), 8)
+    with pytest.raises(DerivativeError):
+        wrong.gradient()
+
+
 def test_a_padding_row_that_only_late_samples_hold_is_noticed() -> None:
     words = torch.randint(1, 9, (40, 3))
     words[35, 1] = 0
