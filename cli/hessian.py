@@ -59,10 +59,9 @@ DENSITY_STEPS = 50
 @options.section("Computation")
 @click.option(
     "--strategy",
-    type=click.Choice(["auto", "double_backward", "split", "compiled", "lean"]),
     default="auto",
     show_default=True,
-    help="How products are made.",
+    help="How products are made: double_backward, split, compiled, lean or finite_difference.",
 )
 @click.option("--autotune", is_flag=True, help="Time how products are made instead of following a rule.")
 def command(
