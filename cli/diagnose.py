@@ -72,8 +72,8 @@ def command(
 ) -> None:
     """Gradients of clean and wrong labels, g* and Theorem 1, of a run.
 
-    How the gradients of clean and wrong labels, g* and the perturbations lie to each other, with the true labels as
-    oracle; or, with --bound, every term of Theorem 1 beside the clean test risk.
+    Angles and lengths of the gradients of clean and wrong labels, of g* and of the perturbations, with the true labels
+    as oracle; or, with --bound, every term of Theorem 1 beside the clean test risk.
 
     \b
     Examples:

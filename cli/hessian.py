@@ -142,7 +142,7 @@ def _eigenvalues(found: Spectrum) -> Iterator[list[str]]:
 
 
 def _splits(found: Spectrum) -> tuple[list[str], list[list[str]]]:
-    """For every eigenvector its curvature on each part, what that adds to the whole, and its cosines with gradients."""
+    """Curvature of every eigenvector on each part, what that adds to the whole, and its cosines with gradients."""
     if found.parts is None or found.split is None or found.shares is None or found.directions is None:
         return [], []
     heads = ["epoch", "view", "pair", "eigenvalue", *(f"on {part}" for part in found.parts)]

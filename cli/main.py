@@ -88,7 +88,7 @@ def run(arguments: list[str]) -> int:
     arguments = [a for a in arguments if a != "--debug"]
     progress.begin(arguments)
     try:
-        with torchrun.one_voice(), messages.shown(), options.limits_kept():
+        with torchrun.first_process_prints(), messages.on_stderr(), options.limits_kept():
             return _run(arguments, debug)
     except Terminated:  # while another end was being told
         return TERMINATED
@@ -122,7 +122,7 @@ def _run(arguments: list[str], debug: bool) -> int:
     except Exception as error:
         status = FAILED if progress.started() else REFUSED
         hint = progress.how_to_resume() if torchrun.launched() else None
-        message = f"{torchrun.who()}{_one_line(error)}"
+        message = f"{torchrun.process_label()}{_one_line(error)}"
         return _fail(f"{message}; continue with: {hint}" if hint else message, error, status, debug)
 
 
@@ -155,7 +155,7 @@ def _one_line(error: Exception) -> str:
 
 def _fail(message: str, error: BaseException, status: int, debug: bool) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is said now shall be said; run() sets it back
-    where = torchrun.speaker()
+    where = torchrun.error_stream()
     if where is not None:
         if debug:
             traceback.print_exception(error, file=where)

@@ -58,7 +58,7 @@ class Ranks:
         return f"Ranks(rank={self.rank}, size={self.size})"
 
     def share_of(self, count: int) -> slice:
-        """Which of ``count`` things in a row are this process's: as many as any other's, or one less."""
+        """The slice of ``count`` things in a row that is this process's: as many as any other's, or one less."""
         return slice(-(-count * self.rank // self.size), -(-count * (self.rank + 1) // self.size))
 
     def total(self, part: Tensor, same: Tensor | None = None) -> Tensor:

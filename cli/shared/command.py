@@ -182,9 +182,9 @@ class Command(click.Command):
             elif type(kind) is click.IntRange:
                 param.type = Count(kind.min, kind.max)
             if isinstance(param, click.Option):
-                self._polish(param)
+                self._complete_option(param)
 
-    def _polish(self, option: click.Option) -> None:
+    def _complete_option(self, option: click.Option) -> None:
         if option.metavar is None and not option.is_flag and option.nargs == 1:
             option.metavar = _PLACEHOLDERS.get(option.type.name)
         if option.name != long_name(option).replace("-", "_"):

@@ -71,7 +71,7 @@ def _defaults(ctx: click.Context, param: click.Parameter, path: Path) -> dict[st
 
 
 def _expected(option: click.Option, value: Any, listed: bool) -> str | None:
-    """What an option takes, where that is of another type than a value of the file; click itself rounds 1.9 to 1."""
+    """Name what an option takes, where a value of the file is of another type; click itself rounds 1.9 to 1."""
     if isinstance(value, str):
         return None  # as on the command line
     number = isinstance(value, int | float) and not isinstance(value, bool)

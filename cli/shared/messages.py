@@ -34,7 +34,7 @@ def silence() -> None:
 
 
 @contextmanager
-def shown() -> Iterator[None]:
+def on_stderr() -> Iterator[None]:
     """While a command runs, notes and warnings of any library are lines on stderr; afterwards all is as it was."""
     handler, root = _Lines(), logging.getLogger()
     level, format_warning = notes.level, warnings.formatwarning

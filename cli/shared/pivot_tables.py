@@ -47,7 +47,7 @@ def as_markdown(table: Pivot) -> str:
 
 
 def legend(table: Pivot) -> str:
-    """What the numbers are."""
+    """Explain the numbers."""
     counts = table.count[table.count > 0]
     seeds = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
     bold = ". Bold: the best of each column, and what its 95 % interval reaches" if table.best.any() else ""

@@ -25,7 +25,7 @@ def launched() -> bool:
 
 
 @contextlib.contextmanager
-def one_voice() -> Iterator[None]:
+def first_process_prints() -> Iterator[None]:
     """Send what all processes but the first print nowhere."""
     _state.update(ranks=None, store=None, stderr=sys.stderr)
     if not launched() or os.environ["RANK"] == "0":
@@ -81,7 +81,7 @@ def ranks() -> Ranks | None:
     return found
 
 
-def speaker() -> IO[str] | None:
+def error_stream() -> IO[str] | None:
     """Path at which to say why the job ends; none if another process says it. The first that asks is the one."""
     if not launched():
         return sys.stderr
@@ -104,7 +104,7 @@ def program() -> str | None:
     return f"torchrun {where} -m landscape_cli"
 
 
-def who() -> str:
+def process_label() -> str:
     """This process among the others, before what it says; empty where it is alone or the first."""
     if not launched() or os.environ["RANK"] == "0":
         return ""

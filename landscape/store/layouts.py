@@ -1,4 +1,4 @@
-"""Which contents a kind of file holds, and where; declared by the package whose files they are."""
+"""Layouts: the contents that a kind of file holds, and where; declared by the package whose files they are."""
 
 from __future__ import annotations
 

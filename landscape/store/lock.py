@@ -59,14 +59,14 @@ class Held(StoreError):
 
 
 @contextlib.contextmanager
-def sole(path: Path, purpose: str, told: str) -> Iterator[None]:
+def sole(path: Path, purpose: str, refusal: str) -> Iterator[None]:
     """Be the only process at some work on ``path``, which need not exist; a file beside it holds the lock meanwhile.
 
     The lock dies with its holder, so what a kill leaves of the file does no harm. The file says who holds it.
 
     Args:
         purpose: part of the lock file's name, ``PATH.PURPOSE.lock``.
-        told: what another process is told, e.g. ``"another process is training into it; wait until it is done"``.
+        refusal: message to another process, e.g. ``"another process is training into it; wait until it is done"``.
 
     Raises:
         Held: another process is at it.
@@ -82,7 +82,7 @@ def sole(path: Path, purpose: str, told: str) -> Iterator[None]:
             descriptor = try_lock(lock)
             break
     if descriptor is None:
-        raise Held(f"{path}: {told}{_holder(lock)}")
+        raise Held(f"{path}: {refusal}{_holder(lock)}")
     try:
         with contextlib.suppress(OSError):  # the name is a courtesy
             lock.write_text(f"{platform.node()}, process {os.getpid()}", encoding="utf-8")

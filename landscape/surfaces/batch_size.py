@@ -1,4 +1,4 @@
-"""Which micro-batch and memory format make an objective's forward pass cheapest: by a rule, or measured."""
+"""The micro-batch and memory format that make an objective's forward pass cheapest: by a rule, or measured."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class BatchChoice:
 
 
 def choose(objective: Objective) -> BatchChoice:
-    """By rule: the largest activation of a micro-batch fills 4 MiB on a CPU, 256 MiB on an accelerator.
+    """Choose by rule: the largest activation of a micro-batch fills 4 MiB on a CPU, 256 MiB on an accelerator.
 
     So many samples, as a power of two from 16 to 1024 (8192), are cheapest where a forward pass is bound by memory:
     on one core the best batch of a ResNet-20 on CIFAR is 64, that of an MLP on digits 1024. Where up to 8 micro-batches
@@ -66,7 +66,7 @@ def choose(objective: Objective) -> BatchChoice:
 
 
 def measure(objective: Objective, samples: int = 2048, rounds: int = 3) -> BatchChoice:
-    """By measurement: the fastest of batch sizes up to eight times smaller or larger than the rule's, either format.
+    """Choose by measurement: the fastest of batch sizes 8 times smaller to larger than the rule's, in either format.
 
     Each candidate evaluates up to ``samples`` samples ``rounds`` times, in turns; its best time counts. The choice
     depends on the machine and what else runs on it, so it is to be recorded and reused.

@@ -236,7 +236,7 @@ class _Table:
 
 
 def _checked(found: CentreCheck, views: Sequence[str]) -> int:
-    """Which view the curvature was checked on."""
+    """Index of the view that the curvature was checked on."""
     return views.index(found.check.get("view", views[0]))
 
 

@@ -1,4 +1,4 @@
-"""Which points of a grid to evaluate, and in which order: coarse to fine, and no more than a tolerance demands."""
+"""Refinement of a grid: its points from coarse to fine, and no more of them than a tolerance demands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From plain arrays to :class:`~ncsam.data.Data`: what is a pixel, what is a label, what is normalised."""
+"""Data sets from plain arrays: what is a pixel, what is a label, what is normalised."""
 
 from __future__ import annotations
 

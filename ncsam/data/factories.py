@@ -1,4 +1,4 @@
-"""From a name on the command line to a thing: ``package.module:factory``."""
+"""Factories by their names on the command line: ``package.module:factory``."""
 
 from __future__ import annotations
 

@@ -91,7 +91,7 @@ def parse_directions(spec: str, count: int) -> list[tuple[str, str]]:
 
 
 def usual_span(spec: str, count: int) -> tuple[float, float]:
-    """From where to where a picture usually goes along directions of that spelling.
+    """The displacements between which a surface is usually drawn along directions of that spelling.
 
     >>> usual_span("between:b.h5,between:c.h5", 2), usual_span("trajectory", 2)
     ((-0.25, 1.25), (-1.0, 1.0))
@@ -137,10 +137,10 @@ def directions_for(
     kinds = [kind for kind, _ in chosen]
     if layers and {"trajectory", "between"} & set(kinds):
         raise ValueError("layers go with random directions, eigenvectors and gradients: a checkpoint is a whole point")
-    makers = _Makers(run, objective, seed, tuple(layers), policy, norm, trust)
+    factory = _DirectionFactory(run, objective, seed, tuple(layers), policy, norm, trust)
     vectors, names = [], []
     for axis, (kind, argument) in enumerate(chosen):
-        vector, name = makers.make(kind, argument, axis, chosen[:axis].count((kind, argument)))
+        vector, name = factory.make(kind, argument, axis, chosen[:axis].count((kind, argument)))
         vectors.append(objective.layout.as_vector(vector.to(objective.layout.device)))
         names.append(name)
     return Directions(
@@ -152,7 +152,7 @@ def directions_for(
             "directions": spec, "epoch": run.epoch(epoch), "seed": seed, "layers": list(layers),
             "policy": dict(policy or {}), "norm": norm,
         },
-        ratios=makers.ratios,
+        ratios=factory.ratios,
     )  # fmt: skip
 
 
@@ -193,7 +193,7 @@ def simulated_noise_gradient(run: Run, model: nn.Module, seed: int = 0) -> Tenso
 
 
 @dataclasses.dataclass
-class _Makers:
+class _DirectionFactory:
     """Makes one direction at a time; what several share is computed once."""
 
     run: Run

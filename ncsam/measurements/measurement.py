@@ -15,7 +15,7 @@ import landscape
 from landscape.ranks import Ranks
 from landscape.records import Record, Status
 from ncsam.measurements.resumable import PartRows, Where, result_of
-from ncsam.measurements.warm_start import Handover
+from ncsam.measurements.warm_start import WarmStart
 from ncsam.runs.run import Run
 from ncsam.training.execution import usable_device
 
@@ -74,14 +74,14 @@ class Measurement(ABC):
         """The fields of all rows, (epoch, view, …), as the record has them."""
         return table
 
-    def handover(
+    def warm_start(
         self,
         part: PartRows,
         objective_at: Callable[[int], landscape.Objective],
         identity: dict[str, Any],
         ranks: Ranks | None,
-    ) -> Handover | None:
-        """State that one epoch hands to the next, if anything; called once, before the first row.
+    ) -> WarmStart | None:
+        """Eigenvectors from which each epoch starts, if any; called once, before the first row.
 
         ``objective_at`` gives the objective of an epoch by its position; ``ranks`` are the processes that measure.
         """
@@ -120,7 +120,7 @@ def by_epoch_and_view(
     processes = 1 if ranks is None else ranks.size  # sums over other shares of the data differ in rounding
     identity = {**settings, "epochs": at, "views": list(views), "processes": processes}
     with result_of(run, name, identity, len(at) * len(views), fields, where) as (part, finish):
-        handover = measurement.handover(part, objective_at, identity, ranks)
+        warm_start = measurement.warm_start(part, objective_at, identity, ranks)
         for row in where.get("progress", iter)(part.pending()):
             index, view = row // len(views), views[row % len(views)]
             if index not in objectives:
@@ -136,17 +136,17 @@ def by_epoch_and_view(
             values["seconds"] = seconds if ranks is None else sum(ranks.gather(seconds))
             missing = {n: np.full(_shape(spec), np.nan) for n, spec in fields.items() if n not in values}
             part.write(row, status=status, **values, **missing)
-            if handover is not None and status != Status.EMPTY:
-                part.commit()  # what is handed on must not be ahead of the rows
-                handover.save(view)
+            if warm_start is not None and status != Status.EMPTY:
+                part.commit()  # the file must not be ahead of the rows
+                warm_start.save(view)
         table: dict[str, Any] = {n: a.reshape(len(at), len(views), *a.shape[1:]) for n, a in part.read().items()}
         norms = table.pop("weight_norm")[:, 0]
         common: dict[str, Any] = {"epochs": np.array(at), "views": np.array(views), "weight_norm": norms}
         common |= {"status": part.status.reshape(len(at), len(views)), "dtype": where.get("dtype", "float32")}
         common["processes"] = processes
         found = finish(kind(**common, **labels, **measurement.complete(table), **settings))
-        if handover is not None:
-            handover.discard(views)
+        if warm_start is not None:
+            warm_start.discard(views)
         return found
 
 

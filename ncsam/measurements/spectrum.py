@@ -20,7 +20,7 @@ from landscape.store.room import check_room
 from ncsam.measurements.measurement import ANALYSIS_VIEWS, DTYPES, Measurement, Place, by_epoch_and_view, objective_of
 from ncsam.measurements.resumable import PartRows, Where, recorded_identity
 from ncsam.measurements.spectrum_extras import Density, Extra, Layers, Operator, Sources, Trace
-from ncsam.measurements.warm_start import Handover
+from ncsam.measurements.warm_start import WarmStart
 from ncsam.records import Spectrum
 from ncsam.runs.run import Run
 
@@ -123,7 +123,7 @@ def _timed_strategy(
 
 
 class _Spectra(Measurement):
-    """Eigenpairs of a row, handed on to the next epoch, and the further quantities asked for."""
+    """Eigenpairs of a row, from which the next epoch starts, and the further quantities asked for."""
 
     def __init__(
         self,
@@ -138,7 +138,7 @@ class _Spectra(Measurement):
         self._vectors, self._extras, self._operator = vectors, extras, operator
         self.needs = tuple(view for extra in extras for view in extra.needs)
         self.params = tuple(settings["params"])
-        self._handover: Handover | None = None
+        self._warm_start: WarmStart | None = None
 
     @property
     def _count(self) -> int:
@@ -166,32 +166,32 @@ class _Spectra(Measurement):
             found |= extra.labels(objective, self._count)
         return found
 
-    def handover(
+    def warm_start(
         self,
         part: PartRows,
         objective_at: Callable[[int], Objective],
         identity: dict[str, Any],
         ranks: Ranks | None,
-    ) -> Handover | None:
+    ) -> WarmStart | None:
         if not self._settings["warm_start"]:
             return None
 
         def find(index: int, view: str, start: Tensor | None) -> Tensor:
             return self._rounded(self._pairs(self._operator(objective_at(index).view(view)), start))
 
-        self._handover = Handover(part.path, identity, find, ranks)
+        self._warm_start = WarmStart(part.path, identity, find, ranks)
         if not part.status.any():
-            self._handover.discard(identity["views"])  # left by work that was given up
-        return self._handover
+            self._warm_start.discard(identity["views"])  # left by work that was given up
+        return self._warm_start
 
     def measure(self, place: Place) -> tuple[Status, dict[str, Any]]:
         H = self._operator(place.here)
-        start = self._handover.start(place.index, place.view) if self._handover is not None else None
+        start = self._warm_start.start(place.index, place.view) if self._warm_start is not None else None
         pairs = self._pairs(H, start)
         row: dict[str, Any] = {name: getattr(pairs, name) for name in PAIRWISE}
         row |= {"matvecs": pairs.matvecs, "products": pairs.matvecs}
-        if self._handover is not None:
-            self._handover.keep(place.index, place.view, self._rounded(pairs))
+        if self._warm_start is not None:
+            self._warm_start.keep(place.index, place.view, self._rounded(pairs))
         if start is not None:
             row["previous_cosines"] = np.cos(landscape.subspace_overlap(start, pairs.vectors).angles)
         if self._vectors:

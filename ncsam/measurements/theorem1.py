@@ -117,7 +117,7 @@ def theorem1_bound(
 
 
 def assumption_violated(noise: str, transition: np.ndarray) -> str:
-    """Why the rightly labelled samples are no sample of the clean distribution; empty where they are.
+    """The reason why the rightly labelled samples are no sample of the clean distribution; empty where they are.
 
     They are one if a label's chance of being right depends neither on the input nor on the class.
 

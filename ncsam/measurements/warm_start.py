@@ -1,4 +1,4 @@
-"""Eigenvectors handed from one checkpoint to the next, so that a stopped measurement goes on as if undisturbed."""
+"""Eigenvectors that each checkpoint starts from, kept so that a stopped measurement goes on as if undisturbed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from landscape.inputs import opened
 from landscape.ranks import Ranks
 
 
-class Handover:
+class WarmStart:
     """The latest eigenvectors of each view, in memory and in a small file beside the part file.
 
     An undisturbed run starts every checkpoint from the vectors of the one before it. The files spare a resumed run the
@@ -100,7 +100,7 @@ class Handover:
 
 
 def vectors_path(part: Path, view: str) -> Path:
-    """Where the latest eigenvectors of a view lie while the measurement with that part file goes on."""
+    """Path of the latest eigenvectors of a view while the measurement with that part file goes on."""
     name = _digest(view.encode())[:12]  # a view's name may hold what a file's may not
     return part.with_name(f"{part.name}.{name}.vectors")
 

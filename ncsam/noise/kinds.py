@@ -31,7 +31,7 @@ def symmetric(
     inclusive: bool = False,
     exact: bool = False,
 ) -> NoisyLabels:
-    """With probability ``rate`` a wrong class, uniform over the other C − 1.
+    """Replace a label with probability ``rate`` by a wrong class, uniform over the other C − 1.
 
     Args:
         labels: true labels, (n,), integers in 0…C−1; arrays and CPU tensors alike, here and below.
@@ -66,7 +66,7 @@ def symmetric(
 
 
 def pair(labels: ArrayLike, rate: float, num_classes: int, seed: int = 0) -> NoisyLabels:
-    """With probability ``rate`` the next class: T[i, (i + 1) mod C] = rate (Han et al., 1804.06872).
+    """Replace a label with probability ``rate`` by the next class: T[i, (i + 1) mod C] = rate (Han et al., 1804.06872).
 
     Raises:
         ValueError: as :func:`symmetric`.
@@ -88,7 +88,7 @@ def asymmetric(
     *,
     mapping: str | Mapping[int, int] | None = None,
 ) -> NoisyLabels:
-    """With probability ``rate`` the class that ``mapping`` names; classes it does not mention stay right.
+    """Replace a label with probability ``rate`` by the class that ``mapping`` names; other classes stay right.
 
     Args:
         rate: chance of flipping a label *of a class in the mapping*, so the realised rate over all is lower.

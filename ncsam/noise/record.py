@@ -43,7 +43,7 @@ class NoisyLabels:
 
     @property
     def flipped(self) -> np.ndarray:
-        """Which samples are labelled wrongly, (n,), bool."""
+        """Mask of the samples that are labelled wrongly, (n,), bool."""
         return np.asarray(self.observed != self.true)
 
     @property

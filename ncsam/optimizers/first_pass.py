@@ -100,17 +100,17 @@ class FirstPass:
 
     @cached_property
     def counted(self) -> Tensor:
-        """Which of the observed ``labels`` count in the loss, bool in their shape: none that it ignores."""
+        """Mask of the observed ``labels`` that count in the loss, bool in their shape: none that it ignores."""
         return self.counts(self.labels, "labels")
 
     @cached_property
     def counted_classes(self) -> Tensor:
-        """Which labels 0…C−1 count in the loss, (C,) bool, for a classifier of shape (B, C)."""
+        """Mask of the labels 0…C−1 that count in the loss, (C,) bool, for a classifier of shape (B, C)."""
         z = self.outputs
         return counted_classes(self.loss_fn, torch.arange(z.shape[1], device=z.device), z)
 
     def counts(self, labels: Any, name: str) -> Tensor:
-        """Which of ``labels``, those of the batch, count in the loss, bool in their shape.
+        """Mask of those of ``labels``, of the batch, that count in the loss, bool in their shape.
 
         Negative labels and the loss's ``ignore_index`` do not; nor, for a classifier of shape (B, C), do those that
         have no weight in the loss.

@@ -45,13 +45,13 @@ def ignored_label(loss_fn: LossFn) -> int | None:
 
 
 def counts(loss_fn: LossFn, labels: Tensor) -> Tensor:
-    """Which labels are neither negative nor the loss's ``ignore_index``, bool in the labels' shape."""
+    """Mask of the labels that are neither negative nor the loss's ``ignore_index``, bool in their shape."""
     ignored = ignored_label(loss_fn)
     return labels >= 0 if ignored is None else (labels >= 0) & (labels != ignored)
 
 
 def counted_classes(loss_fn: LossFn, values: Tensor, logits: Tensor) -> Tensor:
-    """Which of the labels ``values`` (n,) enter the loss with some weight, bool (n,).
+    """Mask of the labels ``values`` (n,) that enter the loss with some weight, bool (n,).
 
     Of losses whose ``ignore_index`` and class weights are not known this is asked by a gradient at random logits: it
     is exactly zero in the rows whose label the loss leaves out. The model is not run.
@@ -244,5 +244,5 @@ def _with_noise(t: Tensor, uniform: Tensor) -> Tensor:
 
 
 def _shrunk(t: Tensor, uniform: Tensor) -> Tensor:
-    """By factors in (¼, 1): probabilities stay such, and what has one sign keeps it."""
+    """Shrink by factors in (¼, 1): probabilities stay such, and what has one sign keeps it."""
     return t * (0.25 + 0.75 * uniform)

@@ -35,8 +35,8 @@ def sole_training(path: Path) -> AbstractContextManager[None]:
     Raises:
         StoreError: another process trains into it, or the folder cannot be written.
     """
-    told = "another process is training into it; wait until it is done or choose another name"
-    return sole(path, "training", told)
+    refusal = "another process is training into it; wait until it is done or choose another name"
+    return sole(path, "training", refusal)
 
 
 def save_state(path: Path, identity: dict[str, Any], state: dict[str, Any]) -> None:

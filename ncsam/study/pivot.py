@@ -44,7 +44,7 @@ class Pivot:
 
     @property
     def is_share(self) -> bool:
-        """Whether the numbers are shares, which papers print in per cent."""
+        """True where the numbers are shares, which papers print in per cent."""
         return "accuracy" in self.endpoint or self.endpoint in ("memorisation", "corrected")
 
 

@@ -78,7 +78,7 @@ class Cluster:
         self.address = str(self._client.scheduler.address)
         self._alone = False  # whether it was said that there is no worker
         self._paused: set[str] = set()  # workers of which it was said that they are paused
-        self._looked = -POLL
+        self._asked_at = -POLL
 
     def __enter__(self) -> Self:
         return self
@@ -96,14 +96,14 @@ class Cluster:
         try:
             if self._client.status != "running":
                 raise self._lost()
-            if time.monotonic() - self._looked >= POLL:
-                self._look()
+            if time.monotonic() - self._asked_at >= POLL:
+                self._note_paused()
             return len(self._client.nthreads().keys() - self._paused)
         except OSError as error:
             raise self._lost() from error
 
-    def _look(self) -> None:
-        """Say of workers that have been paused since the last look that they are."""
+    def _note_paused(self) -> None:
+        """Warn of workers that have been paused since the last call."""
         found: Mapping[str, Any] = self._client.scheduler_info(n_workers=-1)["workers"]
         paused = {address for address, worker in found.items() if worker.get("status") == "paused"}
         for address in sorted(paused - self._paused):
@@ -112,7 +112,7 @@ class Cluster:
                 "it uses less; start workers with a larger --memory-limit (0 for none), or fewer of them on a machine",
                 address, readable(found[address].get("memory_limit") or 0),
             )  # fmt: skip
-        self._paused, self._looked = paused, time.monotonic()
+        self._paused, self._asked_at = paused, time.monotonic()
 
     def check(self, path: Path) -> None:
         """Refuse workers that would not run cells as this process does, before any cell is run.
@@ -125,7 +125,7 @@ class Cluster:
             StoreError: another process is starting a sweep in the folder.
         """
         path = path.absolute()
-        with proof(path.parent) as token:
+        with folder_token(path.parent) as token:
             self._ask(unfit, versions(), token)
         with sole(path, "check", "another process is starting a sweep here; try again"):
             self._ask(unlocked, str(path))
@@ -147,7 +147,7 @@ class Cluster:
             ValueError: a worker joined that :meth:`check` would have refused.
         """
         folder = folder.absolute()
-        with proof(folder) as token, contextlib.closing(self._ends(cells, folder, token, command)) as ends:
+        with folder_token(folder) as token, contextlib.closing(self._ends(cells, folder, token, command)) as ends:
             return [end for end in progress(ends, len(cells)) if isinstance(end, Failure)]
 
     def _ends(
@@ -259,7 +259,7 @@ def versions() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def proof(folder: Path) -> Iterator[Token]:
+def folder_token(folder: Path) -> Iterator[Token]:
     """A file in ``folder`` while the context lasts, and what it says: who can read it there sees the same folder."""
     secret = secrets.token_hex(16)
     with temporary_file(folder / "token") as disk:
@@ -298,7 +298,7 @@ def _no_answer(address: str, timeout: float) -> ConnectionError:
 def run_cell(
     cell: str, folder: str, expected: Mapping[str, str], token: Token, command: list[str] | None = None
 ) -> tuple[str, str]:
-    """On a worker: run the cell that is spelled in JSON; returns what became of it, and why in one line."""
+    """Run, on a worker, the cell that is spelled in JSON; returns its outcome, and the reason in one line."""
     import torch
     from distributed import get_worker
 
@@ -325,7 +325,7 @@ def run_cell(
 
 
 def unfit(expected: Mapping[str, str], token: Token, dask_worker: Worker) -> str | None:
-    """On a worker: why its runs would not be those of a process with the ``expected`` versions; None if they would."""
+    """Tell, on a worker, why its runs would differ from those of the ``expected`` versions; None if they would not."""
     found = versions()
     different = [name for name in expected if found.get(name) != expected[name]]
     if different:
@@ -345,7 +345,7 @@ def unfit(expected: Mapping[str, str], token: Token, dask_worker: Worker) -> str
 
 
 def unlocked(path: str) -> str | None:
-    """On a worker: why two processes could write one file, asked while another holds its lock; None if they cannot."""
+    """Tell, on a worker, why two processes could write one file whose lock is held; None if they cannot."""
     try:
         with sole(Path(path), "check", ""):
             return f"does not see locks of other machines on {path}; use a file system with working locks"

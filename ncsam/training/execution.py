@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-Around = Callable[[], AbstractContextManager[Any]]
-"""Makes a context to enter around a step."""
+StepContext = Callable[[], AbstractContextManager[Any]]
+"""Makes the context that a step is taken in."""
 
 
 def usable_device(name: str) -> torch.device:
@@ -34,7 +34,7 @@ def usable_device(name: str) -> torch.device:
     return device
 
 
-def autocast(device: torch.device, precision: str) -> Around:
+def autocast(device: torch.device, precision: str) -> StepContext:
     """Context to enter around a step: nothing for ``fp32``, bfloat16 autocast for ``bf16``.
 
     Raises:
@@ -47,7 +47,7 @@ def autocast(device: torch.device, precision: str) -> Around:
     return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
 
 
-def compiled(model: nn.Module, device: torch.device, around: Around) -> tuple[Callable[..., Tensor], Around]:
+def compiled(model: nn.Module, device: torch.device, around: StepContext) -> tuple[Callable[..., Tensor], StepContext]:
     """A ``forward`` for the optimizers that runs ``model`` through ``torch.compile``, and what to enter around a step.
 
     The model itself is not changed, so that evaluation and hooks find it as it was.

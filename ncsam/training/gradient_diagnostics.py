@@ -188,15 +188,15 @@ class Diagnosis:
         return min(batches, -(-len(self._samples) // self.config.batch_size))
 
     def batch(self, model: nn.Module, epoch: int, index: int) -> np.ndarray:
-        """At the weights after ``epoch``, on a batch of the next epoch, in train mode; shape (quantities,)."""
-        return self._look(model, next(islice(self._samples.batches(epoch + 1), index, None)), epoch, index)
+        """Diagnose the weights after ``epoch`` on a batch of the next epoch, in train mode; shape (quantities,)."""
+        return self._of_batch(model, next(islice(self._samples.batches(epoch + 1), index, None)), epoch, index)
 
     def batches(self, model: nn.Module, epoch: int, count: int) -> np.ndarray:
         """The same on the first ``count`` batches, (quantities, batches)."""
         found = islice(self._samples.batches(epoch + 1), count)
-        return np.stack([self._look(model, batch, epoch, i) for i, batch in enumerate(found)], axis=1)
+        return np.stack([self._of_batch(model, batch, epoch, i) for i, batch in enumerate(found)], axis=1)
 
-    def _look(self, model: nn.Module, batch: Batch, epoch: int, index: int) -> np.ndarray:
+    def _of_batch(self, model: nn.Module, batch: Batch, epoch: int, index: int) -> np.ndarray:
         with undisturbed(model):
             model.train()
             return diagnose_batch(

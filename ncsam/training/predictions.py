@@ -27,7 +27,7 @@ def logits(model: nn.Module, dataset: Data, inputs: Tensor, batch_size: int, dev
 
 
 def confusion_matrix(outputs: Tensor, labels: Tensor) -> np.ndarray:
-    """How many samples of each class (rows) are predicted as each (columns), (C, C) int64.
+    """Number of samples of each class (rows) that are predicted as each (columns), (C, C) int64.
 
     >>> confusion_matrix(torch.tensor([[2.0, 1.0], [0.0, 1.0], [3.0, 1.0]]), torch.tensor([0, 1, 1])).tolist()
     [[1, 0], [1, 1]]
@@ -68,7 +68,7 @@ class Histories:
     by_epoch: dict[int, Tensor] = dataclasses.field(default_factory=dict)
 
     def record(self) -> SampleHistory:
-        """What was noted so far, with AUM and forgetting counts.
+        """The record of what was noted so far, with AUM and forgetting counts.
 
         The area under the margin (Pleiss et al. 2020, arXiv 2001.10528) is the mean margin over the epochs. A sample
         is forgotten (Toneva et al. 2019, arXiv 1812.05159) whenever it is predicted as its label at the end of an epoch

@@ -59,7 +59,7 @@ class Trainer:
         self._loss = losses.parse(config.loss)
         self._lr_factor = learning_rate_schedule(config.lr_schedule)
         place = execution.usable_device(device)
-        self._around_step = execution.autocast(place, config.precision)
+        self._step_context = execution.autocast(place, config.precision)
         self.problem = problem or Problem.of(config, trust=trust)
         dataset = self.problem.dataset
         self.model = models.build(
@@ -97,7 +97,7 @@ class Trainer:
             options["seed"] = config.seeds["picks"]
         forward = None
         if config.compile:
-            forward, self._around_step = execution.compiled(self.model, device, self._around_step)
+            forward, self._step_context = execution.compiled(self.model, device, self._step_context)
         chosen = optimizers.build(config.optimizer, self.model, base, **options, forward=forward)
         if forward is not None and chosen.perturbation.features_of is not None:
             raise ValueError(f"{config.optimizer} looks inside the model, which compile does not allow; leave it out")
@@ -195,7 +195,7 @@ class Trainer:
         self.model.train()
         means = _Means()
         for batch in self._samples.batches(epoch):
-            with self._around_step():
+            with self._step_context():
                 info = opt.step(
                     batch.x,
                     batch.observed,

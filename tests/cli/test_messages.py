@@ -89,7 +89,7 @@ def test_jupyter_gets_a_bar(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captu
 
 def test_warnings_are_a_line_each_and_logging_is_left_as_it_was(capfd: pytest.CaptureFixture[str]) -> None:
     before = (list(logging.getLogger().handlers), logging.getLogger().level, warnings.showwarning)
-    with messages.shown():
+    with messages.on_stderr():
         with warnings.catch_warnings():
             warnings.simplefilter("always")
             warnings.warn("the projection\nkeeps little", stacklevel=1)

@@ -19,7 +19,7 @@ from landscape.records import Status
 from ncsam import Run
 from ncsam.measurements import measure_sharpness, measure_spectrum
 from ncsam.measurements.spectrum_extras import gradients
-from ncsam.measurements.warm_start import Handover
+from ncsam.measurements.warm_start import WarmStart
 from ncsam.records import SharpnessTable, Spectrum, density_at, eigenpairs_at, layers_at, split_at
 from ncsam.runs.train import train_run
 from tests.ncsam.conftest import CONFIG
@@ -118,18 +118,18 @@ def test_vectors_of_other_work_or_of_a_later_checkpoint_are_not_used(tmp_path: P
         return torch.full((3, 1), float(index))
 
     part = tmp_path / "run.h5.part"
-    first = Handover(part, {"seed": 0}, find)
+    first = WarmStart(part, {"seed": 0}, find)
     assert first.start(0, "mixed") is None
     first.keep(1, "mixed", torch.full((3, 1), 7.0))
     first.save("mixed")
-    again = Handover(part, {"seed": 0}, find)
+    again = WarmStart(part, {"seed": 0}, find)
     assert torch.equal(again.start(2, "mixed"), torch.full((3, 1), 7.0))
     assert not found
     again.start(4, "mixed")  # from the checkpoint that is known
     assert found == [(2, True), (3, True)]
     found.clear()
     again.start(1, "mixed")  # a row to be computed again, before the one that is known
-    Handover(part, {"seed": 1}, find).start(2, "mixed")
+    WarmStart(part, {"seed": 1}, find).start(2, "mixed")
     assert found == [(0, False), (0, False), (1, True)]
     again.discard(["mixed"])
     assert not list(tmp_path.iterdir())

@@ -262,7 +262,7 @@ def test_workers_that_are_paused_are_told_once_and_get_no_cells(caplog: pytest.L
 
     ours = Cluster(Client())  # type: ignore[arg-type]
     for states["tcp://b:2"], count in (("paused", 1), ("paused", 1), ("running", 2), ("paused", 1)):
-        ours._looked = -cluster.POLL
+        ours._asked_at = -cluster.POLL
         assert ours.workers() == count
     told = [record.getMessage() for record in caplog.records]
     assert len(told) == 2
@@ -274,14 +274,14 @@ def test_a_worker_without_the_folder_writes_nothing(
     client: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, _ = Sweep.from_dict(TWO).cells()
-    whole = cluster.proof
+    whole = cluster.folder_token
 
     @contextlib.contextmanager
     def elsewhere(folder: Path) -> Iterator[tuple[str, str]]:
         with whole(folder) as (path, _):
             yield path, "what the client sees"
 
-    monkeypatch.setattr(cluster, "proof", elsewhere)
+    monkeypatch.setattr(cluster, "folder_token", elsewhere)
     with Cluster(client) as ours, pytest.raises(ValueError, match="does not see"):  # type: ignore[arg-type]
         ours.run_cells([first], tmp_path)
     assert not list(tmp_path.iterdir())
