@@ -12,10 +12,11 @@ from types import FrameType
 import click
 from click.core import ParameterSource
 
+from landscape import inputs
 from landscape._suggest import did_you_mean
 from landscape._version import __version__
 
-from .shared import messages, options, progress, torchrun
+from .shared import messages, progress, torchrun
 from .shared.command import COMMANDS, Context
 
 DONE, FAILED, REFUSED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -88,7 +89,7 @@ def run(arguments: list[str]) -> int:
     arguments = [a for a in arguments if a != "--debug"]
     progress.begin(arguments)
     try:
-        with torchrun.first_process_prints(), messages.on_stderr(), options.limits_kept():
+        with torchrun.first_process_prints(), messages.on_stderr(), inputs.limited():
             return _run(arguments, debug)
     except Terminated:  # while another end was being told
         return TERMINATED

@@ -16,7 +16,7 @@ import os
 import re
 import stat
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -86,19 +86,22 @@ def parse_limits(text: str) -> Limits:
 
 
 @contextlib.contextmanager
-def limited(text: str) -> Iterator[None]:
+def limited(text: str | None = None) -> Iterator[None]:
     """Within this context, in processes started meanwhile too, the limits are those spelled ``text``.
+
+    Afterwards they are what they were, whatever they became meanwhile; without ``text`` that is all.
 
     Raises:
         Unfit: as :func:`parse_limits`.
     """
-    parse_limits(text)
     before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = text
+    if text is not None:
+        parse_limits(text)
+        os.environ[VARIABLE] = text
     try:
         yield
     finally:
-        del os.environ[VARIABLE]
+        os.environ.pop(VARIABLE, None)
         if before is not None:
             os.environ[VARIABLE] = before
 
@@ -157,7 +160,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[BufferedReader]:
         Unfit: a pipe, a device or a socket.
         OSError: there is no such file, it is a folder, or it cannot be read.
     """
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         check_regular(path, os.fstat(descriptor).st_mode)
         stream = os.fdopen(descriptor, "rb")
@@ -217,14 +220,7 @@ def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
         Unfit: not TOML, too large, or nested too deep.
         OSError: it cannot be read.
     """
-    text = read_text(path)
-    try:
-        found = tomllib.loads(text)
-    except RecursionError:
-        raise _too_deep(path) from None
-    except ValueError as error:
-        raise Unfit(f"{os.fspath(path)}: not a TOML file ({_first_line(error)})") from error
-    return _shallow(path, found)
+    return _parsed(path, read_text(path), tomllib.loads, "a TOML file")
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
@@ -234,21 +230,18 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         Unfit: not JSON, too large, or nested too deep.
         OSError: it cannot be read.
     """
-    text = read_text(path, LISTING)
+    return _parsed(path, read_text(path, LISTING), json.loads, "JSON")
+
+
+def _parsed(path: str | os.PathLike[str], text: str, parse: Callable[[str], Any], kind: str) -> Any:
+    """The value that ``parse`` makes of the text of a file, unless it is nested too deep."""
     try:
-        found = json.loads(text)
+        value = parse(text)
     except RecursionError:
         raise _too_deep(path) from None
     except ValueError as error:
-        raise Unfit(f"{os.fspath(path)}: not JSON ({_first_line(error)})") from error
-    return _shallow(path, found)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _shallow(path: str | os.PathLike[str], value: Any) -> Any:
+        told = (str(error).splitlines() or [type(error).__name__])[0]
+        raise Unfit(f"{os.fspath(path)}: not {kind} ({told})") from error
     level = [value]
     for _ in range(DEEPEST):
         level = [

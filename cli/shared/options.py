@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +18,7 @@ from .config_file import CONFIG
 
 __all__ = [
     "BELOW_1", "CONFIG", "DEVICE", "DTYPE", "EPOCHS", "JSON", "LARGEST", "LIMITS", "ORIGINS", "OVERWRITE", "PARAMS",
-    "QUIET", "RESUME", "RUN", "SEED", "SEEDS", "SHARE", "TRUST", "VIEWS", "command", "count", "limits_kept",
+    "QUIET", "RESUME", "RUN", "SEED", "SEEDS", "SHARE", "TRUST", "VIEWS", "command", "count",
     "measuring", "positive", "provenance", "refuse_imports", "result_name", "section", "several", "size", "split",
     "within",
 ]  # fmt: skip
@@ -131,18 +130,6 @@ def _limits(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
         except ValueError as error:
             raise click.BadParameter(str(error)) from error
         os.environ[inputs.VARIABLE] = value
-
-
-@contextlib.contextmanager
-def limits_kept() -> Iterator[None]:
-    """Afterwards the limits are those that were in the environment before."""
-    before = os.environ.get(inputs.VARIABLE)
-    try:
-        yield
-    finally:
-        os.environ.pop(inputs.VARIABLE, None)
-        if before is not None:
-            os.environ[inputs.VARIABLE] = before
 
 
 LIMITS = within(

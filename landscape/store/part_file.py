@@ -26,7 +26,7 @@ from landscape.store.disk import fsync_folder
 from landscape.store.errors import StoreError, one_line
 from landscape.store.lock import sole
 from landscape.store.part_database import log_of
-from landscape.store.part_work import Shape, Work
+from landscape.store.part_work import Shape, Work, shape_and_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class PartFile:
             one_line(path, "opening the part file", "check free space and permissions"),
             contextlib.ExitStack() as undo,
         ):
-            work = Work(identity, rows, {name: _shape_and_dtype(spec) for name, spec in fields.items()})
+            work = Work(identity, rows, {name: shape_and_dtype(spec) for name, spec in fields.items()})
             text = work.to_json()
             undo.enter_context(sole(path, "writing", "another process is writing to it; wait until it is done"))
             if not path.exists():
@@ -304,8 +304,3 @@ def _check_space(path: Path, needed: int) -> None:
     disk = shutil.disk_usage(path.parent)
     if disk.total and needed > disk.free:  # some network file systems tell nothing
         raise StoreError(f"its rows need {needed} bytes and {disk.free} are free; make room or choose another folder")
-
-
-def _shape_and_dtype(spec: Any) -> tuple[Shape, np.dtype]:
-    shape, dtype = spec if len(spec) == 2 and isinstance(spec[0], tuple | list) else (spec, np.float64)
-    return tuple(int(size) for size in shape), np.dtype(dtype).newbyteorder("<")

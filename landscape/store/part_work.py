@@ -77,5 +77,15 @@ class Work:
         return arrays
 
 
+def shape_and_dtype(spec: Any) -> tuple[Shape, np.dtype]:
+    """Shape and dtype of a field that is declared by its shape, then of float64, or by shape and dtype.
+
+    >>> shape_and_dtype((3,)) == ((3,), np.float64), shape_and_dtype(((2, 3), "f4")) == ((2, 3), np.float32)
+    (True, True)
+    """
+    shape, dtype = spec if len(spec) == 2 and isinstance(spec[0], tuple | list) else (spec, np.float64)
+    return tuple(int(size) for size in shape), np.dtype(dtype).newbyteorder("<")
+
+
 def _missing(dtype: np.dtype) -> np.ndarray:
     return np.array(np.nan if dtype.kind == "f" else 0, dtype)

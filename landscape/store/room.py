@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import resource
 import shutil
 from pathlib import Path
 
@@ -47,14 +47,11 @@ def available_memory() -> int | None:
             found.append(int(allowed) - int(used))
     except (OSError, ValueError, IndexError):  # another system, or not in a group
         pass
-    if os.name == "posix":
-        import resource
-
-        bound = resource.getrlimit(resource.RLIMIT_AS)[0]
-        if bound != resource.RLIM_INFINITY:
-            try:
-                held = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-            except (OSError, ValueError, IndexError):
-                held = 0
-            found.append(bound - held)
+    bound = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if bound != resource.RLIM_INFINITY:
+        try:
+            held = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+        except (OSError, ValueError, IndexError):
+            held = 0
+        found.append(bound - held)
     return max(0, min(found)) if found else None

@@ -14,6 +14,7 @@ import torch
 import landscape
 from landscape.ranks import Ranks
 from landscape.records import Record, Status
+from landscape.store.part_work import shape_and_dtype
 from ncsam.measurements.resumable import PartRows, Where, result_of
 from ncsam.measurements.warm_start import WarmStart
 from ncsam.runs.run import Run
@@ -134,7 +135,7 @@ def by_epoch_and_view(
             values["weight_norm"] = float(place.objective.weights.double().norm())
             seconds = time.process_time() - started
             values["seconds"] = seconds if ranks is None else sum(ranks.gather(seconds))
-            missing = {n: np.full(_shape(spec), np.nan) for n, spec in fields.items() if n not in values}
+            missing = {n: np.full(shape_and_dtype(spec)[0], np.nan) for n, spec in fields.items() if n not in values}
             part.write(row, status=status, **values, **missing)
             if warm_start is not None and status != Status.EMPTY:
                 part.commit()  # the file must not be ahead of the rows
@@ -148,11 +149,6 @@ def by_epoch_and_view(
         if warm_start is not None:
             warm_start.discard(views)
         return found
-
-
-def _shape(spec: Any) -> tuple[int, ...]:
-    """Shape and dtype of a field that is declared by its shape, or by shape and dtype."""
-    return spec[0] if len(spec) == 2 and isinstance(spec[0], tuple) else spec
 
 
 def objective_of(run: Run, epoch: int | str, views: Sequence[str], where: Where) -> landscape.Objective:

@@ -15,6 +15,7 @@ import torch
 from landscape import inputs, store
 from landscape.ranks import Ranks
 from landscape.store import PartFile, StoreError
+from landscape.store.part_work import shape_and_dtype
 from landscape.store.room import check_room
 from landscape.surfaces.scan import MemoryRows
 from ncsam.runs.run import Run
@@ -142,7 +143,7 @@ def _on_disk(
         if name in file and not overwrite_result:
             raise StoreError(f"{run.path}: {name!r} exists; choose another --name, or --overwrite")
     if not path.exists():
-        row = sum(_size(spec) for spec in fields.values())
+        row = sum(math.prod(shape) * dtype.itemsize for shape, dtype in map(shape_and_dtype, fields.values()))
         # On disk while it is made and once more as a result; in memory as rows and as arrays of the record
         check_room(f"{name} of {rows} rows", path.parent, disk=2 * rows * row, memory=2 * rows * row)
     if overwrite and not resume:
@@ -163,12 +164,6 @@ def _on_disk(
             part.discard()
 
         yield part, finish
-
-
-def _size(spec: Any) -> int:
-    """Bytes of a field that is declared by its shape, or by shape and dtype."""
-    shape, dtype = spec if len(spec) == 2 and isinstance(spec[0], tuple) else (spec, np.float64)
-    return math.prod(shape) * np.dtype(dtype).itemsize
 
 
 def _provenance(where: Where) -> dict[str, Any]:
