@@ -100,14 +100,18 @@ def test_the_log_holds_the_numbers_of_the_record(undisturbed: Path) -> None:
     training = Run(undisturbed / "run.h5").training
     rows = [json.loads(line) for line in (undisturbed / "log.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == training.epochs.tolist()
-    expected = {name: value for name, value in vars(training).items() if name not in ("epochs", "views")}
+    labels = {"view": training.views.tolist(), "class": range(10)}
     names = set()
-    for name, value in expected.items():
-        for i, view in enumerate(training.views) if value.ndim == 2 else [(slice(None), None)]:
-            key = name if view is None else f"{name}/{view}"
+    for name, declared in training.variables().items():
+        value = getattr(training, name)
+        if declared.dims[0] != "epoch" or declared.coordinate or value is None:
+            continue
+        columns = value.reshape(len(rows), -1).T
+        keys = [f"{name}/{label}" for label in labels[declared.dims[1]]] if value.ndim == 2 else [name]
+        for key, column in zip(keys, columns, strict=True):
             names.add(key)
             logged = np.array([np.nan if row[key] is None else row[key] for row in rows])
-            np.testing.assert_array_equal(logged, value[:, i] if view is not None else value, err_msg=key)
+            np.testing.assert_array_equal(logged, column, err_msg=key)
     assert set(rows[0]) == {"epoch", *names}
 
 
