@@ -13,15 +13,8 @@ from click.core import ParameterSource
 from landscape import inputs
 
 from . import messages, progress
-from .command import command, long_name, section, several, within
-from .config_file import CONFIG
-
-__all__ = [
-    "BELOW_1", "CONFIG", "DEVICE", "DTYPE", "EPOCHS", "JSON", "LARGEST", "LIMITS", "ORIGINS", "OVERWRITE", "PARAMS",
-    "QUIET", "RESUME", "RUN", "SEED", "SEEDS", "SHARE", "TRUST", "VIEWS", "command", "count",
-    "measuring", "positive", "provenance", "refuse_imports", "result_name", "section", "several", "size", "split",
-    "within",
-]  # fmt: skip
+from .command import command as command, long_name, section as section, several as several, within as within
+from .config_file import CONFIG as CONFIG
 
 F = TypeVar("F", bound=Callable[..., Any])
 

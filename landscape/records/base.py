@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _KINDS: dict[str, type[Record]] = {}
 R = TypeVar("R", bound="Record")
+D = TypeVar("D", Variable, Parameter)
 
 
 def record_type(kind: str) -> type[Record]:
@@ -62,20 +63,17 @@ class Record:
     @classmethod
     def variables(cls) -> dict[str, Variable]:
         """Array fields by name, in the order they are declared."""
-        return {
-            f.name: f.metadata["declares"]
-            for f in dataclasses.fields(cls)
-            if isinstance(f.metadata.get("declares"), Variable)
-        }
+        return cls._declared(Variable)
 
     @classmethod
     def parameters(cls) -> dict[str, Parameter]:
         """Settings of the measurement by field name."""
-        return {
-            f.name: f.metadata["declares"]
-            for f in dataclasses.fields(cls)
-            if isinstance(f.metadata.get("declares"), Parameter)
-        }
+        return cls._declared(Parameter)
+
+    @classmethod
+    def _declared(cls, kind: type[D]) -> dict[str, D]:
+        declared = {f.name: f.metadata.get("declares") for f in dataclasses.fields(cls)}
+        return {name: found for name, found in declared.items() if isinstance(found, kind)}
 
     def __post_init__(self) -> None:
         sizes: dict[str, int] = {}

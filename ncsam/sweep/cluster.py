@@ -32,7 +32,7 @@ from landscape.store.lock import Held, sole
 from landscape.store.provenance import code_digest
 from landscape.store.temporary import temporary_file
 from ncsam.sweep.cells import Cell
-from ncsam.sweep.pool import Failure, Progress, one_line
+from ncsam.sweep.pool import AGAIN, Failure, Progress, one_line
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Worker
@@ -43,7 +43,6 @@ Token = tuple[str, str]
 """Path of a file in the sweep's folder, and what it holds."""
 _ADDRESS = re.compile(r"(?P<kind>tcp|tls|ws|wss)://(?P<host>[\w.-]+|\[[0-9a-fA-F:.]+\]):(?P<port>\d{1,5})")
 POLL = 1.0  # seconds between looks at the workers while no cell ends
-AGAIN = 2.0  # seconds until a cell that another process is at is tried again
 COMPLETE, FAILED, BUSY, UNFIT = "complete", "failed", "busy", "unfit"
 
 

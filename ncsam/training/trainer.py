@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from ncsam import models, optimizers
 from ncsam.optimizers import StepInfo
@@ -22,6 +23,7 @@ from ncsam.training.problem import VIEWS, Problem, batch_size_for
 from ncsam.training.samples import Samples
 
 Row = dict[str, Any]
+_ARRAYS = ("rows", "checkpoints", "diagnosed")  # of a trainer, which hold arrays; a state has tensors in their place
 
 
 class Trainer:
@@ -151,13 +153,7 @@ class Trainer:
         return {
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
-            "rows": [
-                {k: torch.from_numpy(v) if isinstance(v, np.ndarray) else v for k, v in r.items()} for r in self.rows
-            ],
-            "checkpoints": {
-                epoch: {n: torch.from_numpy(a) for n, a in arrays.items()} for epoch, arrays in self.checkpoints.items()
-            },
-            "diagnosed": {epoch: torch.from_numpy(values) for epoch, values in self.diagnosed.items()},
+            **tree_map_only(np.ndarray, torch.from_numpy, {name: getattr(self, name) for name in _ARRAYS}),
             "samples": dict(self._histories.by_epoch) if self._histories is not None else {},
             "seconds": dict(self.seconds),
         }
@@ -166,13 +162,8 @@ class Trainer:
         """Continue from a :meth:`state_dict` of the same configuration."""
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
-        self.rows = [
-            {k: v.cpu().numpy() if isinstance(v, torch.Tensor) else v for k, v in r.items()} for r in state["rows"]
-        ]
-        self.checkpoints = {
-            epoch: {n: t.cpu().numpy() for n, t in arrays.items()} for epoch, arrays in state["checkpoints"].items()
-        }
-        self.diagnosed = {epoch: values.cpu().numpy() for epoch, values in state["diagnosed"].items()}
+        for name in _ARRAYS:
+            setattr(self, name, tree_map_only(Tensor, lambda t: t.cpu().numpy(), state[name]))
         if self._histories is not None:
             self._histories.by_epoch = {epoch: values.cpu() for epoch, values in state["samples"].items()}
         self.seconds = dict(state["seconds"])
