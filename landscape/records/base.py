@@ -43,8 +43,9 @@ class Record:
     """Base of all result records.
 
     ``class LayerNorms(Record, kind="layer_norms")`` makes a frozen dataclass of its fields, which are made by
-    :func:`variable` and :func:`parameter`, and is the kind of record of that name. Array fields are converted with
-    :func:`numpy.asarray`, and dimensions that share a name must share a length.
+    :func:`variable` and :func:`parameter`, and is the kind of record of that name. Arrays that may be left out are
+    annotated ``… | None``. Array fields are converted with :func:`numpy.asarray`, and dimensions that share a name must
+    share a length.
 
     Raises:
         ValueError: a field's shape contradicts its declared dimensions.
@@ -56,6 +57,11 @@ class Record:
         super().__init_subclass__(**kwargs)
         if kind is not None:
             cls.kind = kind
+            for name, annotation in vars(cls).get("__annotations__", {}).items():
+                field: Any = getattr(cls, name, None)
+                declared = field.metadata.get("declares") if isinstance(field, dataclasses.Field) else None
+                if isinstance(declared, Variable) and str(annotation).endswith("| None"):
+                    field.default = None
             dataclasses.dataclass(frozen=True, eq=False, kw_only=kw_only)(cls)
         if cls.kind:
             _KINDS[cls.kind] = cls

@@ -21,22 +21,18 @@ class EigenResult(Record, kind="eigenpairs"):
     which: str = parameter("end of the spectrum: LA, SA, LM or both")
     tol: float = parameter("relative residual at which a pair counts as converged")
     seed: int = parameter("seed of the start vector")
-    vectors: np.ndarray | None = variable("parameter", "pair", long_name="eigenvector", optional=True)
+    vectors: np.ndarray | None = variable("parameter", "pair", long_name="eigenvector")
     errors: np.ndarray | None = variable(
-        "pair", long_name="bound on the error of the eigenvalue", units="loss / parameter^2", optional=True
+        "pair", long_name="bound on the error of the eigenvalue", units="loss / parameter^2"
     )
-    sharp: np.ndarray | None = variable("pair", long_name="bound is residual^2 / gap, else the residual", optional=True)
+    sharp: np.ndarray | None = variable("pair", long_name="bound is residual^2 / gap, else the residual")
     unseen_lower: float | None = variable(
-        long_name="lower end of all other eigenvalues, where they were searched for",
-        units="loss / parameter^2",
-        optional=True,
+        long_name="lower end of all other eigenvalues, where they were searched for", units="loss / parameter^2"
     )
     unseen_upper: float | None = variable(
-        long_name="upper end of all other eigenvalues, where they were searched for",
-        units="loss / parameter^2",
-        optional=True,
+        long_name="upper end of all other eigenvalues, where they were searched for", units="loss / parameter^2"
     )
-    search_matvecs: int | None = variable(long_name="products of these spent on the search", optional=True)
+    search_matvecs: int | None = variable(long_name="products of these spent on the search")
     block: int = parameter("vectors multiplied at once", 1)
     checks: str | None = parameter("how thoroughly model, loss and data were checked: full, first or off", None)
     basis: Any = dataclasses.field(
@@ -52,7 +48,7 @@ class TraceResult(Record, kind="trace"):
     matvecs: int = variable(long_name="operator-vector products used")
     samples: np.ndarray = variable("probe", long_name="estimate from one probe", units="loss / parameter^2")
     seed: int = parameter("seed of the probes")
-    deflated: int | None = variable(long_name="dimensions taken exactly, not estimated", optional=True)
+    deflated: int | None = variable(long_name="dimensions taken exactly, not estimated")
     checks: str | None = parameter("how thoroughly model, loss and data were checked: full, first or off", None)
 
 
@@ -92,7 +88,7 @@ class DensityResult(Record, kind="density"):
     broadening: float = parameter("deviation of the kernel as a fraction of the width of the spectrum")
     seed: int = parameter("seed of the probes")
     outliers: np.ndarray | None = variable(
-        "outlier", long_name="eigenvalue put in as found", units="loss / parameter^2", optional=True
+        "outlier", long_name="eigenvalue put in as found", units="loss / parameter^2"
     )
     size: int | None = parameter("dimension of the operator; every outlier weighs one over it", None)
     checks: str | None = parameter("how thoroughly model, loss and data were checked: full, first or off", None)
@@ -119,11 +115,9 @@ class LayerSpectra(Record, kind="layer_spectra"):
     matvecs: int = variable(long_name="operator-vector products used")
     tol: float = parameter("relative residual at which a pair counts as converged")
     seed: int = parameter("seed of start vectors and probes")
-    trace: np.ndarray | None = variable(
-        "layer", long_name="trace of the block", units="loss / parameter^2", optional=True
-    )
+    trace: np.ndarray | None = variable("layer", long_name="trace of the block", units="loss / parameter^2")
     trace_stderr: np.ndarray | None = variable(
-        "layer", long_name="standard error of the trace", units="loss / parameter^2", optional=True
+        "layer", long_name="standard error of the trace", units="loss / parameter^2"
     )
 
 

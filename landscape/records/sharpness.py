@@ -20,7 +20,7 @@ class Sharpness(Record, kind="sharpness"):
     seed: int | None = parameter("seed of what is drawn at random; none where nothing is", None)
     restarts: int = parameter("ascents from random points, besides the one from the weights", 0)
     rises: np.ndarray | None = variable(
-        "start", "step", long_name="perturbed loss minus loss along each ascent", units="loss", optional=True
+        "start", "step", long_name="perturbed loss minus loss along each ascent", units="loss"
     )
     checks: str | None = parameter("how thoroughly model, loss and data were checked: full, first or off", None)
 

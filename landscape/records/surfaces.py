@@ -14,23 +14,23 @@ class Surface(Record, kind="", kw_only=True):
     """Measurement of a line or plane, and findings of its cross-check at the centre; all optional."""
 
     interpolation_error: np.ndarray | None = variable(
-        "view", long_name="estimated largest error of interpolated losses", units="loss", optional=True
+        "view", long_name="estimated largest error of interpolated losses", units="loss"
     )
-    classes: np.ndarray | None = variable("class", long_name="class by label", coordinate=True, optional=True)
+    classes: np.ndarray | None = variable("class", long_name="class by label", coordinate=True)
     centre_loss: np.ndarray | None = variable(
-        "view", long_name="loss at the centre, evaluated as the surface is", units="loss", optional=True
+        "view", long_name="loss at the centre, evaluated as the surface is", units="loss"
     )
     plain_loss: np.ndarray | None = variable(
-        "view", long_name="loss at the centre by a plain forward pass, BatchNorm frozen", units="loss", optional=True
+        "view", long_name="loss at the centre by a plain forward pass, BatchNorm frozen", units="loss"
     )
     curvature: np.ndarray | None = variable(
-        "direction", long_name="d.Hd by a Hessian product in float64", units="loss / direction^2", optional=True
+        "direction", long_name="d.Hd by a Hessian product in float64", units="loss / direction^2"
     )
     second_difference: np.ndarray | None = variable(
-        "direction", long_name="second difference of the loss in float64", units="loss / direction^2", optional=True
+        "direction", long_name="second difference of the loss in float64", units="loss / direction^2"
     )
     seen_curvature: np.ndarray | None = variable(
-        "direction", long_name="second difference between the grid's points", units="loss / direction^2", optional=True
+        "direction", long_name="second difference between the grid's points", units="loss / direction^2"
     )
     tolerance: float | None = parameter(
         "error sought in interpolation, as a share of a view's range of losses; none if every point was evaluated", None
@@ -59,12 +59,12 @@ class Line(Surface, kind="line"):
     weight_norm: float = variable(long_name="norm of the weights at alpha = 0")
     direction_norm: float = variable(long_name="norm of the direction")
     seed: int | None = parameter("seed of the random direction; none for a direction given by the caller")
-    accuracy: np.ndarray | None = variable("view", "alpha", long_name="share of correct predictions", optional=True)
+    accuracy: np.ndarray | None = variable("view", "alpha", long_name="share of correct predictions")
     class_loss: np.ndarray | None = variable(
-        "view", "class", "alpha", long_name="mean loss of a view's samples of one class", units="loss", optional=True
+        "view", "class", "alpha", long_name="mean loss of a view's samples of one class", units="loss"
     )
     class_accuracy: np.ndarray | None = variable(
-        "view", "class", "alpha", long_name="share of correct predictions in one class", optional=True
+        "view", "class", "alpha", long_name="share of correct predictions in one class"
     )
 
     @property
@@ -92,20 +92,12 @@ class Plane(Surface, kind="plane"):
     direction_norms: np.ndarray = variable("direction", long_name="norms of the two directions")
     cosine: float = variable(long_name="cosine between the two directions")
     seed: int | None = parameter("seed of the random directions; none for directions given by the caller")
-    accuracy: np.ndarray | None = variable(
-        "view", "alpha", "beta", long_name="share of correct predictions", optional=True
-    )
+    accuracy: np.ndarray | None = variable("view", "alpha", "beta", long_name="share of correct predictions")
     class_loss: np.ndarray | None = variable(
-        "view",
-        "class",
-        "alpha",
-        "beta",
-        long_name="mean loss of a view's samples of one class",
-        units="loss",
-        optional=True,
+        "view", "class", "alpha", "beta", long_name="mean loss of a view's samples of one class", units="loss"
     )
     class_accuracy: np.ndarray | None = variable(
-        "view", "class", "alpha", "beta", long_name="share of correct predictions in one class", optional=True
+        "view", "class", "alpha", "beta", long_name="share of correct predictions in one class"
     )
 
     @property
@@ -137,9 +129,7 @@ class LineDraws(Record, kind="line_draws"):
     weight_norm: float = variable(long_name="norm of the weights at alpha = 0")
     direction_norms: np.ndarray = variable("draw", "direction", long_name="norm of the direction")
     hashes: np.ndarray = variable("draw", "direction", long_name="SHA-256 of the direction as float64")
-    accuracy: np.ndarray | None = variable(
-        "draw", "view", "alpha", long_name="share of correct predictions", optional=True
-    )
+    accuracy: np.ndarray | None = variable("draw", "view", "alpha", long_name="share of correct predictions")
 
     def quantiles(self, view: str, q: Any) -> np.ndarray:
         """Quantiles of the loss over the draws, at each point; (alpha,) or (q, alpha)."""
@@ -161,9 +151,7 @@ class PlaneDraws(Record, kind="plane_draws"):
     direction_norms: np.ndarray = variable("draw", "direction", long_name="norm of the direction")
     cosines: np.ndarray = variable("draw", long_name="cosine between the two directions")
     hashes: np.ndarray = variable("draw", "direction", long_name="SHA-256 of the direction as float64")
-    accuracy: np.ndarray | None = variable(
-        "draw", "view", "alpha", "beta", long_name="share of correct predictions", optional=True
-    )
+    accuracy: np.ndarray | None = variable("draw", "view", "alpha", "beta", long_name="share of correct predictions")
 
     def quantiles(self, view: str, q: Any) -> np.ndarray:
         """Quantiles of the loss over the draws, at each point; (alpha, beta) or (q, alpha, beta)."""
@@ -182,7 +170,7 @@ class Trajectory(Record, kind="trajectory"):
     explained: float = variable(long_name="share of the squared lengths that lies in the plane")
     hashes: np.ndarray = variable("direction", long_name="SHA-256 of the direction as float64")
     ratios: np.ndarray | None = variable(
-        "component", long_name="share of the squared lengths along each principal component", optional=True
+        "component", long_name="share of the squared lengths along each principal component"
     )
 
 
@@ -202,7 +190,7 @@ class Connection(Record, kind="connection"):
     buffers: str = parameter("buffers on the way: none, start, interpolated or recalibrated")
     start: str = parameter("what lies at 0")
     end: str = parameter("what lies at 1")
-    accuracy: np.ndarray | None = variable("view", "alpha", long_name="share of correct predictions", optional=True)
+    accuracy: np.ndarray | None = variable("view", "alpha", long_name="share of correct predictions")
 
 
 def _ratio(length: np.ndarray, norm: float) -> np.ndarray:

@@ -27,89 +27,80 @@ class Spectrum(Record, kind="spectrum"):
     trace_matvecs: int = parameter("probes of the trace estimate")
     seed: int = parameter("seed of start vectors and probes")
     dtype: str = parameter("precision of the products")
-    trace: np.ndarray | None = variable(
-        "epoch", "view", long_name="trace estimate", units="loss / parameter^2", optional=True
-    )
+    trace: np.ndarray | None = variable("epoch", "view", long_name="trace estimate", units="loss / parameter^2")
     trace_stderr: np.ndarray | None = variable(
-        "epoch", "view", long_name="standard error of the trace", units="loss / parameter^2", optional=True
+        "epoch", "view", long_name="standard error of the trace", units="loss / parameter^2"
     )
     errors: np.ndarray | None = variable(
+        "epoch", "view", "pair", long_name="bound on the error of the eigenvalue", units="loss / parameter^2"
+    )
+    products: np.ndarray | None = variable("epoch", "view", long_name="operator-vector products of the whole row")
+    seconds: np.ndarray | None = variable("epoch", "view", long_name="CPU time of the row", units="s")
+    strategies: np.ndarray | None = variable(
+        "epoch", "view", long_name="how the products were made; empty where there were none"
+    )
+    previous_cosines: np.ndarray | None = variable(
+        "epoch", "view", "angle", long_name="cosines of the principal angles to the eigenspace at the epoch before"
+    )
+    density_grid: np.ndarray | None = variable(
+        "epoch", "view", "point", long_name="eigenvalue at which the density is given", units="loss / parameter^2"
+    )
+    density: np.ndarray | None = variable(
+        "epoch", "view", "point", long_name="spectral density", units="parameter^2 / loss"
+    )
+    density_stderr: np.ndarray | None = variable(
+        "epoch", "view", "point", long_name="its standard error over the probes", units="parameter^2 / loss"
+    )
+    density_nodes: np.ndarray | None = variable(
+        "epoch", "view", "probe", "step", long_name="quadrature node", units="loss / parameter^2"
+    )
+    density_weights: np.ndarray | None = variable("epoch", "view", "probe", "step", long_name="quadrature weight")
+    layers: np.ndarray | None = variable("layer", long_name="name of the module", coordinate=True)
+    layer_sizes: np.ndarray | None = variable("layer", long_name="number of parameters")
+    layer_values: np.ndarray | None = variable(
+        "epoch",
+        "view",
+        "layer",
+        long_name="largest eigenvalue of the layer's diagonal block",
+        units="loss / parameter^2",
+    )
+    layer_residuals: np.ndarray | None = variable(
+        "epoch", "view", "layer", long_name="residual norm of it", units="loss / parameter^2"
+    )
+    layer_converged: np.ndarray | None = variable(
+        "epoch", "view", "layer", long_name="1 where that residual is within tolerance"
+    )
+    layer_trace: np.ndarray | None = variable(
+        "epoch", "view", "layer", long_name="trace of the layer's diagonal block", units="loss / parameter^2"
+    )
+    layer_trace_stderr: np.ndarray | None = variable(
+        "epoch", "view", "layer", long_name="standard error of it", units="loss / parameter^2"
+    )
+    parts: np.ndarray | None = variable("part", long_name="part of the training samples", coordinate=True)
+    shares: np.ndarray | None = variable("part", long_name="share of the training samples")
+    split: np.ndarray | None = variable(
         "epoch",
         "view",
         "pair",
-        long_name="bound on the error of the eigenvalue",
+        "part",
+        long_name="curvature v.Hv of the part along the eigenvector",
         units="loss / parameter^2",
-        optional=True,
     )
-    products: np.ndarray | None = variable(
-        "epoch", "view", long_name="operator-vector products of the whole row", optional=True
-    )
-    seconds: np.ndarray | None = variable("epoch", "view", long_name="CPU time of the row", units="s", optional=True)
-    strategies: np.ndarray | None = variable(
-        "epoch", "view", long_name="how the products were made; empty where there were none", optional=True
-    )
-    previous_cosines: np.ndarray | None = variable(
-        "epoch", "view", "angle", long_name="cosines of the principal angles to the eigenspace at the epoch before",
-        optional=True,
-    )  # fmt: skip
-    density_grid: np.ndarray | None = variable(
-        "epoch", "view", "point", long_name="eigenvalue at which the density is given", units="loss / parameter^2",
-        optional=True,
-    )  # fmt: skip
-    density: np.ndarray | None = variable(
-        "epoch", "view", "point", long_name="spectral density", units="parameter^2 / loss", optional=True
-    )
-    density_stderr: np.ndarray | None = variable(
-        "epoch", "view", "point", long_name="its standard error over the probes", units="parameter^2 / loss",
-        optional=True,
-    )  # fmt: skip
-    density_nodes: np.ndarray | None = variable(
-        "epoch", "view", "probe", "step", long_name="quadrature node", units="loss / parameter^2", optional=True
-    )
-    density_weights: np.ndarray | None = variable(
-        "epoch", "view", "probe", "step", long_name="quadrature weight", optional=True
-    )
-    layers: np.ndarray | None = variable("layer", long_name="name of the module", coordinate=True, optional=True)
-    layer_sizes: np.ndarray | None = variable("layer", long_name="number of parameters", optional=True)
-    layer_values: np.ndarray | None = variable(
-        "epoch", "view", "layer", long_name="largest eigenvalue of the layer's diagonal block",
-        units="loss / parameter^2", optional=True,
-    )  # fmt: skip
-    layer_residuals: np.ndarray | None = variable(
-        "epoch", "view", "layer", long_name="residual norm of it", units="loss / parameter^2", optional=True
-    )
-    layer_converged: np.ndarray | None = variable(
-        "epoch", "view", "layer", long_name="1 where that residual is within tolerance", optional=True
-    )
-    layer_trace: np.ndarray | None = variable(
-        "epoch", "view", "layer", long_name="trace of the layer's diagonal block", units="loss / parameter^2",
-        optional=True,
-    )  # fmt: skip
-    layer_trace_stderr: np.ndarray | None = variable(
-        "epoch", "view", "layer", long_name="standard error of it", units="loss / parameter^2", optional=True
-    )
-    parts: np.ndarray | None = variable(
-        "part", long_name="part of the training samples", coordinate=True, optional=True
-    )
-    shares: np.ndarray | None = variable("part", long_name="share of the training samples", optional=True)
-    split: np.ndarray | None = variable(
-        "epoch", "view", "pair", "part", long_name="curvature v.Hv of the part along the eigenvector",
-        units="loss / parameter^2", optional=True,
-    )  # fmt: skip
     split_mismatch: np.ndarray | None = variable(
-        "epoch", "view", "pair", long_name="eigenvalue minus the parts' weighted sum; on the view mixed alone",
-        units="loss / parameter^2", optional=True,
-    )  # fmt: skip
-    directions: np.ndarray | None = variable("direction", long_name="gradient", coordinate=True, optional=True)
+        "epoch",
+        "view",
+        "pair",
+        long_name="eigenvalue minus the parts' weighted sum; on the view mixed alone",
+        units="loss / parameter^2",
+    )
+    directions: np.ndarray | None = variable("direction", long_name="gradient", coordinate=True)
     cosines: np.ndarray | None = variable(
-        "epoch", "view", "pair", "direction", long_name="magnitude of the cosine of gradient and eigenvector",
-        optional=True,
-    )  # fmt: skip
+        "epoch", "view", "pair", "direction", long_name="magnitude of the cosine of gradient and eigenvector"
+    )
     captured: np.ndarray | None = variable(
-        "epoch", "view", "direction", long_name="share of the gradient's squared norm in the span of the eigenvectors",
-        optional=True,
-    )  # fmt: skip
-    vectors: np.ndarray | None = variable("epoch", "view", "parameter", "pair", long_name="eigenvector", optional=True)
+        "epoch", "view", "direction", long_name="share of the gradient's squared norm in the span of the eigenvectors"
+    )
+    vectors: np.ndarray | None = variable("epoch", "view", "parameter", "pair", long_name="eigenvector")
     params: list[str] | None = parameter("patterns of the parameters that the Hessian is taken by; all if none", None)
     density_steps: int = parameter("products of each probe of the density; 0 for none", 0)
     density_probes: int = parameter("probes of the density", 0)
@@ -138,29 +129,24 @@ class SharpnessTable(Record, kind="sharpness_table"):
     samples: int = parameter("antithetic pairs of the average sharpness")
     seed: int = parameter("seed of the Gaussian perturbations")
     dtype: str = parameter("precision of the losses")
-    average: np.ndarray | None = variable("epoch", "view", long_name="average sharpness", units="loss", optional=True)
-    average_stderr: np.ndarray | None = variable(
-        "epoch", "view", long_name="standard error of it", units="loss", optional=True
-    )
+    average: np.ndarray | None = variable("epoch", "view", long_name="average sharpness", units="loss")
+    average_stderr: np.ndarray | None = variable("epoch", "view", long_name="standard error of it", units="loss")
     adaptive_average: np.ndarray | None = variable(
-        "epoch", "view", long_name="adaptive average sharpness", units="loss", optional=True
+        "epoch", "view", long_name="adaptive average sharpness", units="loss"
     )
     adaptive_average_stderr: np.ndarray | None = variable(
-        "epoch", "view", long_name="standard error of the adaptive average", units="loss", optional=True
+        "epoch", "view", long_name="standard error of the adaptive average", units="loss"
     )
     keskar: np.ndarray | None = variable(
-        "epoch", "view", long_name="Keskar's sharpness: 100 (largest loss - loss) / (1 + loss)", units="percent",
-        optional=True,
-    )  # fmt: skip
+        "epoch", "view", long_name="Keskar's sharpness: 100 (largest loss - loss) / (1 + loss)", units="percent"
+    )
     sam_rises: np.ndarray | None = variable(
-        "epoch", "view", "start", "step", long_name="rise in loss along each ascent in the SAM ball", units="loss",
-        optional=True,
-    )  # fmt: skip
+        "epoch", "view", "start", "step", long_name="rise in loss along each ascent in the SAM ball", units="loss"
+    )
     adaptive_rises: np.ndarray | None = variable(
-        "epoch", "view", "start", "step", long_name="rise in loss along each ascent in the adaptive ball",
-        units="loss", optional=True,
-    )  # fmt: skip
-    seconds: np.ndarray | None = variable("epoch", "view", long_name="CPU time of the row", units="s", optional=True)
+        "epoch", "view", "start", "step", long_name="rise in loss along each ascent in the adaptive ball", units="loss"
+    )
+    seconds: np.ndarray | None = variable("epoch", "view", long_name="CPU time of the row", units="s")
     restarts: int = parameter("ascents from random points, besides the one from the weights", 0)
     adaptive_sigma: float | None = parameter("deviation of the adaptive average, in units of |w|", None)
     keskar_epsilon: float | None = parameter("half width of Keskar's box, relative to |w| + 1", None)

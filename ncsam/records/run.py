@@ -41,19 +41,15 @@ class Training(Record, kind="training"):
     projected: np.ndarray = variable("epoch", long_name="share of steps in which the projection shortened")
     skipped: np.ndarray = variable("epoch", long_name="steps skipped because loss or gradient was not finite")
     corrected: np.ndarray | None = variable(
-        "epoch", long_name="share of wrong-labelled samples predicted as their true class", optional=True
+        "epoch", long_name="share of wrong-labelled samples predicted as their true class"
     )
-    relative_compensation: np.ndarray | None = variable("epoch", long_name="mean norm of s g* over rho", optional=True)
-    picked: np.ndarray | None = variable("epoch", long_name="share of samples that g* was computed from", optional=True)
+    relative_compensation: np.ndarray | None = variable("epoch", long_name="mean norm of s g* over rho")
+    picked: np.ndarray | None = variable("epoch", long_name="share of samples that g* was computed from")
     balanced_accuracy: np.ndarray | None = variable(
-        "epoch", long_name="mean over the classes of the accuracy on the test data", optional=True
+        "epoch", long_name="mean over the classes of the accuracy on the test data"
     )
-    class_accuracy: np.ndarray | None = variable(
-        "epoch", "class", long_name="accuracy on the test data of each class", optional=True
-    )
-    confusion: np.ndarray | None = variable(
-        "true_class", "predicted_class", long_name="test samples, last epoch", optional=True
-    )
+    class_accuracy: np.ndarray | None = variable("epoch", "class", long_name="accuracy on the test data of each class")
+    confusion: np.ndarray | None = variable("true_class", "predicted_class", long_name="test samples, last epoch")
 
     def of_view(self, name: str) -> np.ndarray:
         """Accuracy on one view, (epoch,)."""

@@ -333,3 +333,18 @@ def test_stamp_says_how_a_file_came_about(tmp_path: Path) -> None:
     assert attrs["versions"]["h5py"] == h5py.__version__
     assert attrs["created"].endswith("+00:00")
     assert {"seeds", "code_version", "data_hash", "device", "threads", "platform"} <= attrs.keys()
+
+
+def test_arrays_that_may_be_none_may_be_left_out(tmp_path: Path) -> None:
+    class Partial(Record, kind="partial"):
+        value: np.ndarray = variable("x", long_name="there")
+        seed: int | None = parameter("given, be it none")
+        error: np.ndarray | None = variable("x", long_name="perhaps")
+
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'seed'"):
+        Partial(np.zeros(2))
+    with pytest.raises(TypeError, match="'value'"):
+        Partial(seed=None)
+    store.save(Partial(np.zeros(2), seed=None), tmp_path / "r.h5")
+    assert store.load(tmp_path / "r.h5").error is None
+    assert store.verify(tmp_path / "r.h5") == []
