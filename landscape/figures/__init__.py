@@ -4,7 +4,8 @@ from landscape.figures.data import DataFigure, save_data
 from landscape.figures.lines import bands, connections, lines
 from landscape.figures.planes import contours, difference, surface3d
 from landscape.figures.spectra import densities, eigenvalues, layers, splits
-from landscape.figures.style import COLOURS, WIDTHS, figure, save
+from landscape.figures.style import WIDTHS, figure, save
+from landscape.figures.symbols import COLOURS, Symbol
 
 __all__ = [
     "COLOURS",

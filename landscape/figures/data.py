@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.mathtext import MathTextParser
 from matplotlib.text import Text
@@ -20,6 +21,8 @@ class DataFigure(Figure):
 
     Attributes:
         points: one mapping a point, in the order of drawing.
+        clips: sides (left, right, bottom, top) of axes beyond which data are drawn on purpose, and so not seen; what is
+            not named here lies inside its axes.
 
     >>> made = DataFigure()
     >>> made.note(arm="sam", rate=[0.0, 0.4], accuracy=[0.9, 0.8])
@@ -30,6 +33,7 @@ class DataFigure(Figure):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.points: list[dict[str, Any]] = []
+        self.clips: dict[Axes, set[str]] = {}
 
     def draw(self, renderer: Any) -> None:
         """Draw; text that is no valid mathematics, such as a name with dollar signs, is drawn as it is written."""

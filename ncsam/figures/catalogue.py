@@ -15,10 +15,12 @@ from ncsam.figures.at_one_rate import arms_at, sharpness_against_gap
 from ncsam.figures.epochs import alignment, training_by_rate, training_of_controls
 from ncsam.figures.forest import forest
 from ncsam.figures.radius import radius_figure
+from ncsam.figures.style import symbols
 from ncsam.records import Diagnostics, Spectrum, Training, density_at
+from ncsam.study.arms import family_of
 from ncsam.study.effects import CONTRAST_RATE
 from ncsam.study.files import StudyFiles, curves_of
-from ncsam.study.radius_control import family_of, radius_control
+from ncsam.study.radius_control import radius_control
 from ncsam.study.table import Study
 from ncsam.study.verdicts import judge
 from ncsam.training.config import TrainConfig
@@ -36,6 +38,7 @@ def plans(study: Study, files: StudyFiles | None = None) -> Plans:
     curves, measured = curves_of(study), set(study.measured())
     found: Plans = {"verdicts": lambda: forest(judge(study))}
     at_contrast = CONTRAST_RATE in study.rates
+    families = {arm: family_of(*study.optimizers[arm]) for arm in study.arms}
     if at_contrast and {"perturbation_norm", "test_accuracy", "memorisation"} <= measured:
         found["radius"] = lambda: radius_figure(radius_control(study))
     lines = compared(curves)
@@ -44,9 +47,8 @@ def plans(study: Study, files: StudyFiles | None = None) -> Plans:
     if lines and any(f"{measure}/{view}" in measured for measure in MEASURES for view in VIEWS):
         found["sharpness"] = partial(sharpness_against_noise, curves)
     if at_contrast:
-        found["arms"] = partial(arms_at, curves)
+        found["arms"] = partial(arms_at, curves, CONTRAST_RATE, families)
     if at_contrast and "gap" in measured and any(f"{measure}/mixed" in measured for measure in MEASURES):
-        families = {arm: family_of(*study.optimizers[arm]) for arm in study.arms}
         found["gap"] = partial(sharpness_against_gap, curves, CONTRAST_RATE, families)
     if lines and any(f"bound/{loss}/total" in measured for loss in ("error", "clipped_ce")):
         found["bound"] = partial(bound_terms, curves)
@@ -90,7 +92,7 @@ def _of_runs(study: Study, files: StudyFiles, lines: list[str]) -> Plans:
     if any(arm in lines and rate == CONTRAST_RATE for arm, rate in there):
         spectra = files.records(study, "hessian/top5", Spectrum, lines, CONTRAST_RATE)
         if held := _densities({arm: members[0] for arm, members in spectra.items()}):
-            found["density"] = lambda: densities(held)
+            found["density"] = lambda: densities(held, symbols(lines))
     return found
 
 
