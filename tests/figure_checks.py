@@ -15,8 +15,10 @@ from matplotlib.collections import Collection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.spines import Spine
 from matplotlib.text import Text
-from matplotlib.transforms import Bbox
+from matplotlib.ticker import FixedFormatter, NullLocator
+from matplotlib.transforms import Bbox, BlendedGenericTransform, IdentityTransform, Transform
 
 SLACK = 1.0  # pixels: what antialiasing and rounding take
 SIDES = ("left", "right", "bottom", "top")
@@ -50,13 +52,13 @@ def points_of(ax: Axes) -> Iterator[tuple[Artist, np.ndarray, tuple[bool, bool]]
     for artist in ax.get_children():
         if not artist.get_visible() or artist is ax.patch:
             continue
-        counts = artist.get_transform().contains_branch_seperately(ax.transData)
         if isinstance(artist, Line2D):
-            found = [(artist.get_transform(), artist.get_xydata())]
+            found, counts = [(artist.get_transform(), artist.get_xydata())], _counts(artist.get_transform(), ax)
         elif isinstance(artist, Collection):
             found, counts = _of_collection(artist, ax)
-        elif isinstance(artist, Patch):
-            found = [(artist.get_transform(), artist.get_path().vertices)]
+        elif isinstance(artist, Patch) and not isinstance(artist, Spine):
+            path = artist.get_patch_transform().transform_path(artist.get_path())
+            found, counts = [(artist.get_data_transform(), path.vertices)], _counts(artist.get_data_transform(), ax)
         else:
             continue
         for transform, points in found:
@@ -64,15 +66,29 @@ def points_of(ax: Axes) -> Iterator[tuple[Artist, np.ndarray, tuple[bool, bool]]
             points = points[np.isfinite(points).all(axis=1)]
             if len(points) and any(counts):
                 pixels = transform.transform(points)
-                yield artist, pixels[np.isfinite(pixels).all(axis=1)], counts
+                pixels = pixels[np.isfinite(pixels).all(axis=1)]
+                if len(pixels):
+                    yield artist, pixels, counts
 
 
 def _of_collection(artist: Collection, ax: Axes) -> tuple[list[tuple[Any, Any]], tuple[bool, bool]]:
-    offsets = artist.get_offset_transform().contains_branch_seperately(ax.transData)
+    offsets = _counts(artist.get_offset_transform(), ax)
     if any(offsets):  # scatter: the places are offsets, the paths are symbols
         return [(artist.get_offset_transform(), artist.get_offsets())], offsets
-    counts = artist.get_transform().contains_branch_seperately(ax.transData)
+    counts = _counts(artist.get_transform(), ax)
     return [(artist.get_transform(), path.vertices) for path in artist.get_paths() if len(path.vertices)], counts
+
+
+def _counts(transform: Transform, ax: Axes) -> tuple[bool, bool]:
+    """Whether the transform takes x, and y, from the data's coordinates, also where it moves them on afterwards."""
+    if transform.contains_branch(ax.transData):
+        return True, True
+    if transform in (ax.transAxes, ax.figure.transFigure, ax.figure.transSubfigure) or isinstance(transform, IdentityTransform):
+        return False, False
+    if isinstance(transform, BlendedGenericTransform):
+        x, y = transform.contains_branch_seperately(ax.transData)
+        return bool(x), bool(y)
+    raise NotImplementedError(f"{transform!r}: teach this check whether data are drawn by it")
 
 
 def _clipped(made: Figure) -> list[str]:
@@ -134,7 +150,7 @@ def _texts(made: Figure, texts: list[tuple[Text, Bbox]]) -> list[str]:
 
 
 def _disagreeing(made: Figure, texts: list[tuple[Text, Bbox]]) -> list[str]:
-    """Panels of a shared axis that have other limits or scales; panels without numbers that share with none that has."""
+    """Panels of a shared axis with other limits or scales; panels whose axis has its numbers nowhere."""
     found, written = [], {id(text) for text, _ in texts}
     for way in ("x", "y"):
         for ax in made.axes:
@@ -146,13 +162,15 @@ def _disagreeing(made: Figure, texts: list[tuple[Text, Bbox]]) -> list[str]:
                 same = np.allclose(_limits(ax, way), _limits(other, way), rtol=1e-12, atol=0)
                 if not same or _scale(ax, way) != _scale(other, way):
                     found.append(f"{_name(ax)} and {_name(other)} share {way}, but end at other numbers")
-            if not len(axis.get_ticklocs()) or not axis.get_visible():
+            if ax.get_label() == "<colorbar>" and way == "x":
                 continue
-            numbered = [
-                other for other in siblings if any(id(t) in written for t in getattr(other, f"{way}axis").get_ticklabels())
-            ]
-            if not numbered:
-                found.append(f"{_name(ax)} has ticks along {way} that no panel of the same axis has numbers for")
+            if isinstance(axis.get_major_locator(), NullLocator) or not axis.get_visible():
+                continue
+            numbers = max(
+                sum(id(label) in written for label in getattr(other, f"{way}axis").get_ticklabels()) for other in siblings
+            )
+            if numbers < (1 if isinstance(axis.get_major_formatter(), FixedFormatter) else 2):
+                found.append(f"{_name(ax)}: no panel of its axis {way} has numbers enough to read it by")
     return found
 
 

@@ -106,7 +106,7 @@ def _a_panel_of_its_own(made: DataFigure) -> None:
         (_tick_labels_too_close, "overlaps"),
         (_note_over_the_title, "'a note here' overlaps 'panel 0'"),
         (_long_name, "leaves the canvas"),
-        (_a_panel_of_its_own, "no panel of the same axis has numbers"),
+        (_a_panel_of_its_own, "no panel of its axis y has numbers"),
     ],
     ids=lambda v: v.__name__.strip("_") if callable(v) else "",
 )

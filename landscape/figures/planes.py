@@ -109,11 +109,16 @@ def surface3d(
     tables = {label: table_of(plane, view, quantity) for label, plane in planes.items()}
     steps, norm, log = _shared(tables, view, quantity, 6, scale)
     panel = min(inches(width) / columns, 1.3 * _LARGEST)
-    made, axes = figure(rows, columns, height=0.9 * panel + 0.1, width=width, subplot_kw={"projection": "3d"})
+    row = 0.86 * panel + 0.22  # inches, the title's among them
+    below = 0.22 if panel * columns >= 4 else 0.34  # of the line of text, or two
+    made, axes = figure(rows, columns, height=row + below / rows, width=width, subplot_kw={"projection": "3d"})
     made.set_figwidth(panel * columns)
     with mpl.rc_context({"figure.autolayout": False, "figure.constrained_layout.use": False}):
         made.set_layout_engine(None)  # it does not know what 3D axes need
-    made.subplots_adjust(left=0.0, right=0.97, bottom=0.12 / rows, top=1.0, wspace=0.06, hspace=0.0)
+    whole, drawn = rows * row + below, row - 0.22
+    made.subplots_adjust(
+        left=0.0, right=0.96, bottom=below / whole, top=1 - 0.22 / whole, wspace=0.06, hspace=0.22 / drawn
+    )
     height: Any = np.log10 if log else np.asarray
     with mpl.rc_context({**STYLE, "grid.alpha": 0.6}):
         for ax in axes.flat[len(planes) :]:
@@ -134,11 +139,11 @@ def surface3d(
             ax.tick_params(pad=-2, labelsize=6)
             ax.xaxis.labelpad = ax.yaxis.labelpad = -7
             ax.view_init(elev=28, azim=-55)
-            ax.set_box_aspect((1, 1, 0.8), zoom=0.98)
+            ax.set_box_aspect((1, 1, 0.8), zoom=0.9)
         scaled = " (logarithmic)" if log else ""
         gap = "\n" if panel * columns < 4 else ";  "
         caption = f"height: {_title(view, quantity)}{scaled}{gap}{', '.join(names)}"
-        made.text(0.5, 0.015, caption, ha="center", fontsize=STYLE["legend.fontsize"])
+        made.text(0.5, 0.04 / whole, caption, ha="center", fontsize=STYLE["legend.fontsize"])
     return made
 
 

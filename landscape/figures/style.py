@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.axis import Axis
-from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
 from landscape._files import replacing
 from landscape.figures.data import DataFigure
@@ -103,8 +103,11 @@ def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
     for steps in (range(1, 10), (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
         found = [float(f"{m}e{d}") for d in range(first, last + 1) for m in steps]
         found = [tick for tick in found if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
-        if len(found) <= most:
+        if 1 < len(found) <= most:
             return found
+        if len(found) < 2:  # too short an axis for round numbers of that kind
+            ticks = MaxNLocator(most - 1).tick_values(low, high)
+            return [float(tick) for tick in ticks if low <= tick <= high]
     return found[:: -(-len(found) // most)]
 
 

@@ -29,8 +29,8 @@ from ncsam.study.arms import in_order, printed
 QUANTITIES = {
     "test_accuracy": "test accuracy (last five epochs)",
     "memorisation": "wrong labels memorised",
-    "adaptive/mixed": "adaptive sharpness, mixed (nats)",
-    "sam/mixed": "SAM sharpness, mixed (nats)",
+    "adaptive/mixed": "adaptive sharpness, mixed",
+    "sam/mixed": "SAM sharpness, mixed",
     "top_eigenvalue/mixed": "top Hessian eigenvalue, mixed",
     "trace/mixed": "Hessian trace, mixed",
 }
@@ -42,10 +42,10 @@ MEASURES = {
 }
 VIEWS = ("mixed", "clean_part", "noisy_part", "true_labels", "test")
 TERMS = {
+    "total": Symbol(BLACK, "o", name="the bound: their sum"),
     "neighbourhood": Symbol(SKY, "s", (0, (5, 1.5)), name="highest loss nearby / (1−α)"),
     "sampling": Symbol(ORANGE, "D", (0, (1.5, 1.5)), name="1 / ((1−α) √n)"),
     "complexity": Symbol(VERMILION, "^", (0, (6, 1.5, 1.5, 1.5)), name="√(X / (n−1))"),
-    "total": Symbol(BLACK, "o", name="the bound: their sum"),
     "risk": Symbol(BLUE, "v", (0, (10, 2)), name="clean test risk"),
 }
 SHARES = ("test_accuracy", "best_accuracy", "memorisation")
@@ -78,6 +78,8 @@ def against_noise(curves: Curves, quantities: Sequence[str] = tuple(QUANTITIES))
             ax.set_title(QUANTITIES.get(quantity, quantity))
             if quantity in SHARES:
                 shares(ax)
+            if quantity in ("adaptive/mixed", "sam/mixed"):
+                ax.set_ylabel("nats")
         _rates_below(axes, len(quantities), curves.rates)
         below(made, made.axes)
     return made
@@ -137,8 +139,9 @@ def bound_terms(curves: Curves) -> DataFigure:
                         continue
                     x, mean, low, high = _of(curves, f"bound/{loss}/{term}", arm)
                     made.note(loss=loss, arm=arm, term=term, rate=x, mean=mean, low=low, high=high)
-                    drawn = np.where(mean > 0, mean, np.nan)  # a term of nothing has no place on a logarithmic axis
-                    band(ax, 100 * x, drawn, np.maximum(low, lowest), high, symbol, markers=True)
+                    shown = mean > 0  # a term of nothing has no place on a logarithmic axis
+                    drawn = [np.where(shown, part, np.nan) for part in (mean, np.maximum(low, lowest), high)]
+                    band(ax, 100 * x, *drawn, symbol, markers=True)
                 ax.axhline(1.0, color=GREY, linestyle=":", linewidth=1, label="1: vacuous from here on")
                 ax.set(title=plain(printed(arm)) if ax in axes[0] else "", yscale="log")
             row[0].set_ylabel(LOSSES[loss])

@@ -57,8 +57,10 @@ def arms_at(curves: Curves, rate: float = CONTRAST_RATE, families: Mapping[str, 
             # A norm of exactly zero is that of an arm without perturbation: nothing to show.
             means = {a: float(curves.mean[q, a, at]) for a in arms}
             means = {a: mean for a, mean in means.items() if quantity != "perturbation_norm" or mean > 0}
-            log = quantity == "perturbation_norm" and len(means) > 0
-            lowest = 0.5 * min(means.values(), default=0.0) if log else 0.0 if factor == 100 else -np.inf
+            positive = [mean for mean in means.values() if np.isfinite(mean)]
+            spread = bool(positive) and max(positive) > 20 * min(positive) > 0
+            log = quantity == "perturbation_norm" and len(means) > 0 or factor == 1 and spread
+            lowest = 0.5 * min(positive) if log else 0.0 if factor == 100 else -np.inf
             for place, a in enumerate(arms):
                 mean, low, high = (table[q, a, at] for table in (curves.mean, curves.low, curves.high))
                 made.note(arm=curves.arms[a], quantity=quantity, rate=rate, mean=mean, low=low, high=high)
@@ -115,7 +117,7 @@ def sharpness_against_gap(
                 ax.plot(x.ravel(), y.ravel(), ".", color=symbol.colour, alpha=0.3, markersize=3)
                 ax.plot(
                     np.nanmean(x, axis=1), np.nanmean(y, axis=1), label=plain(symbol.name),
-                    **{**symbol.both, "linestyle": "-", "linewidth": 0.5, "markersize": 5.5, "markeredgewidth": 0.8},
+                    **{**symbol.points, "linestyle": "-" if len(here) > 1 else "", "linewidth": 0.5, "markersize": 5.5},
                 )  # fmt: skip
                 made.note(
                     measure=measure, rate=rate, family=family, arm=curves.arms[here][:, None],

@@ -110,7 +110,7 @@ def training_of_controls(
                 x, mean, *_ = _over_seeds([(t.epochs, t.of_view("test")) for t in records])
                 ax.plot(x, mean, **{**drawn[other].line, "linewidth": 0.9}, alpha=0.7, label=plain(drawn[other].name))
             x, mean, low, high = _over_seeds([(t.epochs, t.of_view("test")) for t in members])
-            band(ax, x, mean, low, high, dataclasses.replace(drawn[label], dash="-", name="_the control"), share=True)
+            band(ax, x, mean, low, high, dataclasses.replace(drawn[label], dash="-", name=""), share=True)
             later.append(mean[len(mean) // 4 :].min())
             made.note(arm=label, epoch=x, mean=mean, low=low, high=high)
             ax.set_title(plain(drawn[label].name), fontsize=7, color=drawn[label].colour)

@@ -41,7 +41,8 @@ def forest(verdicts: Verdicts) -> DataFigure:
             if np.isfinite(estimate):
                 ends_of = [[estimate - low], [high - estimate]] if np.isfinite(low) else None
                 ax.errorbar([estimate], [0], xerr=ends_of, color=colour, marker="o", capsize=3, elinewidth=1.5)
-            ax.set(xlim=ends, ylim=(-1, 1), yticks=[])
+            ax.set(xlim=ends, ylim=(-1, 1))
+            ax.yaxis.set_major_locator(mpl.ticker.NullLocator())
             ax.spines["left"].set_visible(False)
             ax.tick_params(labelsize=6, length=2, pad=1)
             ax.grid(visible=False)

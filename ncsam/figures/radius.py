@@ -7,7 +7,6 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.transforms import offset_copy
 
 from landscape.figures.data import DataFigure
 from landscape.figures.style import STYLE, below, figure, log_numbers
@@ -48,10 +47,9 @@ def radius_figure(control: RadiusControl) -> DataFigure:
                 if family == "SAM":
                     ax.plot(x[0], y[0], color=symbol.colour, linewidth=1)
                 for n, i in enumerate(here):
-                    _bars(
-                        ax, [x[0][n], *np.clip([x[1][n], x[2][n]], *reach)], [part[n] for part in y], beside[i], symbol,
-                        first=n == 0,
-                    )  # fmt: skip
+                    ends = np.clip([x[1][n], x[2][n]], *reach)
+                    label = plain(symbol.name) if n == 0 else None
+                    _bars(ax, (x[0][n], *ends), (y[0][n], y[1][n], y[2][n]), beside[i], symbol, label)
             ax.plot(control.radius[control.radius > 0], np.zeros((control.radius > 0).sum()), "|", color="black",
                     markersize=7, transform=ax.get_xaxis_transform(), clip_on=False)  # fmt: skip
             ax.set(title=title, xlabel="realised mean ‖ε‖", xscale="log", xlim=reach)
@@ -61,14 +59,14 @@ def radius_figure(control: RadiusControl) -> DataFigure:
     return made
 
 
-def _bars(ax: Axes, x: list[float], y: list[float], shift: float, symbol: Symbol, *, first: bool) -> None:
-    """One arm: its symbol with a bar along each axis, ``shift`` points of the page beside its radius."""
-    place = offset_copy(ax.transData, ax.figure, x=shift, units="points")
-    bar: dict[str, Any] = {"color": symbol.colour, "linewidth": 0.8, "transform": place}
-    ax.plot(x[1:], [y[0]] * 2, "|-", markersize=3, **bar)
-    ax.plot([x[0]] * 2, np.clip(y[1:], 0.0, 1.0), "_-", markersize=3, **bar)
-    label = plain(symbol.name) if first else None
-    ax.plot([x[0]], [y[0]], label=label, transform=place, **{**symbol.points, "markersize": 5})
+def _bars(
+    ax: Axes, x: tuple[float, ...], y: tuple[float, ...], beside: float, symbol: Symbol, label: str | None
+) -> None:
+    """One arm: its symbol with a bar along each axis, the upright one and the symbol at ``beside`` times its radius."""
+    bar: dict[str, Any] = {"color": symbol.colour, "linewidth": 0.8, "markersize": 3}
+    ax.plot(x[1:], [y[0]] * 2, "|-", **bar)
+    ax.plot([beside * x[0]] * 2, np.clip(y[1:], 0.0, 1.0), "_-", **bar)
+    ax.plot([beside * x[0]], [y[0]], label=label, **{**symbol.points, "markersize": 5})
 
 
 def _reach(control: RadiusControl) -> tuple[float, float]:
@@ -83,13 +81,13 @@ def _reach(control: RadiusControl) -> tuple[float, float]:
 
 
 def _beside(control: RadiusControl, point: float) -> np.ndarray:
-    """Shifts in points of the page, (arm,): arms within a symbol's width of each other stand side by side.
+    """Factors on the radius, (arm,): arms within a symbol's width of each other stand side by side, a hair apart.
 
     Args:
         control: with the radii.
         point: what a point of the page is on the logarithm of the axis.
     """
-    shifts = np.zeros(len(control.arms))
+    factors = np.ones(len(control.arms))
     groups: list[list[int]] = []
     for i in np.argsort(control.radius):
         if not control.radius[i] > 0:
@@ -99,8 +97,8 @@ def _beside(control: RadiusControl, point: float) -> np.ndarray:
         else:
             groups.append([int(i)])
     for group in groups:
-        shifts[group] = _BESIDE * (np.arange(len(group)) - (len(group) - 1) / 2)
-    return shifts
+        factors[group] = np.exp(_BESIDE * point * (np.arange(len(group)) - (len(group) - 1) / 2))
+    return factors
 
 
 def _interval(control: RadiusControl, name: str, here: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

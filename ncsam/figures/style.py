@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
@@ -59,8 +58,7 @@ def shares(ax: Axes) -> None:
     """Numbers along y are shares, shown in percent; called once all is drawn, since it ends the axis near 0 and 1."""
     low, high = ax.get_ylim()
     ax.set_ylim(max(low, -0.02), min(high, 1.02))
-    decimals = 1 if ax.get_ylim()[1] - ax.get_ylim()[0] < 0.05 else 0
-    ax.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0, decimals=decimals))
+    ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
 
 
 def hide_spare(axes: np.ndarray, used: int) -> None:
@@ -72,9 +70,10 @@ def hide_spare(axes: np.ndarray, used: int) -> None:
 def _spare() -> Sequence[Symbol]:
     taken = {(arm.marker, arm.filled) for arm in ARMS.values()}
     free = [(m, f) for m in (*reversed(MARKERS), "d", ">", "H", "8") for f in (True, False) if (m, f) not in taken]
-    grid = itertools.product(range(len(COLOURS)), range(len(free)))
+    colours = (SKY, ORANGE, PINK, BLACK, GREEN, VERMILION, BLUE)
+    grid = itertools.product(range(len(colours)), range(len(free)))
     ordered = sorted(grid, key=lambda at: ((at[1] - at[0]) % len(free), at[0]))
-    return [Symbol(COLOURS[c], free[m][0], DASHES[(c + m) % len(DASHES)], free[m][1]) for c, m in ordered]
+    return [Symbol(colours[c], free[m][0], DASHES[(c + m) % len(DASHES)], free[m][1]) for c, m in ordered]
 
 
 _SPARE = _spare()

@@ -35,7 +35,7 @@ ARMS: Mapping[str, Arm] = {
     "sgd": Arm("SGD", "#0072B2", "o", _SOLID),
     "sam": Arm("SAM", "#D55E00", "s", _DASHED),
     "ncsam": Arm("NCSAM", "#009E73", "^", _DASH_DOT),
-    "ncsam-unprojected": Arm("NCSAM, unprojected", "#6FCFB4", "^", _LONG, filled=False),
+    "ncsam-unprojected": Arm("NCSAM, unprojected", "#55C0A0", "^", _LONG, filled=False),
     "ncsam-minus": Arm("NCSAM −", "#CC79A7", "v", _DOTTED),
     "ncsam-minus-unprojected": Arm("NCSAM −, unprojected", "#7A3E62", "v", _DASHED, filled=False),
     "ncsam-released": Arm("NCSAM, released code", "#005C43", "<", _DASH_DOT_DOT),
@@ -43,7 +43,7 @@ ARMS: Mapping[str, Arm] = {
     "matched": Arm("matched", "#E69F00", "D", _DASH_DOT_DOT),
     "random-direction": Arm("random direction", "#56B4E9", "X", _SOLID),
     "random-picks": Arm("random picks", "#777777", "P", _LONG),
-    "gstar-only": Arm("g* only", "#B8A100", "p", _LONG),
+    "gstar-only": Arm("g* only", "#A89500", "p", _LONG),
     "oracle": Arm("oracle", "#000000", "*", _DASH_DOT),
     "clean-direction": Arm("clean direction", "#333333", "h", _DASHED, filled=False),
 }
