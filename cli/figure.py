@@ -53,7 +53,8 @@ def command(
     """Draw every figure that a study or run files allow.
 
     FILES is one study (its file, or the folder of a sweep), or one or more run files, which are drawn together, or
-    saved lines and planes of a model of your own. Beside each figure lies a CSV file of the same name with the numbers
+    records that you saved (spectra, densities, lines, planes, draws, sharpness and all others), those of one kind
+    together. Beside each figure lies a CSV file of the same name with the numbers
     that it shows.
 
     \b
@@ -62,6 +63,7 @@ def command(
       landscape figure run.h5 --out figures/
       landscape figure run.h5 sam.h5 --out comparison/ --formats pdf --width neurips
       landscape figure run.h5 --out turnable/ --interactive
+      landscape figure density.h5 other-density.h5 --out mine/
     """
     from landscape import store
     from ncsam.study.files import StudyFiles

@@ -48,7 +48,7 @@ def drawn_texts(made: Figure) -> list[tuple[Text, Bbox]]:
 
 
 def points_of(ax: Axes) -> Iterator[tuple[Artist, np.ndarray, tuple[bool, bool]]]:
-    """What is drawn in data coordinates: the artist, its finite points in pixels, (n, 2), and which of x and y count."""
+    """What is drawn by the data: the artist, its finite points in pixels, (n, 2), and which of x and y count."""
     for artist in ax.get_children():
         if not artist.get_visible() or artist is ax.patch:
             continue
@@ -83,7 +83,9 @@ def _counts(transform: Transform, ax: Axes) -> tuple[bool, bool]:
     """Whether the transform takes x, and y, from the data's coordinates, also where it moves them on afterwards."""
     if transform.contains_branch(ax.transData):
         return True, True
-    if transform in (ax.transAxes, ax.figure.transFigure, ax.figure.transSubfigure) or isinstance(transform, IdentityTransform):
+    if transform in (ax.transAxes, ax.figure.transFigure, ax.figure.transSubfigure) or isinstance(
+        transform, IdentityTransform
+    ):
         return False, False
     if isinstance(transform, BlendedGenericTransform):
         x, y = transform.contains_branch_seperately(ax.transData)
@@ -167,7 +169,8 @@ def _disagreeing(made: Figure, texts: list[tuple[Text, Bbox]]) -> list[str]:
             if isinstance(axis.get_major_locator(), NullLocator) or not axis.get_visible():
                 continue
             numbers = max(
-                sum(id(label) in written for label in getattr(other, f"{way}axis").get_ticklabels()) for other in siblings
+                sum(id(label) in written for label in getattr(other, f"{way}axis").get_ticklabels())
+                for other in siblings
             )
             if numbers < (1 if isinstance(axis.get_major_formatter(), FixedFormatter) else 2):
                 found.append(f"{_name(ax)}: no panel of its axis {way} has numbers enough to read it by")

@@ -13,7 +13,7 @@ from tests.figure_checks import drawn_texts, faults
 
 
 def sound() -> DataFigure:
-    """Lines, bands, bars, error bars, symbols, levels and regions in two panels of one axis, with titles and a legend."""
+    """Lines, bands, bars, error bars, symbols, levels and regions in two panels of one axis, with a legend."""
     made, (row,) = figure(1, 2, sharey=True)
     for n, ax in enumerate(row):
         ax.plot([0, 1, 2], [1, 3 + n, 2], label="line")

@@ -10,13 +10,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
-from scipy.interpolate import PchipInterpolator
+from scipy.interpolate import Akima1DInterpolator
 
 from landscape.figures.data import DataFigure
 from landscape.figures.levels import is_log, levels_between, norm_for, symmetric_levels
 from landscape.figures.style import STYLE, figure, inches
 from landscape.figures.symbols import COLOURS, Records, Symbol, by_label, plain, symbols_of
-from landscape.records import Plane, Status, Trajectory
+from landscape.records import Plane, PlaneDraws, Status, Trajectory
 
 _COLOURMAPS = {"loss": "viridis", "accuracy": "cividis"}
 _NAMES = ("α (filter norms)", "β (filter norms)")
@@ -40,8 +40,8 @@ def contours(
 ) -> DataFigure:
     """Planes of one view side by side, with levels shared by all.
 
-    Between the measured points, which are dots, contours are interpolated (monotone cubic, no higher or lower than the
-    points around); where all points lie too close to be told apart they are drawn as measured. Points that are not
+    Between the measured points, which are dots, contours are interpolated (local cubics, no higher or lower than what
+    was measured); where points lie too close to be told apart they are drawn as measured. Points that are not
     finite are crosses on grey. A white cross marks the weights. Checkpoints outside a plane are clipped.
 
     Args:
@@ -202,6 +202,43 @@ def difference(
     return made
 
 
+def plane_draws(
+    records: Records[PlaneDraws],
+    view: str | None = None,
+    *,
+    symbols: Mapping[str, Symbol] | None = None,
+    **options: Any,
+) -> DataFigure:
+    """Planes along random directions: of one record the median and every draw, of several the medians.
+
+    Other arguments as for :func:`contours`.
+    """
+    found = by_label(records)
+    if len(found) > 1:
+        return contours({label: _plane_of(r, None) for label, r in found.items()}, view, symbols=symbols, **options)
+    (record,) = found.values()
+    drawn = {f"draw {seed}": _plane_of(record, n) for n, seed in enumerate(record.draws.tolist())}
+    return contours({"median of the draws": _plane_of(record, None), **drawn}, view, **options)
+
+
+def _plane_of(record: PlaneDraws, draw: int | None) -> Plane:
+    """One draw as a plane, or the median over them; where a draw is not finite, neither is the median."""
+    every, statuses = record.loss, record.status
+    loss = np.median(every, axis=0) if draw is None else every[draw]
+    status = (
+        np.where((statuses == Status.OK).all(axis=0), Status.OK, Status.NONFINITE) if draw is None else statuses[draw]
+    )
+    accuracy = record.accuracy
+    if accuracy is not None:
+        accuracy = np.median(accuracy, axis=0) if draw is None else accuracy[draw]
+    one = 0 if draw is None else draw
+    return Plane(
+        views=record.views, alphas=record.alphas, betas=record.betas, loss=loss, status=status.astype(np.uint8),
+        weight_norm=record.weight_norm, direction_norms=record.direction_norms[one],
+        cosine=float(record.cosines[one]), seed=int(record.draws[one]), accuracy=accuracy,
+    )  # fmt: skip
+
+
 def _named(
     planes: Records[Plane], view: str | None, symbols: Mapping[str, Symbol] | None
 ) -> tuple[dict[str, Plane], str, dict[str, str]]:
@@ -266,7 +303,7 @@ def _panel(ax: Axes, plane: Plane, table: np.ndarray, steps: np.ndarray, norm: N
 def refined(
     alphas: np.ndarray, betas: np.ndarray, table: np.ndarray, *, log: bool = False
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A table between its points: monotone cubics along either axis, through every point, without new extremes there.
+    """A table between its points: local cubics (Akima) along either axis, through every point, within their range.
 
     Args:
         alphas, betas: where the points are, ascending.
@@ -276,11 +313,12 @@ def refined(
     Returns:
         the finer axes and table, the measured points among them; the same where enough points were measured.
 
-    >>> a, b, fine = refined(np.arange(3.0), np.arange(2.0), np.array([[0.0, 1.0], [0.0, 1.0], [0.0, 4.0]]))
-    >>> fine.shape == (a.size, b.size), float(fine.max())
-    (True, 4.0)
+    >>> at = np.linspace(-1, 1, 5)
+    >>> a, b, fine = refined(at, at, at[:, None] ** 2 + at**2)
+    >>> bool(np.allclose(fine, a[:, None] ** 2 + b**2))
+    True
     """
-    if min(table.shape) < 2:
+    if min(table.shape) < 3:
         return alphas, betas, table
     finite = np.isfinite(table)
     values = np.log(table, where=finite, out=np.full_like(table, np.nan)) if log else table.copy()
@@ -292,7 +330,7 @@ def refined(
     if not np.isfinite(values).all():
         return alphas, betas, table
     a, b = _finer(alphas), _finer(betas)
-    fine = PchipInterpolator(betas, PchipInterpolator(alphas, values, axis=0)(a), axis=1)(b)
+    fine = Akima1DInterpolator(betas, Akima1DInterpolator(alphas, values, axis=0)(a), axis=1)(b)
     fine = np.exp(fine) if log else fine
     fine = np.clip(fine, table[finite].min(), table[finite].max())
     fine[_hole(a, alphas, b, betas, finite)] = np.nan
@@ -307,7 +345,9 @@ def _finer(axis: np.ndarray) -> np.ndarray:
 
 def _hole(a: np.ndarray, alphas: np.ndarray, b: np.ndarray, betas: np.ndarray, finite: np.ndarray) -> np.ndarray:
     """Where a fine point lies in, or on the edge of, a cell of the grid with a corner that is not finite."""
-    below = [np.clip(np.searchsorted(axis, at, "right") - 1, 0, len(axis) - 1) for axis, at in ((alphas, a), (betas, b))]
+    below = [
+        np.clip(np.searchsorted(axis, at, "right") - 1, 0, len(axis) - 1) for axis, at in ((alphas, a), (betas, b))
+    ]
     above = [np.clip(np.searchsorted(axis, at, "left"), 0, len(axis) - 1) for axis, at in ((alphas, a), (betas, b))]
     corners = [finite[np.ix_(i, j)] for i in (below[0], above[0]) for j in (below[1], above[1])]
     return ~np.logical_and.reduce(corners)

@@ -7,7 +7,7 @@ has one symbol throughout a figure.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -18,7 +18,7 @@ from landscape.figures.symbols import COLOURS, MARKERS, Records, Symbol, by_labe
 from landscape.records import CurvatureSplit, DensityResult, EigenResult, LayerSpectra
 
 R = TypeVar("R")
-Panels = R | Mapping[str, R] | Mapping[str, Mapping[str, R]]
+Panels: TypeAlias = R | Mapping[str, R] | Mapping[str, Mapping[str, R]]
 Symbols = Mapping[str, Symbol] | None
 _COLUMNS = 4
 
@@ -67,9 +67,7 @@ def densities(panels: Panels[DensityResult], symbols: Symbols = None) -> DataFig
     return made
 
 
-def eigenvalues(
-    panels: Panels[Sequence[EigenResult]], epochs: Sequence[int], symbols: Symbols = None
-) -> DataFigure:
+def eigenvalues(panels: Panels[Sequence[EigenResult]], epochs: Sequence[int], symbols: Symbols = None) -> DataFigure:
     """Outermost eigenvalues along training: the first as a line with its error, the others as thin lines.
 
     Values that did not converge are marked by an open symbol.
@@ -83,6 +81,7 @@ def eigenvalues(
         ValueError: a label has not one record for each epoch.
     """
     panels = _panels(panels)
+    lowest = np.inf
     made, axes = _grid(len(panels), height=2.3, sharey=True)
     drawn = _symbols(panels, symbols)
     with mpl.rc_context(STYLE):
@@ -96,6 +95,7 @@ def eigenvalues(
                 errors = np.stack([r.residuals if r.errors is None else r.errors for r in along])
                 converged = np.stack([r.converged for r in along])
                 symbol = drawn[label]
+                lowest = min(lowest, float(np.min(values)), float(np.nanmin(values[:, 0] - errors[:, 0])))
                 made.note(
                     label=label, view=title, epoch=np.array(epochs)[:, None], number=np.arange(1, values.shape[1] + 1),
                     eigenvalue=values, error=errors, converged=converged,
@@ -112,8 +112,8 @@ def eigenvalues(
                     ax.plot(at, values[open_, pair], marker=symbol.marker, **hollow)
             ax.set(title=title, xlabel="epoch")
             ax.axhline(0, color="black", linewidth=0.5)
-        if all(r.values.min() >= 0 for records in panels.values() for along in records.values() for r in along):
-            axes[0].set_ylim(bottom=min(0.0, axes[0].get_ylim()[0]))
+        if lowest >= 0:
+            axes[0].set_ylim(bottom=0)
         _left(axes, len(panels), "eigenvalue")
         below(made, axes)
     return made
@@ -145,7 +145,8 @@ def layers(panels: Panels[LayerSpectra], symbols: Symbols = None) -> DataFigure:
                     at = np.arange(len(r.layers)) + (n - (len(records) - 1) / 2) * 0.8 / len(records)
                     ax.barh(
                         at, getattr(r, value), 0.8 / len(records), xerr=factor * getattr(r, error),
-                        label=plain(drawn[label].name), color=drawn[label].colour, error_kw={"elinewidth": 0.8, "capsize": 1.5},
+                        label=plain(drawn[label].name), color=drawn[label].colour,
+                        error_kw={"elinewidth": 0.8, "capsize": 1.5},
                     )  # fmt: skip
                     made.note(
                         label=label, view=title, quantity=quantity, layer=r.layers, value=getattr(r, value),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from matplotlib.colors import to_hex, to_rgb
 
@@ -13,13 +13,13 @@ from landscape.records import Record
 # Okabe & Ito, without the yellow that vanishes on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-Dash = str | tuple[float, tuple[float, ...]]
+Dash: TypeAlias = str | tuple[float, tuple[float, ...]]
 DASHES: tuple[Dash, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)))
 
 R = TypeVar("R", bound=Record)
 T = TypeVar("T")
-Records = R | Mapping[str, R]  # what figures take: one record, or records by label
-Groups = R | Mapping[str, R | Sequence[R]]  # or several of each label, e.g. one a seed
+Records: TypeAlias = R | Mapping[str, R]  # what figures take: one record, or records by label
+Groups: TypeAlias = R | Mapping[str, R | Sequence[R]]  # or several of each label, e.g. one a seed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +62,8 @@ class Symbol:
         """
         shade = (0.45, -0.4, 0.25, -0.65)[(number - 1) % 4]  # towards white, or black
         towards = 1.0 if shade > 0 else 0.0
-        colour = to_hex([(1 - abs(shade)) * part + abs(shade) * towards for part in to_rgb(self.colour)])
+        red, green, blue = ((1 - abs(shade)) * part + abs(shade) * towards for part in to_rgb(self.colour))
+        colour = to_hex((red, green, blue))
         at = DASHES.index(self.dash) if self.dash in DASHES else 0
         dash = DASHES[(at + number) % len(DASHES)]
         return Symbol(colour, self.marker, dash, self.filled != (number % 2 == 1), name)
@@ -89,7 +90,8 @@ def by_label(records: T | Mapping[str, T]) -> dict[str, T]:
 
 def grouped(records: Groups[R]) -> dict[str, list[R]]:
     """Records by label, a list each, also where one alone is given."""
-    return {k: [v] if isinstance(v, Record) else list(v) for k, v in by_label(records).items()}
+    labelled = records if isinstance(records, Mapping) else {"": records}
+    return {k: [v] if isinstance(v, Record) else list(v) for k, v in labelled.items()}
 
 
 def plain(text: object) -> str:

@@ -103,7 +103,9 @@ def sharpness_against_noise(curves: Curves, views: Sequence[str] = VIEWS) -> Dat
     made, axes = figure(len(measures), len(views), height=1.55, sharex=True, sharey="row")
     with mpl.rc_context(STYLE):
         for row, measure in zip(axes, measures, strict=True):
-            held = [(ax, f"{measure}/{view}") for ax, view in zip(row, views, strict=True) if f"{measure}/{view}" in there]
+            held = [
+                (ax, f"{measure}/{view}") for ax, view in zip(row, views, strict=True) if f"{measure}/{view}" in there
+            ]
             _lines(made, [ax for ax, _ in held], curves, [quantity for _, quantity in held])
             row[0].set_ylabel(MEASURES[measure])
         for ax, view in zip(axes[0], views, strict=True):
@@ -140,13 +142,12 @@ def bound_terms(curves: Curves) -> DataFigure:
                     x, mean, low, high = _of(curves, f"bound/{loss}/{term}", arm)
                     made.note(loss=loss, arm=arm, term=term, rate=x, mean=mean, low=low, high=high)
                     shown = mean > 0  # a term of nothing has no place on a logarithmic axis
-                    drawn = [np.where(shown, part, np.nan) for part in (mean, np.maximum(low, lowest), high)]
-                    band(ax, 100 * x, *drawn, symbol, markers=True)
+                    mean, low, high = (np.where(shown, end, np.nan) for end in (mean, np.maximum(low, lowest), high))
+                    band(ax, 100 * x, mean, low, high, symbol, markers=True)
                 ax.axhline(1.0, color=GREY, linestyle=":", linewidth=1, label="1: vacuous from here on")
                 ax.set(title=plain(printed(arm)) if ax in axes[0] else "", yscale="log")
             row[0].set_ylabel(LOSSES[loss])
-        low, high = axes[0, 0].get_ylim()
-        log_numbers(axes[0, 0].yaxis, low, high)
+        log_numbers(axes[0, 0].yaxis, *axes[0, 0].get_ylim())
         _rates_below(axes, axes.size, curves.rates)
         below(made, made.axes, columns=3)
     return made
@@ -165,8 +166,7 @@ def _lines(made: DataFigure, panels: Sequence[Axes], curves: Curves, quantities:
             band(ax, 100 * x, mean, np.maximum(low, lowest), high, symbol, markers=True, share=quantity in SHARES)
             made.note(quantity=quantity, arm=arm, rate=x, mean=mean, low=low, high=high)
     if means.size and lowest == -np.inf and (means >= 0).all():
-        low, high = panels[0].get_ylim()
-        panels[0].set_ylim(min(0.0, low), high)
+        panels[0].set_ylim(bottom=min(0.0, panels[0].get_ylim()[0]))
 
 
 def _of(curves: Curves, quantity: str, arm: str) -> tuple[np.ndarray, ...]:

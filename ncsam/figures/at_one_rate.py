@@ -59,7 +59,7 @@ def arms_at(curves: Curves, rate: float = CONTRAST_RATE, families: Mapping[str, 
             means = {a: mean for a, mean in means.items() if quantity != "perturbation_norm" or mean > 0}
             positive = [mean for mean in means.values() if np.isfinite(mean)]
             spread = bool(positive) and max(positive) > 20 * min(positive) > 0
-            log = quantity == "perturbation_norm" and len(means) > 0 or factor == 1 and spread
+            log = (quantity == "perturbation_norm" and len(means) > 0) or (factor == 1 and spread)
             lowest = 0.5 * min(positive) if log else 0.0 if factor == 100 else -np.inf
             for place, a in enumerate(arms):
                 mean, low, high = (table[q, a, at] for table in (curves.mean, curves.low, curves.high))
@@ -70,7 +70,8 @@ def arms_at(curves: Curves, rate: float = CONTRAST_RATE, families: Mapping[str, 
                     ax.plot([factor * mean], [place], **drawn[shown[a]].points)
             if log:
                 ax.set_xscale("log")
-                log_numbers(ax.xaxis, *ax.get_xlim(), most=3)
+                low, high = ax.get_xlim()
+                log_numbers(ax.xaxis, low, high, 3)
             else:
                 ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
             ax.set_xlabel(label)
@@ -84,7 +85,8 @@ def sharpness_against_gap(
 ) -> DataFigure:
     """Sharpness against generalisation gap at one noise rate, a symbol an arm, a dot a run; Kendall's τ in the title.
 
-    Arms of one family share its symbol and are joined in the order of their realised ‖ε‖. τ is that over the arms of a seed, averaged over the seeds, with its t-interval, as T9 has it.
+    Arms of one family share its symbol and are joined in the order of their realised ‖ε‖. τ is that over the arms of a
+    seed, averaged over the seeds, with its t-interval, as T9 has it.
 
     Args:
         curves: of a study.
@@ -103,7 +105,9 @@ def sharpness_against_gap(
     columns = min(2, len(measures))
     made, axes = figure(-(-len(measures) // columns), columns, height=2.3, sharey=True)
     gap = curves.value[names.index("gap"), :, at]
-    order = curves.mean[names.index("perturbation_norm"), :, at] if "perturbation_norm" in names else np.zeros(len(shown))
+    order = (
+        curves.mean[names.index("perturbation_norm"), :, at] if "perturbation_norm" in names else np.zeros(len(shown))
+    )
     with mpl.rc_context(STYLE):
         hide_spare(axes, len(measures))
         for ax, measure in zip(axes.flat, measures, strict=False):

@@ -11,7 +11,7 @@ import numpy as np
 
 from landscape.figures.data import DataFigure
 from landscape.figures.style import STYLE, below, figure
-from landscape.figures.symbols import Groups, Symbol, grouped, plain
+from landscape.figures.symbols import Groups, Records, Symbol, by_label, grouped, plain
 from ncsam.figures.style import (
     BLACK,
     BLUE,
@@ -146,6 +146,19 @@ def alignment(
     for title, groups in panels.items():
         if arm not in groups:
             raise ValueError(f"{title}: no diagnostics of {arm}; there are {', '.join(groups) or 'none'}")
+    return _alignment(panels, dict.fromkeys(panels, arm), warmup)
+
+
+def alignment_of(records: Records[Diagnostics], warmup: int = 0) -> DataFigure:
+    """The same of one record, or of records by label: a column each."""
+    found = by_label(records)
+    return _alignment({plain(s.name): {k: [found[k]]} for k, s in symbols(found).items()}, None, warmup)
+
+
+def _alignment(
+    panels: Mapping[str, Mapping[str, Sequence[Diagnostics]]], arms: Mapping[str, str] | None, warmup: int
+) -> DataFigure:
+    """Columns of all arms; the lower rows of the named one, or of a column's only one."""
     made, axes = figure(len(_BY_ARM) + len(_ALIGNED), len(panels), height=1.6, sharex=True, sharey="row")
     with mpl.rc_context(STYLE):
         for column, (title, groups) in zip(axes.T, panels.items(), strict=True):
@@ -154,6 +167,7 @@ def alignment(
             for ax, (name, quantity) in zip(column, _BY_ARM.items(), strict=False):
                 for label, symbol in symbols(groups).items():
                     _diagnosed(made, ax, groups[label], quantity, symbol, noise=title, row=name)
+            arm = next(iter(groups)) if arms is None else arms[title]
             for ax, (name, quantities) in zip(column[len(_BY_ARM) :], _ALIGNED.items(), strict=True):
                 for quantity, symbol in quantities:
                     _diagnosed(made, ax, groups[arm], quantity, symbol, noise=title, row=name)

@@ -22,8 +22,8 @@ def radius_figure(control: RadiusControl) -> DataFigure:
     """Clean test accuracy and memorisation against the realised ‖ε‖: SAM over ρ as a line, all else as points.
 
     SGD, which has no ‖ε‖, is a dashed level. Bars are t-intervals over the seeds, in both directions; along y they end
-    at 0 and 1, along x one that reaches zero ends where the axis does. The axis is that of the true radii; symbols that would cover each other stand up to a few points of
-    the page beside their place, and a tick on the axis marks each arm's own radius.
+    at 0 and 1, along x one that reaches zero ends where the axis does. The axis is that of the true radii, and a tick
+    on it marks each arm's own; symbols that would cover each other stand a few points of the page beside their place.
     """
     made, axes = figure(1, 2, height=3.4)
     panels = (("accuracy", "clean test accuracy"), ("memorisation", "wrong labels memorised"))

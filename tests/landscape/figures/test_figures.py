@@ -54,7 +54,7 @@ def curves() -> Curves:
 def test_study_figures_draw_arms_over_rates_and_leave_controls_of_one_rate_out() -> None:
     drawn = against_noise(curves(), ("test_accuracy", "memorisation"))
     ax = drawn.axes[0]
-    assert {text.get_text() for text in drawn.legends[0].get_texts()} == {"sgd", "sam"}
+    assert {text.get_text() for text in drawn.legends[0].get_texts()} == {"SGD", "SAM"}
     np.testing.assert_allclose(ax.lines[0].get_xdata(), [0, 40])
 
 

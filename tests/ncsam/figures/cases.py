@@ -1,4 +1,4 @@
-"""Every figure of the package with data of every kind that it meets: the table that the checks of figures go through."""
+"""Every figure of the package with data of every kind that it meets: the table that the check goes through."""
 
 from __future__ import annotations
 
@@ -15,20 +15,28 @@ from matplotlib.figure import Figure
 
 from landscape import figures
 from landscape.records import (
+    Alignment,
     Connection,
     CurvatureSplit,
     DensityResult,
+    DiagonalResult,
     EigenResult,
     LayerSpectra,
     Line,
     LineDraws,
+    MomentsResult,
+    NegativeMass,
     Plane,
+    PlaneDraws,
+    Sharpness,
     Status,
+    SubspaceOverlap,
+    TraceResult,
     Trajectory,
 )
 from ncsam import figures as study_figures
 from ncsam.figures.catalogue import plans
-from ncsam.records import Diagnostics, Training
+from ncsam.records import BoundTable, Diagnostics, Labels, SampleHistory, SharpnessTable, Training
 from ncsam.study.arms import family_of
 from ncsam.study.files import curves_of
 from ncsam.study.radius_control import radius_control
@@ -74,7 +82,9 @@ def training(best: float, memorised: float, seed: int, epochs: np.ndarray = EPOC
         for name, declared in Training.variables().items()
         if declared.dims == ("epoch",) and not declared.coordinate
     }
-    along["memorisation"] = np.clip(memorised * at**2 + noise, 0, 1) if memorised == memorised else np.full_like(at, np.nan)
+    along["memorisation"] = (
+        np.clip(memorised * at**2 + noise, 0, 1) if memorised == memorised else np.full_like(at, np.nan)
+    )
     accuracy = best * (1 - np.exp(-12 * at)) - 0.3 * (memorised if memorised == memorised else 0.0) * at**2 + noise
     table = np.tile(np.clip(accuracy, 0.05, 1)[:, None], len(VIEWS))
     return Training(epochs=epochs, views=np.array(VIEWS), loss=1 - table, accuracy=table, **along)
@@ -190,6 +200,96 @@ def split(sign: float = 1.0) -> CurvatureSplit:
     )  # fmt: skip
 
 
+def plane_draws(scale: float = 1.0) -> PlaneDraws:
+    one = [plane(scale * (1 + 0.3 * n), 9) for n in range(3)]
+    return PlaneDraws(
+        draws=np.arange(3), views=one[0].views, alphas=one[0].alphas, betas=one[0].betas,
+        loss=np.stack([p.loss for p in one]), status=np.stack([p.status for p in one]), weight_norm=10.0,
+        direction_norms=np.ones((3, 2)), cosines=np.zeros(3), hashes=np.full((3, 2), "x"),
+        accuracy=np.stack([p.accuracy for p in one]),
+    )  # fmt: skip
+
+
+def sharpness(scale: float = 1.0, measure: str = "sam") -> Sharpness:
+    rises = scale * 0.3 * (1 - np.exp(-np.arange(16) / np.array([[3.0], [5.0], [8.0]])))
+    return Sharpness(
+        value=float(rises.max()), loss=0.2, stderr=0.02 * scale, measure=measure, radius=0.05, steps=15, rises=rises
+    )  # fmt: skip
+
+
+def sharpness_table(scale: float = 1.0, epochs: int = 4) -> SharpnessTable:
+    values = scale * np.geomspace(0.01, 0.5, epochs * len(VIEWS)).reshape(epochs, len(VIEWS))
+    return SharpnessTable(
+        epochs=np.arange(epochs), views=np.array(VIEWS), loss=values, sam=values, adaptive=2 * values,
+        weight_norm=np.ones(epochs), status=np.ones(values.shape, np.uint8), rho=0.05, adaptive_rho=0.5, sigma=0.01,
+        steps=15, samples=10, seed=0, dtype="float32", average=values / 10, average_stderr=values / 100,
+    )  # fmt: skip
+
+
+def bound_table(scale: float = 1.0) -> BoundTable:
+    shape = (3, 2)
+    ones = np.ones(shape)
+    terms = {name: scale * k * ones for name, k in {"neighbourhood": 0.3, "sampling": 0.05, "complexity": 8.0}.items()}
+    terms["neighbourhood"][0] = 0.0
+    return BoundTable(
+        epochs=np.array([1, 10, 45]), losses=np.array(["error", "clipped_ce"]), at_weights=0.1 * ones,
+        highest=0.2 * ones, **terms, total=sum(terms.values()), risk=0.2 * ones, smoothing=0.01 * ones,
+        smoothing_stderr=0.001 * ones, history=np.ones((3, 2, 1, 4)), converged=ones, weight_norm=np.ones(3),
+        status=np.ones(shape, np.uint8), alpha=0.4, samples=1000, num_parameters=5000, rho=0.05, delta=0.05, clip=4.0,
+        sigma=0.01, draws=8, steps=20, restarts=2, seed=0, violated="", dtype="float32",
+    )  # fmt: skip
+
+
+def labels(classes: int = 10) -> Labels:
+    rng = np.random.default_rng(0)
+    true = rng.integers(classes, size=2000)
+    flipped = rng.random(2000) < 0.4
+    observed = np.where(flipped, (true + 1) % classes, true)
+    return Labels(
+        observed=observed, true=true, flipped=flipped, held_out=np.zeros(2000, bool), transition=np.eye(classes),
+        realized_rate=0.4, noise="pair", rate=0.4, seed=0, options={},
+    )  # fmt: skip
+
+
+def samples() -> SampleHistory:
+    margin = np.random.default_rng(0).standard_normal((10, 300)) + np.linspace(-1, 4, 10)[:, None]
+    return SampleHistory(
+        epochs=np.arange(1, 11), index=np.arange(300), loss=np.exp(-margin), margin=margin, aum=margin.mean(0),
+        forgetting=np.zeros(300), learned=np.ones(300, bool),
+    )  # fmt: skip
+
+
+def trace(scale: float = 1.0) -> TraceResult:
+    return TraceResult(value=100 * scale, stderr=5.0, matvecs=10, samples=np.ones(10), seed=0)
+
+
+def moments(scale: float = 1.0) -> MomentsResult:
+    return MomentsResult(
+        trace=100 * scale, trace_stderr=5.0, frobenius=40.0, frobenius_stderr=2.0, effective_rank=6.2,
+        effective_rank_stderr=0.4, deflated=0, matvecs=10, seed=0,
+    )  # fmt: skip
+
+
+def mass(scale: float = 1.0) -> NegativeMass:
+    return NegativeMass(0.3 / scale, 0.02, 0.05, 0.004, 0.0)
+
+
+def diagonal(scale: float = 1.0) -> DiagonalResult:
+    values = scale * np.random.default_rng(0).standard_normal(5000) ** 3
+    return DiagonalResult(values=values, stderr=0.1 * np.abs(values), deflated=0, matvecs=10, seed=0)
+
+
+def overlap(scale: float = 1.0) -> SubspaceOverlap:
+    return SubspaceOverlap(angles=np.minimum(np.linspace(0.1, 1.5, 5) * scale, 1.57), overlap=0.4, chance=0.01)
+
+
+def alignment_with(scale: float = 1.0) -> Alignment:
+    cosines = np.array([[0.8, 0.3, 0.1], [0.2, 0.5, 0.4]]) / scale
+    return Alignment(
+        directions=np.array(["gradient", "noise_gradient"]), cosines=cosines, captured=(cosines**2).sum(1), chance=0.001
+    )  # fmt: skip
+
+
 Draw = Callable[[], Figure]
 
 
@@ -225,7 +325,9 @@ CASES: dict[str, Draw] = {
         families={arm: family_of(*study_of("digits").optimizers[arm]) for arm in study_of("digits").arms},
     ),
     "forest of verdicts": lambda: study_figures.forest(judge(study_of("cifar10-small"))),
-    "radius, SGD and one other": lambda: study_figures.radius_figure(radius_control(study_of("digits", ("sgd", "oracle"), 3))),
+    "radius, SGD and one other": lambda: study_figures.radius_figure(
+        radius_control(study_of("digits", ("sgd", "oracle"), 3))
+    ),
     "bound": lambda: study_figures.bound_terms(curves_of(study_of("digits"))),
     "against noise, one quantity": lambda: study_figures.against_noise(curves_of(study_of("digits")), ["memorisation"]),
     "sharpness, one view": lambda: study_figures.sharpness_against_noise(curves_of(study_of("digits")), ["test"]),
@@ -234,8 +336,12 @@ CASES: dict[str, Draw] = {
     "training by rate": lambda: study_figures.training_by_rate(_by_rate(RATES, ARMS[:3], 2)),
     "training by rate, five seeds": lambda: study_figures.training_by_rate(_by_rate(RATES, ARMS[:3], 5)),
     "training by rate, one": lambda: study_figures.training_by_rate(_by_rate((0.6,), ARMS[:2], 3)),
-    "controls, four": lambda: study_figures.training_of_controls(trainings(0.4, ARMS[3:], 2), trainings(0.4, ARMS[:3], 2)),
-    "controls, one": lambda: study_figures.training_of_controls(trainings(0.6, ARMS[3:4], 5), trainings(0.6, ARMS[:1], 5)),
+    "controls, four": lambda: study_figures.training_of_controls(
+        trainings(0.4, ARMS[3:], 2), trainings(0.4, ARMS[:3], 2)
+    ),
+    "controls, one": lambda: study_figures.training_of_controls(
+        trainings(0.6, ARMS[3:4], 5), trainings(0.6, ARMS[:1], 5)
+    ),
     "controls, thirteen": lambda: study_figures.training_of_controls(
         trainings(0.4, tuple(study_of("digits").arms[3:]), 3), trainings(0.4, ARMS[:3], 3)
     ),
@@ -261,12 +367,20 @@ CASES: dict[str, Draw] = {
     "contours, one record": lambda: figures.contours(plane()),
     "contours, seven arms": lambda: figures.contours(_labelled(plane, 7), "test"),
     "contours, gallery": lambda: figures.contours(
-        {f"{arm}, {rate} % noise, test {90 - rate} %": plane(1 + rate / 40, 25) for rate in (0, 40) for arm in ("SGD", "SAM", "NCSAM")},
-        "mixed", columns=3, levels=30,
+        {
+            f"{arm}, {rate} % noise, test {90 - rate} %": plane(1 + rate / 40, 25)
+            for rate in (0, 40)
+            for arm in ("SGD", "SAM", "NCSAM")
+        },
+        "mixed",
+        columns=3,
+        levels=30,
     ),
     "contours, logarithmic": lambda: figures.contours({"sgd": plane(high=100.0), "sam": plane(high=30.0)}, "mixed"),
     "contours, holes": lambda: figures.contours(plane(bad=True), "mixed"),
-    "contours, trajectory": lambda: figures.contours(_labelled(plane, 2), trajectories={"sgd": trajectory(), "sam": trajectory()}),
+    "contours, trajectory": lambda: figures.contours(
+        _labelled(plane, 2), trajectories={"sgd": trajectory(), "sam": trajectory()}
+    ),
     "contours, a column": lambda: figures.contours(plane(), width="icml-column"),
     "accuracy": lambda: figures.contours(_labelled(plane, 4), "test", quantity="accuracy"),
     "difference": lambda: figures.difference(("sgd", plane()), ("sam", plane(2.0))),
@@ -276,11 +390,41 @@ CASES: dict[str, Draw] = {
     "3D, logarithmic": lambda: figures.surface3d({"sgd": plane(high=100.0), "sam": plane()}, "mixed"),
     "3D, accuracy": lambda: figures.surface3d(_labelled(plane, 2), quantity="accuracy", width="neurips"),
     "density, one record": lambda: figures.densities(density(probes=1)),
-    "densities": lambda: figures.densities({"mixed": _labelled(density, 3), "test": _labelled(density, 3), "clean part": _labelled(density, 3)}),
-    "eigenvalues": lambda: figures.eigenvalues({v: _labelled(_along, 3) for v in ("mixed", "clean part", "noisy part", "test", "val")}, [1, 2, 4]),
+    "densities": lambda: figures.densities(
+        {"mixed": _labelled(density, 3), "test": _labelled(density, 3), "clean part": _labelled(density, 3)}
+    ),
+    "eigenvalues": lambda: figures.eigenvalues(
+        {v: _labelled(_along, 3) for v in ("mixed", "clean part", "noisy part", "test", "val")}, [1, 2, 4]
+    ),
     "eigenvalues, one label": lambda: figures.eigenvalues({"sgd": _along(1.0)}, [1, 2, 4]),
     "layers": lambda: figures.layers({"mixed": _labelled(layer_spectra, 3), "test": _labelled(layer_spectra, 3)}),
     "layers, one record": lambda: figures.layers(layer_spectra(trace=False)),
     "split": lambda: figures.splits({"sgd": split(), "sam": split(-1.0), "ncsam": split(), "matched": split()}),
     "split, one record": lambda: figures.splits(split()),
+    "plane draws, one record": lambda: figures.plane_draws(plane_draws()),
+    "plane draws": lambda: figures.plane_draws(_labelled(plane_draws, 2), "test"),
+    "eigenpairs, one record": lambda: figures.eigenpairs(eigen((5.0, 3.0, -1.0))),
+    "eigenpairs": lambda: figures.eigenpairs(_labelled(lambda x: eigen((5.0 * x, 3.0, 1.0)), 5)),
+    "eigenpairs, one value": lambda: figures.eigenpairs(eigen((5.0,))),
+    "traces": lambda: figures.estimates(_labelled(trace, 3)),
+    "moments, one record": lambda: figures.estimates(moments()),
+    "negative mass": lambda: figures.estimates(_labelled(mass, 2)),
+    "sharpness, records": lambda: figures.estimates(_labelled(sharpness, 7)),
+    "sharpness curves": lambda: figures.ascents(_labelled(sharpness, 3)),
+    "sharpness curve, one record": lambda: figures.ascents(sharpness()),
+    "diagonals": lambda: figures.diagonals(_labelled(diagonal, 2)),
+    "overlaps": lambda: figures.overlaps(_labelled(overlap, 3)),
+    "cosines, one record": lambda: figures.cosines(alignment_with()),
+    "cosines": lambda: figures.cosines(_labelled(alignment_with, 3)),
+    "trajectories": lambda: figures.trajectories(_labelled(lambda _: trajectory(), 2)),
+    "sharpness along, one record": lambda: study_figures.sharpness_along(sharpness_table()),
+    "sharpness along, one epoch": lambda: study_figures.sharpness_along(_labelled(lambda x: sharpness_table(x, 1), 2)),
+    "sharpness along": lambda: study_figures.sharpness_along(_labelled(sharpness_table, 3)),
+    "bound along": lambda: study_figures.bound_along(_labelled(bound_table, 2)),
+    "labels": lambda: study_figures.confusion({"pair": labels(), "other": labels(100)}),
+    "labels, one record": lambda: study_figures.confusion(labels(2)),
+    "samples": lambda: study_figures.samples_along({"sgd": samples(), "mine": samples()}),
+    "alignment, records": lambda: study_figures.alignment_of(
+        {"ncsam": diagnostics(0.5, 0), "sgd": diagnostics(0.1, 1)}
+    ),
 }
