@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.collections import Collection
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.spines import Spine
@@ -56,6 +57,9 @@ def points_of(ax: Axes) -> Iterator[tuple[Artist, np.ndarray, tuple[bool, bool]]
             found, counts = [(artist.get_transform(), artist.get_xydata())], _counts(artist.get_transform(), ax)
         elif isinstance(artist, Collection):
             found, counts = _of_collection(artist, ax)
+        elif isinstance(artist, AxesImage):
+            left, right, bottom, top = artist.get_extent()
+            found, counts = [(ax.transData, np.array([[left, bottom], [right, top]]))], (True, True)
         elif isinstance(artist, Patch) and not isinstance(artist, Spine):
             path = artist.get_patch_transform().transform_path(artist.get_path())
             found, counts = [(artist.get_data_transform(), path.vertices)], _counts(artist.get_data_transform(), ax)
@@ -172,7 +176,9 @@ def _disagreeing(made: Figure, texts: list[tuple[Text, Bbox]]) -> list[str]:
                 sum(id(label) in written for label in getattr(other, f"{way}axis").get_ticklabels())
                 for other in siblings
             )
-            if numbers < (1 if isinstance(axis.get_major_formatter(), FixedFormatter) else 2):
+            low, high = sorted(_limits(ax, way))
+            single = isinstance(axis.get_major_formatter(), FixedFormatter) or (high - low < 1.5 and low < 1 < high)
+            if numbers < (1 if single else 2):  # names, or the first of a count
                 found.append(f"{_name(ax)}: no panel of its axis {way} has numbers enough to read it by")
     return found
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from landscape.figures.data import DataFigure
 from landscape.figures.style import STYLE, below, figure
@@ -86,7 +86,10 @@ def estimates(records: Records[Estimate], symbols: Symbols = None) -> DataFigure
                 ax.errorbar([value], [place], xerr=bar, capsize=2, elinewidth=0.8, **drawn[label].points)
             ax.set_xlabel(f"{next(iter(measures)).replace('_', ' ')} sharpness" if measures else title)
             ax.xaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2))
-        axes[0, 0].set_yticks(range(len(found)), [plain(symbol.name) for symbol in drawn.values()])
+        if any(found):
+            axes[0, 0].set_yticks(range(len(found)), [plain(symbol.name) for symbol in drawn.values()])
+        else:  # one record, without a label
+            axes[0, 0].yaxis.set_major_locator(NullLocator())
         axes[0, 0].set_ylim(len(found) - 0.5, -0.5)
     return made
 
