@@ -95,7 +95,7 @@ def test_radii_are_where_the_axis_says_though_symbols_do_not_cover_each_other() 
     assert len(set(np.round(places, 9))) == len(places) == 3
     np.testing.assert_allclose(places, 0.05, rtol=0.03)  # a hair: a point of the page is 0.5 % of so short an axis
     ticks = next(line for line in ax.lines if line.get_marker() == "|" and line.get_color() == "black")
-    np.testing.assert_array_equal(ticks.get_xdata(), [0.05] * 3)
+    np.testing.assert_allclose(ticks.get_xdata(), [0.05] * 3, rtol=1e-12)
     low, high = ax.get_xlim()
     assert high / low > 2.5
     assert faults(drawn) == []

@@ -101,7 +101,7 @@ def test_what_was_not_measured_is_not_judged_and_is_named() -> None:
         "`[train]` of the sweep"
     )
     assert of(found, "T8", "note") == (
-        "needs drop of ncsam at 0% noise: `landscape train --optimizer ncsam --noise symmetric:0.0`"
+        "needs drop of ncsam at 0% noise: `landscape train --optimizer ncsam --noise symmetric:0`"
     )
     assert np.isnan(of(found, "T3", "estimate"))
     assert np.isnan(of(found, "T3", "p_holm"))
