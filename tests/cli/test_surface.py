@@ -138,3 +138,17 @@ def test_figures_that_are_stopped_half_way_leave_nothing(
     assert landscape(["figure", str(run_file), "--out", str(out), "--quiet", "--formats", "svg"]) == 0
     assert sorted(capsys.readouterr().out.split()) == sorted(str(path) for path in out.iterdir())
     assert [path.name for path in out.parent.iterdir()] == ["pictures"]
+
+
+def test_a_new_folder_of_figures_appears_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from landscape import _files
+
+    moved: list[tuple[str, str]] = []
+    rename = _files.os.rename
+    monkeypatch.setattr(_files.os, "rename", lambda a, b: (moved.append((Path(a).name, Path(b).name)), rename(a, b)))
+    monkeypatch.setattr(_files.os, "replace", lambda *_: pytest.fail("a file was moved by itself"))
+    with _files.filling(tmp_path / "new") as draft:
+        (draft / "a.svg").touch()
+        assert not (tmp_path / "new").exists()
+    assert moved == [(".new.tmp", "new")]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.svg"]
