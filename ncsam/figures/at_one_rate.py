@@ -31,7 +31,7 @@ MEASURES = {
 }
 
 
-def arms_at(curves: Curves, rate: float = CONTRAST_RATE, families: Mapping[str, str] | None = None) -> DataFigure:
+def arms_at(curves: Curves, rate: float = CONTRAST_RATE) -> DataFigure:
     """Every arm at one noise rate: accuracy, memorisation, realised ‖ε‖ and sharpness, with t-intervals.
 
     Intervals of shares end at 0 and 100 %; on a logarithmic axis one that reaches zero ends where the axis does.
@@ -39,7 +39,6 @@ def arms_at(curves: Curves, rate: float = CONTRAST_RATE, families: Mapping[str, 
     Args:
         curves: of a study.
         rate: of the noise.
-        families: by arm the printed name whose symbol it has, see :func:`ncsam.study.arms.family_of`; its own if none.
 
     Raises:
         ValueError: nothing was measured at that rate.
@@ -48,8 +47,7 @@ def arms_at(curves: Curves, rate: float = CONTRAST_RATE, families: Mapping[str, 
     quantities = [name for name in COLUMNS if name in curves.quantities]
     arms = [a for a in range(len(curves.arms)) if np.isfinite(_column(curves, quantities, at)[:, a]).any()]
     made, axes = figure(1, len(quantities), height=0.9 + 0.17 * len(arms), sharey=True)
-    shown = [(families or {}).get(str(arm), str(arm)) for arm in curves.arms]
-    drawn = symbols(shown)
+    drawn = symbols(curves.arms.tolist())
     with mpl.rc_context(STYLE):
         for ax, quantity in zip(axes[0], quantities, strict=True):
             q = curves.quantities.tolist().index(quantity)
@@ -66,8 +64,8 @@ def arms_at(curves: Curves, rate: float = CONTRAST_RATE, families: Mapping[str, 
                 made.note(arm=curves.arms[a], quantity=quantity, rate=rate, mean=mean, low=low, high=high)
                 if a in means and np.isfinite(mean):
                     ends = np.array([max(low, lowest), min(high, 1.0) if factor == 100 else high])
-                    ax.plot(factor * ends, [place, place], "|-", color=drawn[shown[a]].colour, linewidth=0.8)
-                    ax.plot([factor * mean], [place], **drawn[shown[a]].points)
+                    ax.plot(factor * ends, [place, place], "|-", color=drawn[str(curves.arms[a])].colour, linewidth=0.8)
+                    ax.plot([factor * mean], [place], **drawn[str(curves.arms[a])].points)
             if log:
                 ax.set_xscale("log")
                 low, high = ax.get_xlim()

@@ -38,7 +38,6 @@ def plans(study: Study, files: StudyFiles | None = None) -> Plans:
     curves, measured = curves_of(study), set(study.measured())
     found: Plans = {"verdicts": lambda: forest(judge(study))}
     at_contrast = CONTRAST_RATE in study.rates
-    families = {arm: family_of(*study.optimizers[arm]) for arm in study.arms}
     if at_contrast and {"perturbation_norm", "test_accuracy", "memorisation"} <= measured:
         found["radius"] = lambda: radius_figure(radius_control(study))
     lines = compared(curves)
@@ -47,8 +46,9 @@ def plans(study: Study, files: StudyFiles | None = None) -> Plans:
     if lines and any(f"{measure}/{view}" in measured for measure in MEASURES for view in VIEWS):
         found["sharpness"] = partial(sharpness_against_noise, curves)
     if at_contrast:
-        found["arms"] = partial(arms_at, curves, CONTRAST_RATE, families)
+        found["arms"] = partial(arms_at, curves)
     if at_contrast and "gap" in measured and any(f"{measure}/mixed" in measured for measure in MEASURES):
+        families = {arm: family_of(*study.optimizers[arm]) for arm in study.arms}
         found["gap"] = partial(sharpness_against_gap, curves, CONTRAST_RATE, families)
     if lines and any(f"bound/{loss}/total" in measured for loss in ("error", "clipped_ce")):
         found["bound"] = partial(bound_terms, curves)

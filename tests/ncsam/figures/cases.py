@@ -319,7 +319,7 @@ CASES: dict[str, Draw] = {
     **_of_study(lambda: study_of("digits", ARMS, 2), "demo-like, two seeds", FROM_TABLE),
     **_of_study(lambda: study_of("digits", ("sam", "ncsam"), 1), "one seed", FROM_TABLE),
     **_of_study(lambda: study_of("cifar10-small"), "eight arms", FROM_TABLE),
-    "arms, without families": lambda: study_figures.arms_at(curves_of(study_of("digits"))),
+    "arms": lambda: study_figures.arms_at(curves_of(study_of("digits"))),
     "gap, families": lambda: study_figures.sharpness_against_gap(
         curves_of(study_of("digits")),
         families={arm: family_of(*study_of("digits").optimizers[arm]) for arm in study_of("digits").arms},
