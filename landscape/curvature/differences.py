@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -116,8 +117,13 @@ def _deviation(objective: Objective, form: Form) -> float:
         return deviation if outcome == "agrees" else float("nan")
     what, remedy = ("those of the gradient", ", or take strategy='finite_difference'") if of_vectors else ("right", "")
     where = _where(functions, layout, made - found if of_vectors else None)
+    off = (
+        f"{what} (relative difference {deviation:.2g})"
+        if math.isfinite(deviation)
+        else "finite, though differences are"
+    )
     raise DerivativeError(
-        f"second derivatives by automatic differentiation are not {what} (relative difference {deviation:.2g}){where}; "
+        f"second derivatives by automatic differentiation are not {off}{where}; "
         f"write its backward in operations that can be differentiated{remedy}"
     )
 

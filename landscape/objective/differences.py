@@ -7,8 +7,10 @@ each other, from kinks, whose differences grow as steps shrink, and from roundin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import torch
@@ -64,7 +66,11 @@ def sample(objective: T) -> Iterator[T]:
     least = min(size, max(SAMPLES[0], min(SAMPLES[1], size // 10)))
     # With a last micro-batch of the size that the view has: torch has faults that show with single samples alone.
     ragged = (n for n in range(least, min(size, SAMPLES[1]) + 1) if size % batch and n % batch == size % batch)
-    few = objective.sampled(next(ragged, least)).unchecked()
+    count = next(ragged, least)
+    few = objective.sampled(count).unchecked()
+    while count < size and not few.context.selection.plan.norms[few.views[0]]:  # the loss ignores all of these
+        count = min(size, 2 * count)
+        few = objective.sampled(count).unchecked()
     for version in (few.astype(torch.float64), few):
         yield version.at(version.weights + _OFF * random_direction(version, 1))
 
@@ -92,19 +98,24 @@ def compare(
     """
     kind = dtype if dtype in _STEPS else torch.float32
     before: Tensor | None = None
-    least, found, unmoved = float("inf"), derivative, 0
+    least, found, unmoved, unresolved = float("inf"), derivative, 0, False
     for step in _STEPS[kind]:
-        now = difference(step)
-        if not bool(now.any()) and bool(derivative.any()):  # too small a step for layers that compute in float32
+        now, noise, size = difference(step), rounding(step), float(derivative.norm())
+        if not math.isfinite(size) and bool(now.isfinite().all()):
+            return "differs", math.inf, now
+        if size > noise and not bool(now.any()):  # too small a step for layers that compute in float32
             unmoved += 1
             continue
-        off, scale = float((now - derivative).norm()), max(float(now.norm()), float(derivative.norm()))
+        off, scale = float((now - derivative).norm()), max(float(now.norm()), size)
         tolerance = _TOLERANCE[torch.float32 if step >= 1e-3 else kind]
-        if scale == 0 or off <= tolerance * scale + rounding(step):
-            return "agrees", off / scale if scale else 0.0, now
+        if scale == 0 or off <= tolerance * scale + noise:
+            if noise <= 0.1 * scale or scale == 0:
+                return "agrees", off / scale if scale else 0.0, now
+            least, unresolved = min(least, off / scale), True  # a larger step may tell it from rounding
+            continue
         if off / scale < least:
             least, found = off / scale, now
-        if before is not None and float((now - before).norm()) <= 0.1 * off and rounding(step) <= 0.1 * off:
+        if before is not None and float((now - before).norm()) <= 0.1 * off and noise <= 0.1 * off:
             # Layers that compute in float32, whatever the model is in, show as noise at steps too small for it.
             tiny = [h for h in _TINY if h < step] if kind == torch.float64 else []
             if max((h * float((difference(h) - now).norm()) for h in tiny), default=0.0) <= 0.1 * off * step:
@@ -112,7 +123,7 @@ def compare(
         before = now
     if unmoved == len(_STEPS[kind]):
         return "differs", 1.0, torch.zeros_like(derivative)
-    return "undecided", least, found
+    return "agrees" if unresolved else "undecided", least, found
 
 
 def coarsest(objective: Differentiable) -> torch.dtype:
@@ -125,6 +136,9 @@ def coarsest(objective: Differentiable) -> torch.dtype:
 def check_slope(objective: Differentiable) -> None:
     """Refuse a gradient that is not the slope of the loss.
 
+    Some samples show this, along a random direction. Rows of embeddings that torch gives no gradient (``padding_idx``)
+    are tried on all samples, since the few may not hold such words.
+
     Raises:
         DerivativeError: it is not.
     """
@@ -134,23 +148,67 @@ def check_slope(objective: Differentiable) -> None:
         return
     for version in sample(objective):
         try:
-            outcome, deviation, where = _slope(version)
+            found = _slope(version, random_direction(version))
+            padding = _padding(version)
+            if found.outcome != "differs" and padding is not None:
+                whole = objective.unchecked().astype(version.layout.dtype)
+                found = _slope(whole.at(whole.weights + _OFF * random_direction(whole, 1)), padding)
+        except DerivativeError:
+            raise
         except (RuntimeError, TypeError, ValueError):
             if version.layout.dtype == objective.layout.dtype:
                 raise
             continue
         break
-    if outcome == "differs":
+    if found.outcome == "differs":
         raise DerivativeError(
-            f"the gradient is not the slope of the loss (they differ by {deviation:.2g}, relatively){where}; look for "
-            "custom autograd functions, detach or no_grad in forward, and embeddings with padding_idx= or "
-            "scale_grad_by_freq= (padding_idx=None leaves outputs as they are)"
+            f"the gradient is not the slope of the loss (they differ by {found.deviation:.2g}, relatively)"
+            f"{found.where}; look for custom autograd functions, detach or no_grad in forward, and embeddings with "
+            "padding_idx= (padding_idx=None leaves outputs as they are)"
         )
-    known[key] = outcome, deviation
+    known[key] = found.outcome, found.deviation
 
 
-def _slope(objective: Differentiable) -> tuple[str, float, str]:
-    direction = random_direction(objective)
+def _padding(objective: Differentiable) -> Tensor | None:
+    """A direction (K,) in the rows of embeddings that torch gives no gradient; none if there are no such rows.
+
+    Raises:
+        DerivativeError: an embedding divides its gradient by how often a word occurs in the batch.
+    """
+    rows: dict[str, list[int]] = {}
+    with objective.micro_batches() as batches:
+        for batch in batches:
+            names = {id(p): name for name, p in batch.parameters.items()}
+            for node in graph_nodes(batch.loss()):
+                table = node.next_functions[0][0] if hasattr(node, "_saved_padding_idx") else None
+                if table is None:  # another operation, or a table that nothing is derived by
+                    continue
+                if node._saved_scale_grad_by_freq:
+                    raise DerivativeError(
+                        "an embedding with scale_grad_by_freq=True divides its gradient by how often a word occurs in "
+                        "the batch, so it is not the slope of the loss; set it to False: outputs stay as they are"
+                    )
+                name, row = names.get(id(getattr(table, "variable", None))), node._saved_padding_idx
+                if name is not None and 0 <= row < len(batch.parameters[name]):  # torch writes -1 also as 2⁶⁴ − 1
+                    rows.setdefault(name, []).append(row)
+    if not rows:
+        return None
+    direction, kept = objective.layout.unflatten(random_direction(objective)), {}
+    for name, tensor in direction.items():
+        kept[name] = torch.zeros_like(tensor)
+        if name in rows:
+            kept[name][rows[name]] = tensor[rows[name]]
+    return objective.layout.flatten(kept)
+
+
+@dataclass(frozen=True)
+class _Slope:
+    outcome: str
+    deviation: float
+    where: str
+
+
+def _slope(objective: Differentiable, direction: Tensor) -> _Slope:
     gradient = objective.gradient().double()
     dtype = coarsest(objective)
     eps = float(torch.finfo(dtype).eps)
@@ -167,13 +225,13 @@ def _slope(objective: Differentiable) -> tuple[str, float, str]:
             lambda h: 20 * eps * size / h,
             dtype,
         )
-    return outcome, deviation, _named(objective) if outcome == "differs" else ""
+    return _Slope(outcome, deviation, _named(objective, direction) if outcome == "differs" else "")
 
 
-def _named(objective: Differentiable) -> str:
+def _named(objective: Differentiable, along: Tensor) -> str:
     """Name, for a message, the parameters whose gradients are not their own slopes."""
     gradient = objective.layout.unflatten(objective.gradient())
-    direction = objective.layout.unflatten(random_direction(objective))
+    direction = objective.layout.unflatten(along)
     wrong = []
     for name in list(direction)[:64]:
         alone = objective.layout.flatten({n: t if n == name else torch.zeros_like(t) for n, t in direction.items()})
@@ -187,16 +245,19 @@ def _named(objective: Differentiable) -> str:
     return f" in {', '.join(wrong[:3])}" if wrong else ""
 
 
-def custom_functions(loss: Tensor) -> list[str]:
-    """Names of the autograd functions in a loss's graph that are not torch's own."""
-    todo, seen, found = [t.grad_fn for t in tree_leaves(loss) if isinstance(t, Tensor)], set[Any](), []
+def graph_nodes(loss: Tensor) -> Iterator[Any]:
+    """The nodes of a loss's autograd graph, each once."""
+    todo, seen = [t.grad_fn for t in tree_leaves(loss) if isinstance(t, Tensor)], set[Any]()
     while todo:
         node = todo.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        own = getattr(node, "_forward_cls", None)
-        if own is not None and not own.__module__.startswith("torch."):
-            found.append(own.__name__)
+        yield node
         todo += [after for after, _ in node.next_functions]
-    return sorted(set(found))
+
+
+def custom_functions(loss: Tensor) -> list[str]:
+    """Names of the autograd functions in a loss's graph that are not torch's own."""
+    functions = (getattr(node, "_forward_cls", None) for node in graph_nodes(loss))
+    return sorted({f.__name__ for f in functions if f is not None and not f.__module__.startswith("torch.")})
