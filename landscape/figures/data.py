@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -36,11 +37,18 @@ class DataFigure(Figure):
         self.clips: dict[Axes, set[str]] = {}
 
     def draw(self, renderer: Any) -> None:
-        """Draw; text that is no valid mathematics, such as a name with dollar signs, is drawn as it is written."""
+        """Draw; text that is no valid mathematics, such as a name with dollar signs, is drawn as it is written.
+
+        The layout is found twice: tick labels that the first pass changes need the second. Letters are not fitted to
+        pixels: a text is then as wide at every resolution as where the layout was found.
+        """
         for text in self.findobj(Text):
             if text.get_parse_math() and text.get_text().count("$") > 1 and not _is_mathematics(text.get_text()):
                 text.set_parse_math(False)
-        super().draw(renderer)
+        with mpl.rc_context({"text.hinting": "no_hinting"}):
+            if (layout := self.get_layout_engine()) is not None:
+                layout.execute(self)
+            super().draw(renderer)
 
     def note(self, **columns: Any) -> None:
         """Add points: arrays of one shape, or single values that hold for all of them.

@@ -15,15 +15,15 @@ from ncsam.figures.style import shares, symbols
 from ncsam.records import RadiusControl
 
 _SPAN = 2.5  # least ratio of the axis' ends: radii that hardly differ stand close together
-_BESIDE = 3.0  # points of the page between arms of about the same radius
+_BESIDE = 3.4  # points of the page that upright bars of one radius spread over: less than a symbol is wide
 
 
 def radius_figure(control: RadiusControl) -> DataFigure:
     """Clean test accuracy and memorisation against the realised ‖ε‖: SAM over ρ as a line, all else as points.
 
     SGD, which has no ‖ε‖, is a dashed level. Bars are t-intervals over the seeds, in both directions; along y they end
-    at 0 and 1, along x one that reaches zero ends where the axis does. The axis is that of the true radii, and a tick
-    on it marks each arm's own; symbols that would cover each other stand a few points of the page beside their place.
+    at 0 and 1, along x one that reaches zero ends where the axis does. Symbols stand at the true radii, and a
+    tick on the axis marks each; upright bars of about the same radius are a hair apart, each still within its symbol.
     """
     made, axes = figure(1, 2, height=3.4)
     panels = (("accuracy", "clean test accuracy"), ("memorisation", "wrong labels memorised"))
@@ -62,11 +62,11 @@ def radius_figure(control: RadiusControl) -> DataFigure:
 def _bars(
     ax: Axes, x: tuple[float, ...], y: tuple[float, ...], beside: float, symbol: Symbol, label: str | None
 ) -> None:
-    """One arm: its symbol with a bar along each axis, the upright one and the symbol at ``beside`` times its radius."""
+    """One arm: its symbol with a bar along each axis, the upright one at ``beside`` times its radius."""
     bar: dict[str, Any] = {"color": symbol.colour, "linewidth": 0.8, "markersize": 3}
     ax.plot(x[1:], [y[0]] * 2, "|-", **bar)
     ax.plot([beside * x[0]] * 2, np.clip(y[1:], 0.0, 1.0), "_-", **bar)
-    ax.plot([beside * x[0]], [y[0]], label=label, **{**symbol.points, "markersize": 5})
+    ax.plot([x[0]], [y[0]], label=label, **{**symbol.points, "markersize": 5})
 
 
 def _reach(control: RadiusControl) -> tuple[float, float]:
@@ -81,7 +81,7 @@ def _reach(control: RadiusControl) -> tuple[float, float]:
 
 
 def _beside(control: RadiusControl, point: float) -> np.ndarray:
-    """Factors on the radius, (arm,): arms within a symbol's width of each other stand side by side, a hair apart.
+    """Factors on the radius for upright bars, (arm,): those within ``_BESIDE`` points of each other are spread over it.
 
     Args:
         control: with the radii.
@@ -97,7 +97,8 @@ def _beside(control: RadiusControl, point: float) -> np.ndarray:
         else:
             groups.append([int(i)])
     for group in groups:
-        factors[group] = np.exp(_BESIDE * point * (np.arange(len(group)) - (len(group) - 1) / 2))
+        if len(group) > 1:
+            factors[group] = np.exp(_BESIDE * point * np.linspace(-0.5, 0.5, len(group)))
     return factors
 
 

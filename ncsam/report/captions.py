@@ -60,8 +60,7 @@ def _radius(study: Study) -> str:
         )
     return (
         f"At {_AT}: {'; '.join(told)}. An arm above SAM’s line gains more than its larger perturbation explains; "
-        "one on it gains nothing else. Bars are t-intervals; ticks on the axis mark the ‖ε‖ of each arm, and symbols "
-        "that would cover each other stand a hair beside it."
+        "one on it gains nothing else. Bars are t-intervals; ticks on the axis mark the ‖ε‖ of each arm."
     )
 
 

@@ -87,13 +87,15 @@ def test_the_figure_has_a_point_for_every_arm_and_sam_as_a_line(seeds: int) -> N
     assert faults(drawn) == []
 
 
-def test_radii_are_where_the_axis_says_though_symbols_do_not_cover_each_other() -> None:
+def test_symbols_stand_at_their_radii_and_upright_bars_of_one_radius_are_a_hair_apart() -> None:
     few = [{**row, "perturbation_norm": 0.05} for row in rows(3) if row["arm"] in ("sam@0.1", "matched", "oracle")]
     drawn = radius_figure(control([*few, *(row for row in rows(3) if row["arm"] == "sgd")]))
     ax = drawn.axes[0]
-    places = [line.get_xdata()[0] for line in ax.lines if len(line.get_xdata()) == 1 and line.get_marker() in "sDP*"]
-    assert len(set(np.round(places, 9))) == len(places) == 3
-    np.testing.assert_allclose(places, 0.05, rtol=0.03)  # a hair: a point of the page is 0.5 % of so short an axis
+    symbols = [line.get_xdata()[0] for line in ax.lines if len(line.get_xdata()) == 1 and line.get_marker() in "sDP*"]
+    np.testing.assert_allclose(symbols, [0.05] * 3, rtol=1e-12)
+    bars = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "_"]
+    assert len(set(np.round(bars, 9))) == 3
+    np.testing.assert_allclose(bars, 0.05, rtol=0.02)
     ticks = next(line for line in ax.lines if line.get_marker() == "|" and line.get_color() == "black")
     np.testing.assert_allclose(ticks.get_xdata(), [0.05] * 3, rtol=1e-12)
     low, high = ax.get_xlim()
