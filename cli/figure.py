@@ -63,7 +63,6 @@ def command(
       landscape figure run.h5 --out figures/
       landscape figure run.h5 sam.h5 --out comparison/ --formats pdf --width neurips
       landscape figure run.h5 --out turnable/ --interactive
-      landscape figure density.h5 other-density.h5 --out mine/
     """
     from landscape import store
     from ncsam.study.files import StudyFiles
