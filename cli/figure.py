@@ -53,7 +53,8 @@ def command(
     """Draw every figure that a study or run files allow.
 
     FILES is one study (its file, or the folder of a sweep), or one or more run files, which are drawn together, or
-    saved lines and planes of a model of your own. Beside each figure lies a CSV file of the same name with the numbers
+    records that you saved (spectra, densities, lines, planes, draws, sharpness and all others), those of one kind
+    together. Beside each figure lies a CSV file of the same name with the numbers
     that it shows.
 
     \b

@@ -64,8 +64,10 @@ def filling(folder: Path) -> Iterator[Path]:
     draft.mkdir()
     try:
         yield draft
-        folder.mkdir(exist_ok=True)
-        for path in sorted(draft.iterdir()):
-            os.replace(path, folder / path.name)
+        if not folder.exists():
+            os.rename(draft, folder)  # all of it in one step
+        else:
+            for path in sorted(draft.iterdir()):
+                os.replace(path, folder / path.name)
     finally:
-        shutil.rmtree(draft)
+        shutil.rmtree(draft, ignore_errors=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,24 +11,23 @@ from matplotlib.figure import Figure
 
 from landscape import figures, load
 from landscape._files import filling
-from landscape.figures import spectra
 from landscape.figures.interactive import save_html
-from landscape.figures.style import COLOURS
+from landscape.figures.symbols import COLOURS
 from landscape.inputs import as_file_name
-from landscape.records import Status
+from landscape.records import Record
 from ncsam.figures import training_curves
 from ncsam.figures.against_noise import compared
 from ncsam.figures.catalogue import plans as study_plans, suffixes
-from ncsam.records import Spectrum, Training, density_at, eigenpairs_at, layers_at, split_at
+from ncsam.records import Spectrum, Training
 from ncsam.runs.run import Run
 from ncsam.study.files import StudyFiles, curves_of
 from ncsam.study.table import Study, studies
 
-from . import drawing_surfaces
+from . import drawing_results, drawing_surfaces
+from .drawing_spectra import spectra_figures
 from .drawing_surfaces import Look
 
 LOOK = Look()
-VIEWS = ("mixed", "clean_part", "noisy_part", "true_labels", "test", "val")
 
 
 def draw_study(
@@ -69,12 +68,23 @@ def draw_runs(
 def draw_results(
     paths: Sequence[Path], out: Path, *, formats: Sequence[str], bar: Callable[..., Any], look: Look = LOOK
 ) -> list[Path]:
-    """Every figure of saved lines and planes, labelled by their files' names, written to ``out``; returns the files.
+    """Every figure of saved records, labelled by their files' names, those of one kind together; returns the files.
 
     Raises:
-        ValueError: a file holds something else.
+        ValueError: no figure shows a record of that kind.
     """
-    return _save(drawing_surfaces.of_results({path.stem: load(path) for path in paths}, look), out, formats, bar)
+    return _save(drawing_results.plans(labelled(paths), look), out, formats, bar)
+
+
+def labelled(paths: Sequence[Path]) -> dict[str, Record]:
+    """The saved records by their files' names, with the folders' where names are the same."""
+    stems = [path.stem for path in paths]
+    named = [
+        path.stem if stems.count(path.stem) == 1 else f"{path.resolve().parent.name}-{path.stem}" for path in paths
+    ]
+    if len(set(named)) < len(named):
+        named = [f"{n + 1}-{name}" for n, name in enumerate(named)]
+    return {name: load(path) for name, path in zip(named, paths, strict=True)}
 
 
 def _save(
@@ -117,40 +127,3 @@ def _grouped(runs: Sequence[Run], name: str, kind: type) -> dict[str, list[Any]]
             if isinstance(record, kind):
                 groups.setdefault(str(run.attrs.get("arm", run.config.optimizer)), []).append(record)
     return groups
-
-
-def spectra_figures(found: Mapping[str, Spectrum], suffix: str) -> dict[str, Callable[[], Figure]]:
-    """Pictures of spectra by label: eigenvalues along epochs they share, and at each one's last what it holds there."""
-    views = [view for view in VIEWS if all(view in s.views.tolist() for s in found.values())]
-    epochs = sorted(set.intersection(*(set(s.epochs.tolist()) for s in found.values())))
-    drawn: dict[str, Callable[[], Figure]] = {}
-    if len(epochs) > 1 and (along := _panels(found, views, partial(_along, epochs))):
-        drawn[f"eigenvalues{suffix}"] = partial(spectra.eigenvalues, along, epochs)
-    if densities := _panels(found, views, partial(_last, density_at)):
-        drawn[f"density{suffix}"] = partial(spectra.densities, densities)
-    if layers := _panels(found, views, partial(_last, layers_at)):
-        drawn[f"layers{suffix}"] = partial(spectra.layers, layers)
-    if split := _panels(found, ["mixed"] if "mixed" in views else [], partial(_last, split_at)):
-        drawn[f"split{suffix}"] = partial(spectra.splits, split["mixed"])
-    return drawn
-
-
-def _panels(
-    found: Mapping[str, Spectrum], views: Sequence[str], take: Callable[[Spectrum, str], Any]
-) -> dict[str, dict[str, Any]]:
-    """Collect what there is by label, by view; views that nothing holds are left out."""
-    panels = {}
-    for view in views:
-        records = {label: record for label, s in found.items() if (record := take(s, view)) is not None}
-        if records:
-            panels[view.replace("_", " ")] = records
-    return panels
-
-
-def _last(at: Callable[[Spectrum, int, str], Any], spectrum: Spectrum, view: str) -> Any:
-    return at(spectrum, int(spectrum.epochs.max()), view)
-
-
-def _along(epochs: Sequence[int], spectrum: Spectrum, view: str) -> Any:
-    rows = spectrum.status[:, spectrum.views.tolist().index(view)]
-    return None if (rows == Status.EMPTY).any() else [eigenpairs_at(spectrum, epoch, view) for epoch in epochs]

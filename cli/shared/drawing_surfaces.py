@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from landscape import figures
-from landscape.records import Connection, Line, LineDraws, Plane, Record, Trajectory
+from landscape.records import Connection, Line, LineDraws, Plane, PlaneDraws, Record, Trajectory
+from ncsam.figures.style import symbols
 from ncsam.runs.run import Run
+from ncsam.study.arms import printed
 
 LINE_VIEWS = ("mixed", "clean_part", "noisy_part", "test")
 PLANE_VIEWS = ("mixed", "test")
@@ -39,17 +41,10 @@ def plans(runs: Sequence[Run], suffix: str, look: Look) -> Plans:
     return drawn
 
 
-def of_results(records: Mapping[str, Record], look: Look) -> Plans:
-    """Pictures of saved surfaces by their labels, lines together and planes together.
-
-    Raises:
-        ValueError: one of them is no surface.
-    """
-    for label, record in records.items():
-        if not isinstance(record, Line | LineDraws | Connection | Plane):
-            raise ValueError(f"{label}: holds {record.kind.replace('_', ' ')}; saved lines and planes can be drawn")
-    planes = {label: [record] for label, record in records.items() if isinstance(record, Plane)}
-    others = {label: [record] for label, record in records.items() if label not in planes}
+def of_records(records: Mapping[str, Record], look: Look) -> Plans:
+    """Pictures of saved surfaces by their labels, lines together and planes together."""
+    planes: dict[str, list[Record]] = {k: [record] for k, record in records.items() if isinstance(record, Plane)}
+    others: dict[str, list[Record]] = {k: [record] for k, record in records.items() if k not in planes}
     return {**_of_groups(others, {}, "line", "", look), **_of_groups(planes, {}, "plane", "", look)}
 
 
@@ -58,20 +53,26 @@ def _of_groups(
 ) -> Plans:
     """Pictures of the surfaces of one name, by label; those of one label differ in their seed alone."""
     drawn: Plans = {}
+    known = symbols(groups)
     if lines := _of_kind(groups, Line):
         stem = "line" if own == "line" else f"line_{own}"
         common = _common(lines, LINE_VIEWS)
-        drawn[f"{stem}{suffix}"] = partial(figures.lines, lines, common, width=look.width)
+        drawn[f"{stem}{suffix}"] = partial(figures.lines, lines, common, width=look.width, symbols=known)
         if len(lines) > 1:
-            relative = partial(figures.lines, lines, common, against="relative", width=look.width)
+            relative = partial(figures.lines, lines, common, against="relative", width=look.width, symbols=known)
             drawn[f"{stem.replace('line', 'slices', 1)}{suffix}"] = relative
     if draws := _firsts(_of_kind(groups, LineDraws)):
         views = _common({k: [v] for k, v in draws.items()}, LINE_VIEWS)
-        drawn[f"bands_{own}{suffix}"] = partial(figures.bands, draws, views, width=look.width)
+        drawn[f"bands_{own}{suffix}"] = partial(figures.bands, draws, views, width=look.width, symbols=known)
     if ways := _firsts(_of_kind(groups, Connection)):
-        named = {f"{label} to {way.end}": way for label, way in ways.items()}
+        named = {f"{printed(label)} to {printed(way.end)}": way for label, way in ways.items()}
         views = _common({k: [v] for k, v in ways.items()}, LINE_VIEWS)
         drawn[f"way_{own}{suffix}"] = partial(figures.connections, named, views, width=look.width)
+    if drawn_planes := _firsts(_of_kind(groups, PlaneDraws)):
+        views = _common({k: [v] for k, v in drawn_planes.items()}, PLANE_VIEWS)
+        drawn[f"draws_{own}{suffix}"] = partial(
+            figures.plane_draws, drawn_planes, views[0], width=look.width, scale=look.scale, symbols=known
+        )
     if planes := _firsts(_of_kind(groups, Plane)):
         trajectories = _firsts(_of_kind(paths, Trajectory))
         drawn |= _planes(planes, trajectories, suffix if own == "plane" else f"_{own}{suffix}", look)
@@ -83,7 +84,9 @@ def _planes(planes: Mapping[str, Plane], paths: Mapping[str, Trajectory], suffix
     for kind in _same_grid(planes):
         tag = suffix if len(kind) == len(planes) else f"{suffix}_{next(iter(kind))}"
         shared = _common({k: [v] for k, v in kind.items()}, PLANE_VIEWS)
-        options: dict[str, Any] = {"width": look.width, "names": _axis_names(next(iter(kind.values())))}
+        options: dict[str, Any] = {
+            "width": look.width, "names": _axis_names(next(iter(kind.values()))), "symbols": symbols(planes),
+        }  # fmt: skip
         shown = {k: p for k, p in paths.items() if k in kind and p.explained >= _SHOWN}
         scaled = {**options, "scale": look.scale}
         for view in shared:

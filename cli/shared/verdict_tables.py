@@ -11,6 +11,7 @@ import numpy as np
 
 from landscape.store.escaping import latex, markdown
 from ncsam.records import Curves, Secondary, Verdicts
+from ncsam.study.arms import printed
 from ncsam.study.effects import nanmean
 from ncsam.study.radius_control import radius_control
 from ncsam.study.table import Study
@@ -109,7 +110,7 @@ def show_radius(study: Study) -> str:
         shown = f"{control.excess[i]:+.3f}" if excess and control.family[i] not in ("SGD", "SAM") else ""
         half = control.accuracy_high[i] - control.accuracy[i]
         accuracy = f"{control.accuracy[i]:.1%}" + (f" ±{half:.1%}" if np.isfinite(half) else "")
-        cells = [str(control.arms[i]), str(control.family[i]), f"{control.radius[i]:.3f}", accuracy]
+        cells = [printed(str(control.arms[i])), str(control.family[i]), f"{control.radius[i]:.3f}", accuracy]
         rows.append([*cells, f"{control.memorisation[i]:.0%}", shown, excess if shown else ""])
     heads = ["arm", "", "realised ‖ε‖", "test accuracy", "memorised", "over SAM", f"{control.level:.0%} interval"]
     title = (
@@ -195,7 +196,7 @@ def show_comparison(curves: Curves) -> str:
     columns = {head: column for head, column in columns.items() if column[0] in quantities}
     rows = []
     for a, arm in enumerate(curves.arms):
-        cells = [str(arm)]
+        cells = [printed(str(arm))]
         for quantity, form in columns.values():
             q = quantities.index(quantity)
             mean, high = curves.mean[q, a, rate], curves.high[q, a, rate]

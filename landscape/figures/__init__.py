@@ -1,26 +1,45 @@
 """Figures of the analysis, from records only; each function returns a matplotlib ``Figure`` and shows nothing."""
 
 from landscape.figures.data import DataFigure, save_data
+from landscape.figures.estimates import (
+    ascents,
+    cosines,
+    diagonals,
+    eigenpairs,
+    estimates,
+    overlaps,
+    trajectories,
+)
 from landscape.figures.lines import bands, connections, lines
-from landscape.figures.planes import contours, difference, surface3d
+from landscape.figures.planes import contours, difference, plane_draws, surface3d
 from landscape.figures.spectra import densities, eigenvalues, layers, splits
-from landscape.figures.style import COLOURS, WIDTHS, figure, save
+from landscape.figures.style import WIDTHS, figure, save
+from landscape.figures.symbols import COLOURS, Symbol
 
 __all__ = [
     "COLOURS",
     "WIDTHS",
     "DataFigure",
+    "Symbol",
+    "ascents",
     "bands",
     "connections",
     "contours",
+    "cosines",
     "densities",
+    "diagonals",
     "difference",
+    "eigenpairs",
     "eigenvalues",
+    "estimates",
     "figure",
     "layers",
     "lines",
+    "overlaps",
+    "plane_draws",
     "save",
     "save_data",
     "splits",
     "surface3d",
+    "trajectories",
 ]

@@ -6,7 +6,9 @@ import csv
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.mathtext import MathTextParser
 from matplotlib.text import Text
@@ -20,6 +22,8 @@ class DataFigure(Figure):
 
     Attributes:
         points: one mapping a point, in the order of drawing.
+        clips: sides (left, right, bottom, top) of axes beyond which data are drawn on purpose, and so not seen; what is
+            not named here lies inside its axes.
 
     >>> made = DataFigure()
     >>> made.note(arm="sam", rate=[0.0, 0.4], accuracy=[0.9, 0.8])
@@ -30,13 +34,21 @@ class DataFigure(Figure):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.points: list[dict[str, Any]] = []
+        self.clips: dict[Axes, set[str]] = {}
 
     def draw(self, renderer: Any) -> None:
-        """Draw; text that is no valid mathematics, such as a name with dollar signs, is drawn as it is written."""
+        """Draw; text that is no valid mathematics, such as a name with dollar signs, is drawn as it is written.
+
+        The layout is found twice: tick labels that the first pass changes need the second. Letters are not fitted to
+        pixels: a text is then as wide at every resolution as where the layout was found.
+        """
         for text in self.findobj(Text):
             if text.get_parse_math() and text.get_text().count("$") > 1 and not _is_mathematics(text.get_text()):
                 text.set_parse_math(False)
-        super().draw(renderer)
+        with mpl.rc_context({"text.hinting": "no_hinting"}):
+            if (layout := self.get_layout_engine()) is not None:
+                layout.execute(self)
+            super().draw(renderer)
 
     def note(self, **columns: Any) -> None:
         """Add points: arrays of one shape, or single values that hold for all of them.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from landscape._files import replacing
 from landscape.figures.levels import is_log
 from landscape.figures.planes import table_of
-from landscape.figures.style import COLOURS
+from landscape.figures.symbols import COLOURS, Records, by_label
 from landscape.records import Plane, Status
 
 
@@ -20,7 +19,7 @@ class PlotlyMissingError(ImportError):
     """plotly is not installed."""
 
 
-def interactive(planes: Mapping[str, Plane], view: str, *, quantity: str = "loss", scale: str = "auto") -> Any:
+def interactive(planes: Records[Plane], view: str, *, quantity: str = "loss", scale: str = "auto") -> Any:
     """Planes as surfaces on one colour scale, one of them shown at a time; a ``plotly.graph_objects.Figure``.
 
     Buttons choose the plane. Points that are not finite are holes, interpolated ones are marked. Arguments as for
@@ -31,6 +30,7 @@ def interactive(planes: Mapping[str, Plane], view: str, *, quantity: str = "loss
         ValueError: a plane lacks the view or quantity, or none holds a finite value.
     """
     go = _plotly().graph_objects
+    planes = by_label(planes)
     tables = {label: table_of(plane, view, quantity) for label, plane in planes.items()}
     finite = np.concatenate([t[np.isfinite(t)] for t in tables.values()])
     if not finite.size:

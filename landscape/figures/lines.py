@@ -8,47 +8,56 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from landscape.figures.data import DataFigure
-from landscape.figures.style import COLOURS, DASHES, STYLE, figure, log_scale
+from landscape.figures.style import STYLE, below, figure, log_scale
+from landscape.figures.symbols import Groups, Records, Symbol, by_label, grouped, plain, symbols_of
 from landscape.records import Connection, Line, LineDraws, Status
 
 _LABELS = {"alpha": "α (filter norms)", "distance": "‖Δw‖", "relative": "‖Δw‖ / ‖w‖"}
 
 
 def lines(
-    groups: Mapping[str, Sequence[Line]], views: Sequence[str], *, against: str = "alpha", width: str = "icml"
-) -> Figure:
+    groups: Groups[Line],
+    views: Sequence[str] | None = None,
+    *,
+    against: str = "alpha",
+    width: str = "icml",
+    symbols: Mapping[str, Symbol] | None = None,
+) -> DataFigure:
     """1D surfaces overlaid, a panel a view: the mean of each group with the range of its members as a band.
 
     Args:
-        groups: lines by label, e.g. one line a seed by optimizer; a group's members on one grid.
-        views: one panel each.
+        groups: one line, or by label one or several, e.g. one a seed by optimizer; a group's members on one grid.
+        views: one panel each; those that all have in common, four at most, if none.
         against: ``alpha``, ``distance`` (α‖d‖) or ``relative`` (α‖d‖/‖w‖). Filter normalisation gives larger weights
             longer directions; against distance, runs are compared at equal ‖Δw‖. A group's members are then put on
             the first one's grid by linear interpolation, as far as all of them reach.
         width: of the figure, see ``figures.style.WIDTHS``.
+        symbols: of labels that do not take one by their position.
 
     Raises:
         ValueError: the lines of a group lie on different grids, or lack a view; an unknown ``against``.
     """
     if against not in _LABELS:
         raise ValueError(f"against is {against!r}; known: {', '.join(_LABELS)}")
+    groups = grouped(groups)
+    views = _shared(views, [member for members in groups.values() for member in members])
     made, axes = _panels(views, width)
+    drawn = symbols_of(groups, symbols)
     with mpl.rc_context(STYLE):
         for ax, view in zip(axes[0], views, strict=True):
-            for i, (label, members) in enumerate(groups.items()):
-                colour, dash = _look(i)
+            for label, members in groups.items():
+                symbol = drawn[label]
                 x, losses = _overlaid(label, members, view, against)
-                ax.plot(x, losses.mean(0), color=colour, linestyle=dash, label=label)
+                ax.plot(x, losses.mean(0), label=plain(symbol.name), **symbol.line)
                 made.note(
                     label=label, view=view, **{against: x}, loss=losses.mean(0), lowest=losses.min(0),
                     highest=losses.max(0), members=len(members),
                 )  # fmt: skip
                 if len(members) > 1:
-                    ax.fill_between(x, losses.min(0), losses.max(0), color=colour, alpha=0.15, linewidth=0)
-                _mark(ax, members[0], view, x, losses.mean(0), colour)
+                    ax.fill_between(x, losses.min(0), losses.max(0), color=symbol.colour, alpha=0.15, linewidth=0)
+                _mark(ax, members[0], view, x, losses.mean(0), symbol.colour)
         first = next(iter(groups.values()))[0]
         what = (first.along or ["random"])[0]
         named = against == "alpha" and not what.startswith("random")
@@ -57,24 +66,30 @@ def lines(
 
 
 def bands(
-    groups: Mapping[str, LineDraws],
-    views: Sequence[str],
+    groups: Records[LineDraws],
+    views: Sequence[str] | None = None,
     *,
     quantiles: tuple[float, float] = (0.1, 0.9),
     width: str = "icml",
-) -> Figure:
+    symbols: Mapping[str, Symbol] | None = None,
+) -> DataFigure:
     """The median over random directions, with a band between two of their quantiles at each point.
+
+    Takes one record, or records by label; other arguments as for :func:`landscape.figures.lines`.
 
     Raises:
         ValueError: a record lacks a view.
     """
+    groups = by_label(groups)
+    views = _shared(views, list(groups.values()))
     made, axes = _panels(views, width)
+    drawn = symbols_of(groups, symbols)
     with mpl.rc_context(STYLE):
         for ax, view in zip(axes[0], views, strict=True):
-            for i, (label, draws) in enumerate(groups.items()):
-                colour, dash = _look(i)
+            for label, draws in groups.items():
+                colour, dash = drawn[label].colour, drawn[label].dash
                 low, middle, high = draws.quantiles(_known(draws, view), (quantiles[0], 0.5, quantiles[1]))
-                name = f"{label} ({len(draws.draws)} draws)"
+                name = plain(f"{drawn[label].name} ({len(draws.draws)} draws)".strip())
                 ax.plot(draws.alphas, middle, color=colour, linestyle=dash, linewidth=1.6, label=name)
                 ax.fill_between(draws.alphas, low, high, color=colour, alpha=0.12, linewidth=0)
                 made.note(label=label, view=view, alpha=draws.alphas, low=low, median=middle, high=high)
@@ -83,21 +98,32 @@ def bands(
     return made
 
 
-def connections(ways: Mapping[str, Connection], views: Sequence[str], *, width: str = "icml") -> Figure:
+def connections(
+    ways: Records[Connection],
+    views: Sequence[str] | None = None,
+    *,
+    width: str = "icml",
+    symbols: Mapping[str, Symbol] | None = None,
+) -> DataFigure:
     """The loss on the way between two points; dashed what the barrier is measured from, dotted the barrier.
+
+    Takes one record, or records by label; other arguments as for :func:`landscape.figures.lines`.
 
     Raises:
         ValueError: a record lacks a view.
     """
+    ways = by_label(ways)
+    views = _shared(views, list(ways.values()))
     made, axes = _panels(views, width)
+    drawn = symbols_of(ways, symbols)
     with mpl.rc_context(STYLE):
         for ax, view in zip(axes[0], views, strict=True):
-            for i, (label, way) in enumerate(ways.items()):
-                colour = _look(i)[0]
+            for label, way in ways.items():
+                colour = drawn[label].colour
                 row = way.views.tolist().index(_known(way, view))
                 loss, height, at = way.loss[row], float(way.barrier[row]), float(way.peak[row])
                 ends = np.interp([0.0, 1.0], way.alphas, loss)
-                ax.plot(way.alphas, loss, color=colour, label=label)
+                ax.plot(way.alphas, loss, color=colour, label=plain(drawn[label].name))
                 made.note(label=label, view=view, position=way.alphas, loss=loss)
                 ax.plot([0, 1], ends, color=colour, linestyle="--", marker="o", markersize=3, linewidth=0.7, label="_")
                 if np.isfinite(height) and height > 0:
@@ -117,7 +143,7 @@ def _panels(views: Sequence[str], width: str) -> tuple[DataFigure, np.ndarray]:
     return figure(1, len(views), height=2.3, width=width)
 
 
-def _finish(made: Figure, axes: np.ndarray, views: Sequence[str], label: str, *, log: bool = True) -> None:
+def _finish(made: DataFigure, axes: np.ndarray, views: Sequence[str], label: str, *, log: bool = True) -> None:
     for ax, view in zip(axes[0], views, strict=True):
         ax.set(title=view.replace("_", " "), xlabel=label)
     if log:
@@ -125,8 +151,7 @@ def _finish(made: Figure, axes: np.ndarray, views: Sequence[str], label: str, *,
         for ax in axes[0]:
             log_scale(ax, ends.min(), ends.max())
     axes[0, 0].set_ylabel("loss")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    made.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4))
+    below(made, axes.flat)
 
 
 def _overlaid(label: str, members: Sequence[Line], view: str, against: str) -> tuple[np.ndarray, np.ndarray]:
@@ -155,9 +180,14 @@ def _mark(ax: Axes, record: Line | Connection, view: str, x: np.ndarray, y: np.n
         ax.plot(x[bad], feet, "x", color=colour, transform=ax.get_xaxis_transform(), clip_on=False, label="_")
 
 
-def _look(i: int) -> tuple[str, Any]:
-    """Colour and dashes of group ``i``: dashes, so that one curve does not hide another."""
-    return COLOURS[i % len(COLOURS)], DASHES[i % len(DASHES)]
+def _shared(views: Sequence[str] | None, records: Sequence[Any]) -> Sequence[str]:
+    """The views asked for; else those that all records have, in the order of the first, four at most."""
+    if views is not None:
+        return views
+    found = [v for v in records[0].views.tolist() if all(v in record.views for record in records)] if records else []
+    if not found:
+        raise ValueError("the records have no view in common; name the views, or draw the records by themselves")
+    return found[:4]
 
 
 def _known(record: Any, view: str) -> str:

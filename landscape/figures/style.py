@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
 from landscape._files import replacing
 from landscape.figures.data import DataFigure
 
-# Okabe & Ito, without the yellow that vanishes on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.5)), (0, (6, 1.5, 1.5, 1.5)), "-", (0, (5, 1.5)), (0, (1.5, 1.5)))
 # Inches; the text blocks of the style files of ICML (two columns) and NeurIPS (one).
 WIDTHS = {"icml": 6.75, "icml-column": 3.25, "neurips": 5.5}
 
@@ -31,6 +28,7 @@ STYLE: Any = {  # rcParams; their keys are a closed set of literals to type chec
     "ytick.labelsize": 7,
     "legend.fontsize": 7,
     "legend.frameon": False,
+    "legend.handlelength": 2.8,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -74,15 +72,57 @@ def inches(width: str) -> float:
     return WIDTHS[width]
 
 
-def log_scale(ax: Axes, low: float, high: float) -> None:
-    """Make the y axis logarithmic with plain numbers at its ticks, where [low, high] spans more than a factor of 20."""
+def log_scale(ax: Axes, low: float, high: float) -> bool:
+    """Make the y axis logarithmic with plain numbers at its ticks, where [low, high] spans more than a factor of 20.
+
+    Returns:
+        whether it did.
+    """
     if not (low > 0 and high > 20 * low):
-        return
+        return False
     ax.set_yscale("log")
-    ax.yaxis.set_major_formatter("{x:g}")
-    steps = [1, 2, 5] if high < 100 * low else [1]
-    ax.yaxis.set_major_locator(LogLocator(subs=steps))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    log_numbers(ax.yaxis, low, high)
+    return True
+
+
+def log_numbers(axis: Axis, low: float, high: float, most: int = 6) -> None:
+    """Set about ``most`` round numbers, written plainly, along a logarithmic axis that reaches from low to high."""
+    axis.set_major_locator(FixedLocator(log_ticks(low, high, most)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+
+
+def log_ticks(low: float, high: float, most: int = 6) -> list[float]:
+    """Round numbers between two positive ones, evenly spread on a logarithmic axis, ``most`` at most.
+
+    >>> log_ticks(0.04, 0.09), log_ticks(0.01, 3.0)
+    ([0.04, 0.05, 0.06, 0.07, 0.08, 0.09], [0.01, 0.03, 0.1, 0.3, 1.0, 3.0])
+    """
+    first, last = int(np.floor(np.log10(low))), int(np.ceil(np.log10(high)))
+    for steps in (range(1, 10), (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
+        found = [float(f"{m}e{d}") for d in range(first, last + 1) for m in steps]
+        found = [tick for tick in found if low * (1 - 1e-9) <= tick <= high * (1 + 1e-9)]
+        if 1 < len(found) <= most:
+            return found
+        if len(found) < 2:  # too short an axis for round numbers of that kind
+            ticks = MaxNLocator(most - 1).tick_values(low, high)
+            return [float(tick) for tick in ticks if low <= tick <= high]
+    return found[:: -(-len(found) // most)]
+
+
+def below(made: Figure, axes: Iterable[Axes], columns: int = 4) -> None:
+    """One legend for all axes, each label once, bars before lines; in as many columns as its longest label allows."""
+    found: dict[str, Any] = {}
+    for ax in axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if not found:
+        return
+    found = dict(sorted(found.items(), key=lambda item: hasattr(item[1], "get_marker")))
+    room = max(1, int(made.get_figwidth() / (0.5 + 0.055 * max(map(len, found)))))  # inches of a sample and a letter
+    columns = min(len(found), columns, room)
+    made.legend(list(found.values()), list(found), loc="outside lower center", ncols=columns)
 
 
 # What would differ between two files of one figure: when and by what they were made

@@ -6,19 +6,25 @@ Every function returns a :class:`landscape.figures.DataFigure`; ``landscape.figu
 
 from ncsam.figures.against_noise import against_noise, bound_terms, sharpness_against_noise
 from ncsam.figures.at_one_rate import arms_at, sharpness_against_gap
-from ncsam.figures.epochs import alignment, training_by_rate, training_curves, training_of_controls
+from ncsam.figures.epochs import alignment, alignment_of, training_by_rate, training_curves, training_of_controls
 from ncsam.figures.forest import forest
+from ncsam.figures.measurements import bound_along, confusion, samples_along, sharpness_along
 from ncsam.figures.radius import radius_figure
 
 __all__ = [
     "against_noise",
     "alignment",
+    "alignment_of",
     "arms_at",
+    "bound_along",
     "bound_terms",
+    "confusion",
     "forest",
     "radius_figure",
+    "samples_along",
     "sharpness_against_gap",
     "sharpness_against_noise",
+    "sharpness_along",
     "training_by_rate",
     "training_curves",
     "training_of_controls",

@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from landscape.figures.data import DataFigure
-from landscape.figures.style import STYLE, figure, log_scale
+from landscape.figures.style import STYLE, below, figure, log_numbers, log_scale
+from landscape.figures.symbols import Symbol, plain
 from ncsam.figures.style import (
     BLACK,
     BLUE,
@@ -17,21 +18,19 @@ from ncsam.figures.style import (
     ORANGE,
     SKY,
     VERMILION,
-    Look,
-    band as draw_band,
+    band,
     hide_spare,
-    in_order,
-    legend_below,
-    looks,
     shares,
+    symbols,
 )
 from ncsam.records import Curves
+from ncsam.study.arms import in_order, printed
 
 QUANTITIES = {
     "test_accuracy": "test accuracy (last five epochs)",
     "memorisation": "wrong labels memorised",
-    "adaptive/mixed": "adaptive sharpness, mixed (nats)",
-    "sam/mixed": "SAM sharpness, mixed (nats)",
+    "adaptive/mixed": "adaptive sharpness, mixed",
+    "sam/mixed": "SAM sharpness, mixed",
     "top_eigenvalue/mixed": "top Hessian eigenvalue, mixed",
     "trace/mixed": "Hessian trace, mixed",
 }
@@ -43,13 +42,13 @@ MEASURES = {
 }
 VIEWS = ("mixed", "clean_part", "noisy_part", "true_labels", "test")
 TERMS = {
-    "neighbourhood": ("highest loss nearby / (1−α)", Look(SKY, "s")),
-    "sampling": ("1 / ((1−α) √n)", Look(ORANGE, "D")),
-    "complexity": ("√(X / (n−1))", Look(VERMILION, "^")),
-    "total": ("the bound: their sum", Look(BLACK, "o")),
-    "risk": ("clean test risk", Look(BLUE, "v")),
+    "total": Symbol(BLACK, "o", name="the bound: their sum"),
+    "neighbourhood": Symbol(SKY, "s", (0, (5, 1.5)), name="highest loss nearby / (1−α)"),
+    "sampling": Symbol(ORANGE, "D", (0, (1.5, 1.5)), name="1 / ((1−α) √n)"),
+    "complexity": Symbol(VERMILION, "^", (0, (6, 1.5, 1.5, 1.5)), name="√(X / (n−1))"),
+    "risk": Symbol(BLUE, "v", (0, (10, 2)), name="clean test risk"),
 }
-_LOWEST_TERM = 1e-3  # a term of nothing has no place on a logarithmic axis
+SHARES = ("test_accuracy", "best_accuracy", "memorisation")
 LOSSES = {"error": "0–1 error", "clipped_ce": "clipped cross-entropy"}
 
 
@@ -62,7 +61,8 @@ def compared(curves: Curves) -> list[str]:
 def against_noise(curves: Curves, quantities: Sequence[str] = tuple(QUANTITIES)) -> DataFigure:
     """Quantities against noise rate, a line an arm with its t-interval.
 
-    Arms that ran at a single rate are not here: :func:`ncsam.figures.arms_at` sets them beside the others.
+    Arms that ran at a single rate are not here: :func:`ncsam.figures.arms_at` sets them beside the others. Bands of
+    shares end at 0 and 1; on a logarithmic axis a band that reaches zero ends where the axis does.
 
     Args:
         curves: of a study.
@@ -74,18 +74,21 @@ def against_noise(curves: Curves, quantities: Sequence[str] = tuple(QUANTITIES))
     with mpl.rc_context(STYLE):
         hide_spare(axes, len(quantities))
         for ax, quantity in zip(axes.flat, quantities, strict=False):
-            values = _lines(made, ax, curves, quantity)
-            ax.set(title=QUANTITIES.get(quantity, quantity), ylim=(_bottom(ax, values), None))
-            if quantity in ("test_accuracy", "memorisation"):
-                ax.set_ylim(top=min(1.02, ax.get_ylim()[1]))
+            _lines(made, [ax], curves, [quantity])
+            ax.set_title(QUANTITIES.get(quantity, quantity))
+            if quantity in SHARES:
                 shares(ax)
-        _rates_below(axes, len(quantities))
-        legend_below(made)
+            if quantity in ("adaptive/mixed", "sam/mixed"):
+                ax.set_ylabel("nats")
+        _rates_below(axes, len(quantities), curves.rates)
+        below(made, made.axes)
     return made
 
 
 def sharpness_against_noise(curves: Curves, views: Sequence[str] = VIEWS) -> DataFigure:
     """Sharpness against noise rate: a row a measure, a column a view; rows share their axis.
+
+    On a logarithmic axis a band that reaches zero ends where the axis does.
 
     Views and measures that were not measured are left out.
 
@@ -100,22 +103,22 @@ def sharpness_against_noise(curves: Curves, views: Sequence[str] = VIEWS) -> Dat
     made, axes = figure(len(measures), len(views), height=1.55, sharex=True, sharey="row")
     with mpl.rc_context(STYLE):
         for row, measure in zip(axes, measures, strict=True):
-            drawn = []
-            for ax, view in zip(row, views, strict=True):
-                if f"{measure}/{view}" in there:
-                    drawn.append(_lines(made, ax, curves, f"{measure}/{view}", scaled=False))
-            every = np.concatenate([values.ravel() for values in drawn])
-            log_scale(row[0], float(np.nanmin(every)), float(np.nanmax(every)))
-            row[0].set(ylabel=MEASURES[measure], ylim=(_bottom(row[0], every), None))
+            held = [
+                (ax, f"{measure}/{view}") for ax, view in zip(row, views, strict=True) if f"{measure}/{view}" in there
+            ]
+            _lines(made, [ax for ax, _ in held], curves, [quantity for _, quantity in held])
+            row[0].set_ylabel(MEASURES[measure])
         for ax, view in zip(axes[0], views, strict=True):
             ax.set_title(view.replace("_", " "))
-        _rates_below(axes, axes.size)
-        legend_below(made)
+        _rates_below(axes, axes.size, curves.rates)
+        below(made, made.axes)
     return made
 
 
 def bound_terms(curves: Curves) -> DataFigure:
     """Theorem 1's terms against noise rate, a row a loss, a column an arm; above the dotted line it says nothing.
+
+    A term of nothing is left out of the logarithmic axis; a band that reaches zero ends where the axis does.
 
     Raises:
         ValueError: the bound was not measured.
@@ -125,39 +128,45 @@ def bound_terms(curves: Curves) -> DataFigure:
     arms = [arm for arm in compared(curves) if losses and _any(curves, f"bound/{losses[0]}/total", arm)]
     if not arms:
         raise ValueError("the bound was not measured on any arm that ran at several noise rates")
+    means = [_of(curves, f"bound/{loss}/{t}", arm)[1] for loss in losses for t in TERMS for arm in arms
+             if f"bound/{loss}/{t}" in there]  # fmt: skip
+    every = np.concatenate(means)
+    lowest = 0.5 * every[every > 0].min()
     made, axes = figure(len(losses), len(arms), height=2.0, sharex=True, sharey=True)
     with mpl.rc_context(STYLE):
         for row, loss in zip(axes, losses, strict=True):
             for ax, arm in zip(row, arms, strict=True):
-                for term, (label, look) in TERMS.items():
+                for term, symbol in TERMS.items():
                     if f"bound/{loss}/{term}" not in there:
                         continue
                     x, mean, low, high = _of(curves, f"bound/{loss}/{term}", arm)
-                    draw_band(ax, 100 * x, mean, low, high, look, label, marker=look.marker)
                     made.note(loss=loss, arm=arm, term=term, rate=x, mean=mean, low=low, high=high)
+                    shown = mean > 0  # a term of nothing has no place on a logarithmic axis
+                    mean, low, high = (np.where(shown, end, np.nan) for end in (mean, np.maximum(low, lowest), high))
+                    band(ax, 100 * x, mean, low, high, symbol, markers=True)
                 ax.axhline(1.0, color=GREY, linestyle=":", linewidth=1, label="1: vacuous from here on")
-                ax.set(title=arm if ax in axes[0] else "", yscale="log")
+                ax.set(title=plain(printed(arm)) if ax in axes[0] else "", yscale="log")
             row[0].set_ylabel(LOSSES[loss])
-        axes[0, 0].yaxis.set_major_formatter("{x:g}")
-        axes[0, 0].set_ylim(bottom=_LOWEST_TERM)
-        _rates_below(axes, axes.size)
-        legend_below(made, columns=3)
+        log_numbers(axes[0, 0].yaxis, *axes[0, 0].get_ylim())
+        _rates_below(axes, axes.size, curves.rates)
+        below(made, made.axes, columns=3)
     return made
 
 
-def _lines(made: DataFigure, ax: Axes, curves: Curves, quantity: str, *, scaled: bool = True) -> np.ndarray:
-    """A line for each compared arm; returns the values of every run in it."""
-    arms = compared(curves)
-    seen = []
-    for arm, look in looks(arms).items():
-        x, mean, low, high = _of(curves, quantity, arm)
-        draw_band(ax, 100 * x, mean, low, high, look, arm, marker=look.marker)
-        made.note(quantity=quantity, arm=arm, rate=x, mean=mean, low=low, high=high)
-        seen.append(curves.value[curves.quantities.tolist().index(quantity), curves.arms.tolist().index(arm)])
-    values = np.stack(seen) if seen else np.zeros((1, 1))
-    if scaled and seen:
-        log_scale(ax, float(np.nanmin(values)), float(np.nanmax(values)))
-    return values
+def _lines(made: DataFigure, panels: Sequence[Axes], curves: Curves, quantities: Sequence[str]) -> None:
+    """A line for each compared arm in panels of one axis, a quantity each: logarithmic where their means span much."""
+    drawn = {(quantity, arm): _of(curves, quantity, arm) for quantity in quantities for arm in compared(curves)}
+    means = np.concatenate([mean for _, mean, *_ in drawn.values()]) if drawn else np.zeros(0)
+    lowest = -np.inf
+    if means.size and log_scale(panels[0], float(means.min()), float(means.max())):
+        lowest = 0.5 * float(means.min())
+    for ax, quantity in zip(panels, quantities, strict=True):
+        for arm, symbol in symbols(compared(curves)).items():
+            x, mean, low, high = drawn[quantity, arm]
+            band(ax, 100 * x, mean, np.maximum(low, lowest), high, symbol, markers=True, share=quantity in SHARES)
+            made.note(quantity=quantity, arm=arm, rate=x, mean=mean, low=low, high=high)
+    if means.size and lowest == -np.inf and (means >= 0).all():
+        panels[0].set_ylim(bottom=min(0.0, panels[0].get_ylim()[0]))
 
 
 def _of(curves: Curves, quantity: str, arm: str) -> tuple[np.ndarray, ...]:
@@ -171,15 +180,13 @@ def _any(curves: Curves, quantity: str, arm: str) -> bool:
     return len(_of(curves, quantity, arm)[0]) > 0
 
 
-def _rates_below(axes: np.ndarray, used: int) -> None:
+def _rates_below(axes: np.ndarray, used: int, rates: np.ndarray) -> None:
+    """The noise rates that there are as numbers along x, where they stand apart; else round numbers."""
+    percent = 100 * np.unique(rates)
+    apart = len(percent) > 1 and np.diff(percent).min() >= 0.15 * np.ptp(percent)
     for n, ax in enumerate(axes.flat[:used]):
-        ax.set_xticks([0, 20, 40, 60])
+        if apart:
+            ax.set_xticks(percent, [f"{rate:g}" for rate in percent])
         if n + axes.shape[1] >= used:
             ax.set_xlabel("wrong labels (%)")
             ax.tick_params(labelbottom=True)
-
-
-def _bottom(ax: Axes, values: np.ndarray) -> float:
-    """Zero, or below it where values are negative; on a logarithmic axis just below the least value."""
-    least = float(np.nanmin(values))
-    return least * 0.8 if ax.get_yscale() == "log" else min(0.0, least)

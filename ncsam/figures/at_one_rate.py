@@ -6,13 +6,15 @@ from collections.abc import Mapping
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from landscape.figures.data import DataFigure
-from landscape.figures.style import STYLE, figure, log_scale
-from ncsam.figures.style import base, hide_spare, legend_below, looks, plain
+from landscape.figures.style import STYLE, below, figure, log_numbers, log_scale
+from landscape.figures.symbols import plain
+from ncsam.figures.style import hide_spare, symbols
 from ncsam.records import Curves
 from ncsam.statistics import Interval, kendall_tau, t_interval
+from ncsam.study.arms import printed
 from ncsam.study.effects import CONTRAST_RATE
 
 COLUMNS = {
@@ -32,6 +34,12 @@ MEASURES = {
 def arms_at(curves: Curves, rate: float = CONTRAST_RATE) -> DataFigure:
     """Every arm at one noise rate: accuracy, memorisation, realised ‖ε‖ and sharpness, with t-intervals.
 
+    Intervals of shares end at 0 and 100 %; on a logarithmic axis one that reaches zero ends where the axis does.
+
+    Args:
+        curves: of a study.
+        rate: of the noise.
+
     Raises:
         ValueError: nothing was measured at that rate.
     """
@@ -39,27 +47,33 @@ def arms_at(curves: Curves, rate: float = CONTRAST_RATE) -> DataFigure:
     quantities = [name for name in COLUMNS if name in curves.quantities]
     arms = [a for a in range(len(curves.arms)) if np.isfinite(_column(curves, quantities, at)[:, a]).any()]
     made, axes = figure(1, len(quantities), height=0.9 + 0.17 * len(arms), sharey=True)
-    places = np.arange(len(arms))
-    drawn = looks(base(str(arm)) for arm in curves.arms)
+    drawn = symbols(curves.arms.tolist())
     with mpl.rc_context(STYLE):
         for ax, quantity in zip(axes[0], quantities, strict=True):
             q = curves.quantities.tolist().index(quantity)
             label, factor = COLUMNS[quantity]
-            for place, a in zip(places, arms, strict=True):
+            # A norm of exactly zero is that of an arm without perturbation: nothing to show.
+            means = {a: float(curves.mean[q, a, at]) for a in arms}
+            means = {a: mean for a, mean in means.items() if quantity != "perturbation_norm" or mean > 0}
+            positive = [mean for mean in means.values() if np.isfinite(mean)]
+            spread = bool(positive) and max(positive) > 20 * min(positive) > 0
+            log = (quantity == "perturbation_norm" and len(means) > 0) or (factor == 1 and spread)
+            lowest = 0.5 * min(positive) if log else 0.0 if factor == 100 else -np.inf
+            for place, a in enumerate(arms):
                 mean, low, high = (table[q, a, at] for table in (curves.mean, curves.low, curves.high))
-                look = drawn[base(str(curves.arms[a]))]
                 made.note(arm=curves.arms[a], quantity=quantity, rate=rate, mean=mean, low=low, high=high)
-                # A norm of exactly zero is that of an arm without perturbation: nothing to show.
-                if quantity != "perturbation_norm" or mean > 0:
-                    ends = [[factor * (mean - low)], [factor * (high - mean)]]
-                    ax.errorbar(
-                        [factor * mean], [place], xerr=ends, color=look.colour, marker=look.marker, capsize=2,
-                        elinewidth=0.8,
-                    )  # fmt: skip
-            if quantity == "perturbation_norm":
-                _log_along_x(ax)
+                if a in means and np.isfinite(mean):
+                    ends = np.array([max(low, lowest), min(high, 1.0) if factor == 100 else high])
+                    ax.plot(factor * ends, [place, place], "|-", color=drawn[str(curves.arms[a])].colour, linewidth=0.8)
+                    ax.plot([factor * mean], [place], **drawn[str(curves.arms[a])].points)
+            if log:
+                ax.set_xscale("log")
+                low, high = ax.get_xlim()
+                log_numbers(ax.xaxis, low, high, 3)
+            else:
+                ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
             ax.set_xlabel(label)
-        axes[0, 0].set_yticks(places, [plain(curves.arms[a]) for a in arms])
+        axes[0, 0].set_yticks(range(len(arms)), [plain(printed(str(curves.arms[a]))) for a in arms])
         axes[0, 0].set_ylim(len(arms) - 0.5, -0.5)
     return made
 
@@ -69,11 +83,12 @@ def sharpness_against_gap(
 ) -> DataFigure:
     """Sharpness against generalisation gap at one noise rate, a symbol an arm, a dot a run; Kendall's τ in the title.
 
-    τ is that over the arms of a seed, averaged over the seeds, with its t-interval, as T9 has it.
+    Arms of one family share its symbol and are joined in the order of their realised ‖ε‖. τ is that over the arms of a
+    seed, averaged over the seeds, with its t-interval, as T9 has it.
 
     Args:
         curves: of a study.
-        families: what each arm is shown as, e.g. by :func:`ncsam.study.radius_control.family_of`; its own name if none.
+        families: what each arm is shown as, e.g. by :func:`ncsam.study.arms.family_of`; its own name if none.
 
     Raises:
         ValueError: no sharpness, or no gap, was measured at that rate.
@@ -88,46 +103,43 @@ def sharpness_against_gap(
     columns = min(2, len(measures))
     made, axes = figure(-(-len(measures) // columns), columns, height=2.3, sharey=True)
     gap = curves.value[names.index("gap"), :, at]
+    order = (
+        curves.mean[names.index("perturbation_norm"), :, at] if "perturbation_norm" in names else np.zeros(len(shown))
+    )
     with mpl.rc_context(STYLE):
         hide_spare(axes, len(measures))
         for ax, measure in zip(axes.flat, measures, strict=False):
             sharpness = curves.value[names.index(measure), :, at]
-            for family, look in looks(shown).items():
+            for family, symbol in symbols(shown).items():
                 here = [a for a, of in enumerate(shown) if of == family and np.isfinite(sharpness[a] + gap[a]).any()]
                 if not here:
                     continue
+                here = sorted(here, key=lambda a: order[a])
                 x, y = sharpness[here], gap[here]
-                ax.plot(x.ravel(), y.ravel(), ".", color=look.colour, alpha=0.3, markersize=3)
-                middle = [np.nanmean(x, axis=1), np.nanmean(y, axis=1)]
+                ax.plot(x.ravel(), y.ravel(), ".", color=symbol.colour, alpha=0.3, markersize=3)
                 ax.plot(
-                    *middle, look.marker, color=look.colour, markersize=5.5, markeredgecolor="white",
-                    markeredgewidth=0.5, label=plain(family),
+                    np.nanmean(x, axis=1), np.nanmean(y, axis=1), label=plain(symbol.name),
+                    **{**symbol.points, "linestyle": "-" if len(here) > 1 else "", "linewidth": 0.5, "markersize": 5.5},
                 )  # fmt: skip
                 made.note(
                     measure=measure, rate=rate, family=family, arm=curves.arms[here][:, None],
                     seed=curves.seeds[None, :], sharpness=x, gap=y,
                 )  # fmt: skip
             if np.nanmax(sharpness) > 20 * np.nanmin(sharpness) > 0:
-                _log_along_x(ax)
+                ax.set_xscale("log")
+                log_numbers(ax.xaxis, *ax.get_xlim())
             ax.set(xlabel=MEASURES[measure], title=_tau(tau_over_arms(sharpness, gap)))
         for row in axes:
             row[0].set_ylabel("generalisation gap (nats)")
         values = gap[np.isfinite(gap)]
         log_scale(axes[0, 0], values.min(), values.max())
-        legend_below(made)
+        below(made, made.axes)
     return made
 
 
 def tau_over_arms(x: np.ndarray, y: np.ndarray) -> Interval:
     """Kendall's τ over the arms of each seed, (arms, seeds) each, with its interval over the seeds."""
     return t_interval([kendall_tau(a, b) for a, b in zip(x.T, y.T, strict=True)])
-
-
-def _log_along_x(ax: Axes) -> None:
-    ax.set_xscale("log")
-    ax.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=[1, 3]))
-    ax.xaxis.set_major_formatter("{x:g}")
-    ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
 def _tau(found: Interval) -> str:

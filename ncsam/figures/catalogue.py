@@ -15,10 +15,12 @@ from ncsam.figures.at_one_rate import arms_at, sharpness_against_gap
 from ncsam.figures.epochs import alignment, training_by_rate, training_of_controls
 from ncsam.figures.forest import forest
 from ncsam.figures.radius import radius_figure
+from ncsam.figures.style import symbols
 from ncsam.records import Diagnostics, Spectrum, Training, density_at
+from ncsam.study.arms import family_of
 from ncsam.study.effects import CONTRAST_RATE
 from ncsam.study.files import StudyFiles, curves_of
-from ncsam.study.radius_control import family_of, radius_control
+from ncsam.study.radius_control import radius_control
 from ncsam.study.table import Study
 from ncsam.study.verdicts import judge
 from ncsam.training.config import TrainConfig
@@ -90,7 +92,7 @@ def _of_runs(study: Study, files: StudyFiles, lines: list[str]) -> Plans:
     if any(arm in lines and rate == CONTRAST_RATE for arm, rate in there):
         spectra = files.records(study, "hessian/top5", Spectrum, lines, CONTRAST_RATE)
         if held := _densities({arm: members[0] for arm, members in spectra.items()}):
-            found["density"] = lambda: densities(held)
+            found["density"] = lambda: densities(held, symbols(lines))
     return found
 
 

@@ -21,6 +21,8 @@ def forest(verdicts: Verdicts) -> DataFigure:
     Every row has an axis of its own, since effects have different units; zero is the thin line.
     """
     rows = len(verdicts.statements)
+    contrasts = [""] * rows if verdicts.contrast is None else verdicts.contrast.tolist()
+    decided = ["decided by" in str(note) for note in verdicts.note]  # one of several
     made, axes = figure(rows, 1, height=0.42)
     with mpl.rc_context(STYLE):
         for i, ax in enumerate(axes[:, 0]):
@@ -41,12 +43,14 @@ def forest(verdicts: Verdicts) -> DataFigure:
             if np.isfinite(estimate):
                 ends_of = [[estimate - low], [high - estimate]] if np.isfinite(low) else None
                 ax.errorbar([estimate], [0], xerr=ends_of, color=colour, marker="o", capsize=3, elinewidth=1.5)
-            ax.set(xlim=ends, ylim=(-1, 1), yticks=[])
+            ax.set(xlim=ends, ylim=(-1, 1))
+            ax.yaxis.set_major_locator(mpl.ticker.NullLocator())
             ax.spines["left"].set_visible(False)
             ax.tick_params(labelsize=6, length=2, pad=1)
             ax.grid(visible=False)
             ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(6))
-            said = textwrap.fill(f"{verdicts.statements[i]}  {_short(str(verdicts.text[i]))}", 44)
+            by = f" (by {contrasts[i]})" if decided[i] else ""
+            said = textwrap.fill(f"{verdicts.statements[i]}  {_short(str(verdicts.text[i]))}{by}", 44)
             ax.set_ylabel(said, rotation=0, ha="left", va="center", fontsize=7, labelpad=170)
             star = "*" if np.isfinite(estimate) and verdicts.preliminary[i] else ""
             ax.text(

@@ -2,76 +2,103 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 
 from landscape.figures.data import DataFigure
-from landscape.figures.style import STYLE, figure
-from ncsam.figures.style import legend_below, looks, plain, shares
+from landscape.figures.style import STYLE, below, figure, log_numbers
+from landscape.figures.symbols import Symbol, plain
+from ncsam.figures.style import shares, symbols
 from ncsam.records import RadiusControl
 
-_BESIDE = 0.04  # radii that differ by less are drawn side by side, as far apart as this
+_SPAN = 2.5  # least ratio of the axis' ends: radii that hardly differ stand close together
+_BESIDE = 3.4  # points of the page that upright bars of one radius spread over: less than a symbol is wide
 
 
 def radius_figure(control: RadiusControl) -> DataFigure:
     """Clean test accuracy and memorisation against the realised ‖ε‖: SAM over ρ as a line, all else as points.
 
-    SGD, which has no ‖ε‖, is a dashed level. Bars are t-intervals over the seeds, in both
-    directions; arms of about the same ‖ε‖ are set side by side.
+    SGD, which has no ‖ε‖, is a dashed level. Bars are t-intervals over the seeds, in both directions; along y they end
+    at 0 and 1, along x one that reaches zero ends where the axis does. Symbols stand at the true radii, and a
+    tick on the axis marks each; upright bars of about the same radius are a hair apart, each still within its symbol.
     """
     made, axes = figure(1, 2, height=3.4)
     panels = (("accuracy", "clean test accuracy"), ("memorisation", "wrong labels memorised"))
-    families = looks(control.family.tolist())
-    beside = _beside(control)
+    drawn = symbols(control.family.tolist())
+    reach = _reach(control)
+    beside = _beside(control, np.log(reach[1] / reach[0]) / 200)  # a panel is some 200 points wide
     with mpl.rc_context(STYLE):
         for ax, (quantity, title) in zip(axes[0], panels, strict=True):
-            for family, look in families.items():
+            for family, symbol in drawn.items():
                 here = np.flatnonzero(control.family == family)
                 here = here[np.argsort(control.radius[here])]
                 x, y = _interval(control, "radius", here), _interval(control, quantity, here)
-                place = x[0] * beside[here]
                 made.note(
                     quantity=quantity, family=family, arm=control.arms[here], seeds=control.seeds[here],
                     radius=x[0], radius_low=x[1], radius_high=x[2], mean=y[0], low=y[1], high=y[2],
                 )  # fmt: skip
                 if family == "SGD":
-                    ax.axhline(y[0].mean(), color=look.colour, linestyle="--", linewidth=1, label=family)
+                    level = float(y[0].mean())
+                    ax.axhline(level, color=symbol.colour, linestyle="--", linewidth=1, label=plain(symbol.name))
                     continue
-                bars = {  # as lists: matplotlib 3.8 takes an array of one bar for a number
-                    axis: [(middle - low).tolist(), (high - middle).tolist()]
-                    for axis, (middle, low, high) in (("xerr", x), ("yerr", y))
-                }
-                ax.errorbar(
-                    place, y[0], **bars, color=look.colour, marker=look.marker, label=plain(family), capsize=2,
-                    linestyle="-" if family == "SAM" else "", elinewidth=0.8, markersize=5,
-                )  # fmt: skip
-            ax.set_xscale("log")
-            ax.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=[1, 2, 5]))
-            ax.xaxis.set_major_formatter("{x:g}")
-            ax.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
-            ax.set(title=title, xlabel="realised mean ‖ε‖")
+                if family == "SAM":
+                    ax.plot(x[0], y[0], color=symbol.colour, linewidth=1)
+                for n, i in enumerate(here):
+                    ends = np.clip([x[1][n], x[2][n]], *reach)
+                    label = plain(symbol.name) if n == 0 else None
+                    _bars(ax, (x[0][n], *ends), (y[0][n], y[1][n], y[2][n]), beside[i], symbol, label)
+            ax.plot(control.radius[control.radius > 0], np.zeros((control.radius > 0).sum()), "|", color="black",
+                    markersize=7, transform=ax.get_xaxis_transform(), clip_on=False)  # fmt: skip
+            ax.set(title=title, xlabel="realised mean ‖ε‖", xscale="log", xlim=reach)
+            log_numbers(ax.xaxis, *reach)
             shares(ax)
-        legend_below(made)
+        below(made, made.axes)
     return made
 
 
-def _beside(control: RadiusControl) -> np.ndarray:
-    """Factors on the radius that set arms of about the same one side by side; 1 for SAM, which is a line."""
+def _bars(
+    ax: Axes, x: tuple[float, ...], y: tuple[float, ...], beside: float, symbol: Symbol, label: str | None
+) -> None:
+    """One arm: its symbol with a bar along each axis, the upright one at ``beside`` times its radius."""
+    bar: dict[str, Any] = {"color": symbol.colour, "linewidth": 0.8, "markersize": 3}
+    ax.plot(x[1:], [y[0]] * 2, "|-", **bar)
+    ax.plot([beside * x[0]] * 2, np.clip(y[1:], 0.0, 1.0), "_-", **bar)
+    ax.plot([x[0]], [y[0]], label=label, **{**symbol.points, "markersize": 5})
+
+
+def _reach(control: RadiusControl) -> tuple[float, float]:
+    """Ends of the axis: all intervals that are above zero, the ratio of the ends at least ``_SPAN``, and a margin."""
+    ends = np.concatenate([control.radius, control.radius_low, control.radius_high])
+    ends = ends[np.isfinite(ends) & (ends > 0)]
+    if not len(ends):
+        return 0.01, 1.0
+    ends = ends[ends >= 0.3 * control.radius[control.radius > 0].min()]
+    middle, half = np.sqrt(ends.max() * ends.min()), np.sqrt(max(ends.max() / ends.min(), _SPAN)) * 1.08
+    return float(middle / half), float(middle * half)
+
+
+def _beside(control: RadiusControl, point: float) -> np.ndarray:
+    """Factors on the radius for upright bars, (arm,): those within ``_BESIDE`` points of each other are spread over it.
+
+    Args:
+        control: with the radii.
+        point: what a point of the page is on the logarithm of the axis.
+    """
     factors = np.ones(len(control.arms))
-    sam = control.radius[control.family == "SAM"]
     groups: list[list[int]] = []
     for i in np.argsort(control.radius):
-        if control.family[i] in ("SAM", "SGD") or not control.radius[i] > 0:
+        if not control.radius[i] > 0:
             continue
-        if groups and control.radius[i] < (1 + _BESIDE) * control.radius[groups[-1][-1]]:
+        if groups and np.log(control.radius[i] / control.radius[groups[-1][0]]) < _BESIDE * point:
             groups[-1].append(int(i))
         else:
             groups.append([int(i)])
     for group in groups:
-        steps = np.arange(len(group)) - (len(group) - 1) / 2
-        if (np.abs(sam / control.radius[group].mean() - 1) < _BESIDE).any():
-            steps += np.where(steps >= 0, 0.5 + 0.5 * (len(group) % 2), 0.0)  # SAM's own point stays free
-        factors[group] = (1 + _BESIDE) ** steps
+        if len(group) > 1:
+            factors[group] = np.exp(_BESIDE * point * np.linspace(-0.5, 0.5, len(group)))
     return factors
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -9,35 +10,22 @@ from ncsam.figures.against_noise import compared
 from ncsam.figures.at_one_rate import MEASURES
 from ncsam.report.prose import interval, listed, mean, number, of_arm, percent, signed, tally
 from ncsam.statistics import LEVEL, t_interval
+from ncsam.study.arms import printed
 from ncsam.study.effects import CONTRAST_RATE, rank_agreement
 from ncsam.study.files import curves_of
 from ncsam.study.radius_control import radius_control
 from ncsam.study.table import Study
 from ncsam.study.verdicts import judge
 
-TITLES = {
-    "verdicts": "The verdicts: each effect against its smallest relevant size",
-    "radius": "The radius control: accuracy and memorisation against the perturbation really taken",
-    "against_noise": "Accuracy, memorisation and sharpness against the noise rate",
-    "sharpness": "Sharpness against the noise rate, by measure and view",
-    "arms": "Every arm at the noise rate of the contrasts",
-    "gap": "Sharpness against generalisation gap",
-    "bound": "Theorem 1, term by term, against the noise rate",
-    "training": "Accuracy and memorisation along training",
-    "controls": "Accuracy of the controls along training",
-    "alignment": "Gradients and perturbations along training, with the true labels as oracle",
-    "density": "Spectral densities of the Hessian",
-}
 _AT = f"{CONTRAST_RATE:.0%} noise".replace("%", " %")
 
 
-def caption(name: str, study: Study) -> str:
-    """The caption of the figure of that name, see :func:`ncsam.figures.catalogue.plans`.
+@dataclasses.dataclass(frozen=True)
+class Caption:
+    """What a figure shows, in a few words, and how its numbers are told of a study."""
 
-    Raises:
-        KeyError: no such figure.
-    """
-    return _CAPTIONS[name](study)
+    title: str
+    text: Callable[[Study], str]
 
 
 def _verdicts(study: Study) -> str:
@@ -67,22 +55,26 @@ def _radius(study: Study) -> str:
             ends_of = interval(100 * control.excess_low[i], 100 * control.excess_high[i], 1)
             over = f", {signed(100 * float(control.excess[i]), 1)} {ends_of} points from SAM of that ‖ε‖"
         told.append(
-            f"{arm} takes ‖ε‖ = {number(float(control.radius[i]), 2)} and reaches {percent(control.accuracy[i])}{over}"
+            f"{printed(arm)} takes ‖ε‖ = {number(float(control.radius[i]), 2)} and reaches "
+            f"{percent(control.accuracy[i])}{over}"
         )
     return (
         f"At {_AT}: {'; '.join(told)}. An arm above SAM’s line gains more than its larger perturbation explains; "
-        "one on it gains nothing else. Bars are t-intervals; arms of about the same ‖ε‖ are set side by side."
+        "one on it gains nothing else. Bars are t-intervals; ticks on the axis mark the ‖ε‖ of each arm."
     )
 
 
 def _against_noise(study: Study) -> str:
     told = [
-        f"{arm} from {percent(mean(study, 'test_accuracy', arm, study.rates[0]))} to "
+        f"{printed(arm)} from {percent(mean(study, 'test_accuracy', arm, study.rates[0]))} to "
         f"{percent(mean(study, 'test_accuracy', arm, study.rates[-1]))}"
         for arm in compared(curves_of(study))
     ]
     ends = f"{100 * study.rates[0]:g} and {100 * study.rates[-1]:g} %"
-    return f"Between {ends} wrong labels, clean test accuracy falls: {'; '.join(told)}. Bands: {LEVEL:.0%} t-intervals."
+    return (
+        f"Between {ends} wrong labels, clean test accuracy goes: {'; '.join(told)}. Bands: {LEVEL:.0%} t-intervals, "
+        "ended where a logarithmic axis or a share ends."
+    )
 
 
 def _sharpness(study: Study) -> str:
@@ -103,11 +95,12 @@ def _arms(study: Study) -> str:
     reached = {arm: mean(study, "test_accuracy", arm) for arm in study.arms}
     known = sorted((arm for arm in reached if math.isfinite(reached[arm])), key=lambda arm: -reached[arm])
     told = (
-        f"best {known[0]} ({percent(reached[known[0]])}), worst {known[-1]} ({percent(reached[known[-1]])})"
+        f"best {printed(known[0])} ({percent(reached[known[0]])}), "
+        f"worst {printed(known[-1])} ({percent(reached[known[-1]])})"
         if known
         else ""
     )
-    rest = [f"{arm} {percent(reached[arm])}" for arm in ("sgd", "sam", "ncsam") if arm in known]
+    rest = [f"{printed(arm)} {percent(reached[arm])}" for arm in ("sgd", "sam", "ncsam") if arm in known]
     return f"At {_AT}, clean test accuracy: {'; '.join(filter(None, [told, ', '.join(rest)]))}. Bars: t-intervals."
 
 
@@ -120,8 +113,8 @@ def _gap(study: Study) -> str:
     shown = "; ".join(told) if told else "fewer than four arms have both"
     return (
         f"At {_AT}, Kendall’s τ over the arms of a seed, averaged over seeds: {shown}. The gap is test loss minus "
-        "the loss of the rightly labelled training part. Small dots are runs, symbols means of arms. "
-        "Only adaptive sharpness decides T9."
+        "the loss of the rightly labelled training part. Small dots are runs, symbols means of arms; arms of one "
+        "family are joined in the order of their ‖ε‖. Only adaptive sharpness decides T9."
     )
 
 
@@ -136,8 +129,8 @@ def _bound(study: Study) -> str:
             f"√(X/(n−1)) makes up {percent(largest / total, 0)} of it"
         )
     return (
-        f"At {_AT} the bound of {arm} (0–1 error) {told}. The highest loss nearby is found by projected ascent, "
-        "so it and the bound are lower estimates. From the dotted line on a bound says nothing."
+        f"At {_AT} the bound of {printed(arm)} (0–1 error) {told}. The highest loss nearby is found by projected "
+        "ascent, so it and the bound are lower estimates. From the dotted line on a bound says nothing."
     )
 
 
@@ -146,15 +139,20 @@ def _training(study: Study) -> str:
     for arm in compared(curves_of(study)):
         best, last, fitted = (mean(study, name, arm) for name in ("best_accuracy", "test_accuracy", "memorisation"))
         told.append(
-            f"{arm} peaks at {percent(best)}, ends at {percent(last)} and fits {percent(fitted, 0)} of the wrong labels"
+            f"{printed(arm)} peaks at {percent(best)}, ends at {percent(last)} and fits {percent(fitted, 0)} of the "
+            "wrong labels"
         )
     return f"At {_AT}: {'; '.join(told)}. Bands: {LEVEL:.0%} t-intervals over the seeds."
 
 
 def _controls(study: Study) -> str:
     lines = compared(curves_of(study))
-    ends = [f"{arm} {percent(mean(study, 'test_accuracy', arm))}" for arm in study.arms if arm not in lines]
-    return f"At {_AT}, mean of the last five epochs: {', '.join(ends)}. Grey: {listed(lines)} for comparison."
+    ends = [f"{printed(arm)} {percent(mean(study, 'test_accuracy', arm))}" for arm in study.arms if arm not in lines]
+    thin = listed([printed(arm) for arm in lines])
+    return (
+        f"At {_AT}, mean of the last five epochs: {', '.join(ends)}. Thin lines: {thin}, for comparison. The axis "
+        "begins just below what is reached after a quarter of the epochs."
+    )
 
 
 def _alignment(study: Study) -> str:
@@ -180,7 +178,7 @@ def _alignment(study: Study) -> str:
 
 def _density(study: Study) -> str:
     told = [
-        f"{arm} {number(value)}"
+        f"{printed(arm)} {number(value)}"
         for arm in compared(curves_of(study))
         if math.isfinite(value := mean(study, "top_eigenvalue/mixed", arm))
     ]
@@ -194,16 +192,16 @@ def _word(label: str) -> str:
     return label.partition(" (")[0].replace("$λ_1$", "λ₁")
 
 
-_CAPTIONS: dict[str, Callable[[Study], str]] = {
-    "verdicts": _verdicts,
-    "radius": _radius,
-    "against_noise": _against_noise,
-    "sharpness": _sharpness,
-    "arms": _arms,
-    "gap": _gap,
-    "bound": _bound,
-    "training": _training,
-    "controls": _controls,
-    "alignment": _alignment,
-    "density": _density,
+CAPTIONS: dict[str, Caption] = {  # by the names of ncsam.figures.catalogue.plans
+    "verdicts": Caption("The verdicts: each effect against its smallest relevant size", _verdicts),
+    "radius": Caption("The radius control: accuracy and memorisation against the perturbation really taken", _radius),
+    "against_noise": Caption("Accuracy, memorisation and sharpness against the noise rate", _against_noise),
+    "sharpness": Caption("Sharpness against the noise rate, by measure and view", _sharpness),
+    "arms": Caption("Every arm at the noise rate of the contrasts", _arms),
+    "gap": Caption("Sharpness against generalisation gap", _gap),
+    "bound": Caption("Theorem 1, term by term, against the noise rate", _bound),
+    "training": Caption("Accuracy and memorisation along training", _training),
+    "controls": Caption("Accuracy of the controls along training", _controls),
+    "alignment": Caption("Gradients and perturbations along training, with the true labels as oracle", _alignment),
+    "density": Caption("Spectral densities of the Hessian", _density),
 }

@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 import matplotlib as mpl
 import numpy as np
+from markupsafe import Markup, escape  # jinja2 rests on it
 from matplotlib.figure import Figure
 from PIL import Image  # matplotlib needs it, so it is there
 
@@ -24,9 +25,10 @@ from landscape.store.escaping import csv_cell
 from ncsam.figures.catalogue import plans
 from ncsam.records import RadiusControl, Secondary, Verdicts
 from ncsam.report import prose, provenance
-from ncsam.report.captions import TITLES, caption
+from ncsam.report.captions import CAPTIONS
 from ncsam.report.effects import Effects, effects_of, numbers_of
 from ncsam.statistics import LEVEL
+from ncsam.study.arms import printed
 from ncsam.study.effects import CONTRAST_RATE
 from ncsam.study.files import StudyFiles
 from ncsam.study.radius_control import radius_control
@@ -129,6 +131,15 @@ def link(content: str | bytes, kind: str) -> str:
     return f"data:{kind}{';charset=utf-8' if text else ''};base64,{encoded}"
 
 
+def code(text: object) -> Markup:
+    """Text as HTML, with what stands in backticks as code; everything in it is escaped.
+
+    >>> code("a < `b`")
+    Markup('a &lt; <code>b</code>')
+    """
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(text))))
+
+
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as CSV, numbers to six digits; what a row lacks, and NaN, is empty."""
     out = io.StringIO()
@@ -157,7 +168,7 @@ def _part(n: int, study: Study, files: StudyFiles, pictures: list[Picture]) -> S
         secondary=describe(study),
         control=control,
         tally=prose.tally(verdicts),
-        answers=prose.answers(verdicts, control),
+        answers=prose.answers(study, verdicts, control),
         effects=effects_of(study, verdicts),
         pictures=pictures,
         limits=prose.limits(study, verdicts),
@@ -177,8 +188,8 @@ def _picture(anchor: str, name: str, study: Study, drawn: Figure) -> Picture:
     data = as_csv(drawn.points) if isinstance(drawn, DataFigure) and drawn.points else ""
     return Picture(
         anchor=anchor,
-        title=TITLES[name],
-        caption=caption(name, study),
+        title=CAPTIONS[name].title,
+        caption=CAPTIONS[name].text(study),
         image=_image(drawn),
         data=link(data, "text/csv") if 0 < len(data) <= LARGEST_DATA else "",
         file=f"{anchor}.csv",
@@ -219,9 +230,10 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {
+    filters: dict[str, Callable[..., Any]] = {
         "signed": prose.signed, "percent": prose.percent, "number": prose.number, "p": prose.p_value,
-        "plain": provenance.plain,
+        "plain": provenance.plain, "code": code, "printed": printed,
     }  # fmt: skip
+    made.filters |= filters
     made.globals |= {"interval": prose.interval, "zip": zip}
     return made

@@ -11,9 +11,11 @@ import numpy as np
 from ncsam.records import RadiusControl, Verdicts
 from ncsam.report.provenance import without_folders
 from ncsam.statistics import LEVEL, Interval, t_interval
+from ncsam.study.arms import printed
 from ncsam.study.effects import CONTRAST_RATE, nanmean
+from ncsam.study.statements import STATEMENTS
 from ncsam.study.table import Study
-from ncsam.study.verdicts import NOT_MEASURED, seeds_needed
+from ncsam.study.verdicts import NOT_MEASURED, ContrastVerdict, contrasts_of, seeds_needed
 
 QUESTIONS = {
     "T6a": "Does label noise sharpen the loss landscape?",
@@ -30,6 +32,7 @@ _ANSWERS = {
     "undecided": "Undecided.",
     NOT_MEASURED: "Not measured.",
 }
+_WITH_ITS_SIGN = (printed("ncsam"), printed("ncsam-unprojected"))  # families that are NCSAM as published
 _UNITS = {  # factor, and what the effect then is
     "T1": (1, "in Kendall’s τ"),
     "T2": (1, "in cosine per unit of noise rate"),
@@ -109,34 +112,36 @@ def of_arm(control: RadiusControl, arm: str) -> int | None:
     return int(found[0]) if len(found) else None
 
 
-def answers(verdicts: Verdicts, control: RadiusControl | None) -> list[Answer]:
+def answers(study: Study, verdicts: Verdicts, control: RadiusControl | None) -> list[Answer]:
     """The questions that a reader comes with, each with the answer that the study gives."""
     found = []
     names = verdicts.statements.tolist()
-    for statement, question in QUESTIONS.items():
-        i = names.index(statement)
-        found.append(Answer(question, _answer(verdicts, i), because(verdicts, i), statement))
-        if statement == "T7":
+    by_id = {statement.id: statement for statement in STATEMENTS}
+    for name, question in QUESTIONS.items():
+        i = names.index(name)
+        contrasts = contrasts_of(by_id[name], study)
+        found.append(Answer(question, _answer(verdicts, i, contrasts), because(verdicts, i, contrasts), name))
+        if name == "T7":
             found.append(_against_sam(control))
     joint = verdicts.joint or "not measured"
     found.append(Answer("Is it compensation that helps, as the theory says (T3–T5)?", "", f"{_capital(joint)}."))
     return found
 
 
-def because(verdicts: Verdicts, i: int) -> str:
-    """The effect of one statement with its interval, against m, in its own unit."""
+def because(verdicts: Verdicts, i: int, contrasts: Sequence[ContrastVerdict]) -> str:
+    """The effect of every contrast of one statement with its interval, against m, in its own unit."""
     name = str(verdicts.statements[i])
     if str(verdicts.verdict[i]) == NOT_MEASURED:
         return f"{_capital(str(verdicts.note[i]))}."
     factor, unit = _UNITS[name]
     digits = 1 if factor == 100 else 2
-    low, high = factor * float(verdicts.low[i]), factor * float(verdicts.high[i])
     m = signed(factor * float(verdicts.smallest_effect[i]), digits)
-    contrast = f" ({verdicts.contrast[i]})" if verdicts.contrast is not None and verdicts.contrast[i] else ""
-    return (
-        f"Effect {signed(factor * float(verdicts.estimate[i]), digits)} {unit}{contrast}, "
-        f"{interval(low, high, digits)} over {_seeds(int(verdicts.pairs[i]))}; m = {m}."
-    )
+    told = [
+        f"{signed(factor * c.interval.mean, digits)} {unit} ({c.name}), "
+        f"{interval(factor * c.interval.low, factor * c.interval.high, digits)} over {_seeds(c.interval.n)}"
+        for c in contrasts
+    ]
+    return f"Effect{'s' if len(told) > 1 else ''} {'; '.join(told)}; m = {m}."
 
 
 def tally(verdicts: Verdicts) -> str:
@@ -166,7 +171,9 @@ def limits(study: Study, verdicts: Verdicts) -> list[str]:
         found.append(f"Manipulation check for T7 and T8: {verdicts.check}.")
     missing = [str(s) for s, v in zip(verdicts.statements, verdicts.verdict, strict=True) if v == NOT_MEASURED]
     if missing:
-        found.append(f"Not measured: {', '.join(missing)}. Nothing is guessed for them.")
+        notes = {str(s): str(n) for s, n in zip(verdicts.statements, verdicts.note, strict=True)}
+        told = "; ".join(f"{name} {notes[name]}" for name in missing)
+        found.append(f"Not measured, and nothing is guessed for them: {told}.")
     bound = nanmean(np.concatenate([study.over_arms("bound/error/total", rate).ravel() for rate in study.rates]))
     if np.isfinite(bound):
         found.append(
@@ -192,13 +199,14 @@ def rivals(study: Study, control: RadiusControl | None) -> list[str]:
     radius = _against_sam(control)
     found.append(f"A larger effective radius. {radius.because}")
     for arm, other, what in (
-        ("clean-direction", "sam", "No compensation could help: ε from the true labels (clean-direction)"),
+        ("clean-direction", "sam", "No compensation could help: ε from the true labels (clean direction)"),
         ("random-direction", "ncsam-unprojected", "Any vector would do: a random direction"),
         ("random-picks", "ncsam-unprojected", "Any picks would do: random picks"),
     ):
         arms = [name for name in study.arms if name == arm or name.startswith(f"{arm}-rho")]
         told = [
-            f"{name} {signed(100 * d.mean, 1)} {interval(100 * d.low, 100 * d.high, 1)} points of accuracy over {other}"
+            f"{printed(name)} {signed(100 * d.mean, 1)} {interval(100 * d.low, 100 * d.high, 1)} points of accuracy "
+            f"over {printed(other)}"
             for name in arms
             if (d := _difference(study, name, other)).n
         ]
@@ -208,7 +216,7 @@ def rivals(study: Study, control: RadiusControl | None) -> list[str]:
         "Element-wise down-weighting (SANER, arXiv 2411.17132): single components of the gradient may explain it."
     )
     fits = [
-        f"{arm} {percent(fitted, 0)}"
+        f"{printed(arm)} {percent(fitted, 0)}"
         for arm in ("sgd", "sam", "ncsam")
         if math.isfinite(fitted := mean(study, "memorisation", arm))
     ]
@@ -225,44 +233,56 @@ def _difference(study: Study, arm: str, other: str) -> Interval:
     )
 
 
-def _answer(verdicts: Verdicts, i: int) -> str:
-    found = _ANSWERS[str(verdicts.verdict[i])]
-    preliminary = verdicts.preliminary[i] and str(verdicts.verdict[i]) != NOT_MEASURED
-    return f"{found[:-1]} (preliminary)." if preliminary else found
+def _answer(verdicts: Verdicts, i: int, contrasts: Sequence[ContrastVerdict]) -> str:
+    """The answer that a verdict gives; where its contrasts differ, that of each, since the verdict is of one alone."""
+    verdict = str(verdicts.verdict[i])
+    told = {c.name: _ANSWERS[c.verdict][:-1] for c in contrasts}
+    forced = "did not memorise" in str(verdicts.note[i])  # then the intervals have no say
+    if verdict == NOT_MEASURED or forced or len(set(told.values())) == 1:
+        found = _ANSWERS[verdict][:-1]
+        if len(told) > 1 and verdict != NOT_MEASURED and not forced:
+            found += f" ({listed(list(told))})"
+    else:
+        whole = "Undecided of some" if verdict == "undecided" else f"Not of {'both' if len(told) == 2 else 'all'}"
+        found = f"{whole} ({'; '.join(f'{name}: {_lower(answer)}' for name, answer in told.items())})"
+    return f"{found} (preliminary)." if verdicts.preliminary[i] and verdict != NOT_MEASURED else f"{found}."
 
 
 def _against_sam(control: RadiusControl | None) -> Answer:
     """NCSAM's variants against SAM of the same realised ‖ε‖: descriptive, no verdict follows from it."""
     question = "Is it better than SAM with a perturbation as large as its own?"
-    families = [] if control is None else control.family.tolist()
-    here = (
-        []
-        if control is None
-        else [i for i, f in enumerate(families) if f.startswith("NCSAM +") and np.isfinite(control.excess[i])]
-    )
+    variants = [] if control is None else [i for i, f in enumerate(control.family.tolist()) if f in _WITH_ITS_SIGN]
+    here = [] if control is None else [i for i in variants if np.isfinite(control.excess[i])]
     if control is None or not here:
-        return Answer(question, "Not measured.", "It needs SAM at several radii around NCSAM’s (the radius control).")
+        return Answer(
+            question, "Not measured.",
+            "It needs SAM at several radii around NCSAM’s (the radius control): `landscape sweep --optimizer sam --rho "
+            "0.02,0.05,0.1,0.2,0.4`, or `rho = [...]` of its arm.",
+        )  # fmt: skip
     told = [
-        f"{control.arms[i]} (‖ε‖ {number(float(control.radius[i]), 2)}) {signed(100 * float(control.excess[i]), 1)} "
+        f"{printed(str(control.arms[i]))} (‖ε‖ {number(float(control.radius[i]), 2)}) "
+        f"{signed(100 * float(control.excess[i]), 1)} "
         f"{interval(100 * float(control.excess_low[i]), 100 * float(control.excess_high[i]), 1)}"
         for i in here
     ]
-    low, high = control.excess_low[here], control.excess_high[here]
-    if (low > 0).all():
-        answer = "Yes, in every variant."
-    elif (high < 0).all():
-        answer = "No, worse in every variant."
-    elif (high < 0).any() and not (low > 0).any():
-        answer = "No, and worse in some variant."
-    elif (low > 0).any():
-        answer = "In some variants."
-    else:
-        answer = "Not shown."
-    return Answer(question, answer, f"Points of accuracy over SAM of the same ‖ε‖: {'; '.join(told)}. Descriptive.")
+    better = [printed(str(control.arms[i])) for i in here if control.excess_low[i] > 0]
+    worse = [printed(str(control.arms[i])) for i in here if control.excess_high[i] < 0]
+    unclear = [name for i in here if (name := printed(str(control.arms[i]))) not in (*better, *worse)]
+    groups = (("better", better), ("worse", worse), ("not told apart", unclear))
+    said = "; ".join(f"{word}: {listed(names)}" for word, names in groups if names)
+    answer = ("In part" if worse or unclear else "Yes") if better else "No" if worse else "Not shown"
+    left = [printed(str(control.arms[i])) for i in variants if i not in here]
+    beyond = f" Not compared, since no SAM arm has a ‖ε‖ as large: {listed(left)}." if left else ""
+    because = f"Points of accuracy over SAM of the same ‖ε‖: {'; '.join(told)}. Descriptive.{beyond}"
+    return Answer(question, f"{answer} ({said}).", because)
 
 
 def _seeds(count: int) -> str:
     return f"{count} seed{'s' if count != 1 else ''}"
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
 
 
 def _capital(text: str) -> str:

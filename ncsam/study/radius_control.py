@@ -13,33 +13,9 @@ import numpy as np
 
 from ncsam.records import RadiusControl
 from ncsam.statistics import LEVEL, t_intervals
+from ncsam.study.arms import family_of
 from ncsam.study.effects import CONTRAST_RATE
 from ncsam.study.table import Study
-
-_NAMES = {
-    "sgd": "SGD",
-    "sam": "SAM",
-    "asam": "adaptive SAM",
-    "ncsam-released": "NCSAM, released code",
-    "matched": "matched",
-    "random-direction": "random direction",
-    "random-picks": "random picks",
-    "clean-direction": "clean direction",
-    "gstar-only": "g* only",
-    "oracle": "oracle",
-}
-
-
-def family_of(optimizer: str, options: Mapping[str, Any]) -> str:
-    """Family that an arm is compared in; arms of a family differ in ρ, κ and the like.
-
-    >>> family_of("ncsam", {"sign": -1, "project": False}), family_of("sam", {"rho": 0.2})
-    ('NCSAM −, unprojected', 'SAM')
-    """
-    if optimizer != "ncsam":
-        return _NAMES.get(optimizer, optimizer)
-    sign = "+" if options.get("sign", 1) > 0 else "−"
-    return f"NCSAM {sign}{'' if options.get('project', True) else ', unprojected'}"
 
 
 def radius_control(study: Study, rate: float = CONTRAST_RATE) -> RadiusControl:

@@ -24,14 +24,16 @@ from ncsam.statistics import (
 )
 from ncsam.study.effects import CONTRAST_RATE, nanmean
 from ncsam.study.statements import EVERY_ARM, PRIMARY_VIEW, STATEMENTS, Statement
-from ncsam.study.table import Study, studies, table_of_curves
+from ncsam.study.table import Study, spell, studies, table_of_curves
 
 __all__ = [
     "CONTRAST_RATE",
     "NOT_MEASURED",
     "PRIMARY_VIEW",
     "STATEMENTS",
+    "ContrastVerdict",
     "Statement",
+    "contrasts_of",
     "describe",
     "judge",
     "manipulation_check",
@@ -174,6 +176,25 @@ def _outcome(statement: Statement, study: Study, memorises: bool, seen: str) -> 
     return _Outcome(found, intervals[contrast], contrast, p, test, _runs(statement, study), tuple(remarks))
 
 
+@dataclasses.dataclass(frozen=True)
+class ContrastVerdict:
+    """One contrast of a statement by itself: its per-seed effects' interval, and the verdict that this alone gives."""
+
+    name: str
+    interval: Interval
+    verdict: str
+
+
+def contrasts_of(statement: Statement, source: CellTable | Curves | Study) -> list[ContrastVerdict]:
+    """Every contrast of a statement by itself, *not measured* where there is no seed; the statement needs them all."""
+    study, found = _single(source), []
+    for name, effect in statement.contrasts.items():
+        interval = t_interval(effect(study), LEVEL)
+        said = verdict(interval.low, interval.high, statement.smallest_effect) if interval.n else NOT_MEASURED
+        found.append(ContrastVerdict(name, interval, said))
+    return found
+
+
 def _deciding(intervals: dict[str, Interval], m: float) -> tuple[str, str]:
     """The contrast that decides and its verdict: one that fails, else the one least clear of m."""
     worst = min(intervals, key=lambda name: intervals[name].high)
@@ -200,13 +221,32 @@ def _note(outcome: _Outcome, p_holm: float) -> str:
 
 
 def _missing(statement: Statement, study: Study) -> str:
+    """What the endpoint lacks, and the command that gives it."""
     for endpoints, arms, rates in statement.needs:
         for rate in rates(study):
             for arm in _arms(arms, study):
                 for endpoint in endpoints:
                     if np.isnan(study.of(endpoint, arm, rate)).all():
-                        return f"needs {endpoint} of {arm} at {rate:.0%} noise"
+                        return f"needs {endpoint} of {arm} at {rate:.0%} noise: {_command(endpoint, arm, rate, study)}"
     return "needs at least four arms at one rate" if EVERY_ARM in statement.needs[0][1] else "needs seeds in common"
+
+
+_MEASURED_BY = {  # by the first part of an endpoint's name
+    "bound/": "`landscape diagnose --bound` on its runs, or `bound = {}` under `[measure]` of the sweep",
+    "cos_": "`landscape train --diagnose 8`, or `diagnose = 8` under `[train]` of the sweep",
+    "adaptive": "`landscape sharpness` on its runs, or `sharpness = {}` under `[measure]` of the sweep",
+    "sam/": "`landscape sharpness` on its runs, or `sharpness = {}` under `[measure]` of the sweep",
+}
+
+
+def _command(endpoint: str, arm: str, rate: float, study: Study) -> str:
+    """The command that measures an endpoint; that which trains, where there is no run to measure it on."""
+    if np.isfinite(study.of("test_accuracy", arm, rate)).any():
+        for start, command in _MEASURED_BY.items():
+            if endpoint.startswith(start):
+                return command
+    optimizer = study.optimizers[arm][0] if arm in study.optimizers else arm
+    return f"`landscape train --optimizer {optimizer} --noise {spell(study.noise or 'symmetric', rate)}`"
 
 
 def _runs(statement: Statement, study: Study) -> int:

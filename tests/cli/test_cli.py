@@ -204,7 +204,7 @@ def test_demo_curves_hold_every_run(demo: tuple[Path, str]) -> None:
     for quantity in ("adaptive/test", "sam/mixed", "top_eigenvalue/clean_part", "trace/true_labels", "test_accuracy"):
         for arm in ("sgd", "sam", "ncsam"):
             assert all(np.isfinite(curves.of(quantity, arm, rate)).all() for rate in curves.rates)
-        for control in ("sam-large", "ncsam-unprojected", "matched", "clean-direction"):
+        for control in ("sam-rho0.2", "ncsam-unprojected", "matched", "clean-direction"):
             assert np.isfinite(curves.of(quantity, control, 0.4)).all()
     assert np.isnan(curves.of("adaptive/noisy_part", "sgd", 0.0)).all()  # empty, not a number
     with store.open(out / "runs" / "ncsam-symmetric-0.4-seed0.h5") as file:

@@ -103,16 +103,13 @@ def test_saved_surfaces_of_a_model_of_ones_own_are_drawn(tmp_path: Path, capsys:
     top_eigenpairs(HessianOperator(obj), k=1).save(tmp_path / "top.h5")
     names = [str(tmp_path / name) for name in ("mine.h5", "flat.h5", "top.h5")]
     out = tmp_path / "figures"
-    assert landscape(["figure", *names[:2], "--out", str(out), "--formats", "png", "--quiet"]) == 0
+    assert landscape(["figure", *names, "--out", str(out), "--formats", "png", "--quiet"]) == 0
     drawn = {Path(name).name for name in capsys.readouterr().out.split()}
     assert drawn == {
         f"{stem}.{end}"
-        for stem in ("line", "contours_data", "accuracy_data", "surface3d_data")
+        for stem in ("line", "contours_data", "accuracy_data", "surface3d_data", "eigenpairs")
         for end in ("png", "csv")
     }
-    assert landscape(["figure", names[2], "--out", str(tmp_path / "none"), "--quiet"]) == 2
-    assert "top: holds eigenpairs; saved lines and planes can be drawn" in capsys.readouterr().err
-    assert not (tmp_path / "none").exists()
 
 
 def test_figures_that_are_stopped_half_way_leave_nothing(
@@ -141,3 +138,17 @@ def test_figures_that_are_stopped_half_way_leave_nothing(
     assert landscape(["figure", str(run_file), "--out", str(out), "--quiet", "--formats", "svg"]) == 0
     assert sorted(capsys.readouterr().out.split()) == sorted(str(path) for path in out.iterdir())
     assert [path.name for path in out.parent.iterdir()] == ["pictures"]
+
+
+def test_a_new_folder_of_figures_appears_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from landscape import _files
+
+    moved: list[tuple[str, str]] = []
+    rename = _files.os.rename
+    monkeypatch.setattr(_files.os, "rename", lambda a, b: (moved.append((Path(a).name, Path(b).name)), rename(a, b)))
+    monkeypatch.setattr(_files.os, "replace", lambda *_: pytest.fail("a file was moved by itself"))
+    with _files.filling(tmp_path / "new") as draft:
+        (draft / "a.svg").touch()
+        assert not (tmp_path / "new").exists()
+    assert moved == [(".new.tmp", "new")]
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.svg"]

@@ -54,7 +54,7 @@ def curves() -> Curves:
 def test_study_figures_draw_arms_over_rates_and_leave_controls_of_one_rate_out() -> None:
     drawn = against_noise(curves(), ("test_accuracy", "memorisation"))
     ax = drawn.axes[0]
-    assert {text.get_text() for text in drawn.legends[0].get_texts()} == {"sgd", "sam"}
+    assert {text.get_text() for text in drawn.legends[0].get_texts()} == {"SGD", "SAM"}
     np.testing.assert_allclose(ax.lines[0].get_xdata(), [0, 40])
 
 
@@ -88,3 +88,12 @@ def test_the_same_data_give_the_same_bytes(extension: str, tmp_path: Path) -> No
         subprocess.run([sys.executable, "-c", code, str(tmp_path / name), extension], check=True)
         time.sleep(1.1)
     assert (tmp_path / f"a.{extension}").read_bytes() == (tmp_path / f"b.{extension}").read_bytes()
+
+
+def test_a_text_is_as_wide_at_every_resolution_so_that_none_leaves_the_page(tmp_path: Path) -> None:
+    made, axes = figures.figure(1, 1)
+    axes[0, 0].set_yticks([0, 1], ["a name of some length, ρ = 0.05", "another"])
+    for dpi in (72, 110, 200):
+        (path,) = figures.save(made, tmp_path / f"at{dpi}", ["png"], dpi=dpi)
+        ink = (mpl.image.imread(path)[..., :3].min(axis=2) < 0.8).any(axis=0)
+        assert 0.02 < np.flatnonzero(ink)[0] / dpi < 0.08  # inches: the margin of the layout

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from landscape import figures
 from landscape.figures.interactive import interactive, save_html
 from landscape.figures.levels import levels_between, symmetric_levels
+from landscape.figures.planes import refined
 from landscape.figures.style import inches
 from landscape.records import Connection, Line, LineDraws, Plane, Status, Trajectory
 from landscape.surfaces.connectivity import barrier
@@ -197,12 +198,40 @@ def test_contours_are_the_right_way_round_and_named() -> None:
     assert top.vertices[:, 0].min() > 0
 
 
-def test_interpolated_points_are_dots() -> None:
+def test_measured_points_are_dots_and_those_interpolated_are_not() -> None:
     status = np.full((5, 7), Status.OK)
     status[1, 2] = Status.INTERPOLATED
     ax = figures.contours({"a": plane(bowl(), status)}, "mixed").axes[0]
-    dots = next(c for c in ax.collections if c.get_label() == "interpolated")
-    np.testing.assert_allclose(dots.get_offsets(), [[GRID[1], np.linspace(-1, 1, 7)[2]]])
+    dots = {
+        tuple(np.round(at, 9)) for c in ax.collections for at in np.asarray(c.get_offsets()) if len(c.get_offsets()) > 1
+    }
+    every = {(round(a, 9), round(b, 9)) for a in GRID for b in np.linspace(-1, 1, 7)}
+    assert every - dots == {(round(GRID[1], 9), round(np.linspace(-1, 1, 7)[2], 9))}
+
+
+def test_contours_between_few_points_follow_the_bowl_and_not_a_polygon() -> None:
+    at = np.linspace(-1, 1, 13)
+    a, b, fine = refined(at, at, 0.05 + at[:, None] ** 2 + 0.5 * at**2, log=True)
+    assert set(at) <= set(a)
+    assert set(at) <= set(b)
+    np.testing.assert_allclose(fine, 0.05 + a[:, None] ** 2 + 0.5 * b**2, rtol=0.05)
+    ax = figures.contours(Plane(
+        views=np.array(["x"]), alphas=at, betas=at, loss=(0.05 + at[:, None] ** 2 + at**2)[None], weight_norm=1.0,
+        status=np.ones((1, 13, 13), np.uint8), direction_norms=np.ones(2), cosine=0.0, seed=0,
+    )).axes[0]  # fmt: skip
+    ring = max((path for c in ax.collections for path in c.get_paths()), key=lambda path: len(path.vertices))
+    assert len(ring.vertices) > 60
+
+
+def test_holes_stay_holes_between_the_points() -> None:
+    table = np.ones((5, 5))
+    table[2, 2] = np.nan
+    a, b, fine = refined(np.arange(5.0), np.arange(5.0), table)
+    inside = (np.abs(a[:, None] - 2) < 1) & (np.abs(b - 2) < 1)
+    assert np.isnan(fine[inside]).all()
+    assert np.isfinite(fine[~inside]).all()
+    measured = np.ix_(np.isin(a, np.arange(5)), np.isin(b, np.arange(5)))
+    np.testing.assert_array_equal(np.isnan(fine[measured]), np.isnan(table))
 
 
 @pytest.mark.parametrize("inside", [True, False])

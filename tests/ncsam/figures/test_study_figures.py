@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex, to_rgb
 
 from landscape import figures
 from ncsam.figures import (
@@ -22,9 +24,10 @@ from ncsam.figures import (
 )
 from ncsam.figures.against_noise import compared
 from ncsam.figures.catalogue import plans
-from ncsam.figures.style import looks
+from ncsam.figures.style import symbols
 from ncsam.records import Curves, Diagnostics
 from ncsam.statistics import t_interval
+from ncsam.study.arms import ARMS, printed
 from ncsam.study.effects import CONTRAST_RATE
 from ncsam.study.files import StudyFiles, curves_of
 from ncsam.study.statements import STATEMENTS
@@ -56,7 +59,7 @@ def test_lines_against_noise_are_the_means_and_intervals_of_the_seeds(curves: Cu
         assert [p["rate"] for p in points] == [0.0, 0.4]
         expected = t_interval(curves.of("test_accuracy", arm, 0.4))
         assert (points[1]["mean"], points[1]["low"]) == pytest.approx((expected.mean, expected.low))
-        line = next(line for line in made.axes[0].lines if line.get_label() == arm)
+        line = next(line for line in made.axes[0].lines if line.get_label() == printed(arm))
         np.testing.assert_array_equal(line.get_ydata(), [p["mean"] for p in points])
 
 
@@ -66,7 +69,7 @@ def test_arms_of_one_rate_are_set_beside_the_others_and_not_drawn_as_lines(curve
     made = arms_at(curves)
     (point,) = noted(made, arm="matched", quantity="test_accuracy")
     assert point["mean"] == pytest.approx(curves.of("test_accuracy", "matched", 0.4).mean())
-    assert [label.get_text() for label in made.axes[0].get_yticklabels()] == curves.arms.tolist()
+    assert [label.get_text() for label in made.axes[0].get_yticklabels()] == [printed(arm) for arm in curves.arms]
 
 
 def test_sharpness_has_a_row_a_measure_and_leaves_out_what_was_not_measured(curves: Curves) -> None:
@@ -123,11 +126,47 @@ def test_alignment_is_the_mean_over_seeds_and_needs_its_arm(tmp_path: Path) -> N
     assert not {"training", "controls", "alignment"} & set(plans(only))
 
 
-def test_a_look_is_the_same_in_every_figure_and_no_two_arms_share_one() -> None:
-    names = [*(f"mine{n}" for n in range(12)), "ncsam", "sam", "sgd", "matched", "oracle"]
-    found = looks(names)
-    assert len(set(found.values())) == len(names)
-    assert found["sam"] == looks(["sam"])["sam"] == looks(["SAM"])["SAM"]
+def test_a_symbol_is_the_same_in_every_figure_and_no_two_arms_share_one() -> None:
+    names = [*(f"mine{n}" for n in range(9)), "ncsam", "sam", "sgd", "matched", "oracle", "sam-rho0.2", "sam-rho0.4"]
+    found = symbols(names)
+    drawn = [(s.colour, s.marker, s.dash, s.filled) for s in found.values()]
+    assert len(set(drawn)) == len(names)
+    assert found["sam"] == symbols(["sam"])["sam"] == symbols(["SAM"])["SAM"]
+    assert found["sam-rho0.2"].name == "SAM, ρ = 0.2"
+
+
+def _lightness(colour: object) -> float:
+    """CIE L*, from 0 to 100: what is left of a colour in greyscale."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    y = float(np.dot((0.2126, 0.7152, 0.0722), linear))
+    return 116 * y ** (1 / 3) - 16 if y > 0.008856 else 903.3 * y
+
+
+def test_arms_are_told_apart_without_colours() -> None:
+    assert len({(arm.marker, arm.filled) for arm in ARMS.values()}) == len(ARMS)
+    for one, other in itertools.combinations(ARMS.values(), 2):
+        assert one.dash != other.dash or abs(_lightness(one.colour) - _lightness(other.colour)) > 9, (one, other)
+    assert len({arm.name for arm in ARMS.values()}) == len({arm.colour for arm in ARMS.values()}) == len(ARMS)
+
+
+def test_an_arm_has_its_symbol_in_every_figure_of_a_study(tmp_path: Path) -> None:
+    files = StudyFiles(write_folder(tmp_path / "study", study_rows()))
+    drawn = plans(studies(files.table)[0], files)
+    seen: dict[str, set[str]] = {}
+    for name in ("radius", "against_noise", "sharpness", "arms", "gap", "training", "controls"):
+        made = drawn[name]()
+        for ax in made.axes:
+            names = [label.get_text() for label in ax.get_yticklabels()] if name == "arms" else []
+            for line in ax.lines:
+                place = line.get_ydata()[0]
+                label = line.get_label()
+                if names and len(line.get_ydata()) == 1:
+                    label = names[round(place)]
+                seen.setdefault(label, set()).add(to_hex(line.get_color()))
+            if name == "controls":
+                seen.setdefault(ax.get_title(), set()).add(to_hex(ax.title.get_color()))
+    for key in ("sgd", "sam", "ncsam", "matched"):
+        assert seen[ARMS[key].name] == {ARMS[key].colour.lower()}, key
 
 
 def test_any_name_of_an_arm_is_drawn_as_it_is_written() -> None:

@@ -10,8 +10,10 @@ import pytest
 from ncsam.figures import radius_figure
 from ncsam.records import RadiusControl
 from ncsam.statistics import t_interval
-from ncsam.study.radius_control import family_of, radius_control
+from ncsam.study.arms import family_of
+from ncsam.study.radius_control import radius_control
 from ncsam.study.table import TUNING, studies, table_of
+from tests.figure_checks import faults
 
 SAM = {0.1: 0.7, 0.2: 0.8, 0.4: 0.9}
 
@@ -54,7 +56,7 @@ def test_the_excess_is_over_sam_of_the_same_seed_between_its_radii() -> None:
     for rho in SAM:
         assert at(found, f"sam@{rho}", "excess") == pytest.approx(0.0)
     assert at(found, "ncsam", "accuracy") == pytest.approx(0.83 + 0.015)
-    assert found.family.tolist() == ["SGD", "SAM", "SAM", "SAM", "NCSAM +, unprojected", "matched", "oracle"]
+    assert found.family.tolist() == ["SGD", "SAM", "SAM", "SAM", "NCSAM, unprojected", "matched", "oracle"]
 
 
 def test_tuning_runs_take_no_part() -> None:
@@ -78,7 +80,24 @@ def test_the_figure_has_a_point_for_every_arm_and_sam_as_a_line(seeds: int) -> N
     accuracy, memorisation = drawn.axes
     for ax in (accuracy, memorisation):
         assert ax.get_xscale() == "log"
-        containers = {c.get_label(): c.lines[0].get_xdata() for c in ax.containers}
-        np.testing.assert_allclose(containers["SAM"], list(SAM))
-        assert set(containers) == {"SAM", "NCSAM +, unprojected", "matched", "oracle"}
-    drawn.draw_without_rendering()
+        assert {"SGD", "SAM", "NCSAM, unprojected", "matched", "oracle"} <= {line.get_label() for line in ax.lines}
+        np.testing.assert_allclose(
+            next(line for line in ax.lines if len(line.get_xdata()) == len(SAM)).get_xdata(), list(SAM)
+        )
+    assert faults(drawn) == []
+
+
+def test_symbols_stand_at_their_radii_and_upright_bars_of_one_radius_are_a_hair_apart() -> None:
+    few = [{**row, "perturbation_norm": 0.05} for row in rows(3) if row["arm"] in ("sam@0.1", "matched", "oracle")]
+    drawn = radius_figure(control([*few, *(row for row in rows(3) if row["arm"] == "sgd")]))
+    ax = drawn.axes[0]
+    symbols = [line.get_xdata()[0] for line in ax.lines if len(line.get_xdata()) == 1 and line.get_marker() in "sDP*"]
+    np.testing.assert_allclose(symbols, [0.05] * 3, rtol=1e-12)
+    bars = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "_"]
+    assert len(set(np.round(bars, 9))) == 3
+    np.testing.assert_allclose(bars, 0.05, rtol=0.02)
+    ticks = next(line for line in ax.lines if line.get_marker() == "|" and line.get_color() == "black")
+    np.testing.assert_allclose(ticks.get_xdata(), [0.05] * 3, rtol=1e-12)
+    low, high = ax.get_xlim()
+    assert high / low > 2.5
+    assert faults(drawn) == []

@@ -96,8 +96,13 @@ def test_what_was_not_measured_is_not_judged_and_is_named() -> None:
     ]
     found = verdicts.judge(table_of(study))
     assert [s for s in IDS if of(found, s) == "not measured"] == ["T2", "T3", "T4", "T5", "T8"]
-    assert of(found, "T3", "note") == "needs cos_clean_noise of ncsam at 40% noise"
-    assert of(found, "T8", "note") == "needs drop of ncsam at 0% noise"
+    assert of(found, "T3", "note") == (
+        "needs cos_clean_noise of ncsam at 40% noise: `landscape train --diagnose 8`, or `diagnose = 8` under "
+        "`[train]` of the sweep"
+    )
+    assert of(found, "T8", "note") == (
+        "needs drop of ncsam at 0% noise: `landscape train --optimizer ncsam --noise symmetric:0`"
+    )
     assert np.isnan(of(found, "T3", "estimate"))
     assert np.isnan(of(found, "T3", "p_holm"))
     assert of(found, "T7") == "supported"

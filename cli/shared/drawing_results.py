@@ -1,0 +1,129 @@
+"""Which pictures saved records allow: those of one kind together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from landscape import figures
+from landscape.records import (
+    Alignment,
+    Connection,
+    CurvatureSplit,
+    DensityResult,
+    DiagonalResult,
+    EigenResult,
+    LayerSpectra,
+    Line,
+    LineDraws,
+    MomentsResult,
+    NegativeMass,
+    Plane,
+    PlaneDraws,
+    Record,
+    Sharpness,
+    SubspaceOverlap,
+    TraceResult,
+    Trajectory,
+)
+from ncsam import figures as study_figures
+from ncsam.figures.catalogue import plans as study_plans, suffixes
+from ncsam.figures.style import symbols
+from ncsam.records import (
+    BoundTable,
+    CellTable,
+    Curves,
+    Diagnostics,
+    Labels,
+    RadiusControl,
+    SampleHistory,
+    SharpnessTable,
+    Spectrum,
+    Training,
+    Verdicts,
+)
+from ncsam.study.verdicts import studies_of
+
+from . import drawing_surfaces
+from .drawing_spectra import spectra_figures
+from .drawing_surfaces import Look, Plans
+
+_SURFACES = (Line, LineDraws, Connection, Plane, PlaneDraws)
+_SYMBOLS: Mapping[type[Record], tuple[str, Callable[..., Any]]] = {  # that tell labels apart in one panel
+    EigenResult: ("eigenpairs", figures.eigenpairs),
+    DensityResult: ("density", figures.densities),
+    LayerSpectra: ("layers", figures.layers),
+    TraceResult: ("trace", figures.estimates),
+    MomentsResult: ("moments", figures.estimates),
+    NegativeMass: ("negative_mass", figures.estimates),
+    DiagonalResult: ("diagonal", figures.diagonals),
+    SubspaceOverlap: ("overlap", figures.overlaps),
+    Trajectory: ("trajectory", figures.trajectories),
+}
+_PANELS: Mapping[type[Record], tuple[str, Callable[..., Any]]] = {
+    CurvatureSplit: ("split", figures.splits),
+    Alignment: ("cosines", figures.cosines),
+    SharpnessTable: ("sharpness", study_figures.sharpness_along),
+    BoundTable: ("bound", study_figures.bound_along),
+    Training: ("training", study_figures.training_curves),
+    SampleHistory: ("samples", study_figures.samples_along),
+    Labels: ("labels", study_figures.confusion),
+    Diagnostics: ("alignment", study_figures.alignment_of),
+}
+_ALONE: Mapping[type[Record], tuple[str, Callable[..., Any]]] = {  # one figure a record
+    Verdicts: ("verdicts", study_figures.forest),
+    RadiusControl: ("radius", study_figures.radius_figure),
+}
+
+
+def plans(records: Mapping[str, Record], look: Look) -> Plans:
+    """Pictures of saved records by their labels.
+
+    Raises:
+        ValueError: no figure shows a record of that kind.
+    """
+    known: tuple[type[Record], ...] = (*_SURFACES, Sharpness, Spectrum, Curves, CellTable, *_SYMBOLS, *_PANELS, *_ALONE)
+    for label, record in records.items():
+        if not isinstance(record, known):
+            kinds = ", ".join(sorted({kind.kind.replace("_", " ") for kind in known}))
+            raise ValueError(
+                f"{label}: holds {record.kind.replace('_', ' ')}, which no figure shows; drawn are {kinds}"
+            )
+    drawn = drawing_surfaces.of_records(_of(records, *_SURFACES), look)
+    for kind, (name, draw) in {**_SYMBOLS, **_PANELS}.items():
+        if found := _of(records, kind):
+            drawn[name] = partial(draw, found, symbols(found)) if kind in _SYMBOLS else partial(draw, found)
+    for kind, (name, draw) in _ALONE.items():
+        drawn |= {_named(name, label, records): partial(draw, r) for label, r in _of(records, kind).items()}
+    if spectra := _of(records, Spectrum):
+        drawn |= spectra_figures(spectra, "")
+    for measure, found in _by_measure(_of(records, Sharpness)).items():
+        drawn[f"sharpness_{measure}"] = partial(figures.estimates, found, symbols(found))
+        if rising := {label: r for label, r in found.items() if r.rises is not None}:
+            drawn[f"ascents_{measure}"] = partial(figures.ascents, rising, symbols(rising))
+    return drawn | _of_studies(records)
+
+
+def _of_studies(records: Mapping[str, Record]) -> Plans:
+    drawn: Plans = {}
+    for label, table in _of(records, Curves, CellTable).items():
+        found = studies_of(table)
+        for study, suffix in zip(found, suffixes(found), strict=True):
+            drawn |= {f"{_named(name, label, records)}{suffix}": draw for name, draw in study_plans(study).items()}
+    return drawn
+
+
+def _of(records: Mapping[str, Record], *kinds: type[Record]) -> dict[str, Any]:
+    return {label: record for label, record in records.items() if isinstance(record, kinds)}
+
+
+def _by_measure(records: Mapping[str, Sharpness]) -> dict[str, dict[str, Sharpness]]:
+    found: dict[str, dict[str, Sharpness]] = {}
+    for label, record in records.items():
+        found.setdefault(record.measure, {})[label] = record
+    return found
+
+
+def _named(name: str, label: str, records: Mapping[str, Record]) -> str:
+    return name if len(records) == 1 else f"{name}_{label}"

@@ -1,0 +1,207 @@
+"""Pictures of single records: eigenpairs, estimates with their errors, ascents, diagonals, angles and paths.
+
+All take one record, or records by label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.ticker import MaxNLocator, NullLocator
+
+from landscape.figures.data import DataFigure
+from landscape.figures.style import STYLE, below, figure
+from landscape.figures.symbols import Records, Symbol, by_label, plain, symbols_of
+from landscape.records import (
+    Alignment,
+    DiagonalResult,
+    EigenResult,
+    MomentsResult,
+    NegativeMass,
+    Sharpness,
+    SubspaceOverlap,
+    TraceResult,
+    Trajectory,
+)
+
+Symbols = Mapping[str, Symbol] | None
+Estimate = TraceResult | MomentsResult | NegativeMass | Sharpness
+_QUANTITIES: Mapping[type, Mapping[str, str]] = {  # by kind of record: fields, and what they are
+    TraceResult: {"value": "trace"},
+    MomentsResult: {"trace": "trace", "frobenius": "Frobenius norm", "effective_rank": "effective rank"},
+    NegativeMass: {"count": "share of eigenvalues below 0", "magnitude": "share of Σ|λ| below 0"},
+    Sharpness: {"value": "sharpness"},
+}
+_ROW = 0.17  # inches
+
+
+def eigenpairs(records: Records[EigenResult], symbols: Symbols = None) -> DataFigure:
+    """Eigenvalues by rank with their error bounds; open symbols did not converge."""
+    found = by_label(records)
+    made, axes = figure(1, 1, height=2.6)
+    ax = axes[0, 0]
+    with mpl.rc_context(STYLE):
+        for label, symbol in symbols_of(found, symbols).items():
+            r = found[label]
+            rank = np.arange(1, len(r.values) + 1)
+            errors = r.residuals if r.errors is None else r.errors
+            made.note(label=label, rank=rank, eigenvalue=r.values, error=errors, converged=r.converged)
+            ax.errorbar(
+                rank, r.values, errors, capsize=2, elinewidth=0.8, label=plain(symbol.name),
+                **{**symbol.both, "markerfacecolor": symbol.colour, "linewidth": 0.6},
+            )  # fmt: skip
+            open_ = ~np.asarray(r.converged, bool)
+            ax.plot(rank[open_], r.values[open_], **{**symbol.points, "markerfacecolor": "white"})
+        ax.axhline(0, color="black", linewidth=0.5)
+        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+        ax.set(xlabel="rank", ylabel="eigenvalue")
+        below(made, [ax])
+    return made
+
+
+def estimates(records: Records[Estimate], symbols: Symbols = None) -> DataFigure:
+    """Numbers with two standard errors, a row a record and a panel a quantity: traces, moments, masses, sharpness.
+
+    Raises:
+        ValueError: the records are of different kinds, or sharpness of different measures.
+    """
+    found = by_label(records)
+    kinds = {next(kind for kind in _QUANTITIES if isinstance(r, kind)) for r in found.values()}
+    measures = {r.measure for r in found.values() if isinstance(r, Sharpness)}
+    if len(kinds) > 1 or len(measures) > 1:
+        named = sorted(measures) if len(measures) > 1 else sorted(kind.__name__ for kind in kinds)
+        raise ValueError(f"the records hold {', '.join(named)}; draw those of one kind together")
+    quantities = _QUANTITIES[kinds.pop()]
+    made, axes = figure(1, len(quantities), height=0.9 + _ROW * len(found), sharey=True)
+    drawn = symbols_of(found, symbols)
+    with mpl.rc_context(STYLE):
+        for ax, (name, title) in zip(axes[0], quantities.items(), strict=True):
+            for place, (label, r) in enumerate(found.items()):
+                value, error = float(getattr(r, name)), _error(r, name)
+                made.note(label=label, quantity=title, value=value, stderr=error)
+                bar = None if not np.isfinite(error) else [2 * error]
+                ax.errorbar([value], [place], xerr=bar, capsize=2, elinewidth=0.8, **drawn[label].points)
+            ax.set_xlabel(f"{next(iter(measures)).replace('_', ' ')} sharpness" if measures else title)
+            ax.xaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2))
+        if any(found):
+            axes[0, 0].set_yticks(range(len(found)), [plain(symbol.name) for symbol in drawn.values()])
+        else:  # one record, without a label
+            axes[0, 0].yaxis.set_major_locator(NullLocator())
+        axes[0, 0].set_ylim(len(found) - 0.5, -0.5)
+    return made
+
+
+def ascents(records: Records[Sharpness], symbols: Symbols = None) -> DataFigure:
+    """Rise in loss along the ascents of a sharpness, a line a start; a level is the sharpness itself.
+
+    Raises:
+        ValueError: a record holds no ascents.
+    """
+    found = by_label(records)
+    made, axes = figure(1, 1, height=2.6)
+    ax = axes[0, 0]
+    with mpl.rc_context(STYLE):
+        for label, symbol in symbols_of(found, symbols).items():
+            rises = found[label].rises
+            if rises is None:
+                raise ValueError(f"{label or 'the record'} holds no ascents; its value is drawn by figures.estimates")
+            steps = np.arange(rises.shape[1])
+            made.note(label=label, start=np.arange(len(rises))[:, None], step=steps[None], rise=rises)
+            for n, rise in enumerate(rises):
+                options = {**symbol.line, "linewidth": 1.2 if n == 0 else 0.6, "alpha": 1.0 if n == 0 else 0.7}
+                ax.plot(steps, rise, label=plain(symbol.name) if n == 0 else None, **options)
+            top = int(np.nanargmax(rises.max(axis=1)))
+            best = int(np.nanargmax(rises[top]))
+            ax.plot([best], [rises[top, best]], **symbol.points)
+        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        ax.set(xlabel="ascent step", ylabel="perturbed loss minus loss")
+        below(made, [ax])
+    return made
+
+
+def diagonals(records: Records[DiagonalResult], symbols: Symbols = None) -> DataFigure:
+    """Entries of a diagonal, sorted, against the share of parameters that have larger ones."""
+    found = by_label(records)
+    made, axes = figure(1, 1, height=2.6)
+    ax = axes[0, 0]
+    with mpl.rc_context(STYLE):
+        for label, symbol in symbols_of(found, symbols).items():
+            values = np.sort(found[label].values)[::-1]
+            at = np.unique(np.linspace(0, len(values) - 1, 2000).astype(int))  # more no page can show
+            share = (at + 0.5) / len(values)
+            made.note(label=label, share=share, entry=values[at])
+            ax.plot(share, values[at], label=plain(symbol.name), **symbol.line)
+        ax.axhline(0, color="black", linewidth=0.5)
+        ax.set(xlabel="share of the parameters", ylabel="diagonal entry", xlim=(0, 1))
+        below(made, [ax])
+    return made
+
+
+def overlaps(records: Records[SubspaceOverlap], symbols: Symbols = None) -> DataFigure:
+    """Principal angles between two subspaces, in degrees."""
+    found = by_label(records)
+    made, axes = figure(1, 1, height=2.6)
+    ax = axes[0, 0]
+    with mpl.rc_context(STYLE):
+        for label, symbol in symbols_of(found, symbols).items():
+            r = found[label]
+            degrees, number = np.degrees(r.angles), np.arange(1, len(r.angles) + 1)
+            said = f"{symbol.name}: overlap {r.overlap:.2g}, by chance {r.chance:.2g}".removeprefix(": ")
+            made.note(label=label, angle=number, degrees=degrees, overlap=r.overlap, chance=r.chance)
+            ax.plot(number, degrees, label=plain(said), **symbol.both)
+        ax.set(xlabel="principal angle", ylabel="degrees", ylim=(-3, 93), yticks=[0, 30, 60, 90])
+        ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+        below(made, [ax], columns=2)
+    return made
+
+
+def cosines(records: Records[Alignment]) -> DataFigure:
+    """Cosines of directions with eigenvectors, a panel a record and a line a direction."""
+    found = by_label(records)
+    made, axes = figure(1, len(found), height=2.5, sharey=True)
+    names = [str(name) for r in found.values() for name in r.directions]
+    drawn = symbols_of(names)
+    with mpl.rc_context(STYLE):
+        for ax, (title, r) in zip(axes[0], found.items(), strict=True):
+            number = np.arange(1, r.cosines.shape[1] + 1)
+            for name, values in zip(r.directions.tolist(), r.cosines, strict=True):
+                made.note(label=title, direction=name, eigenvector=number, cosine=values)
+                ax.plot(number, values, label=plain(name.replace("_", " ")), **drawn[name].both)
+            ax.set(title=plain(title), xlabel="eigenvector")
+            ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
+        low, high = axes[0, 0].get_ylim()
+        axes[0, 0].set_ylim(min(low, 0.0), high)
+        axes[0, 0].set_ylabel("|cosine|")
+        below(made, axes.flat)
+    return made
+
+
+def trajectories(records: Records[Trajectory], symbols: Symbols = None) -> DataFigure:
+    """Paths of training: their coordinates, and how far each checkpoint is from the end and from the plane or line."""
+    found = by_label(records)
+    made, (row,) = figure(1, 2, height=2.8)
+    with mpl.rc_context(STYLE):
+        for label, symbol in symbols_of(found, symbols).items():
+            r = found[label]
+            flat = r.coordinates.shape[1] > 1
+            x, y = (r.coordinates[:, 0], r.coordinates[:, 1]) if flat else (r.epochs, r.coordinates[:, 0])
+            said = f"{symbol.name} ({r.explained:.0%} of the path)".strip()
+            made.note(
+                label=label, epoch=r.epochs, **{f"coordinate {n + 1}": c for n, c in enumerate(r.coordinates.T)},
+                length=r.length, distance=r.distance,
+            )  # fmt: skip
+            row[0].plot(x, y, label=plain(said), **symbol.both)
+            row[1].plot(r.epochs, r.length, **{**symbol.both, "linestyle": "-"})
+            row[1].plot(r.epochs, r.distance, **{**symbol.line, "linestyle": ":"})
+        plane = all(r.coordinates.shape[1] > 1 for r in found.values())
+        row[0].set(xlabel="coordinate 1" if plane else "epoch", ylabel="coordinate 2" if plane else "coordinate")
+        row[1].set(xlabel="epoch", ylabel="distance", title="from the end; dotted: from the directions")
+        below(made, row)
+    return made
+
+
+def _error(record: Any, name: str) -> float:
+    return float(getattr(record, "stderr" if name == "value" else f"{name}_stderr"))
