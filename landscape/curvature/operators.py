@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from functools import partial
+from numbers import Integral
 from typing import Any, Self
 
 import numpy as np
@@ -69,8 +70,8 @@ class CurvatureOperator(ABC):
             )
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy is {strategy!r}, expected one of {', '.join(STRATEGIES)}")
-        if memory_budget < 0:
-            raise ValueError(f"memory_budget is {memory_budget}, expected bytes, at least 0")
+        if isinstance(memory_budget, bool) or not isinstance(memory_budget, Integral) or memory_budget < 0:
+            raise ValueError(f"memory_budget is {memory_budget!r}, expected a whole number of bytes, at least 0")
         if precision not in (None, "bf16"):
             raise ValueError(f"precision is {precision!r}, expected 'bf16' or None")
         if precision is not None:

@@ -460,16 +460,6 @@ WRAPPED = [
 ]
 
 
-FAULTS = {
-    **{
-        ("sparse-embedding", check): "the cost of a product is estimated from storages, which sparse tensors have not"
-        for check in (
-            "hessian_product", "gauss_newton_product", "top_eigenvalue", "batch_sizes", "surroundings", "untouched"
-        )
-    },
-}  # fmt: skip
-
-
-@battery([*IMAGES, *DERIVATIVES, *STRUCTURED, *COMPLEX, *WRAPPED], faults=FAULTS)
+@battery([*IMAGES, *DERIVATIVES, *STRUCTURED, *COMPLEX, *WRAPPED])
 def test_agrees_with_plain_evaluation(check: Callable[[Case], None], case: Case) -> None:
     check(case)

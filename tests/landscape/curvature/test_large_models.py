@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -238,6 +239,9 @@ def test_too_small_a_budget_is_refused_with_what_would_do() -> None:
         landscape.top_eigenpairs(matrix, 1, basis_bytes=1920, search_missed=True)
     with pytest.raises(ValueError, match="give one of the two"):
         landscape.top_eigenpairs(matrix, 1, basis_bytes=10**6, max_basis=10)
+    for wrong in (math.nan, math.inf, 1e6, True):
+        with pytest.raises(ValueError, match=f"basis_bytes is {wrong!r}, expected a whole number of bytes"):
+            landscape.top_eigenpairs(matrix, 1, basis_bytes=wrong)
 
 
 def test_a_basis_too_large_for_its_device_stays_in_cpu_memory(monkeypatch: pytest.MonkeyPatch) -> None:

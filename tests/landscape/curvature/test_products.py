@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import warnings
 import weakref
 from collections.abc import Callable
@@ -385,7 +386,13 @@ def test_fisher_refuses_losses_of_samples_that_it_cannot_derive_or_that_do_not_f
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"strategy": "fast"}, "strategy is 'fast'"), ({"memory_budget": -1}, "memory_budget is -1")],
+    [
+        ({"strategy": "fast"}, "strategy is 'fast'"),
+        ({"memory_budget": -1}, "memory_budget is -1"),
+        ({"memory_budget": math.nan}, "memory_budget is nan, expected a whole number of bytes"),
+        ({"memory_budget": math.inf}, "memory_budget is inf, expected a whole number of bytes"),
+        ({"memory_budget": "4GiB"}, "memory_budget is '4GiB', expected a whole number of bytes"),
+    ],
 )
 def test_bad_options(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):

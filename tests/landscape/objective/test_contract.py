@@ -5,6 +5,7 @@ One test for each kind of assumption; right values are computed without this pac
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -153,6 +154,19 @@ def test_sparse_gradients_are_gradients() -> None:
     data = torch.arange(20).reshape(10, 2) % 5, torch.arange(10) % 2
     got, right = (landscape.Objective(m, nn.CrossEntropyLoss(), data).gradient() for m in (sparse, dense))
     torch.testing.assert_close(got, right)
+
+
+@pytest.mark.parametrize("strategy", ["double_backward", "split", "lean"])
+@pytest.mark.parametrize("kind", [landscape.HessianOperator, landscape.GGNOperator, landscape.EmpiricalFisherOperator])
+def test_sparse_gradients_have_products(kind: Any, strategy: str) -> None:
+    x, y = torch.randint(5, (20, 3)), torch.arange(20) % 2
+    model = nn.Sequential(nn.Embedding(5, 3, sparse=True), nn.Flatten(), nn.Tanh(), nn.Linear(9, 2)).double()
+    dense = copy.deepcopy(model)
+    dense[0].sparse = False
+    objectives = [landscape.Objective(m, nn.CrossEntropyLoss(), (x, y), batch_size=7) for m in (model, dense)]
+    v = torch.randn(objectives[0].num_parameters, dtype=torch.float64)
+    found, right = kind(objectives[0], strategy=strategy) @ v, kind(objectives[1], strategy="double_backward") @ v
+    torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-12)
 
 
 def test_a_network_of_kinks_is_not_taken_for_wrong() -> None:

@@ -342,7 +342,9 @@ def test_a_transformer_is_one_function_with_and_without_gradients(enabled: bool)
         torch.backends.mha.set_fastpath_enabled(enabled)
         with untouched(model), torch.no_grad():
             assert objective.loss() == pytest.approx(right, rel=1e-12)
-            assert landscape.line(objective, direction, [1.0], check=False).loss.item() == pytest.approx(right, rel=1e-12)
+            assert landscape.line(objective, direction, [1.0], check=False).loss.item() == pytest.approx(
+                right, rel=1e-12
+            )
             assert objective.gradient().any()
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
