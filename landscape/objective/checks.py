@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map
 
 from landscape.objective.context import Context
+from landscape.objective.differences import Dtypes
 from landscape.objective.isolation import exclusive, holding, undisturbed
 from landscape.objective.losses import Identity, MeanLoss
 from landscape.objective.plan import Part, Plan
@@ -352,12 +353,13 @@ def _check_mean(context: Context, view: View, plan: Plan, examples: dict[str, An
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Half:
-    """Some samples: outputs, or the batch where the loss is inside; labels, weight, and their loss."""
+    """Some samples: outputs, or the batch where the loss is inside; labels, weight, their loss and its precision."""
 
     data: Any
     labels: Any
     weight: float
     loss: Tensor
+    eps: float
 
 
 class _Template:
@@ -437,16 +439,20 @@ class _Losses:
         return self._half(data, labels, self._context.criterion.normalizer(labels))
 
     def _half(self, data: Any, labels: Any, weight: float) -> _Half:
-        loss = self._context.criterion(self._context.call(data) if self._inside else data, labels)
-        return _Half(data, labels, weight, loss)
+        if self._inside:
+            # The model may have layers that compute in float32 whatever its loss is in.
+            loss, dtypes = self._context.criterion(self._context.call(data), labels), {torch.float32}
+        else:
+            with Dtypes() as within:
+                loss = self._context.criterion(data, labels)
+            dtypes = within.found
+        return _Half(data, labels, weight, loss, max(torch.finfo(dtype).eps for dtype in (loss.dtype, *dtypes)))
 
     def compare(self, whole: _Half, parts: Sequence[_Half], what: str) -> None:
         weight, losses = sum(part.weight for part in parts), [float(part.loss) for part in parts]
         mean = sum(part.weight * loss for part, loss in zip(parts, losses, strict=True)) / weight
         value = float(whole.loss)
-        # Where the model runs, it may have layers that compute in float32 whatever its loss is in.
-        eps = max(torch.finfo(whole.loss.dtype).eps, torch.finfo(torch.float32).eps if self._inside else 0.0)
-        scale = _ROUNDING * eps * max(abs(value), *map(abs, losses))
+        scale = _ROUNDING * whole.eps * max(abs(value), *map(abs, losses))
         if not _close(value, mean, scale) or not _close(weight, whole.weight, 1e-9 * weight):
             given = "the given normalizer" if self._context.criterion.is_given else "the number of samples"
             raise ValueError(

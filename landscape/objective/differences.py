@@ -7,12 +7,13 @@ each other, from kinks, whose differences grow as steps shrink, and from roundin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 if TYPE_CHECKING:
@@ -119,7 +120,45 @@ def coarsest(objective: Differentiable) -> torch.dtype:
     """The dtype of the parameters, or of the loss where that is less precise."""
     with objective.micro_batches() as batches:
         loss = next(iter(batches)).loss()
-    return max((objective.layout.dtype, loss.dtype), key=lambda dtype: torch.finfo(dtype).eps)
+    return _least_precise((objective.layout.dtype, loss.dtype))
+
+
+def coarsest_within(batch: BatchLoss) -> torch.dtype:
+    """The least precise dtype on the way from the parameters to the loss, that of single layers included.
+
+    >>> from landscape.objective.objective import Objective
+    >>> model, data = torch.nn.Linear(1, 2).double(), (torch.ones(4, 1), torch.zeros(4, 2))
+    >>> with Objective(model, lambda o, y: (o.float() - y).double().square().mean(), data).micro_batches() as batches:
+    ...     coarsest_within(next(batches))
+    torch.float32
+    """
+    with batch.held(), Dtypes() as on_the_way:
+        batch.loss(batch.call(batch.batch))
+    return _least_precise((next(iter(batch.parameters.values())).dtype, *on_the_way.found))
+
+
+class Dtypes(TorchFunctionMode):
+    """Records in which dtypes real and complex numbers are computed; with gradients on, those that have one.
+
+    >>> with Dtypes() as dtypes, torch.no_grad():
+    ...     _ = torch.ones(2).double() + torch.arange(2)
+    >>> sorted(map(str, dtypes.found))
+    ['torch.float32', 'torch.float64']
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[torch.dtype] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tensors = (t for t in tree_leaves(out) if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex()))
+        self.found |= {t.dtype for t in tensors if t.requires_grad or not torch.is_grad_enabled()}
+        return out
+
+
+def _least_precise(dtypes: Iterable[torch.dtype]) -> torch.dtype:
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
 
 
 def check_slope(objective: Differentiable) -> None:

@@ -29,6 +29,7 @@ _COPIED = 2**26  # bytes of a tensor attribute that is copied, so that it can be
 _CODE = (type, FunctionType, MethodType, BuiltinFunctionType, ModuleType)
 _OF_TORCH = frozenset(vars(nn.Module())) - {"training"}
 _PLAIN = (str, int, float, bool, type(None), torch.dtype, torch.device)
+_LOGGING = ("log", "log_dict")
 _MISSING = object()
 
 
@@ -53,9 +54,9 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
     Restored are every module's attributes, containers and mode, the random states of torch, numpy and Python, default
     dtype, number of threads, the deterministic flag and torch's fast path of transformer layers, which computes another
-    function and is off inside. Ambient autocast, ``no_grad`` and ``inference_mode`` have no effect inside. Other threads
-    that measure the same model wait until this one leaves, but for those that it starts in a copy of its context
-    (:mod:`contextvars`).
+    function and is off inside. Ambient autocast, ``no_grad`` and ``inference_mode`` have no effect inside, and what
+    Lightning's modules log reaches no trainer. Other threads that measure the same model wait until this one leaves,
+    but for those that it starts in a copy of its context (:mod:`contextvars`).
 
     >>> model = nn.Dropout()
     >>> with undisturbed(model):
@@ -75,6 +76,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             try:
                 for module in modules:
                     module.training = False
+                    if _is_of_lightning(module):
+                        vars(module).update(dict.fromkeys(_LOGGING, _log_nothing))
                 guard.state = HeldState(model, modules)
                 yield
             finally:
@@ -375,6 +378,18 @@ def _process_state(device: torch.device) -> Iterator[None]:
             now = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
             if now != deterministic:
                 torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
+
+
+def _is_of_lightning(module: nn.Module) -> bool:
+    """Tell whether a module logs to a trainer of Lightning's, which keeps what it is told outside of the module."""
+    return any(
+        kind.__name__ == "LightningModule" and kind.__module__.partition(".")[0] in ("lightning", "pytorch_lightning")
+        for kind in type(module).__mro__
+    )
+
+
+def _log_nothing(*_: Any, **__: Any) -> None:
+    """Stand in for a method that logs."""
 
 
 def _tables(attributes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -306,13 +306,7 @@ SIGHT_AND_SOUND = [
 ]
 
 
-FAULTS = {
-    ("wav2vec2-ctc", "hessian_product"): "the step of finite differences is float64's where the loss is in float32",
-    ("wav2vec2-ctc", "batch_sizes"): "a slope that rounding has cut into steps is taken for another one",
-}
-
-
-@battery([*TEXT, *SIGHT_AND_SOUND], faults=FAULTS)
+@battery([*TEXT, *SIGHT_AND_SOUND])
 def test_agrees_with_plain_evaluation(check: Callable[[Case], None], case: Case) -> None:
     check(case)
 

@@ -126,6 +126,45 @@ def test_finite_differences_serve_where_nothing_else_does() -> None:
         landscape.GGNOperator(objective, strategy="finite_difference")
 
 
+@pytest.mark.parametrize("inner", [torch.float64, torch.float32])
+def test_finite_differences_take_the_step_of_the_precision_that_the_loss_has(inner: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model, (x, y) = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2)).double(), classes(50)
+
+    def loss(outputs: Tensor, labels: Tensor) -> Tensor:  # a float64 number of a float32 computation
+        return F.cross_entropy(outputs.to(inner), labels).double()
+
+    right = hessian_by_differences(model, lambda: F.cross_entropy(model(x), y))
+    H = landscape.HessianOperator(landscape.Objective(model, loss, (x, y), batch_size=16), strategy="finite_difference")
+    rounding = torch.finfo(inner).eps ** (2 / 3)  # of central differences at their best step
+    v = torch.randn(H.shape[0], dtype=torch.float64)
+    torch.testing.assert_close(H @ v, right @ v, rtol=0, atol=20 * rounding * float((right @ v).norm()))
+    assert H.probe.deviation < 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_finite_differences_across_kinks_are_refused(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2)).to(dtype)
+    x, y = classes(50)
+    H = landscape.HessianOperator(
+        landscape.Objective(model, nn.CrossEntropyLoss(), (x.to(dtype), y)), strategy="finite_difference"
+    )
+    v = torch.ones(H.shape[0], dtype=dtype)
+    if dtype == torch.float64:  # whose steps are small enough to cross none
+        assert (H @ v).any()
+        return
+    with pytest.raises(DerivativeError, match=r"with two steps differ by .*astype\(torch.float64\)"):
+        H @ v
+
+
+def test_finite_differences_of_a_linear_loss_are_zero_to_rounding() -> None:
+    model, (x, _) = nn.Linear(3, 1), classes(50)
+    objective = landscape.Objective(model, lambda o, y: o.mean(), (x.float(), torch.zeros(50)))
+    H = landscape.HessianOperator(objective, strategy="finite_difference")
+    assert float((H @ torch.ones(4)).abs().max()) < torch.finfo(torch.float32).eps ** 0.5
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_gradient_that_is_not_the_slope_of_the_loss_is_refused(dtype: torch.dtype) -> None:
     x, y = classes()
