@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -32,6 +33,7 @@ _TOGETHER = (
 )
 _NEEDS_SEVERAL = "more than 1 value per channel"  # what BatchNorm says of one sample
 _COARSE = torch.finfo(torch.float32).eps ** 0.5
+_SUMS = 1e-9  # relative error of sums of weights
 _ROUNDING = 500  # units in the last place that sums of different order may differ by
 
 
@@ -325,11 +327,13 @@ def _check_mean(context: Context, view: View, plan: Plan, examples: dict[str, An
     Each micro-batch is cut in two at random, and one half is joined with one of the first micro-batch: the loss of the
     whole must be the mean of the losses of its parts. Where the loss is a function of outputs, these are outputs of the
     first micro-batch with noise added, so that samples have losses of their own even in a network that was just made;
-    where it is computed inside the model, the model runs.
+    where it is computed inside the model, the model runs. Samples of unequal lengths are padded for it, where padding
+    alone changes no loss.
     """
     inside = context.found.inside.get(_source_key(context, view.source), False)
     template = None if inside or view.source not in examples else _Template(context, examples[view.source])
     first: _Half | None = None
+    established, samples = False, 0
     for number, (batch, parts) in enumerate(plan):
         part = next((p for p in parts if p.view == view.name and p.norm), None)
         if part is None:
@@ -340,6 +344,7 @@ def _check_mean(context: Context, view: View, plan: Plan, examples: dict[str, An
         if whole is None or not halves:
             continue
         of.compare(whole, halves, f"a batch of {count}")
+        established, samples = established or len(halves) > 1, samples + count
         half = max(halves, key=lambda h: h.weight)
         if first is None:
             first = half
@@ -347,8 +352,15 @@ def _check_mean(context: Context, view: View, plan: Plan, examples: dict[str, An
                 of.compare(whole, of.cut_at(count // 3 | 1), f"a batch of {count}")
         elif (together := of.joined(first, half)) is not None:
             of.compare(together, [first, half], "half a batch with half of the first")
+            established = True
         if context.checks == "first":
-            break
+            return
+    if samples > 1 and not established and not context.criterion.is_given:
+        raise ValueError(
+            f"view {view.name!r} comes one sample at a time, no two of one shape, so that what loss_fn averages over "
+            "cannot be established; give normalizer= (labels -> what the loss divides by: their length for a mean over "
+            "samples, the number of labels that count for a mean over tokens)"
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -360,6 +372,11 @@ class _Half:
     weight: float
     loss: Tensor
     eps: float
+
+    def agrees(self, loss: float, scale: float) -> bool:
+        """Tell whether its loss is this one, to the rounding of numbers as large as ``scale``."""
+        own = float(self.loss)
+        return _close(own, loss, _ROUNDING * self.eps * max(abs(own), scale))
 
 
 class _Template:
@@ -408,7 +425,7 @@ class _Losses:
             ValueError: the loss is not finite though the outputs are.
         """
         part = self._part
-        whole = self._half(self._data, part.labels, part.norm)
+        whole = self._half(self._data, part.labels)
         if not bool(torch.isfinite(whole.loss)):
             if not _finite(self._data):
                 return None
@@ -425,20 +442,40 @@ class _Losses:
         parts = []
         for rows in (order[:place], order[place:]) if place else (order,):
             labels = select(part.labels, rows, count)
-            weight = self._context.criterion.normalizer(labels)
-            if weight:
-                parts.append(self._half(select(self._data, rows, count), labels, weight))
+            if self._context.criterion.normalizer(labels):
+                parts.append(self._half(select(self._data, rows, count), labels))
         return parts
 
     def joined(self, a: _Half, b: _Half) -> _Half | None:
-        """Two parts as one batch; none where their shapes do not allow it."""
-        counts = [length(half.labels) for half in (a, b)]
-        if _row_shapes((a.data, a.labels)) != _row_shapes((b.data, b.labels)):
-            return None
-        data, labels = (joined([getattr(half, name) for half in (a, b)], counts) for name in ("data", "labels"))
-        return self._half(data, labels, self._context.criterion.normalizer(labels))
+        """Two parts as one batch; none where their shapes do not allow it, even padded."""
+        try:
+            return self._joined(a, b)
+        except (RuntimeError, IndexError, KeyError, AttributeError):  # one has no place for the other
+            pass
+        for value in self._ignored((a, b)):
+            try:
+                alike = [self._half(*_padded(one, other, value, self._inside)) for one, other in ((a, b), (b, a))]
+                if all(_same(padded, half) for padded, half in zip(alike, (a, b), strict=True)):
+                    return self._joined(*alike)
+            except Exception:  # of a model or loss that takes no padding
+                continue
+        return None
 
-    def _half(self, data: Any, labels: Any, weight: float) -> _Half:
+    def _joined(self, a: _Half, b: _Half) -> _Half:
+        counts = [length(half.labels) for half in (a, b)]
+        data, labels = (joined([getattr(half, name) for half in (a, b)], counts) for name in ("data", "labels"))
+        return self._half(data, labels)
+
+    @staticmethod
+    def _ignored(halves: Sequence[_Half]) -> list[int]:
+        """Labels that a loss may ignore: the least there is if it stands for no class, torch's own, and zero."""
+        leaves = [t for half in halves for t in tree_leaves(half.labels) if isinstance(t, Tensor) and t.numel()]
+        least = min((int(t.min()) for t in leaves if not t.is_floating_point()), default=0)
+        # On an accelerator, a label out of range ends the process.
+        return [least, 0] if least < 0 else [-100, 0] if all(t.device.type == "cpu" for t in leaves) else [0]
+
+    def _half(self, data: Any, labels: Any) -> _Half:
+        weight = self._context.criterion.normalizer(labels)
         if self._inside:
             # The model may have layers that compute in float32 whatever its loss is in.
             loss, dtypes = self._context.criterion(self._context.call(data), labels), {torch.float32}
@@ -451,16 +488,36 @@ class _Losses:
     def compare(self, whole: _Half, parts: Sequence[_Half], what: str) -> None:
         weight, losses = sum(part.weight for part in parts), [float(part.loss) for part in parts]
         mean = sum(part.weight * loss for part, loss in zip(parts, losses, strict=True)) / weight
-        value = float(whole.loss)
-        scale = _ROUNDING * whole.eps * max(abs(value), *map(abs, losses))
-        if not _close(value, mean, scale) or not _close(weight, whole.weight, 1e-9 * weight):
+        if not whole.agrees(mean, max(map(abs, losses))) or not _close(weight, whole.weight, _SUMS * weight):
             given = "the given normalizer" if self._context.criterion.is_given else "the number of samples"
             raise ValueError(
-                f"loss_fn is not a mean over samples weighted by {given}: {what} has loss {value:.7g}, its parts "
-                f"average to {mean:.7g} (micro-batch {self._number} of view {self._view!r}); use reduction='mean', and "
-                "for class weights, ignored labels or means over tokens torch.nn.CrossEntropyLoss, or give "
-                "normalizer= (labels -> what the loss divides by)"
+                f"loss_fn is not a mean over samples weighted by {given}: {what} has loss {float(whole.loss):.7g}, "
+                f"its parts average to {mean:.7g} (micro-batch {self._number} of view {self._view!r}); use "
+                "reduction='mean', and for class weights, ignored labels or means over tokens "
+                "torch.nn.CrossEntropyLoss, or give normalizer= (labels -> what the loss divides by)"
             )
+
+
+def _same(padded: _Half, half: _Half) -> bool:
+    """Tell whether padding has changed neither loss nor weight."""
+    loss = float(half.loss)
+    return padded.agrees(loss, abs(loss)) and _close(padded.weight, half.weight, _SUMS * half.weight)
+
+
+def _padded(half: _Half, other: _Half, label: int, inside: bool) -> tuple[Any, Any]:
+    """Data and labels with rows as long as the other's where these are longer: labels by ``label``, the rest by 0."""
+    own = {id(t) for t in tree_leaves(labels_of(half.data) if inside else half.labels)}
+
+    def pad(t: Any, like: Any) -> Any:
+        if not isinstance(t, Tensor) or t.ndim != like.ndim or t.shape[1:] == like.shape[1:]:
+            return t
+        missing = [max(0, m - n) for n, m in zip(t.shape[1:], like.shape[1:], strict=True)]
+        value = label if id(t) in own and not t.is_floating_point() else 0
+        return functional.pad(t, [w for width in reversed(missing) for w in (0, width)], value=value)
+
+    data = tree_map(pad, half.data, other.data)
+    own |= {id(t) for t in tree_leaves(half.labels)}
+    return data, tree_map(pad, half.labels, other.labels)
 
 
 def _noisy(outputs: Any) -> Any:

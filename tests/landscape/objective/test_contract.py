@@ -6,6 +6,7 @@ One test for each kind of assumption; right values are computed without this pac
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -310,6 +311,90 @@ def test_a_normalizer_that_is_a_little_wrong_is_refused_even_where_all_losses_ar
     assert objective.loss() == pytest.approx(shifted(model(ids), labels).item(), rel=1e-6)
     with pytest.raises(ValueError, match="weighted by the given normalizer"):
         landscape.Objective(model, shifted, (ids, labels), batch_size=4, normalizer=wrong).loss()
+
+
+@dataclasses.dataclass(frozen=True)
+class OneByOne:
+    """Sentences of unequal lengths, each a batch of its own, and a loss that is the mean over the words it predicts."""
+
+    inside: bool
+    ignored: int = -100
+
+    def data(self) -> list[dict[str, Tensor]]:
+        torch.manual_seed(0)
+        rows = [torch.randint(1, 9, (1, length)) for length in (3, 7, 4, 6, 9)]
+        batches = [{"ids": row, "labels": row.clone()} for row in rows]
+        batches[1]["labels"][0, 2] = self.ignored
+        return batches
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        shifted = labels[:, 1:].flatten()
+        return F.cross_entropy(outputs[:, :-1].flatten(0, 1), shifted, ignore_index=self.ignored)
+
+    def counted(self, labels: Tensor) -> float:
+        return float((labels[:, 1:] != self.ignored).sum())
+
+    def objective(self, model: nn.Module, normalizer: Callable[[Any], float] | None) -> landscape.Objective:
+        if not self.inside:
+            return landscape.Objective(
+                model, self.loss, self.data(), 1, forward=lambda m, b: m(b["ids"]), normalizer=normalizer
+            )
+        return landscape.Objective(
+            model,
+            lambda loss, labels: loss,
+            self.data(),
+            1,
+            forward=lambda m, b: self.loss(m(b["ids"]), b["labels"]),
+            normalizer=normalizer,
+        )
+
+
+@pytest.mark.parametrize("case", [OneByOne(False), OneByOne(True), OneByOne(False, -1), OneByOne(True, 0)], ids=str)
+def test_a_mean_over_words_is_noticed_where_every_sentence_is_a_batch_of_its_own(case: OneByOne) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 9)).double()
+    for wrong in (None, lambda labels: float((labels != case.ignored).sum())):
+        with pytest.raises(ValueError, match="loss_fn is not a mean over samples weighted by the"):
+            case.objective(model, wrong).loss()
+    total = sum(case.loss(model(b["ids"]), b["labels"]).item() * case.counted(b["labels"]) for b in case.data())
+    right = total / sum(case.counted(b["labels"]) for b in case.data())
+    assert case.objective(model, case.counted).loss() == pytest.approx(right, rel=1e-12)
+
+
+class Longest(nn.Module):
+    """Cannot be padded: what it says of a sequence depends on how long it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Linear(1, 1)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return F.mse_loss(self.scale(x[..., None])[..., 0] + x.shape[1], y)
+
+
+def test_a_mean_that_cannot_be_established_is_asked_for() -> None:
+    torch.manual_seed(0)
+    data = [(torch.randn(1, n), torch.randn(1, n)) for n in (3, 5, 4)]
+    model = Longest()
+
+    def objective(normalizer: Callable[[Any], float] | None) -> landscape.Objective:
+        return landscape.Objective(
+            model, lambda loss, _: loss, data, 1, forward=lambda m, batch: m(*batch), normalizer=normalizer
+        )
+
+    with pytest.raises(ValueError, match=r"comes one sample at a time, .* give normalizer="):
+        objective(None).loss()
+    right = sum(float(model(x, y).detach()) for x, y in data) / 3
+    assert objective(lambda labels: float(len(labels))).loss() == pytest.approx(right, rel=1e-6)
+
+
+def test_images_of_unequal_sizes_one_at_a_time_have_the_mean_over_samples() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 2), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).double()
+    data = [(torch.randn(1, 1, n, n + 1, dtype=torch.float64), torch.tensor([n % 3])) for n in (3, 5, 4, 7)]
+    objective = landscape.Objective(model, lambda o, y: F.cross_entropy(o, y), data, 1)
+    right = sum(float(F.cross_entropy(model(x), y).detach()) for x, y in data) / 4
+    assert objective.loss() == pytest.approx(right, rel=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
