@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from landscape.curvature.products import Form, HessianForm, Product, moved
+from landscape.curvature.products import Form, HessianForm, LeanProduct, Product, moved
 from landscape.curvature.twice_differentiable import twice_differentiable
 from landscape.objective.differences import (
     DerivativeError,
@@ -21,6 +21,7 @@ from landscape.objective.isolation import plain_attention
 from landscape.objective.micro_batch import BatchLoss
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import ParameterLayout
+from landscape.objective.sources import length
 
 
 class DifferenceProduct(Product):
@@ -72,24 +73,24 @@ class DifferenceProduct(Product):
         return self._layout.flatten(dict(zip(batch.parameters, grads, strict=True)))
 
 
-def check_products(objective: Objective, form: Form) -> float:
+def check_products(objective: Objective, form: Form, *, alone: bool = False) -> float:
     """Refuse curvature products that differences do not bear out; give their relative deviation, NaN if undecided.
 
     A Hessian product is compared with a difference of gradients, the quadratic form of the others with differences of
     the outputs or losses that they are made of. Products are made by double backward here, which every other strategy
-    is compared with.
+    is compared with; where ``alone``, each of a single sample, which torch has faults of its own with.
 
     Raises:
         DerivativeError: they differ, or torch cannot make them.
     """
-    known, key = objective.context.found.derivatives, (form.key, objective.context.key)
+    known, key = objective.context.found.derivatives, (form.key, alone, objective.context.key)
     if objective.context.checks == "off":
         return float("nan")
     if key not in known:
         with torch.inference_mode(False):
             for version in sample(objective):
                 try:
-                    known[key] = _deviation(version, form)
+                    known[key] = _deviation(version, form, alone)
                 except DerivativeError:
                     raise
                 except (RuntimeError, TypeError, ValueError) as error:
@@ -107,7 +108,7 @@ def check_products(objective: Objective, form: Form) -> float:
     return deviation
 
 
-def _deviation(objective: Objective, form: Form) -> float:
+def _deviation(objective: Objective, form: Form, alone: bool) -> float:
     direction = random_direction(objective)
     layout, weights = objective.layout, objective.weights
     functions: list[str] = []
@@ -115,7 +116,8 @@ def _deviation(objective: Objective, form: Form) -> float:
 
     def product(batch: BatchLoss) -> Tensor:
         functions.extend(custom_functions(batch.loss()))
-        image = form.linearise(batch, layout, form.extras(batch))(direction, keep=False)
+        pieces = length(batch.labels) if alone else 1
+        image = LeanProduct(form, batch, layout, pieces)(direction, keep=False)
         return image if of_vectors else (image.double() @ direction.double())[None]
 
     with plain_attention(), twice_differentiable(objective.model):

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from landscape.objective.losses import PerSampleLoss, check_per_sample, per_sample_of, sample_weights
 from landscape.objective.micro_batch import BatchLoss
 from landscape.objective.parameters import ParameterLayout
-from landscape.objective.sources import select
+from landscape.objective.sources import length, select
 
 
 class Product(ABC):
@@ -182,10 +182,12 @@ class LeanProduct(Product):
         batch: the micro-batch.
         layout: of the parameters.
         pieces: how many; no more than it has samples are made.
+        least: samples that a piece has at least, where the micro-batch has them.
     """
 
-    def __init__(self, form: Form, batch: BatchLoss, layout: ParameterLayout, pieces: int) -> None:
-        self._form, self._batch, self._layout, self._pieces = form, batch, layout, pieces
+    def __init__(self, form: Form, batch: BatchLoss, layout: ParameterLayout, pieces: int, least: int = 1) -> None:
+        self._form, self._batch, self._layout = form, batch, layout
+        self._pieces = max(1, min(pieces, length(batch.labels) // least))
 
     def __call__(self, column: Tensor, *, keep: bool = True) -> Tensor:
         return self.of_rows(column[None], keep=keep)[:, 0]

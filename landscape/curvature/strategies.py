@@ -20,6 +20,7 @@ from landscape.objective.isolation import plain_attention
 from landscape.objective.micro_batch import BatchLoss
 from landscape.objective.objective import EmptyViewError, Objective
 from landscape.objective.parameters import ParameterLayout
+from landscape.objective.sources import length
 from landscape.ranks import Ranks
 
 _log = logging.getLogger(__name__)
@@ -96,6 +97,7 @@ class Decision:
         fallback: why strategies that were tried before are not used.
         graph_bytes: that the graph of the first micro-batch holds.
         pieces: into which a lean product cuts a micro-batch.
+        least: samples that such a piece has at least.
         cost: estimate for the first micro-batch.
     """
 
@@ -106,6 +108,7 @@ class Decision:
     fallback: str = ""
     graph_bytes: int = 0
     pieces: int = 1
+    least: int = 1
     cost: Cost = dataclasses.field(default_factory=Cost)
 
 
@@ -234,7 +237,7 @@ class _Maker:
     def product(self, batch: BatchLoss, decision: Decision) -> tuple[Product, str]:
         """The product of a micro-batch, and why it is not made as was decided; empty where it is."""
         if decision.name == "lean":
-            return LeanProduct(self._form, batch, self._layout, decision.pieces), ""
+            return LeanProduct(self._form, batch, self._layout, decision.pieces, decision.least), ""
         if decision.name == "finite_difference":
             return self._difference(batch), ""
         if decision.name == "double_backward":
@@ -267,12 +270,18 @@ class _Maker:
         if self._requested in ("auto", "lean"):
             cost = estimate(self._form, batch, self._layout)
             if self._requested == "lean" or cost.graph_bytes > self._budget:
-                pieces = pieces_needed(cost, batch)
-                product = LeanProduct(self._form, batch, self._layout, pieces)
+                pieces, least, fallback = pieces_needed(cost, batch), 1, ""
+                try:
+                    check_products(self._objective, self._form, alone=True)
+                except DerivativeError:  # though those of several are right
+                    least, fallback = 2, "torch differentiates single samples wrongly, so pieces have two at least"
+                    pieces = min(pieces, max(1, length(batch.labels) // least))
+                    _log.warning("products by lean: %s", fallback)
+                product = LeanProduct(self._form, batch, self._layout, pieces, least)
                 image, again = product(v), product(v)
                 probe = self._probe(batch, product, u, v, image, again, pieces, difference)
                 why = "requested" if self._requested == "lean" else "by memory"
-                return Decision("lean", why, probe, pieces=pieces, cost=cost), product
+                return Decision("lean", why, probe, "", fallback, pieces=pieces, least=least, cost=cost), product
         reference, made = measured(batch, lambda: self._linearised(batch))
         expected = reference(v)
         # A gradient is three passes. Code traced in less precision would be judged by a looser measure.

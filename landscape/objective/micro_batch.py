@@ -115,13 +115,13 @@ class BatchLoss:
         return getattr(self.call.model.get_submodule(path), attribute) is leaf
 
     def pieces(self, count: int) -> Iterator[BatchLoss]:
-        """This micro-batch in up to ``count`` smaller ones; their shares are of this one's mean and add up to 1.
+        """This micro-batch in up to ``count`` smaller ones of equal sizes; their shares of its mean add up to 1.
 
         Those that the loss ignores as a whole are left out.
         """
         size = length(self.labels)
         rows = torch.arange(size, device=next(iter(self.parameters.values())).device)
-        cut = [(chunk, select(self.labels, chunk, size)) for chunk in rows.chunk(count)]
+        cut = [(chunk, select(self.labels, chunk, size)) for chunk in rows.tensor_split(min(count, size))]
         norms = [self.criterion.normalizer(labels) for _, labels in cut]
         for (chunk, labels), norm in zip(cut, norms, strict=True):
             if norm:
