@@ -11,6 +11,7 @@ from landscape.curvature.products import Form, HessianForm, LeanProduct, Product
 from landscape.curvature.twice_differentiable import twice_differentiable
 from landscape.objective.differences import (
     DerivativeError,
+    check_embeddings,
     coarsest,
     compare,
     custom_functions,
@@ -87,6 +88,7 @@ def check_products(objective: Objective, form: Form, *, alone: bool = False) -> 
     if objective.context.checks == "off":
         return float("nan")
     if key not in known:
+        check_embeddings(objective)
         with torch.inference_mode(False):
             for version in sample(objective):
                 try:

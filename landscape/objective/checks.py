@@ -8,6 +8,7 @@ the loss is a mean over, which is established on all batches.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ _TOGETHER = (
     "let forward= run all samples together and pick those of the batch, with their numbers as data: "
     "forward=lambda model, batch: model(x)[batch[0]]"
 )
+_ALONE = 3  # samples that are run alone
 _NEEDS_SEVERAL = "more than 1 value per channel"  # what BatchNorm says of one sample
 _COARSE = torch.finfo(torch.float32).eps ** 0.5
 _SUMS = 1e-9  # relative error of sums of weights
@@ -170,7 +172,8 @@ def _check_source(context: Context, batch: Any, part: Part, own: dict[int, str],
     chosen = outputs if part.rows is None else select(outputs, part.rows, count)
     loss = context.criterion(chosen, part.labels)
     _check_one_number(loss)
-    context.found.inside[key] = _is_inside(context.criterion, chosen, part.labels)
+    used = _used(context.criterion, chosen, part.labels)
+    context.found.inside[key] = bool(used) and not any(leaf.ndim for leaf in used.values())
     if not context.found.inside[key]:
         _check_outputs(outputs, count)
     if context.checks == "off":
@@ -184,7 +187,7 @@ def _check_source(context: Context, batch: Any, part: Part, own: dict[int, str],
             f"two evaluations of one batch at one point differ (losses {first:.9g} and {second:.9g}); "
             "look for dropout that ignores eval mode, random layers or state kept outside the model"
         )
-    _check_that_samples_are_apart(context, batch, outputs, count)
+    _check_that_samples_are_apart(context, batch, outputs, count, () if context.found.inside[key] else tuple(used))
     _check_that_loss_follows_the_point(context, batch, part, count, own)
     return outputs
 
@@ -220,23 +223,24 @@ def _check_one_number(loss: Any) -> None:
         raise ValueError(f"loss_fn returned shape {tuple(loss.shape)}, expected one number: use reduction='mean'")
 
 
-def _is_inside(criterion: MeanLoss, outputs: Any, labels: Any) -> bool:
-    """Tell whether the loss follows from outputs without a sample dimension alone, such as a loss among them."""
-    leaves: list[Tensor] = []
+def _used(criterion: MeanLoss, outputs: Any, labels: Any) -> dict[int, Tensor]:
+    """The outputs that the loss follows from, by their place among all; if none has dimensions, it is one of them."""
+    leaves: dict[int, Tensor] = {}
+    places = itertools.count()
 
     def leaf(t: Any) -> Any:
+        place = next(places)
         if not (isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex())):
             return t
-        leaves.append(t.detach().requires_grad_())
-        return leaves[-1]
+        leaves[place] = t.detach().requires_grad_()
+        return leaves[place]
 
     with torch.enable_grad():
         loss = criterion(tree_map(leaf, outputs), labels)
         if not loss.requires_grad:
-            return False
-        grads = torch.autograd.grad(loss, leaves, allow_unused=True)
-    used = [t.ndim for t, g in zip(leaves, grads, strict=True) if g is not None]
-    return bool(used) and not any(used)
+            return {}
+        grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    return {place: t for (place, t), g in zip(leaves.items(), grads, strict=True) if g is not None}
 
 
 def _check_inside(views: Sequence[View]) -> None:
@@ -252,8 +256,11 @@ def _check_inside(views: Sequence[View]) -> None:
             raise ValueError(f"view {view.name!r} shares its batches with other views; {advice}")
 
 
-def _check_that_samples_are_apart(context: Context, batch: Any, outputs: Any, count: int) -> None:
-    """Refuse a model whose outputs for half of a batch are not half of its outputs for the batch."""
+def _check_that_samples_are_apart(context: Context, batch: Any, outputs: Any, count: int, used: Sequence[int]) -> None:
+    """Refuse a model whose outputs for half of a batch, or single samples, are not that part of the batch's.
+
+    ``used`` are the places of the outputs that the loss follows from: those that have no rows must not change at all.
+    """
     if count < 2:
         return
     rows = _shuffled(count)[: count // 2].sort().values
@@ -265,17 +272,44 @@ def _check_that_samples_are_apart(context: Context, batch: Any, outputs: Any, co
             f"the model {what} does not take half a batch ({(str(error).splitlines() or [''])[0][:120]}), so that its "
             f"samples cannot be told apart; {_TOGETHER}"
         ) from error
-    for got, expected in zip(tree_leaves(alone), tree_leaves(select(outputs, rows, count)), strict=False):
-        if not (isinstance(got, Tensor) and got.is_floating_point() and got.shape == expected.shape and got.ndim):
+    _check_part(alone, select(outputs, rows, count), len(rows), used)
+    for row in range(max(0, count - _ALONE), count):  # the last ones, which a limit on the batch would leave out
+        single = torch.tensor([row])
+        try:
+            alone = context.call(select(batch, single, count))
+        except (
+            RuntimeError,
+            ValueError,
+            IndexError,
+        ):  # of a model that takes no single sample
+            return
+        _check_part(alone, select(outputs, single, count), 1, ())
+
+
+def _check_part(alone: Any, part: Any, count: int, used: Sequence[int]) -> None:
+    for place, (got, expected) in enumerate(zip(tree_leaves(alone), tree_leaves(part), strict=False)):
+        if not (isinstance(got, Tensor) and isinstance(expected, Tensor) and got.is_floating_point() and got.numel()):
             continue
-        if len(got) != len(rows):  # no row a sample
+        rows = got.ndim > 0 and len(got) == count
+        if not rows and place not in used:
             continue
+        if got.shape != expected.shape:
+            if rows:
+                continue
+            raise ValueError(
+                f"the loss uses an output of shape {tuple(expected.shape)}, whose first dimension is not that of the "
+                "samples; let forward= return it with a row for each sample, such as state.transpose(0, 1)"
+            )
         scale, difference = float(expected.abs().max()), float((got - expected).abs().max())
         if difference > _COARSE * scale:  # a float64 model may have layers that compute in float32
+            what, why = (
+                ("outputs of a sample depend on the others in its batch", "attention across samples")
+                if rows
+                else ("an output that the loss uses depends on the batch as a whole", "a penalty on averages over it")
+            )
             raise ValueError(
-                f"outputs of a sample depend on the others in its batch (by {difference / scale:.2g} of their size), "
-                "so there is no mean over samples: BatchNorm without running statistics, or attention across samples? "
-                + _TOGETHER
+                f"{what} (by {difference / scale:.2g} of their size), so there is no mean over samples: BatchNorm "
+                f"without running statistics, or {why}? {_TOGETHER}"
             )
 
 

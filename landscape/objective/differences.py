@@ -12,9 +12,11 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+
+from landscape.objective.isolation import exclusive
 
 if TYPE_CHECKING:
     from landscape.objective.context import Context
@@ -171,6 +173,7 @@ def check_slope(objective: Differentiable) -> None:
     key = "slope", objective.context.key
     if key in known or objective.context.checks == "off":
         return
+    check_embeddings(objective)
     for version in sample(objective):
         try:
             outcome, deviation, where = _slope(version)
@@ -180,16 +183,64 @@ def check_slope(objective: Differentiable) -> None:
             continue
         break
     if outcome == "differs":
-        raise DerivativeError(
-            f"the gradient is not the slope of the loss (they differ by {deviation:.2g}, relatively){where}; look for "
-            "custom autograd functions, detach or no_grad in forward, and embeddings with padding_idx= or "
-            "scale_grad_by_freq= (padding_idx=None leaves outputs as they are)"
-        )
+        raise _no_slope(deviation, where)
     known[key] = outcome, deviation
 
 
-def _slope(objective: Differentiable) -> tuple[str, float, str]:
-    direction = random_direction(objective)
+def check_embeddings(objective: Differentiable) -> None:
+    """Refuse embeddings whose options leave something out of their gradient, on all samples of the view.
+
+    Raises:
+        DerivativeError: the slope of the loss along a row of ``padding_idx=`` is not zero, or not what
+            ``scale_grad_by_freq=`` makes of it.
+    """
+    known = objective.context.found.derivatives
+    for name, rows in _embeddings(objective).items():
+        key = "embedding", name, objective.context.key
+        if key in known or objective.context.checks == "off":
+            continue
+        for dtype in (torch.float64, objective.layout.dtype):
+            try:
+                version = objective.unchecked().astype(dtype)
+                parts = version.layout.unflatten(torch.zeros_like(version.weights))
+                parts[name][rows] = version.layout.unflatten(random_direction(version, 2))[name][rows]
+                outcome, deviation, _ = _slope(version, version.layout.flatten(parts))
+            except (RuntimeError, TypeError, ValueError):
+                if dtype == objective.layout.dtype:
+                    raise
+                continue
+            break
+        if outcome == "differs":
+            raise _no_slope(deviation, f" in {name}")
+        known[key] = outcome, deviation
+
+
+def _embeddings(objective: Differentiable) -> dict[str, slice]:
+    """Weights of embeddings with such options, by name, and the rows that these are about."""
+    model, found = objective.context.model, dict[str, slice]()
+    with exclusive(model):
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        for module in model.modules():
+            name = names.get(id(getattr(module, "weight", None)), "")
+            if name not in objective.layout.names:
+                continue
+            if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+                found[name] = slice(module.padding_idx, module.padding_idx + 1)
+            if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.scale_grad_by_freq:
+                found[name] = slice(None)
+    return found
+
+
+def _no_slope(deviation: float, where: str) -> DerivativeError:
+    return DerivativeError(
+        f"the gradient is not the slope of the loss (they differ by {deviation:.2g}, relatively){where}; look for "
+        "custom autograd functions, detach or no_grad in forward, and embeddings with padding_idx= or "
+        "scale_grad_by_freq= (padding_idx=None leaves outputs as they are)"
+    )
+
+
+def _slope(objective: Differentiable, direction: Tensor | None = None) -> tuple[str, float, str]:
+    direction = random_direction(objective) if direction is None else direction
     gradient = objective.gradient().double()
     dtype = coarsest(objective)
     eps = float(torch.finfo(dtype).eps)

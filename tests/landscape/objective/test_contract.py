@@ -188,6 +188,54 @@ def test_embeddings_whose_gradient_leaves_out_a_row_are_refused_and_pass_without
     objective(None).gradient()
 
 
+class PaddedAverage(nn.Module):
+    """Words' average over padding too, in few of the sentences."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.words, self.head = nn.Embedding(7, 4, **options), nn.Linear(4, 2)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.words(tokens).mean(1).tanh())
+
+
+@pytest.mark.parametrize("call", ["gradient", "hessian", "ggn"])
+@pytest.mark.parametrize("options", [{"padding_idx": 0}, {"scale_grad_by_freq": True}], ids=str)
+def test_options_of_embeddings_are_noticed_in_whichever_samples_they_matter(options: Any, call: str) -> None:
+    torch.manual_seed(0)
+    model, y = PaddedAverage(**options).double(), torch.arange(40) % 2
+    x = torch.arange(1, 161).reshape(40, 4) % 6 + 1  # no word twice in a sentence
+    x[17, 3:] = 0
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), batch_size=1)
+    v = torch.ones(objective.num_parameters, dtype=torch.float64)
+    calls = {
+        "gradient": lambda: objective.gradient(),
+        "hessian": lambda: landscape.HessianOperator(objective) @ v,
+        "ggn": lambda: landscape.GGNOperator(objective) @ v,
+    }
+    if "padding_idx" not in options:  # in micro-batches without repeated words it changes nothing
+        assert calls[call]().any()
+        objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), batch_size=20)
+    with pytest.raises(DerivativeError, match=r"not the slope of the loss .* in words.weight; .*padding_idx=None"):
+        calls[call]()
+
+
+def test_padding_that_has_no_influence_is_no_matter() -> None:
+    torch.manual_seed(0)
+    model = PaddedAverage(padding_idx=0).double()
+    x, y = torch.randint(1, 7, (20, 4)), torch.arange(20) % 2
+    x[::2, 2:] = 0
+
+    def masked(called: nn.Module, batch: Any) -> Tensor:
+        keep = (batch[0] != 0).double()[..., None]
+        return called.head((called.words(batch[0]) * keep).sum(1) / keep.sum(1))
+
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), batch_size=7, forward=masked)
+    loss = F.cross_entropy(masked(model, (x, y)), y)
+    right = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+    torch.testing.assert_close(objective.gradient(), right, rtol=1e-10, atol=1e-12)
+
+
 def test_sparse_gradients_are_gradients() -> None:
     sparse, dense = (nn.Sequential(nn.Embedding(5, 4, sparse=s), nn.Flatten(), nn.Linear(8, 2)) for s in (True, False))
     dense.load_state_dict(sparse.state_dict())
@@ -723,12 +771,61 @@ def test_a_derivative_asked_for_first_is_refused_in_the_same_words(call: str) ->
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Tanh(), nn.Linear(4, 2))
     objective = landscape.Objective(model.double(), nn.CrossEntropyLoss(), classes(7), batch_size=3)
     calls = {
-        "gradient": objective.gradient,
+        "gradient": lambda: objective.gradient(),
         "hessian": lambda: landscape.HessianOperator(objective) @ objective.weights,
         "sharpness": lambda: landscape.sam_sharpness(objective),
     }
     with pytest.raises(ValueError, match=r"depend on the others in its batch|takes its statistics from the batch"):
         calls[call]()
+
+
+class Routed(nn.Module):
+    """Experts with room for some samples of a batch, or with a penalty on how a batch spreads over them."""
+
+    def __init__(self, room: int | None) -> None:
+        super().__init__()
+        self.room, self.router = room, nn.Linear(3, 3)
+        self.experts = nn.ModuleList(nn.Linear(3, 2) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Any:
+        weights = self.router(x).softmax(1)
+        out, chosen = torch.zeros(len(x), 2, dtype=x.dtype), weights.argmax(1)
+        for number, expert in enumerate(self.experts):
+            rows = (chosen == number).nonzero().flatten()[: self.room]
+            out = out.index_add(0, rows, weights[rows, number, None] * expert(x[rows]))
+        return out if self.room else {"scores": out, "spread": weights.mean(0).square().sum()}
+
+
+def test_experts_with_room_for_some_of_a_batch_are_refused() -> None:
+    torch.manual_seed(0)
+    objective = landscape.Objective(Routed(2).double(), nn.CrossEntropyLoss(), classes(60), batch_size=20)
+    with pytest.raises(ValueError, match="outputs of a sample depend on the others in its batch"):
+        objective.loss()
+
+
+def test_a_penalty_on_averages_over_the_batch_is_refused_unless_the_loss_leaves_it_out() -> None:
+    torch.manual_seed(0)
+    model, (x, y) = Routed(None).double(), classes(60)
+
+    def loss(share: float) -> Callable[[Any, Tensor], Tensor]:
+        return lambda o, t: F.cross_entropy(o["scores"], t) + (share * o["spread"] if share else 0)
+
+    with pytest.raises(ValueError, match="an output that the loss uses depends on the batch as a whole"):
+        landscape.Objective(model, loss(0.1), (x, y), batch_size=20).loss()
+    without = landscape.Objective(model, loss(0.0), (x, y), batch_size=20)
+    assert without.loss() == pytest.approx(loss(0.0)(model(x), y).item(), rel=1e-12)
+
+
+def test_a_loss_of_a_state_without_rows_is_told_to_turn_it() -> None:
+    class Last(nn.GRU):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)[1]
+
+    x, y = torch.randn(20, 4, 3), torch.arange(20) % 2
+    with pytest.raises(ValueError, match=r"output of shape .* state.transpose\(0, 1\)"):
+        landscape.Objective(
+            Last(3, 2, batch_first=True), lambda h, t: F.cross_entropy(h[-1], t), (x, y), batch_size=8
+        ).loss()
 
 
 def test_all_samples_together_by_their_numbers() -> None:
