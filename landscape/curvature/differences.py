@@ -11,10 +11,12 @@ from landscape.curvature.products import Form, HessianForm, LeanProduct, Product
 from landscape.curvature.twice_differentiable import twice_differentiable
 from landscape.objective.differences import (
     DerivativeError,
+    beside,
     check_embeddings,
     coarsest,
     compare,
     custom_functions,
+    precisely,
     random_direction,
     sample,
 )
@@ -90,27 +92,24 @@ def check_products(objective: Objective, form: Form, *, alone: bool = False) -> 
     if key not in known:
         check_embeddings(objective)
         with torch.inference_mode(False):
-            for version in sample(objective):
-                try:
-                    known[key] = _deviation(version, form, alone)
-                except DerivativeError:
-                    raise
-                except (RuntimeError, TypeError, ValueError) as error:
-                    if "is not implemented" in str(error):
-                        remedy = "; take strategy='finite_difference'" if isinstance(form, HessianForm) else ""
-                        raise DerivativeError(
-                            "torch has no second derivative of an operation of this model or loss "
-                            f"({_first_line(error)}){remedy}"
-                        ) from error
-                    if version.layout.dtype == objective.layout.dtype:
-                        raise
-                    continue
-                break
+            known[key] = precisely(sample(objective), lambda version: _deviation(beside(version), form, alone))
     deviation: float = known[key]
     return deviation
 
 
 def _deviation(objective: Objective, form: Form, alone: bool) -> float:
+    try:
+        return _compared(objective, form, alone)
+    except RuntimeError as error:
+        if "is not implemented" not in str(error):
+            raise
+        remedy = "; take strategy='finite_difference'" if isinstance(form, HessianForm) else ""
+        raise DerivativeError(
+            f"torch has no second derivative of an operation of this model or loss ({_first_line(error)}){remedy}"
+        ) from error
+
+
+def _compared(objective: Objective, form: Form, alone: bool) -> float:
     direction = random_direction(objective)
     layout, weights = objective.layout, objective.weights
     functions: list[str] = []

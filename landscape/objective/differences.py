@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import torch
@@ -55,21 +56,37 @@ class Differentiable(Protocol):
 
 
 T = TypeVar("T", bound=Differentiable)
+R = TypeVar("R")
 
 
 class DerivativeError(ValueError):
     """A derivative that automatic differentiation gives is not the one of the function."""
 
 
-def sample(objective: T) -> Iterator[T]:
-    """The objective on some samples of its view, at a point beside its own: in float64, then in its own precision."""
+def sample(objective: T) -> T:
+    """The objective on some samples of its view, unchecked."""
     size, batch = objective.num_samples(objective.views[0]), objective.batch_size
     least = min(size, max(SAMPLES[0], min(SAMPLES[1], size // 10)))
     # With a last micro-batch of the size that the view has: torch has faults that show with single samples alone.
     ragged = (n for n in range(least, min(size, SAMPLES[1]) + 1) if size % batch and n % batch == size % batch)
-    few = objective.sampled(next(ragged, least)).unchecked()
-    for version in (few.astype(torch.float64), few):
-        yield version.at(version.weights + _OFF * random_direction(version, 1))
+    return objective.sampled(next(ragged, least)).unchecked()
+
+
+def precisely(objective: T, compute: Callable[[T], R]) -> R:
+    """What is computed of the objective in float64, or in its own precision where the model allows no other."""
+    try:
+        return compute(objective.astype(torch.float64))
+    except DerivativeError:
+        raise
+    except (RuntimeError, TypeError, ValueError):
+        if all(dtype.to_real() == torch.float64 for dtype in objective.layout.dtypes):
+            raise
+        return compute(objective)
+
+
+def beside(objective: T) -> T:
+    """The objective at a point a little off its own, which may lie on a kink."""
+    return objective.at(objective.weights + _OFF * random_direction(objective, 1))
 
 
 def random_direction(objective: Differentiable, seed: int = 0) -> Tensor:
@@ -174,14 +191,7 @@ def check_slope(objective: Differentiable) -> None:
     if key in known or objective.context.checks == "off":
         return
     check_embeddings(objective)
-    for version in sample(objective):
-        try:
-            outcome, deviation, where = _slope(version)
-        except (RuntimeError, TypeError, ValueError):
-            if version.layout.dtype == objective.layout.dtype:
-                raise
-            continue
-        break
+    outcome, deviation, where = precisely(sample(objective), lambda version: _slope(beside(version)))
     if outcome == "differs":
         raise _no_slope(deviation, where)
     known[key] = outcome, deviation
@@ -199,20 +209,17 @@ def check_embeddings(objective: Differentiable) -> None:
         key = "embedding", name, objective.context.key
         if key in known or objective.context.checks == "off":
             continue
-        for dtype in (torch.float64, objective.layout.dtype):
-            try:
-                version = objective.unchecked().astype(dtype)
-                parts = version.layout.unflatten(torch.zeros_like(version.weights))
-                parts[name][rows] = version.layout.unflatten(random_direction(version, 2))[name][rows]
-                outcome, deviation, _ = _slope(version, version.layout.flatten(parts))
-            except (RuntimeError, TypeError, ValueError):
-                if dtype == objective.layout.dtype:
-                    raise
-                continue
-            break
+        outcome, deviation, _ = precisely(objective.unchecked(), partial(_slope_along, name, rows))
         if outcome == "differs":
             raise _no_slope(deviation, f" in {name}")
         known[key] = outcome, deviation
+
+
+def _slope_along(name: str, rows: slice, objective: Differentiable) -> tuple[str, float, str]:
+    layout = objective.layout
+    parts, direction = (layout.unflatten(v) for v in (0 * objective.weights, random_direction(objective, 2)))
+    parts[name][rows] = direction[name][rows]
+    return _slope(objective, layout.flatten(parts))
 
 
 def _embeddings(objective: Differentiable) -> dict[str, slice]:
@@ -234,8 +241,8 @@ def _embeddings(objective: Differentiable) -> dict[str, slice]:
 def _no_slope(deviation: float, where: str) -> DerivativeError:
     return DerivativeError(
         f"the gradient is not the slope of the loss (they differ by {deviation:.2g}, relatively){where}; look for "
-        "custom autograd functions, detach or no_grad in forward, and embeddings with padding_idx= or "
-        "scale_grad_by_freq= (padding_idx=None leaves outputs as they are)"
+        "custom autograd functions, detach or no_grad in forward, checkpoint(use_reentrant=True), and embeddings with "
+        "padding_idx= or scale_grad_by_freq= (padding_idx=None leaves outputs as they are)"
     )
 
 

@@ -266,7 +266,7 @@ def _is_list_of_rows(value: Any, count: int) -> bool:
         return False
     if all(isinstance(item, Tensor) for item in value):
         return any(item.ndim == 0 or len(item) != count for item in value)
-    return not any(isinstance(item, tuple | list | Mapping) for item in value)
+    return not any(isinstance(item, Tensor | tuple | list | Mapping) for item in value)
 
 
 def _has_rows(value: Any, count: int) -> bool:
@@ -340,7 +340,8 @@ def joined(parts: Sequence[Any], counts: Sequence[int]) -> Any:
     if isinstance(first, Mapping):
         return {key: joined([part[key] for part in parts], counts) for key in first}
     if isinstance(first, tuple | list):
-        return type(first)(joined([part[i] for part in parts], counts) for i in range(len(first)))
+        entries = (joined([part[i] for part in parts], counts) for i in range(len(first)))
+        return type(first)(*entries) if hasattr(first, "_fields") else type(first)(entries)
     rows = isinstance(first, Tensor) and all(
         part.ndim > 0 and len(part) == count for part, count in zip(parts, counts, strict=True)
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -576,6 +576,55 @@ def test_no_accuracy_where_labels_are_shifted_inside_the_loss() -> None:
 
 
 # F. Dtypes.
+
+
+class Sample(NamedTuple):
+    x: Tensor
+    y: Tensor
+
+
+def test_batches_may_be_named_tuples() -> None:
+    model, (x, y) = nn.Linear(3, 2).double(), classes()
+    rows = [Sample(*row) for row in zip(x, y, strict=True)]
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), DataLoader(rows, 6), batch_size=6)
+    assert objective.loss() == pytest.approx(F.cross_entropy(model(x), y).item(), rel=1e-12)
+
+
+def test_outputs_in_a_list_as_long_as_the_batch_are_no_rows() -> None:
+    model, (x, y) = nn.Linear(3, 2).double(), classes()
+
+    def forward(called: nn.Module, batch: Any) -> Any:
+        return [called(batch[0]), None, "beside", 3]
+
+    def loss(outputs: Any, labels: Tensor) -> Tensor:
+        return F.cross_entropy(outputs[0], labels)
+
+    objective = landscape.Objective(model, loss, (x, y), batch_size=4, forward=forward)
+    assert objective.loss() == pytest.approx(F.cross_entropy(model(x), y).item(), rel=1e-12)
+
+
+def test_parameters_of_two_precisions_keep_theirs() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk, self.head = nn.Linear(3, 4), nn.Linear(4, 2).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.trunk(x.float()).tanh().double())
+
+    torch.manual_seed(0)
+    model, (x, y) = Mixed(), classes()
+    loss = F.cross_entropy(model(x), y)
+    right = torch.cat([g.double().flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), batch_size=6)
+    tolerance = 100 * torch.finfo(torch.float32).eps
+    torch.testing.assert_close(objective.gradient(), right, rtol=0, atol=tolerance * float(right.norm()))
+    whole = copy.deepcopy(model).double()
+    whole.forward = lambda x: whole.head(whole.trunk(x).tanh())  # type: ignore[method-assign]
+    v = torch.randn(len(right), dtype=torch.float64)
+    hessian = hessian_by_differences(whole, lambda: F.cross_entropy(whole(x), y))
+    found = landscape.HessianOperator(objective) @ v
+    torch.testing.assert_close(found, hessian @ v, rtol=0, atol=tolerance * float((hessian @ v).norm()))
 
 
 class Spectral(nn.Module):
