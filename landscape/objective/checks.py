@@ -33,6 +33,7 @@ _TOGETHER = (
     "forward=lambda model, batch: model(x)[batch[0]]"
 )
 _ALONE = 3  # samples that are run alone
+_NEEDS_GRADIENTS = ("does not require grad", "to not have been used in the graph")
 _NEEDS_SEVERAL = "more than 1 value per channel"  # what BatchNorm says of one sample
 _COARSE = torch.finfo(torch.float32).eps ** 0.5
 _SUMS = 1e-9  # relative error of sums of weights
@@ -84,9 +85,10 @@ def checked(context: Context) -> Context:
 
 def _with_gradients(context: Context) -> Context:
     """The context with gradients on where the model turned out to need them."""
-    if context.call.differentiates or not context.found.differentiates.get(context.call.key, False):
+    by = context.found.differentiates.get(context.call.key, "")
+    if context.call.differentiates == by:
         return context
-    return dataclasses.replace(context, call=dataclasses.replace(context.call, differentiates=True))
+    return dataclasses.replace(context, call=dataclasses.replace(context.call, differentiates=by))
 
 
 def is_inside(context: Context) -> bool:
@@ -149,20 +151,24 @@ def _check(context: Context, plan: Plan) -> None:
 
 def _trying_gradients(context: Context, batch: Any) -> Context:
     """The context with gradients on, noted for all others, where the model raises without."""
-    if context.call.differentiates:
-        return context
-    try:
-        context.call(batch)
-    except ValueError as error:
-        if _NEEDS_SEVERAL in str(error):
-            raise ValueError(f"a layer takes its statistics from the batch, of one sample here; {_TOGETHER}") from error
-        raise
-    except RuntimeError as error:
-        if "does not require grad" not in str(error):
+    for more in ("inputs", "parameters", ""):
+        try:
+            context.call(batch)
+        except ValueError as error:
+            if _NEEDS_SEVERAL in str(error):
+                raise ValueError(
+                    f"a layer takes its statistics from the batch, of one sample here; {_TOGETHER}"
+                ) from error
             raise
-        for key in (context.call.key, dataclasses.replace(context.call, precision=torch.bfloat16).key):
-            context.found.differentiates[key] = True
-    return _with_gradients(context)
+        except RuntimeError as error:
+            if not any(words in str(error) for words in _NEEDS_GRADIENTS) or not more:
+                raise
+            for key in (context.call.key, dataclasses.replace(context.call, precision=torch.bfloat16).key):
+                context.found.differentiates[key] = more
+            context = _with_gradients(context)
+        else:
+            break
+    return context
 
 
 def _check_source(context: Context, batch: Any, part: Part, own: dict[int, str], key: Any) -> Any:

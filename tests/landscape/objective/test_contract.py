@@ -305,6 +305,42 @@ def test_models_that_differentiate_inside(how: str) -> None:
 # C. What is a mean.
 
 
+class OneStep(nn.Module):
+    """Classifies with weights that are a step of training on held samples away from its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+        self.register_buffer("x", torch.randn(6, 3))
+        self.register_buffer("y", torch.arange(6) % 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        own = dict(self.net.named_parameters())
+        loss = F.cross_entropy(torch.func.functional_call(self.net, own, (self.x,)), self.y)
+        slopes = torch.autograd.grad(loss, list(own.values()), create_graph=True)
+        moved = {name: p - 0.1 * slope for (name, p), slope in zip(own.items(), slopes, strict=True)}
+        return torch.func.functional_call(self.net, moved, (x,))
+
+
+def test_models_that_differentiate_by_their_own_parameters() -> None:
+    torch.manual_seed(0)
+    model, (x, y) = OneStep().double(), classes()
+    loss = F.cross_entropy(model(x), y)
+    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), batch_size=6)
+    v = torch.randn(len(gradient), dtype=torch.float64)
+    assert objective.loss() == pytest.approx(loss.item(), rel=1e-12)
+    torch.testing.assert_close(objective.gradient(), gradient)
+    hessian = hessian_by_differences(model, lambda: F.cross_entropy(model(x), y))
+    torch.testing.assert_close(landscape.HessianOperator(objective) @ v, hessian @ v, rtol=1e-6, atol=1e-8)
+    vector_to_parameters(objective.weights + 0.1 * v, model.parameters())
+    assert objective.loss() == pytest.approx(F.cross_entropy(model(x), y).item(), rel=1e-12)
+    assert all(p.requires_grad for p in model.parameters())
+    moved = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), batch_size=6)
+    line = landscape.line(moved.at(moved.weights - 0.1 * v), v, [0.1])
+    assert line.loss.item() == pytest.approx(moved.loss(), rel=1e-10)
+
+
 def test_class_weights_of_a_function_are_noticed_wherever_classes_lie() -> None:
     model, x = nn.Linear(3, 2), torch.randn(60, 3)
     y, weight = (torch.arange(60) >= 30).long(), torch.tensor([1.0, 9.0])  # sorted by class, as folders are
@@ -507,6 +543,7 @@ def test_what_all_samples_share_is_passed_through() -> None:
         ),
         ((torch.eye(4).to_sparse(), torch.zeros(4)), r"entry \[0\] is a sparse"),
         ((nn.utils.rnn.pack_sequence([torch.zeros(2, 1)] * 4), torch.zeros(4)), "PackedSequence, .* lengths"),
+        ([(torch.zeros(2, 3), [torch.zeros(1), torch.zeros(2)])], "labels are a list of tensors of unequal lengths"),
         ([(object(), torch.zeros(4))], r"entry \[0\] is a object, whose rows"),
     ],
 )
