@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from landscape.curvature.twice_differentiable import twice_differentiable
 from landscape.objective.differences import (
     DerivativeError,
     beside,
-    check_embeddings,
+    check_padding,
     coarsest,
     compare,
     custom_functions,
@@ -90,7 +91,7 @@ def check_products(objective: Objective, form: Form, *, alone: bool = False) -> 
     if objective.context.checks == "off":
         return float("nan")
     if key not in known:
-        check_embeddings(objective)
+        check_padding(objective)
         with torch.inference_mode(False):
             known[key] = precisely(sample(objective), lambda version: _deviation(beside(version), form, alone))
     deviation: float = known[key]
@@ -140,8 +141,13 @@ def _compared(objective: Objective, form: Form, alone: bool) -> float:
         return deviation if outcome == "agrees" else float("nan")
     what, remedy = ("those of the gradient", ", or take strategy='finite_difference'") if of_vectors else ("right", "")
     where = _where(functions, layout, made - found if of_vectors else None)
+    off = (
+        f"{what} (relative difference {deviation:.2g})"
+        if math.isfinite(deviation)
+        else "finite, though differences are"
+    )
     raise DerivativeError(
-        f"second derivatives by automatic differentiation are not {what} (relative difference {deviation:.2g}){where}; "
+        f"second derivatives by automatic differentiation are not {off}{where}; "
         f"write its backward in operations that can be differentiated{remedy}"
     )
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from landscape.curvature.operand import operand
 from landscape.curvature.products import FisherForm, Form, GaussNewtonForm, HessianForm
 from landscape.curvature.strategies import MEMORY_BUDGET, STRATEGIES, Probe, Products, Strategy
+from landscape.objective.differences import DerivativeError
 from landscape.objective.losses import PerSampleLoss
 from landscape.objective.objective import Objective
 
@@ -102,7 +103,20 @@ class CurvatureOperator(ABC):
                 f"operand has shape {tuple(other.shape)}, expected ({self.shape[0]},) or ({self.shape[0]}, k)"
             )
         columns = other.detach().to(self.device, self.dtype).reshape(self.shape[0], -1).T.contiguous()
-        return self._products(columns).to(other.dtype).reshape(other.shape)
+        images = self._products(columns)
+        if not bool(images.isfinite().all()) and bool(columns.isfinite().all()):
+            self._refuse_infinite()
+        return images.to(other.dtype).reshape(other.shape)
+
+    def _refuse_infinite(self) -> None:
+        """Refuse a product that is not finite where the gradient is; elsewhere it is what it must be."""
+        if bool(self.objective.gradient().isfinite().all()):
+            remedy = ", or take strategy='finite_difference'" if isinstance(self, HessianOperator) else ""
+            raise DerivativeError(
+                "a curvature product is not finite, although vector and gradient are: torch's second derivative of an "
+                "operation has no value here (a square root or a norm at 0, logcumsumexp of ignored samples), or it "
+                f"overflows; look for such operations in model and loss{remedy}"
+            )
 
     @property
     def checks(self) -> str:

@@ -23,7 +23,7 @@ from landscape.objective.differences import Dtypes
 from landscape.objective.isolation import exclusive, holding, undisturbed
 from landscape.objective.losses import Identity, MeanLoss
 from landscape.objective.plan import Part, Plan
-from landscape.objective.sources import is_wider, joined, labels_of, length, select, to_model
+from landscape.objective.sources import is_other, joined, labels_of, length, select, to_model
 from landscape.objective.views import View
 
 CHECKS = ("full", "first", "off")
@@ -103,12 +103,12 @@ def _source_key(context: Context, source: str) -> Any:
 
 
 def _keeps_precision(context: Context, name: str) -> bool:
-    """Tell whether the model takes inputs of a source that are wider than its parameters as they are."""
+    """Tell whether the model takes inputs of a source as they are, though their dtype is not the parameters'."""
     source, layout = context.selection.sources[name], context.selection.layout
     key = context.call.key, Identity(source), layout.dtype
     if key not in context.found.wide:
         batch = next((piece for _, piece, _ in source.batched(1).batches(None)), None)
-        context.found.wide[key] = is_wider(batch, layout) and _runs(context, batch)
+        context.found.wide[key] = is_other(batch, layout) and _runs(context, batch)
     return context.found.wide[key]
 
 

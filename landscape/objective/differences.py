@@ -7,17 +7,16 @@ each other, from kinks, whose differences grow as steps shrink, and from roundin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import partial
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
-
-from landscape.objective.isolation import exclusive
 
 if TYPE_CHECKING:
     from landscape.objective.context import Context
@@ -69,7 +68,12 @@ def sample(objective: T) -> T:
     least = min(size, max(SAMPLES[0], min(SAMPLES[1], size // 10)))
     # With a last micro-batch of the size that the view has: torch has faults that show with single samples alone.
     ragged = (n for n in range(least, min(size, SAMPLES[1]) + 1) if size % batch and n % batch == size % batch)
-    return objective.sampled(next(ragged, least)).unchecked()
+    count = next(ragged, least)
+    few = objective.sampled(count).unchecked()
+    while count < size and not few.context.selection.plan.norms[few.views[0]]:  # the loss ignores all of these
+        count = min(size, 2 * count)
+        few = objective.sampled(count).unchecked()
+    return few
 
 
 def precisely(objective: T, compute: Callable[[T], R]) -> R:
@@ -112,19 +116,24 @@ def compare(
     """
     kind = dtype if dtype in _STEPS else torch.float32
     before: Tensor | None = None
-    least, found, unmoved = float("inf"), derivative, 0
+    least, found, unmoved, unresolved = float("inf"), derivative, 0, False
     for step in _STEPS[kind]:
-        now = difference(step)
-        if not bool(now.any()) and bool(derivative.any()):  # too small a step for layers that compute in float32
+        now, noise, size = difference(step), rounding(step), float(derivative.norm())
+        if not math.isfinite(size) and bool(now.isfinite().all()):
+            return "differs", math.inf, now
+        if size > noise and not bool(now.any()):  # too small a step for layers that compute in float32
             unmoved += 1
             continue
-        off, scale = float((now - derivative).norm()), max(float(now.norm()), float(derivative.norm()))
+        off, scale = float((now - derivative).norm()), max(float(now.norm()), size)
         tolerance = _TOLERANCE[torch.float32 if step >= 1e-3 else kind]
-        if scale == 0 or off <= tolerance * scale + rounding(step):
-            return "agrees", off / scale if scale else 0.0, now
+        if scale == 0 or off <= tolerance * scale + noise:
+            if noise <= 0.1 * scale or scale == 0:
+                return "agrees", off / scale if scale else 0.0, now
+            least, unresolved = min(least, off / scale), True  # a larger step may tell it from rounding
+            continue
         if off / scale < least:
             least, found = off / scale, now
-        if before is not None and float((now - before).norm()) <= 0.1 * off and rounding(step) <= 0.1 * off:
+        if before is not None and float((now - before).norm()) <= 0.1 * off and noise <= 0.1 * off:
             # Layers that compute in float32, whatever the model is in, show as noise at steps too small for it.
             tiny = [h for h in _TINY if h < step] if kind == torch.float64 else []
             if max((h * float((difference(h) - now).norm()) for h in tiny), default=0.0) <= 0.1 * off * step:
@@ -132,7 +141,7 @@ def compare(
         before = now
     if unmoved == len(_STEPS[kind]):
         return "differs", 1.0, torch.zeros_like(derivative)
-    return "undecided", least, found
+    return "agrees" if unresolved else "undecided", least, found
 
 
 def coarsest(objective: Differentiable) -> torch.dtype:
@@ -183,6 +192,9 @@ def _least_precise(dtypes: Iterable[torch.dtype]) -> torch.dtype:
 def check_slope(objective: Differentiable) -> None:
     """Refuse a gradient that is not the slope of the loss.
 
+    Some samples show this, along a random direction. Rows of embeddings that torch gives no gradient (``padding_idx``)
+    are tried on all samples, since the few may not hold such words.
+
     Raises:
         DerivativeError: it is not.
     """
@@ -190,64 +202,82 @@ def check_slope(objective: Differentiable) -> None:
     key = "slope", objective.context.key
     if key in known or objective.context.checks == "off":
         return
-    check_embeddings(objective)
-    outcome, deviation, where = precisely(sample(objective), lambda version: _slope(beside(version)))
-    if outcome == "differs":
-        raise _no_slope(deviation, where)
-    known[key] = outcome, deviation
+    check_padding(objective)
+    found = precisely(sample(objective), lambda few: _slope(beside(few), random_direction(few)))
+    if found.outcome == "differs":
+        raise _no_slope(found)
+    known[key] = found.outcome, found.deviation
 
 
-def check_embeddings(objective: Differentiable) -> None:
-    """Refuse embeddings whose options leave something out of their gradient, on all samples of the view.
+def check_padding(objective: Differentiable) -> None:
+    """Refuse rows of embeddings that torch gives no gradient, though the loss of some sample depends on them.
 
     Raises:
-        DerivativeError: the slope of the loss along a row of ``padding_idx=`` is not zero, or not what
-            ``scale_grad_by_freq=`` makes of it.
+        DerivativeError: it does, or an embedding divides its gradient by how often a word occurs in the batch.
     """
     known = objective.context.found.derivatives
-    for name, rows in _embeddings(objective).items():
-        key = "embedding", name, objective.context.key
-        if key in known or objective.context.checks == "off":
-            continue
-        outcome, deviation, _ = precisely(objective.unchecked(), partial(_slope_along, name, rows))
-        if outcome == "differs":
-            raise _no_slope(deviation, f" in {name}")
-        known[key] = outcome, deviation
+    key = "padding", objective.context.key
+    if key in known or objective.context.checks == "off":
+        return
+    rows = precisely(sample(objective), _padding)
+    if rows:
+        found = precisely(objective.unchecked(), lambda whole: _slope(beside(whole), _direction_in(rows, whole)))
+        if found.outcome == "differs":
+            raise _no_slope(found)
+    known[key] = rows
 
 
-def _slope_along(name: str, rows: slice, objective: Differentiable) -> tuple[str, float, str]:
-    layout = objective.layout
-    parts, direction = (layout.unflatten(v) for v in (0 * objective.weights, random_direction(objective, 2)))
-    parts[name][rows] = direction[name][rows]
-    return _slope(objective, layout.flatten(parts))
-
-
-def _embeddings(objective: Differentiable) -> dict[str, slice]:
-    """Weights of embeddings with such options, by name, and the rows that these are about."""
-    model, found = objective.context.model, dict[str, slice]()
-    with exclusive(model):
-        names = {id(parameter): name for name, parameter in model.named_parameters()}
-        for module in model.modules():
-            name = names.get(id(getattr(module, "weight", None)), "")
-            if name not in objective.layout.names:
-                continue
-            if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-                found[name] = slice(module.padding_idx, module.padding_idx + 1)
-            if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.scale_grad_by_freq:
-                found[name] = slice(None)
-    return found
-
-
-def _no_slope(deviation: float, where: str) -> DerivativeError:
+def _no_slope(found: _Slope) -> DerivativeError:
     return DerivativeError(
-        f"the gradient is not the slope of the loss (they differ by {deviation:.2g}, relatively){where}; look for "
-        "custom autograd functions, detach or no_grad in forward, checkpoint(use_reentrant=True), and embeddings with "
-        "padding_idx= or scale_grad_by_freq= (padding_idx=None leaves outputs as they are)"
+        f"the gradient is not the slope of the loss (they differ by {found.deviation:.2g}, relatively){found.where}; "
+        "look for custom autograd functions, detach or no_grad in forward, checkpoint(use_reentrant=True), and "
+        "embeddings with padding_idx= (padding_idx=None leaves outputs as they are)"
     )
 
 
-def _slope(objective: Differentiable, direction: Tensor | None = None) -> tuple[str, float, str]:
-    direction = random_direction(objective) if direction is None else direction
+def _padding(objective: Differentiable) -> dict[str, list[int]]:
+    """The rows of embeddings that torch gives no gradient, by the parameter's name.
+
+    Raises:
+        DerivativeError: an embedding divides its gradient by how often a word occurs in the batch.
+    """
+    rows: dict[str, list[int]] = {}
+    with objective.micro_batches() as batches:
+        for batch in batches:
+            names = {id(p): name for name, p in batch.parameters.items()}
+            for node in graph_nodes(batch.loss()):
+                table = node.next_functions[0][0] if hasattr(node, "_saved_padding_idx") else None
+                if table is None:  # another operation, or a table that nothing is derived by
+                    continue
+                if node._saved_scale_grad_by_freq:
+                    raise DerivativeError(
+                        "an embedding with scale_grad_by_freq=True divides its gradient by how often a word occurs in "
+                        "the batch, so it is not the slope of the loss; set it to False: outputs stay as they are"
+                    )
+                name, row = names.get(id(getattr(table, "variable", None))), node._saved_padding_idx
+                if name is not None and 0 <= row < len(batch.parameters[name]):  # torch writes -1 also as 2⁶⁴ − 1
+                    rows.setdefault(name, []).append(row)
+    return rows
+
+
+def _direction_in(rows: Mapping[str, list[int]], objective: Differentiable) -> Tensor:
+    """A direction (K,) in some rows of parameters."""
+    direction, kept = objective.layout.unflatten(random_direction(objective)), {}
+    for name, tensor in direction.items():
+        kept[name] = torch.zeros_like(tensor)
+        if name in rows:
+            kept[name][rows[name]] = tensor[rows[name]]
+    return objective.layout.flatten(kept)
+
+
+@dataclass(frozen=True)
+class _Slope:
+    outcome: str
+    deviation: float
+    where: str
+
+
+def _slope(objective: Differentiable, direction: Tensor) -> _Slope:
     gradient = objective.gradient().double()
     dtype = coarsest(objective)
     eps = float(torch.finfo(dtype).eps)
@@ -264,13 +294,13 @@ def _slope(objective: Differentiable, direction: Tensor | None = None) -> tuple[
             lambda h: 20 * eps * size / h,
             dtype,
         )
-    return outcome, deviation, _named(objective) if outcome == "differs" else ""
+    return _Slope(outcome, deviation, _named(objective, direction) if outcome == "differs" else "")
 
 
-def _named(objective: Differentiable) -> str:
+def _named(objective: Differentiable, along: Tensor) -> str:
     """Name, for a message, the parameters whose gradients are not their own slopes."""
     gradient = objective.layout.unflatten(objective.gradient())
-    direction = objective.layout.unflatten(random_direction(objective))
+    direction = objective.layout.unflatten(along)
     wrong = []
     for name in list(direction)[:64]:
         alone = objective.layout.flatten({n: t if n == name else torch.zeros_like(t) for n, t in direction.items()})
@@ -284,16 +314,19 @@ def _named(objective: Differentiable) -> str:
     return f" in {', '.join(wrong[:3])}" if wrong else ""
 
 
-def custom_functions(loss: Tensor) -> list[str]:
-    """Names of the autograd functions in a loss's graph that are not torch's own."""
-    todo, seen, found = [t.grad_fn for t in tree_leaves(loss) if isinstance(t, Tensor)], set[Any](), []
+def graph_nodes(loss: Tensor) -> Iterator[Any]:
+    """The nodes of a loss's autograd graph, each once."""
+    todo, seen = [t.grad_fn for t in tree_leaves(loss) if isinstance(t, Tensor)], set[Any]()
     while todo:
         node = todo.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        own = getattr(node, "_forward_cls", None)
-        if own is not None and not own.__module__.startswith("torch."):
-            found.append(own.__name__)
+        yield node
         todo += [after for after, _ in node.next_functions]
-    return sorted(set(found))
+
+
+def custom_functions(loss: Tensor) -> list[str]:
+    """Names of the autograd functions in a loss's graph that are not torch's own."""
+    functions = (getattr(node, "_forward_cls", None) for node in graph_nodes(loss))
+    return sorted({f.__name__ for f in functions if f is not None and not f.__module__.startswith("torch.")})

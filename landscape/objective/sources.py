@@ -430,30 +430,30 @@ def to_model(
         tree: a batch or labels.
         layout: of the parameters.
         memory_format: of images.
-        keeps_precision: leave tensors of higher precision than the parameters' as they are.
+        keeps_precision: leave tensors as they are that :func:`is_other` tells.
     """
 
     def move(t: Any) -> Any:
         if not isinstance(t, Tensor):
             return t
         t = ordinary(t.detach())
-        wanted = _dtype_for(t, layout.dtype)
-        if keeps_precision and torch.promote_types(t.dtype, wanted) != wanted:
-            wanted = t.dtype
+        wanted = t.dtype if keeps_precision and _is_other(t, layout) else _dtype_for(t, layout.dtype)
         t = t.to(layout.device, wanted)
         return t.contiguous(memory_format=memory_format) if memory_format == torch.channels_last and t.ndim == 4 else t
 
     return tree_map(move, tree)
 
 
-def is_wider(tree: Any, layout: ParameterLayout) -> bool:
-    """Tell whether a tensor has a higher precision than the parameters."""
-    return any(
-        isinstance(t, Tensor) and torch.promote_types(t.dtype, wanted) != wanted
-        for t in tree_leaves(tree)
-        if isinstance(t, Tensor)
-        for wanted in [_dtype_for(t, layout.dtype)]
-    )
+def is_other(tree: Any, layout: ParameterLayout) -> bool:
+    """Tell whether a tensor has more precision than the parameters, or another one where those have several."""
+    return any(isinstance(t, Tensor) and _is_other(t, layout) for t in tree_leaves(tree))
+
+
+def _is_other(tensor: Tensor, layout: ParameterLayout) -> bool:
+    wanted = _dtype_for(tensor, layout.dtype)
+    if len({dtype.to_real() for dtype in layout.dtypes}) > 1:
+        return tensor.dtype != wanted
+    return torch.promote_types(tensor.dtype, wanted) != wanted
 
 
 def _dtype_for(tensor: Tensor, dtype: torch.dtype) -> torch.dtype:

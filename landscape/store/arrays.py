@@ -168,3 +168,18 @@ def decoded(array: np.ndarray) -> np.ndarray:
     """Text as ``str``, everything else as it is."""
     # numpy before 2 decodes an array without entries to floats.
     return np.char.decode(array, "utf-8").astype(np.str_, copy=False) if array.dtype.kind == "S" else array
+
+
+def as_bytes(text: np.ndarray) -> np.ndarray:
+    """Text of fixed length as single bytes along one more axis, netCDF's form of text.
+
+    >>> as_bytes(np.array([b"ab", b"c"])).tolist()
+    [[b'a', b'b'], [b'c', b'']]
+    """
+    single = h5py.string_dtype("utf-8", 1)
+    return np.ascontiguousarray(text).view("S1").reshape(*text.shape, text.dtype.itemsize).astype(single)
+
+
+def from_bytes(single: np.ndarray) -> np.ndarray:
+    """Undo :func:`as_bytes`."""
+    return np.ascontiguousarray(single).view(f"S{single.shape[-1]}").reshape(single.shape[:-1])

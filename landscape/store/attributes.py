@@ -16,7 +16,10 @@ import numpy as np
 from landscape.store.errors import StoreError
 
 JSON_MARK = "json:"
-DIMENSIONS = {"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST"}  # HDF5's own dimension-scale bookkeeping
+DIMENSIONS = {  # HDF5's and netCDF's own bookkeeping of dimension scales
+    *("CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST"),
+    *("_Netcdf4Contents", "_Netcdf4Dimid", "_Netcdf4Coordinates"),
+}
 RESERVED = DIMENSIONS | {"content", "schema", "kind", "manifest", "units", "long_name", "provenance"}
 
 

@@ -79,7 +79,7 @@ def _variable(file: File, group: h5py.Group, name: str, look: bool) -> dict[str,
         "name": name,
         "dtype": "str" if dataset.dtype.kind == "S" else str(dataset.dtype),
         "dims": str(attributes.get("dimensions", "")).split(),
-        "shape": list(dataset.shape),
+        "shape": list(schema.shape_of(dataset, file.size)),
     }
     described |= {key: attributes[key] for key in ("units", "long_name") if key in attributes}
     if look and dataset.size * dataset.dtype.itemsize <= LOOK_INTO:

@@ -7,7 +7,7 @@ holds content says so in its attribute ``content``: the kind of the record, or "
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import h5py
@@ -16,9 +16,11 @@ import numpy as np
 from landscape.records import Record, Status, Variable, record_type
 from landscape.store.arrays import (
     ONLY_A_LENGTH,
+    as_bytes,
     create_array,
     decoded,
     fill,
+    from_bytes,
     read_in_blocks,
     read_raw,
     storable,
@@ -32,6 +34,8 @@ MIGRATIONS: dict[int, Callable[[h5py.File], None]] = {}
 """``MIGRATIONS[v]`` turns a file of schema ``v`` into one of ``v + 1``, in place, on a copy."""
 
 ARRAYS = "arrays"
+TEXT = "string"  # with a length: the axis of text's bytes
+DIMENSIONS_EACH = 1000  # numbers that the dimensions of one content may take, and netCDF between them for bare arrays
 
 Content = Record | Mapping[str, Any]
 
@@ -46,7 +50,7 @@ def write_content(group: h5py.Group, content: Content, digests: Digests) -> None
             if not name or "/" in name or name in (".", ".."):
                 raise StoreError(f"{group.name}: {name!r} cannot name an array; use a name without '/'")
             array = storable(value, f"{group.name}/{name}")
-            dataset = _create(group, name, array, compress=False)
+            dataset = create_array(group, name, array, compress=False)
             digests.add(dataset, UNBOUNDED, array)  # in its thread while the next line writes
             fill(dataset, array)
     digests.add(group, UNBOUNDED)
@@ -69,15 +73,22 @@ def _write_record(group: h5py.Group, record: Record, digests: Digests) -> None:
         raise StoreError(f"{type(record).__name__} has dimensions and variables both named {sorted(clash)}; rename one")
     stored: dict[str, h5py.Dataset] = {}
     arrays = {name: storable(value, f"{group.name}/{name}") for name, value in values.items()}
+    lengths = {name: array.dtype.itemsize for name, array in arrays.items() if array.dtype.kind == "S"}
+    axes = {name: declared[name].dims + ((f"{TEXT}{lengths[name]}",) if name in lengths else ()) for name in values}
+    arrays |= {name: as_bytes(arrays[name]) for name in lengths}
+    sizes |= {f"{TEXT}{length}": length for length in lengths.values()}
 
     def write(stored_name: str, name: str) -> h5py.Dataset:
-        dataset = stored[stored_name] = _create(group, stored_name, arrays[name], compress=True)
+        dataset = stored[stored_name] = create_array(group, stored_name, arrays[name], compress=True)
         fill(dataset, arrays[name])
         write_attributes(dataset, {"units": declared[name].units, "long_name": declared[name].long_name})
+        if name in lengths:
+            write_attribute(dataset, "_Encoding", "utf-8")  # netCDF's mark of text
         # HDF5 keeps an axis's scale in its global heap, where it hangs on a damaged length: for others to read, not us
         write_attribute(dataset, "dimensions", " ".join(declared[name].dims))
         return dataset
 
+    numbers = _numbers(group.file, sizes)
     for dimension, size in sizes.items():
         if dimension in labels:
             write(dimension, labels[dimension]).make_scale(dimension)
@@ -85,20 +96,27 @@ def _write_record(group: h5py.Group, record: Record, digests: Digests) -> None:
             # netCDF's convention for a dimension without labels: a length, marked as being nothing else
             stored[dimension] = group.create_dataset(dimension, shape=(size,), dtype="u1")
             stored[dimension].make_scale(f"{ONLY_A_LENGTH.decode()}. {size:10d}")
+        stored[dimension].attrs["_Netcdf4Dimid"] = np.int32(numbers[dimension])
     for name in values:
         if name not in labels.values():
             dataset = write(name, name)
-            for axis, dimension in enumerate(declared[name].dims):
+            for axis, dimension in enumerate(axes[name]):
                 dataset.dims[axis].attach_scale(stored[dimension])
+        elif name in lengths:  # labels that are text have two axes, of which netCDF-4 asks this attribute
+            found = np.array([numbers[dimension] for dimension in axes[name]], np.int32)
+            stored[declared[name].dims[0]].attrs["_Netcdf4Coordinates"] = found
     for stored_name, dataset in stored.items():
         digests.add(dataset, UNBOUNDED, arrays.get(labels.get(stored_name, stored_name)))
 
 
-def _create(group: h5py.Group, name: str, array: np.ndarray, *, compress: bool) -> h5py.Dataset:
-    dataset = create_array(group, name, array, compress=compress)
-    if array.dtype.kind == "S":
-        write_attribute(dataset, "_Encoding", "utf-8")  # tells xarray to decode the bytes
-    return dataset
+def _numbers(file: h5py.File, dimensions: Iterable[str]) -> dict[str, int]:
+    """Numbers for a content's dimensions, which netCDF-4 wants to be unique in the whole file.
+
+    netCDF numbers the dimensions of other data sets itself, on from the last that it has read, so contents keep apart.
+    """
+    content = int(file.attrs.get("_Netcdf4Contents", 0)) + 1
+    file.attrs["_Netcdf4Contents"] = np.int32(content)
+    return {dimension: content * DIMENSIONS_EACH + i for i, dimension in enumerate(dimensions)}
 
 
 def content_paths(file: h5py.File, file_size: int) -> list[str]:
@@ -126,7 +144,17 @@ def read_array(group: h5py.Group, name: str, file_size: int, manifest: Mapping[s
     dataset = _dataset(group, name)
     raw = read_raw(dataset, file_size)
     _confirm(dataset.name, digest(dataset, file_size, manifest.get(dataset.name, ""), raw), manifest)
-    return decoded(raw)
+    return decoded(from_bytes(raw) if shape_of(dataset, file_size) != raw.shape else raw)
+
+
+def shape_of(dataset: h5py.Dataset, file_size: int) -> tuple[int, ...]:
+    """Shape of the values: without the axis of text's bytes, which files of earlier versions do not have."""
+    shape: tuple[int, ...] = dataset.shape
+    if dataset.dtype.kind == "S" and dataset.dtype.itemsize == 1:
+        attributes = read_attributes(dataset, file_size)
+        if "dimensions" in attributes and len(shape) == len(str(attributes["dimensions"]).split()) + 1:
+            return shape[:-1]
+    return shape
 
 
 def _dataset(group: h5py.Group, name: str) -> h5py.Dataset:
@@ -230,10 +258,15 @@ def problems(group: h5py.Group, file_size: int) -> list[str]:
             found += _departures(group, stored_name, declared, file_size)
         elif name not in optional:
             found.append(f"{group.name} lacks the variable {stored_name!r}")
-    found += [f"{group.name}/{name} is not declared by {record.__name__}" for name in sorted(set(group) - known)]
+    others = [name for name in sorted(set(group) - known) if not _is_axis_of_text(name)]
+    found += [f"{group.name}/{name} is not declared by {record.__name__}" for name in others]
     if "status" in record.variables() and not found:
         found += _broken_promises(group, record, file_size)
     return found
+
+
+def _is_axis_of_text(name: str) -> bool:
+    return name.startswith(TEXT) and name[len(TEXT) :].isdigit()
 
 
 def _departures(group: h5py.Group, name: str, declared: Variable, file_size: int) -> Iterator[str]:
@@ -250,8 +283,9 @@ def _departures(group: h5py.Group, name: str, declared: Variable, file_size: int
         yield f"{dataset.name} has dimensions {dimensions}, declared are {declared.dims}"
         return
     sizes = tuple(group[dimension].shape[0] for dimension in dimensions)
-    if dataset.shape != sizes:
-        yield f"{dataset.name} has shape {dataset.shape}, its dimensions have {sizes}"
+    shape = shape_of(dataset, file_size)
+    if shape != sizes:
+        yield f"{dataset.name} has shape {shape}, its dimensions have {sizes}"
 
 
 def _broken_promises(group: h5py.Group, record: type[Record], file_size: int) -> Iterator[str]:

@@ -67,6 +67,7 @@ def _estimate(cells: Sequence[Cell], trust: bool) -> Cost:
         seconds += config.epochs * (-(-unit.train // config.batch_size) * step + everything * forward)
         seconds += sum(kind_and_name(name)[0].seconds(settings, unit) for name, settings in cell.measures.items())
         size += weights * (1 + len(set(config.checkpoints) - {config.epochs})) + 32 * len(problem.labels.true)
+        size += 8 * config.epochs * len(problem.train) if config.samples else 0
     return Cost(seconds, size)
 
 

@@ -58,7 +58,7 @@ class TrainConfig:
         diagnose: batches on which the gradients are looked at along training, see
             :mod:`ncsam.training.gradient_diagnostics`; 0 for none. It changes nothing in the training.
         diagnose_every: epochs from one look to the next; the last epoch is always looked at.
-        samples: keep loss and margin of every training sample at the end of every epoch, 4 bytes a sample and epoch.
+        samples: keep loss and margin of every training sample at the end of every epoch, 8 bytes a sample and epoch.
         seeds: one for each of split, noise, weights, order (of batches, and augmentation) and picks (of NCSAM).
 
     Raises:

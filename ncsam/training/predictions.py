@@ -72,18 +72,16 @@ class Histories:
 
         The area under the margin (Pleiss et al. 2020, arXiv 2001.10528) is the mean margin over the epochs. A sample
         is forgotten (Toneva et al. 2019, arXiv 1812.05159) whenever it is predicted as its label at the end of an epoch
-        and not at that of the next. Both are computed in single precision, before the histories are rounded to half.
+        and not at that of the next.
         """
         table = torch.stack(list(self.by_epoch.values())).numpy()
         margins = table[:, 1]
         right = margins > 0
-        half = np.finfo(np.float16)
-        loss, margin = (np.clip(table[:, i], half.min, half.max).astype(np.float16) for i in (0, 1))
         return SampleHistory(
             epochs=np.array(list(self.by_epoch)),
             index=self.index,
-            loss=loss,
-            margin=margin,
+            loss=table[:, 0],
+            margin=margins,
             aum=margins.mean(axis=0, dtype=np.float64),
             forgetting=(right[:-1] & ~right[1:]).sum(axis=0),
             learned=np.asarray(right.any(axis=0)),

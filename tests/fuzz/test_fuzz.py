@@ -10,8 +10,9 @@ from torch import Tensor
 
 import landscape
 from tests.fuzz.checks import QUICK, THOROUGH, Depth, check_network
-from tests.fuzz.networks import Recipe, recipe_of
-from tests.fuzz.registry import IDIOMS
+from tests.fuzz.networks import Network, Recipe, recipe_of
+from tests.fuzz.reference import Reference, difference
+from tests.fuzz.registry import IDIOMS, NOT_THE_SLOPE
 from tests.fuzz.run import from_json, isolated, reduce, to_json, told
 
 CHUNK, CHUNKS = 50, 40
@@ -96,6 +97,19 @@ def test_reduction_keeps_what_fails() -> None:
 def test_outcomes_survive_the_way_between_processes() -> None:
     outcome = check_network(PLAIN, QUICK)
     assert from_json(to_json(outcome)) == outcome
+
+
+@pytest.mark.parametrize("name", [name for name, found in IDIOMS.items() if found.refuses == NOT_THE_SLOPE])
+def test_what_may_be_refused_for_its_slope_has_a_wrong_one(name: str) -> None:
+    kind = IDIOMS[name].kind
+    before = (("plain_layers.vector", 3),) if kind == "vector" else ()
+    recipe = Recipe(seed=1, source=kind, blocks=(*before, (name, 4)), samples=12, loss="squared_error")
+    reference = Reference(Network(recipe))
+    w = reference.weights
+    d = torch.randn(w.shape, generator=torch.Generator().manual_seed(0), dtype=w.dtype)
+    slope = difference(lambda h: torch.tensor(reference.loss(w + h * d), dtype=w.dtype), 1e-5)
+    gradient = reference.gradient(w)
+    assert abs(float(gradient @ d) - float(slope.value)) > 1e-3 * float(gradient.norm()) > 100 * slope.error
 
 
 def test_many_idioms_are_known() -> None:

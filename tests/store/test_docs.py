@@ -137,7 +137,7 @@ def test_a_stranger_can_read_a_record(tmp_path: Path) -> None:
             f"/surface/plane/{d}" for d in ("view", "alpha", "beta")
         ]
         np.testing.assert_array_equal(group["loss"], plane(12, 10).loss)
-        assert [label.decode() for label in group["view"]] == ["mixed", "test"]
+        assert [b"".join(label).decode() for label in group["view"]] == ["mixed", "test"]
 
 
 def test_a_stranger_can_read_a_part_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

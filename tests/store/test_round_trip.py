@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from hypothesis import given, settings, strategies as st
 
 from landscape import store
 from landscape.records import Line, Record, parameter, variable
-from landscape.store import layouts, schema
+from landscape.store import layouts, manifest, schema
 from tests.store.samples import WEIGHTS, every_kind, line, plane, run_file, same
 
 json_values = st.recursive(
@@ -153,6 +154,63 @@ def test_xarray_shows_names_labels_and_units(tmp_path: Path) -> None:
     with xarray.open_dataset(path, engine="h5netcdf", group="hessian/top3") as found:
         assert found["values"].dims == ("pair",)
         assert found.tol == 1e-6
+
+
+EVERY_GROUP = """
+import json, sys
+import netCDF4, xarray
+
+def paths(group, path=""):
+    yield path
+    for name in group.groups:
+        yield from paths(group.groups[name], f"{path}/{name}")
+
+with netCDF4.Dataset(sys.argv[1]) as file:
+    groups = list(paths(file))
+    for group in groups:
+        for variable in (file[group] if group else file).variables.values():
+            variable[...]
+found = {}
+for group in groups:
+    with xarray.open_dataset(sys.argv[1], group=group or None) as data:  # the default engine
+        data.load()
+        found[group] = {"sizes": dict(data.sizes), "view": data.view.values.tolist() if "view" in data else []}
+print(json.dumps(found))
+"""
+
+
+def test_netcdf_and_the_default_engine_of_xarray_read_every_group(tmp_path: Path) -> None:
+    path = run_file(tmp_path / "run.h5")
+    store.add(path, "surface/later", line(seed=8))
+    with store.open(path) as file:
+        again = file.record("hessian/top3")
+    store.add(path, "hessian/top3", again, overwrite=True)
+    # In a process of its own, since netCDF4 brings an HDF5 of its own along.
+    done = subprocess.run([sys.executable, "-c", EVERY_GROUP, str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["/surface/plane"]["view"] == plane(12, 10).views.tolist()
+    assert found["/surface/plane"]["sizes"].items() >= {"alpha": 12, "beta": 10}.items()
+    assert found["/surface/later"]["view"] == line(seed=8).views.tolist()
+    assert set(found) >= {"/training", "/hessian/top3"}
+    assert store.verify(path) == []
+
+
+def test_text_of_fixed_length_as_earlier_versions_stored_it_is_read(tmp_path: Path) -> None:
+    path = run_file(tmp_path / "run.h5")
+    with h5py.File(path, "r+") as file:
+        group = file["surface/plane"]
+        text = np.array([view.encode() for view in plane(12, 10).views], h5py.string_dtype("utf-8", 9))
+        attributes = dict(group["view"].attrs)
+        del group["view"]
+        group["view"] = text
+        group["view"].attrs.update({key: attributes[key] for key in ("units", "long_name", "dimensions", "_Encoding")})
+    with h5py.File(path) as file:
+        assert schema.shape_of(file["surface/plane/view"], path.stat().st_size) == text.shape
+        group = file["surface/plane"]
+        digests = manifest.compute(file, path.stat().st_size)
+        found = schema.read_array(group, "view", path.stat().st_size, digests)
+    assert found.tolist() == plane(12, 10).views.tolist()
 
 
 @pytest.mark.skipif(shutil.which("h5dump") is None, reason="h5dump (Debian: hdf5-tools) is not installed")

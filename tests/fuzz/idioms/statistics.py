@@ -51,6 +51,10 @@ _ALONG = {
     "segment_sum": lambda t: t + torch.stack([t[..., :2].sum(-1), t[..., 2:].sum(-1)], -1).repeat_interleave(2, -1),
 }
 
+_REFUSES = {
+    "logcumsumexp": {"*": "not finite"}
+}  # its second derivative takes the logarithm of cotangents, which may be 0
+
 for _name, _apply in _ALONG.items():
     for _kind in ("vector", "sequence"):
         add(
@@ -59,4 +63,5 @@ for _name, _apply in _ALONG.items():
             (lambda apply: lambda s: Block(lambda m, x: m.after(apply(m.layer(x))), layer=linear(s), after=linear(s)))(
                 _apply
             ),
+            _REFUSES.get(_name),
         )

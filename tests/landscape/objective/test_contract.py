@@ -116,6 +116,42 @@ def test_second_derivatives_that_are_not_the_gradients_are_refused_by_name(strat
         landscape.HessianOperator(objective, strategy=strategy) @ torch.ones(objective.num_parameters)
 
 
+@pytest.mark.parametrize("operator", [landscape.GGNOperator, landscape.EmpiricalFisherOperator])
+@pytest.mark.parametrize("strategy", ["auto", "double_backward", "lean"])
+def test_products_of_first_derivatives_are_refused_where_jacobians_cannot_be_derived(
+    operator: Any, strategy: str
+) -> None:
+    objective = landscape.Objective(Through(Square.apply).double(), nn.CrossEntropyLoss(), classes(), batch_size=8)
+    with pytest.raises(DerivativeError, match=r"are not right .* because of Square"):
+        operator(objective, strategy=strategy) @ objective.weights
+
+
+@pytest.mark.parametrize("operator", [landscape.GGNOperator, landscape.EmpiricalFisherOperator])
+def test_a_backward_pass_that_has_no_derivative_at_zero_serves_products_of_first_derivatives(operator: Any) -> None:
+    class Sums(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.first(x).logcumsumexp(1))
+
+    model, (x, y) = Sums().double(), classes()
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), batch_size=8)
+    got = operator(objective) @ torch.eye(objective.num_parameters, dtype=torch.float64)
+    parameters = list(model.parameters())
+    right = torch.zeros_like(got)
+    for row, label in zip(x, y, strict=True):
+        outputs = model(row[None])[0]
+        rows = [torch.autograd.grad(o, parameters, retain_graph=True) for o in outputs]
+        jacobian = torch.stack([torch.cat([g.flatten() for g in row]) for row in rows])
+        p = outputs.detach().softmax(0)
+        slope = (p - F.one_hot(label, 2)) @ jacobian
+        ggn = jacobian.T @ (p.diag() - torch.outer(p, p)) @ jacobian
+        right += (ggn if operator is landscape.GGNOperator else torch.outer(slope, slope)) / len(x)
+    torch.testing.assert_close(got, right, rtol=1e-8, atol=1e-12)
+
+
 def test_finite_differences_serve_where_nothing_else_does() -> None:
     model, data = Through(Square.apply).double(), classes(50)
     objective = landscape.Objective(model, nn.CrossEntropyLoss(), data, batch_size=16)
@@ -188,52 +224,120 @@ def test_embeddings_whose_gradient_leaves_out_a_row_are_refused_and_pass_without
     objective(None).gradient()
 
 
-class PaddedAverage(nn.Module):
-    """Words' average over padding too, in few of the sentences."""
+def test_a_model_of_several_precisions_is_given_inputs_as_they_are() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(4, 3)
+            self.phases = nn.Parameter(torch.randn(3, 3, dtype=torch.complex128))
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__()
-        self.words, self.head = nn.Embedding(7, 4, **options), nn.Linear(4, 2)
+        def forward(self, x: Tensor) -> Tensor:
+            hidden = self.first(x).double()
+            return (torch.complex(hidden, torch.zeros_like(hidden)) @ self.phases).abs()
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.head(self.words(tokens).mean(1).tanh())
+    model, x, y = Mixed(), torch.randn(10, 4), torch.arange(10) % 3
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), 4)
+    expected = nn.functional.cross_entropy(model(x), y)
+    assert objective.loss() == pytest.approx(expected.item(), rel=1e-6)
+    expected.backward()
+    slopes = objective.layout.unflatten(objective.gradient())
+    torch.testing.assert_close(slopes["first.weight"], model.first.weight.grad, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(slopes["phases"], model.phases.grad, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("call", ["gradient", "hessian", "ggn"])
-@pytest.mark.parametrize("options", [{"padding_idx": 0}, {"scale_grad_by_freq": True}], ids=str)
-def test_options_of_embeddings_are_noticed_in_whichever_samples_they_matter(options: Any, call: str) -> None:
-    torch.manual_seed(0)
-    model, y = PaddedAverage(**options).double(), torch.arange(40) % 2
-    x = torch.arange(1, 161).reshape(40, 4) % 6 + 1  # no word twice in a sentence
+def test_derivatives_are_checked_on_samples_that_the_loss_counts() -> None:
+    labels = torch.full((40,), -100)
+    labels[7] = 1
+    x, _ = classes(40)
+    model = nn.Linear(3, 2).double()
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, labels), 8)
+    expected = torch.autograd.grad(F.cross_entropy(model(x[7:8]), labels[7:8]), list(model.parameters()))
+    torch.testing.assert_close(objective.gradient(), torch.cat([g.flatten() for g in expected]))
+    wrong = landscape.Objective(Through(HalfSlope.apply).double(), nn.CrossEntropyLoss(), (x, labels), 8)
+    with pytest.raises(DerivativeError):
+        wrong.gradient()
+
+
+def test_a_padding_row_that_only_late_samples_hold_is_noticed() -> None:
+    words = torch.randint(1, 9, (40, 3))
+    words[35, 1] = 0
+
+    def objective(masked: bool) -> landscape.Objective:
+        class Words(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.table, self.head = nn.Embedding(9, 4, padding_idx=0), nn.Linear(4, 2)
+
+            def forward(self, words: Tensor) -> Tensor:
+                kept = (words != 0)[..., None] if masked else 1
+                return self.head((self.table(words) * kept).sum(1))
+
+        return landscape.Objective(Words().double(), nn.CrossEntropyLoss(), (words, torch.arange(40) % 2), 10)
+
+    objective(masked=True).gradient()
+    with pytest.raises(DerivativeError, match=r"in table\.weight; .*padding_idx=None"):
+        objective(masked=False).gradient()
+
+
+def test_an_embedding_that_divides_its_gradient_by_counts_is_refused_though_the_first_samples_hold_each_word_once() -> (
+    None
+):
+    model = nn.Sequential(nn.Embedding(40, 4, scale_grad_by_freq=True), nn.Linear(4, 2))
+    words = torch.cat([torch.arange(36), torch.zeros(4, dtype=torch.long)])
+    with pytest.raises(DerivativeError, match="scale_grad_by_freq=True divides"):
+        landscape.Objective(model, nn.CrossEntropyLoss(), (words, torch.arange(40) % 2)).gradient()
+
+
+def test_a_gradient_below_the_rounding_of_the_loss_is_no_fault() -> None:
+    model = nn.Linear(3, 2, bias=False).double()
+    x, y = torch.randn(8, 3, dtype=torch.float64), torch.arange(8) % 2
+
+    def tiny(outputs: Tensor, labels: Tensor) -> Tensor:
+        return 1 + 1e-20 * nn.functional.cross_entropy(outputs, labels)
+
+    assert 0 < landscape.Objective(model, tiny, (x, y)).gradient().norm() < 1e-19
+
+
+def test_a_wrong_gradient_a_million_times_smaller_than_the_loss_is_noticed() -> None:
+    def offset(outputs: Tensor, labels: Tensor) -> Tensor:
+        return 1 + 1e-6 * nn.functional.cross_entropy(outputs, labels)
+
+    x, y = classes()
+    with pytest.raises(DerivativeError, match="not the slope of the loss"):
+        landscape.Objective(Through(HalfSlope.apply).double(), offset, (x.double(), y)).gradient()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "checks"), [("auto", "full"), ("split", "full"), ("lean", "full"), ("auto", "off")]
+)
+def test_a_product_that_is_not_finite_is_refused(strategy: str, checks: Any) -> None:
+    class Sums(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.first(x).logcumsumexp(-1))
+
+    labels = torch.full((40,), 1)
+    labels[30:] = -100  # torch's second derivative takes the logarithm of their cotangents, which are 0
+    x = torch.randn(40, 4)
+    objective = landscape.Objective(Sums(), nn.CrossEntropyLoss(), (x, labels), 8, checks=checks)
+    with pytest.raises(DerivativeError, match=r"not finite, .* strategy='finite_difference'"):
+        landscape.HessianOperator(objective, strategy=strategy) @ torch.randn(objective.num_parameters)
+    by_differences = landscape.HessianOperator(objective, strategy="finite_difference")
+    assert torch.isfinite(by_differences @ torch.randn(objective.num_parameters)).all()
+
+
+@pytest.mark.parametrize("kind", [landscape.HessianOperator, landscape.GGNOperator])
+def test_a_padding_row_is_noticed_by_products_too(kind: type[landscape.HessianOperator]) -> None:
+    model = nn.Sequential(nn.Embedding(7, 4, padding_idx=0), nn.Flatten(), nn.Tanh(), nn.Linear(16, 2)).double()
+    nn.init.normal_(model[0].weight)
+    x, y = torch.arange(160).reshape(40, 4) % 6 + 1, torch.arange(40) % 2
     x[17, 3:] = 0
-    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), batch_size=1)
-    v = torch.ones(objective.num_parameters, dtype=torch.float64)
-    calls = {
-        "gradient": lambda: objective.gradient(),
-        "hessian": lambda: landscape.HessianOperator(objective) @ v,
-        "ggn": lambda: landscape.GGNOperator(objective) @ v,
-    }
-    if "padding_idx" not in options:  # in micro-batches without repeated words it changes nothing
-        assert calls[call]().any()
-        objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), batch_size=20)
-    with pytest.raises(DerivativeError, match=r"not the slope of the loss .* in words.weight; .*padding_idx=None"):
-        calls[call]()
-
-
-def test_padding_that_has_no_influence_is_no_matter() -> None:
-    torch.manual_seed(0)
-    model = PaddedAverage(padding_idx=0).double()
-    x, y = torch.randint(1, 7, (20, 4)), torch.arange(20) % 2
-    x[::2, 2:] = 0
-
-    def masked(called: nn.Module, batch: Any) -> Tensor:
-        keep = (batch[0] != 0).double()[..., None]
-        return called.head((called.words(batch[0]) * keep).sum(1) / keep.sum(1))
-
-    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), batch_size=7, forward=masked)
-    loss = F.cross_entropy(masked(model, (x, y)), y)
-    right = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
-    torch.testing.assert_close(objective.gradient(), right, rtol=1e-10, atol=1e-12)
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), batch_size=7)
+    with pytest.raises(DerivativeError, match=r"not the slope of the loss .* in 0.weight; .*padding_idx=None"):
+        kind(objective) @ objective.weights
 
 
 def test_sparse_gradients_are_gradients() -> None:

@@ -49,8 +49,7 @@ def test_margins_forgetting_and_aum_by_hand() -> None:
     assert found.forgetting.tolist() == [2, 0, 0, 1]
     assert found.learned.tolist() == [True, True, True, True]
     assert found.aum.tolist() == pytest.approx(margins.double().mean(0).tolist())
-    assert found.margin.dtype == np.float16
-    assert np.isfinite(found.margin).all()  # clipped at the largest half
+    assert found.margin.tolist() == margins.tolist()
 
 
 def test_a_run_holds_them_and_they_are_those_of_its_model(tmp_path: Path) -> None:
@@ -74,8 +73,8 @@ def test_a_run_holds_them_and_they_are_those_of_its_model(tmp_path: Path) -> Non
             metrics.balanced_accuracy_score(problem.dataset.test_y, predicted), rel=1e-12
         )
         loss, margin = losses_and_margins(mine, problem.observed())
-        np.testing.assert_allclose(history.loss[epoch - 1], loss, rtol=1e-3, atol=1e-3)  # half precision
-        np.testing.assert_allclose(history.margin[epoch - 1], margin, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(history.loss[epoch - 1], loss, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(history.margin[epoch - 1], margin, rtol=1e-5, atol=1e-5)
         margins.append(margin.numpy())
     assert training.confusion is not None
     np.testing.assert_array_equal(training.confusion, metrics.confusion_matrix(problem.dataset.test_y, predicted))

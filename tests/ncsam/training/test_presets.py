@@ -15,7 +15,10 @@ from ncsam.optimizers import resolve_options
 from ncsam.training.presets import OURS, PAPER, PRESETS, RELEASED, get
 
 # Of the user, not of the comparison.
-PER_RUN = {"data", "options", "checkpoints", "seeds", "train_samples", "test_samples", "diagnose", "diagnose_every"}
+PER_RUN = {
+    *("data", "options", "checkpoints", "seeds", "train_samples", "test_samples"),
+    *("diagnose", "diagnose_every", "samples"),
+}
 
 
 @pytest.mark.parametrize("name", PRESETS)
