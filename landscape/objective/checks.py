@@ -59,6 +59,8 @@ def callable_model(model: Any) -> nn.Module:
     for name, tensor in (*original.named_parameters(), *original.named_buffers()):
         if is_lazy(tensor):
             raise ValueError(f"parameter {name!r} has no shape yet; run the model on one batch first")
+        if tensor.is_meta:
+            raise ValueError(f"parameter {name!r} is on the meta device, so it has no numbers; load the weights first")
     return original
 
 

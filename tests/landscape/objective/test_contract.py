@@ -1050,17 +1050,19 @@ def test_samples_that_a_loader_drops_are_told(caplog: pytest.LogCaptureFixture) 
 # K. Models of other kinds.
 
 
-@pytest.mark.parametrize("kind", ["scripted", "lazy", "function"])
+@pytest.mark.parametrize("kind", ["scripted", "lazy", "meta", "function"])
 def test_models_that_cannot_be_measured_are_refused(kind: str) -> None:
     with pytest.warns() if kind == "scripted" else _nothing():
         model: Any = {
             "scripted": lambda: torch.jit.script(nn.Linear(3, 2)),
             "lazy": lambda: nn.LazyLinear(2),
+            "meta": lambda: nn.Linear(3, 2, device="meta"),
             "function": lambda: torch.tanh,
         }[kind]()
     words = {
         "scripted": "pass the module it was made from",
         "lazy": "on one batch first",
+        "meta": "'weight' is on the meta device",
         "function": "expected a torch",
     }
     with pytest.raises((ValueError, TypeError), match=words[kind]):
