@@ -497,8 +497,8 @@ class _Losses:
         for value in self._ignored((a, b)):
             try:
                 alike = [self._half(*_padded(one, other, value, self._inside)) for one, other in ((a, b), (b, a))]
-                if all(_same(padded, half) for padded, half in zip(alike, (a, b), strict=True)):
-                    return self._joined(*alike)
+                if all(padded.agrees(float(h.loss), 0.0) for padded, h in zip(alike, (a, b), strict=True)):
+                    return dataclasses.replace(self._joined(*alike), weight=a.weight + b.weight)
             except Exception:  # of a model or loss that takes no padding
                 continue
         return None
@@ -538,12 +538,6 @@ class _Losses:
                 "reduction='mean', and for class weights, ignored labels or means over tokens "
                 "torch.nn.CrossEntropyLoss, or give normalizer= (labels -> what the loss divides by)"
             )
-
-
-def _same(padded: _Half, half: _Half) -> bool:
-    """Tell whether padding has changed neither loss nor weight."""
-    loss = float(half.loss)
-    return padded.agrees(loss, abs(loss)) and _close(padded.weight, half.weight, _SUMS * half.weight)
 
 
 def _padded(half: _Half, other: _Half, label: int, inside: bool) -> tuple[Any, Any]:

@@ -541,7 +541,7 @@ class OneByOne:
 def test_a_mean_over_words_is_noticed_where_every_sentence_is_a_batch_of_its_own(case: OneByOne) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 9)).double()
-    for wrong in (None, lambda labels: float((labels != case.ignored).sum())):
+    for wrong in (None, lambda labels: float((labels != case.ignored).sum()), lambda labels: float(labels.numel())):
         with pytest.raises(ValueError, match="loss_fn is not a mean over samples weighted by the"):
             case.objective(model, wrong).loss()
     total = sum(case.loss(model(b["ids"]), b["labels"]).item() * case.counted(b["labels"]) for b in case.data())
