@@ -91,9 +91,13 @@ def check_products(objective: Objective, form: Form, *, alone: bool = False) -> 
     if objective.context.checks == "off":
         return float("nan")
     if key not in known:
-        check_padding(objective)
+
+        def compared(few: Objective) -> float:
+            check_padding(objective, few)
+            return _deviation(beside(few), form, alone)
+
         with torch.inference_mode(False):
-            known[key] = precisely(sample(objective), lambda version: _deviation(beside(version), form, alone))
+            known[key] = precisely(sample(objective), compared)
     deviation: float = known[key]
     return deviation
 

@@ -202,26 +202,36 @@ def check_slope(objective: Differentiable) -> None:
     key = "slope", objective.context.key
     if key in known or objective.context.checks == "off":
         return
-    check_padding(objective)
-    found = precisely(sample(objective), lambda few: _slope(beside(few), random_direction(few)))
+
+    def slope(few: Differentiable) -> _Slope:
+        check_padding(objective, few)
+        return _slope(beside(few), random_direction(few))
+
+    found = precisely(sample(objective), slope)
     if found.outcome == "differs":
         raise _no_slope(found)
     known[key] = found.outcome, found.deviation
 
 
-def check_padding(objective: Differentiable) -> None:
+def check_padding(objective: Differentiable, few: Differentiable) -> None:
     """Refuse rows of embeddings that torch gives no gradient, though the loss of some sample depends on them.
+
+    Args:
+        objective: on all samples, which are tried where there are such rows.
+        few: the objective on some samples, perhaps in another precision, whose graph shows the rows.
 
     Raises:
         DerivativeError: it does, or an embedding divides its gradient by how often a word occurs in the batch.
     """
     known = objective.context.found.derivatives
     key = "padding", objective.context.key
-    if key in known or objective.context.checks == "off":
+    if key in known:
         return
-    rows = precisely(sample(objective), _padding)
+    rows = _padding(few)
     if rows:
-        found = precisely(objective.unchecked(), lambda whole: _slope(beside(whole), _direction_in(rows, whole)))
+        whole = objective.unchecked()
+        whole = whole if few.layout.dtypes == whole.layout.dtypes else whole.astype(few.layout.dtype)
+        found = _slope(beside(whole), _direction_in(rows, whole))
         if found.outcome == "differs":
             raise _no_slope(found)
     known[key] = rows
