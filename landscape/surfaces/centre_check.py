@@ -23,6 +23,8 @@ from landscape.objective.sources import length
 
 SAMPLES = (16, 1024)  # that the curvature is checked on: at least and at most,
 FLOPS = 2e9  # and in between as many as one forward pass of so many operations takes; float64 is slow
+SHARE = 0.05  # of the surface's cost, for which
+_PASSES = (34, 24)  # forward passes of a sample are counted: for the first direction and for each further one
 _PIECE_FLOPS = 4e8  # of the forward pass that a product is made of at a time,
 _PIECES = 4  # in so many pieces of a micro-batch at least, as its graph takes so much more memory than a training step
 STEP = 1e-6  # of the second difference, relative to the norm of the weights
@@ -48,7 +50,12 @@ class CentreCheck:
 
 
 def check_centre(
-    objective: Objective, directions: Sequence[Tensor], centre_loss: Mapping[str, float], *, frozen: bool = True
+    objective: Objective,
+    directions: Sequence[Tensor],
+    centre_loss: Mapping[str, float],
+    *,
+    frozen: bool = True,
+    points: int | None = None,
 ) -> CentreCheck:
     """Compare the centre of a surface with plain evaluation, and its second differences with dᵀHd.
 
@@ -57,10 +64,13 @@ def check_centre(
 
     *Curvature*: (L(w + hd) − 2L(w) + L(w − hd)) / h² against dᵀHd from a Hessian product, on a float64 copy of the
     model, with h‖d‖ = 10⁻⁶‖w‖, on 16 to 1024 samples of the first view that has any: as many as a forward pass of
-    2·10⁹ operations goes through, since double precision is slow. So small a step is not for precision but because of
-    kinks: a network of ReLUs is piecewise smooth and its Hessian knows the smooth pieces only, while a difference also
-    sees the slope jump at every kink between its points; over many samples and units these jumps add up to a multiple
-    of dᵀHd (what the surface *shows*; ``seen_curvature`` in the record). Where a second difference deviates, gradients
+    2·10⁹ operations goes through, since double precision is slow, and as a twentieth of the surface's cost pays for.
+    What is wrong with every sample (a direction, a buffer, a layer's derivative) shows on sixteen of them as on all;
+    what is wrong with one in a hundred is found on sixteen with a chance of 15 %. So small a step is not for
+    precision but because of kinks: a network of ReLUs is piecewise smooth and its Hessian knows the smooth pieces
+    only, while a difference also sees the slope jump at every kink between its points; over many samples and units
+    these jumps add up to a multiple of dᵀHd (what the surface *shows*; ``seen_curvature`` in the record). Where a
+    second difference deviates, gradients
     10⁻⁹‖w‖ apart, on either side, decide whether kinks are the reason. The outcome for each direction is ``agrees``,
     ``kinks`` (the second difference crosses kinks, the gradients agree), ``coarse`` (some layer computes in less
     than double precision, so larger steps were taken), ``disagrees`` or ``not finite``.
@@ -69,6 +79,7 @@ def check_centre(
         directions: (K,) each.
         centre_loss: of every view, as the surface has it.
         frozen: whether the surface keeps BatchNorm statistics frozen; if not, losses are expected to differ.
+        points: of the surface that were evaluated, which bounds the samples; none for no such bound.
 
     Warns:
         SurfaceCheckWarning: losses or curvatures disagree beyond rounding and kinks.
@@ -86,7 +97,7 @@ def check_centre(
     curvature, second = np.full((2, len(directions)), np.nan)
     check: dict[str, Any] = {"step": STEP, "fine_step": FINE_STEP}
     try:
-        exact, flops = _exact(objective)
+        exact, flops = _exact(objective, len(directions), points)
         check |= {"view": exact.views[0], "samples": exact.num_samples(exact.views[0]), "outcome": []}
         exact_directions = torch.stack(list(directions)).double()
         curvature[:] = _curvatures(exact, exact_directions, flops)
@@ -197,11 +208,15 @@ def _plain_loss(objective: Objective, view: str) -> float:
         return float("nan")
 
 
-def _exact(objective: Objective) -> tuple[Objective, float]:
+def _exact(objective: Objective, directions: int, points: int | None) -> tuple[Objective, float]:
     """A float64 version on some samples of the first view that has any, and what its forward pass takes."""
     one = objective.sampled(1)
     flops = forward_flops(one)
-    sample = objective.sampled(max(SAMPLES[0], min(SAMPLES[1], int(FLOPS / max(flops, 1)))))
+    count = FLOPS / max(flops, 1)
+    if points is not None:
+        passes = _PASSES[0] + _PASSES[1] * (directions - 1)
+        count = min(count, SHARE * points * objective.num_samples(one.views[0]) / passes)
+    sample = objective.sampled(max(SAMPLES[0], min(SAMPLES[1], int(count))))
     # Convolutions in float64 have no fast form for other formats.
     return sample.batched(sample.batch_size, torch.contiguous_format).unchecked().astype(torch.float64), flops
 

@@ -187,7 +187,8 @@ def _measure(
         **{name: None if np.isnan(values).all() and "accuracy" in name else values for name, values in arrays.items()},
     }
     if how.check:
-        found = check_centre(objective, directions, centre, frozen=recalibration is None)
+        points = int(table.known.sum())
+        found = check_centre(objective, directions, centre, frozen=recalibration is None, points=points)
         measured |= {f.name: getattr(found, f.name) for f in dataclasses.fields(CentreCheck)}
         measured["seen_curvature"] = _seen(arrays["loss"][_checked(found, views)], table.known.reshape(shape), axes)
     return measured

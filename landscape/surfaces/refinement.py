@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise, product
 
 import numpy as np
-from scipy.interpolate import RBFInterpolator
 
 BASE_LEVEL = 3  # nine nodes an axis, always evaluated
 SAFETY = 2.0  # an error found in a cell may be this many times larger elsewhere in it
@@ -155,6 +154,8 @@ class Refinement:
         if self._places is None or not len(points):
             return predicted
         finite = np.isfinite(self._values) & self._known[:, None]
+        from scipy.interpolate import RBFInterpolator  # takes half a second, and most surfaces need it not
+
         for mask in np.unique(finite.T, axis=0):
             columns = np.equal(finite.T, mask).all(axis=1)
             at = self._places[mask]

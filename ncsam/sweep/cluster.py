@@ -308,7 +308,11 @@ def run_cell(
     from ncsam.optimizers.sharpness_aware import ProjectionWarning
 
     worker = get_worker()
-    if (problem := unfit(expected, token, worker)) is not None:
+    try:
+        problem = unfit(expected, token, worker)
+    except Exception as error:  # one that Dask cannot send would leave the client waiting for ever
+        problem = f"cannot tell whether it may run cells ({one_line(error)})"
+    if problem is not None:
         return UNFIT, f"worker {worker.address} {problem}"
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

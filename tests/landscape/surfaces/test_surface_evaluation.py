@@ -298,6 +298,14 @@ def test_the_curvature_of_a_costly_network_is_checked_on_fewer_samples(monkeypat
     assert few.check["outcome"][0] in ("agrees", "kinks")
 
 
+def test_the_curvature_of_a_small_surface_is_checked_on_fewer_samples() -> None:
+    model, x = nn.Linear(5, 3), torch.randn(200, 5)
+    objective = Objective(model, nn.CrossEntropyLoss(), (x, torch.arange(200) % 3))
+    d = torch.randn(objective.num_parameters)
+    samples = [landscape.line(objective, d, np.linspace(-1, 1, count)).check["samples"] for count in (3, 401, 1001)]
+    assert samples[0] == 16 < samples[1] < samples[2] == 200
+
+
 @pytest.mark.parametrize(
     ("entry", "outcome"), [(0.0, "agrees"), (float("nan"), "not finite"), (float("inf"), "not finite")]
 )

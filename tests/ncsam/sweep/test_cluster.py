@@ -398,9 +398,10 @@ def test_a_worker_that_joins_late_without_the_folder_loses_nothing(tmp_path: Pat
         PRELOAD
         + """
 import ncsam.sweep.cluster as cluster
-asked = cluster.unfit
+asked = getattr(cluster.unfit, "whole", cluster.unfit)
 if Path("late").exists():  # a folder of that name, on a disk of this machine
     cluster.unfit = lambda expected, token, worker: asked(expected, (token[0] + ".local", token[1]), worker)
+    cluster.unfit.whole = asked
 """
     )
     with loopback(tmp_path / "cluster", lying) as dask:
@@ -429,6 +430,22 @@ if Path("late").exists():  # a folder of that name, on a disk of this machine
         assert landscape([*FLAGS, "--out", str(out), "--scheduler", dask.address, "--resume"]) == 0
     with store.open(out / "study.h5") as file:
         assert sorted(file.record("cells").names.tolist()) == sorted(NAMES)
+
+
+@pytest.mark.slow
+def test_a_worker_that_cannot_say_whether_it_is_fit_ends_the_sweep_with_one_line(tmp_path: Path) -> None:
+    broken = """
+import ncsam.sweep.cluster as cluster
+def endless(*_):
+    return endless(*_)
+cluster.code_digest = endless
+"""
+    with loopback(tmp_path / "cluster", broken) as dask:
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        cells = Sweep.from_dict(TWO).cells()
+        with Cluster(dask.address) as cluster, pytest.raises(ValueError, match=r"cannot tell whether .*RecursionError"):
+            cluster.run_cells(cells, folder)
 
 
 @pytest.mark.slow
