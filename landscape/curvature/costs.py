@@ -86,7 +86,7 @@ def measured(batch: BatchLoss, make: Callable[[], T]) -> tuple[T, Cost]:
     known = {t.untyped_storage().data_ptr() for t in (*batch.parameters.values(), *batch.fixed.values())}
 
     def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
+        storage = (tensor if tensor.layout == torch.strided else tensor.coalesce().values()).untyped_storage()
         if storage.data_ptr() not in known:
             known.add(storage.data_ptr())
             cost.graph_bytes += storage.nbytes()

@@ -70,13 +70,13 @@ class CurvatureOperator(ABC):
             )
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy is {strategy!r}, expected one of {', '.join(STRATEGIES)}")
-        if memory_budget < 0:
-            raise ValueError(f"memory_budget is {memory_budget}, expected bytes, at least 0")
+        if isinstance(memory_budget, bool) or not isinstance(memory_budget, int | np.integer) or memory_budget < 0:
+            raise ValueError(f"memory_budget is {memory_budget!r}, expected a whole number of bytes, at least 0")
         if precision not in (None, "bf16"):
             raise ValueError(f"precision is {precision!r}, expected 'bf16' or None")
         if precision is not None:
             objective = objective.in_precision(torch.bfloat16)
-            if strategy in ("split", "compiled"):
+            if strategy in ("split", "compiled", "finite_difference"):
                 raise ValueError(
                     f"strategy {strategy!r} is for full precision; take 'auto' with precision {precision!r}"
                 )

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from landscape.objective.losses import PerSampleLoss, check_per_sample, per_sample_of, sample_weights
 from landscape.objective.micro_batch import BatchLoss
 from landscape.objective.parameters import ParameterLayout
+from landscape.objective.sources import length, select
 
 
 class Product(ABC):
@@ -131,32 +132,40 @@ class FisherForm(Form):
         self._given = per_sample
         self._checked = False
 
-    def _per_sample(self, batch: BatchLoss) -> PerSampleLoss:
-        return per_sample_of(batch.criterion.fn) if self._given is None else self._given
+    def _per_sample(self, batch: BatchLoss, weights: Tensor) -> PerSampleLoss:
+        """Losses of single samples; in place of one that does not count, whose own may be NaN, that of another."""
+        if self._given is not None:
+            return self._given
+        derived = per_sample_of(batch.criterion.fn)
+        rows = torch.where(weights > 0, torch.arange(len(weights), device=weights.device), weights.argmax())
+        return lambda outputs, labels: derived(*select((outputs, labels), rows, len(weights)))
 
     def extras(self, batch: BatchLoss) -> list[Tensor]:
         leaf = next(iter(batch.parameters.values()))
         weights = sample_weights(batch.criterion.normalizer, batch.labels).to(leaf.device)
         if not self._checked:
-            check_per_sample(self._per_sample(batch), batch.outputs, batch.labels, weights, batch.loss())
+            check_per_sample(self._per_sample(batch, weights), batch.outputs, batch.labels, weights, batch.loss())
             self._checked = True
         return [weights]
 
+    def _losses(self, batch: BatchLoss, weights: Tensor) -> Tensor:
+        return self._per_sample(batch, weights)(batch.outputs, batch.labels)
+
     def linearise(self, batch: BatchLoss, layout: ParameterLayout, extras: Sequence[Tensor]) -> Product:
-        return _OuterProducts(batch, layout, self._per_sample(batch)(batch.outputs, batch.labels), extras[0])
+        return _OuterProducts(batch, layout, self._losses(batch, extras[0]), extras[0])
 
     def quadratic_by_differences(
         self, batch: BatchLoss, layout: ParameterLayout, vector: Tensor, step: float
     ) -> Tensor:
-        sides = []
-        for sign in (1, -1):
-            at = moved(batch, layout, sign * step * vector)
-            sides.append(self._per_sample(at)(at.outputs, at.labels).detach().double())
+        (weights,) = self.extras(batch)
+        sides = [
+            self._losses(moved(batch, layout, sign * step * vector), weights).detach().double() for sign in (1, -1)
+        ]
         slopes = (sides[0] - sides[1]) / (2 * step)
-        return (self.extras(batch)[0] * slopes**2).sum()
+        return (weights * slopes**2).sum()
 
     def along(self, batch: BatchLoss, extras: Sequence[Tensor]) -> Sequence[Tensor | None]:
-        losses = self._per_sample(batch)(batch.outputs, batch.labels)
+        losses = self._losses(batch, extras[0])
         tangent = forward_ad.unpack_dual(losses).tangent
         return _pulled_back(batch, [] if tangent is None else [(losses, tangent * extras[0].to(tangent.dtype))])
 
@@ -173,10 +182,12 @@ class LeanProduct(Product):
         batch: the micro-batch.
         layout: of the parameters.
         pieces: how many; no more than it has samples are made.
+        least: samples that a piece has at least, where the micro-batch has them.
     """
 
-    def __init__(self, form: Form, batch: BatchLoss, layout: ParameterLayout, pieces: int) -> None:
-        self._form, self._batch, self._layout, self._pieces = form, batch, layout, pieces
+    def __init__(self, form: Form, batch: BatchLoss, layout: ParameterLayout, pieces: int, least: int = 1) -> None:
+        self._form, self._batch, self._layout = form, batch, layout
+        self._pieces = max(1, min(pieces, length(batch.labels) // least))
 
     def __call__(self, column: Tensor, *, keep: bool = True) -> Tensor:
         return self.of_rows(column[None], keep=keep)[:, 0]

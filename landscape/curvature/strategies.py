@@ -15,16 +15,19 @@ from landscape.curvature.differences import DifferenceProduct, check_products
 from landscape.curvature.products import Form, LeanProduct, Product
 from landscape.curvature.tracing.program import KeptProduct, NotTraceableError, Program, shape_key
 from landscape.curvature.twice_differentiable import twice_differentiable
+from landscape.objective.differences import DerivativeError, coarsest_within
 from landscape.objective.isolation import plain_attention
 from landscape.objective.micro_batch import BatchLoss
 from landscape.objective.objective import EmptyViewError, Objective
 from landscape.objective.parameters import ParameterLayout
+from landscape.objective.sources import length
 from landscape.ranks import Ranks
 
 _log = logging.getLogger(__name__)
 STRATEGIES = ("auto", "double_backward", "split", "compiled", "lean", "finite_difference")  # files hold their places
 MEMORY_BUDGET = 4 * 2**30
 WORTH_TRACING = 1e9  # floating point operations of one gradient over the data; below, tracing costs more than it saves
+_APART = 0.1  # relatively: products of two steps that differ by more are no products
 _MAX_PROGRAMS = 8  # of one function, for micro-batches of as many shapes
 _KEPT_PROGRAMS = 64
 _NOTHING_COUNTS = "every label of the view is ignored by the loss, so it has no curvature"
@@ -70,7 +73,7 @@ class Probe:
     Attributes:
         asymmetry: |uᵀHv − vᵀHu| / (‖u‖ ‖Hv‖).
         deviation: relative difference of two products with one vector: from two forward passes by double backward,
-            or from the strategy in use and double backward.
+            from the strategy in use and double backward, or by finite differences with two steps.
         precision_error: relative difference of a product in the operator's precision and in the parameters' own.
         difference: of a Hessian product from a difference of gradients, relative, on some samples in float64 where the
             model allows; NaN where kinks or rounding leave it open, or nothing was checked.
@@ -94,6 +97,7 @@ class Decision:
         fallback: why strategies that were tried before are not used.
         graph_bytes: that the graph of the first micro-batch holds.
         pieces: into which a lean product cuts a micro-batch.
+        least: samples that such a piece has at least.
         cost: estimate for the first micro-batch.
     """
 
@@ -104,6 +108,7 @@ class Decision:
     fallback: str = ""
     graph_bytes: int = 0
     pieces: int = 1
+    least: int = 1
     cost: Cost = dataclasses.field(default_factory=Cost)
 
 
@@ -227,13 +232,14 @@ class _Maker:
     def __init__(self, objective: Objective, form: Form, requested: str, budget: int, autotune: bool) -> None:
         self._objective, self._layout, self._form = objective, objective.layout, form
         self._requested, self._budget, self._autotune = requested, budget, autotune
+        self._coarsest: torch.dtype | None = None  # that the loss is computed in, once it has been found out
 
     def product(self, batch: BatchLoss, decision: Decision) -> tuple[Product, str]:
         """The product of a micro-batch, and why it is not made as was decided; empty where it is."""
         if decision.name == "lean":
-            return LeanProduct(self._form, batch, self._layout, decision.pieces), ""
+            return LeanProduct(self._form, batch, self._layout, decision.pieces, decision.least), ""
         if decision.name == "finite_difference":
-            return DifferenceProduct(batch, self._layout), ""
+            return self._difference(batch), ""
         if decision.name == "double_backward":
             return self._linearised(batch), ""
         program = self._program(batch)
@@ -249,15 +255,33 @@ class _Maker:
         """
         u, v = _probe_vectors(self._layout)
         if self._requested == "finite_difference":
-            return self._decided("finite_difference", DifferenceProduct(batch, self._layout), batch, u, v)
+            by_steps = self._difference(batch)
+            deviation = by_steps.disagreement(v)
+            if deviation > _APART and self._objective.checks != "off":
+                raise DerivativeError(
+                    f"finite differences of gradients with two steps differ by {deviation:.2g}, relatively: kinks or "
+                    "rounding within a step; take a smaller one, as objective.astype(torch.float64) does where the "
+                    "model computes in float64 throughout"
+                )
+            probe = Probe(_asymmetry(u, v, by_steps(u), by_steps(v)), deviation)
+            return Decision("finite_difference", "requested", probe), by_steps
         difference = check_products(self._objective, self._form)
         cost = Cost()
         if self._requested in ("auto", "lean"):
             cost = estimate(self._form, batch, self._layout)
             if self._requested == "lean" or cost.graph_bytes > self._budget:
-                pieces = pieces_needed(cost, batch)
-                product = LeanProduct(self._form, batch, self._layout, pieces)
-                return self._decided("lean", product, batch, u, v, difference, pieces=pieces, cost=cost)
+                pieces, least, fallback = pieces_needed(cost, batch), 1, ""
+                try:
+                    check_products(self._objective, self._form, alone=True)
+                except DerivativeError:  # though those of several are right
+                    least, fallback = 2, "torch differentiates single samples wrongly, so pieces have two at least"
+                    pieces = min(pieces, max(1, length(batch.labels) // least))
+                    _log.warning("products by lean: %s", fallback)
+                product = LeanProduct(self._form, batch, self._layout, pieces, least)
+                image, again = product(v), product(v)
+                probe = self._probe(batch, product, u, v, image, again, pieces, difference)
+                why = "requested" if self._requested == "lean" else "by memory"
+                return Decision("lean", why, probe, "", fallback, pieces=pieces, least=least, cost=cost), product
         reference, made = measured(batch, lambda: self._linearised(batch))
         expected = reference(v)
         # A gradient is three passes. Code traced in less precision would be judged by a looser measure.
@@ -273,22 +297,6 @@ class _Maker:
         probe = self._probe(batch, chosen, u, v, image, expected, 2, difference)
         why = "requested" if self._requested != "auto" else "timed" if self._autotune else "by size"
         return Decision(name, why, probe, traced, fallback, made.graph_bytes, cost=cost), chosen
-
-    def _decided(
-        self,
-        name: str,
-        product: Product,
-        batch: BatchLoss,
-        u: Tensor,
-        v: Tensor,
-        difference: float = math.nan,
-        *,
-        pieces: int = 1,
-        cost: Cost | None = None,
-    ) -> tuple[Decision, Product]:
-        probe = self._probe(batch, product, u, v, product(v), product(v), pieces, difference)
-        chosen = "requested" if self._requested == name else "by memory"
-        return Decision(name, chosen, probe, pieces=pieces, cost=cost or Cost()), product
 
     def _probe(
         self,
@@ -306,6 +314,11 @@ class _Maker:
             full = dataclasses.replace(batch, call=dataclasses.replace(batch.call, precision=None))
             error = _deviation(image, LeanProduct(self._form, full, self._layout, max(2, pieces))(v))
         return Probe(_asymmetry(u, v, product(u), image), _deviation(image, expected), error, difference)
+
+    def _difference(self, batch: BatchLoss) -> DifferenceProduct:
+        if self._coarsest is None:
+            self._coarsest = coarsest_within(batch)
+        return DifferenceProduct(batch, self._layout, self._coarsest)
 
     def _linearised(self, batch: BatchLoss) -> Product:
         return self._form.linearise(batch, self._layout, self._form.extras(batch))

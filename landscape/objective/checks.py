@@ -8,15 +8,18 @@ the loss is a mean over, which is established on all batches.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map
 
 from landscape.objective.context import Context
+from landscape.objective.differences import Dtypes
 from landscape.objective.isolation import exclusive, holding, undisturbed
 from landscape.objective.losses import Identity, MeanLoss
 from landscape.objective.plan import Part, Plan
@@ -29,8 +32,11 @@ _TOGETHER = (
     "let forward= run all samples together and pick those of the batch, with their numbers as data: "
     "forward=lambda model, batch: model(x)[batch[0]]"
 )
+_ALONE = 3  # samples that are run alone
+_NEEDS_GRADIENTS = ("does not require grad", "to not have been used in the graph")
 _NEEDS_SEVERAL = "more than 1 value per channel"  # what BatchNorm says of one sample
 _COARSE = torch.finfo(torch.float32).eps ** 0.5
+_SUMS = 1e-9  # relative error of sums of weights
 _ROUNDING = 500  # units in the last place that sums of different order may differ by
 
 
@@ -53,6 +59,8 @@ def callable_model(model: Any) -> nn.Module:
     for name, tensor in (*original.named_parameters(), *original.named_buffers()):
         if is_lazy(tensor):
             raise ValueError(f"parameter {name!r} has no shape yet; run the model on one batch first")
+        if tensor.is_meta:
+            raise ValueError(f"parameter {name!r} is on the meta device, so it has no numbers; load the weights first")
     return original
 
 
@@ -79,9 +87,10 @@ def checked(context: Context) -> Context:
 
 def _with_gradients(context: Context) -> Context:
     """The context with gradients on where the model turned out to need them."""
-    if context.call.differentiates or not context.found.differentiates.get(context.call.key, False):
+    by = context.found.differentiates.get(context.call.key, "")
+    if context.call.differentiates == by:
         return context
-    return dataclasses.replace(context, call=dataclasses.replace(context.call, differentiates=True))
+    return dataclasses.replace(context, call=dataclasses.replace(context.call, differentiates=by))
 
 
 def is_inside(context: Context) -> bool:
@@ -144,20 +153,24 @@ def _check(context: Context, plan: Plan) -> None:
 
 def _trying_gradients(context: Context, batch: Any) -> Context:
     """The context with gradients on, noted for all others, where the model raises without."""
-    if context.call.differentiates:
-        return context
-    try:
-        context.call(batch)
-    except ValueError as error:
-        if _NEEDS_SEVERAL in str(error):
-            raise ValueError(f"a layer takes its statistics from the batch, of one sample here; {_TOGETHER}") from error
-        raise
-    except RuntimeError as error:
-        if "does not require grad" not in str(error):
+    for more in ("inputs", "parameters", ""):
+        try:
+            context.call(batch)
+        except ValueError as error:
+            if _NEEDS_SEVERAL in str(error):
+                raise ValueError(
+                    f"a layer takes its statistics from the batch, of one sample here; {_TOGETHER}"
+                ) from error
             raise
-        for key in (context.call.key, dataclasses.replace(context.call, precision=torch.bfloat16).key):
-            context.found.differentiates[key] = True
-    return _with_gradients(context)
+        except RuntimeError as error:
+            if not any(words in str(error) for words in _NEEDS_GRADIENTS) or not more:
+                raise
+            for key in (context.call.key, dataclasses.replace(context.call, precision=torch.bfloat16).key):
+                context.found.differentiates[key] = more
+            context = _with_gradients(context)
+        else:
+            break
+    return context
 
 
 def _check_source(context: Context, batch: Any, part: Part, own: dict[int, str], key: Any) -> Any:
@@ -167,7 +180,8 @@ def _check_source(context: Context, batch: Any, part: Part, own: dict[int, str],
     chosen = outputs if part.rows is None else select(outputs, part.rows, count)
     loss = context.criterion(chosen, part.labels)
     _check_one_number(loss)
-    context.found.inside[key] = _is_inside(context.criterion, chosen, part.labels)
+    used = _used(context.criterion, chosen, part.labels)
+    context.found.inside[key] = bool(used) and not any(leaf.ndim for leaf in used.values())
     if not context.found.inside[key]:
         _check_outputs(outputs, count)
     if context.checks == "off":
@@ -181,7 +195,7 @@ def _check_source(context: Context, batch: Any, part: Part, own: dict[int, str],
             f"two evaluations of one batch at one point differ (losses {first:.9g} and {second:.9g}); "
             "look for dropout that ignores eval mode, random layers or state kept outside the model"
         )
-    _check_that_samples_are_apart(context, batch, outputs, count)
+    _check_that_samples_are_apart(context, batch, outputs, count, () if context.found.inside[key] else tuple(used))
     _check_that_loss_follows_the_point(context, batch, part, count, own)
     return outputs
 
@@ -217,23 +231,24 @@ def _check_one_number(loss: Any) -> None:
         raise ValueError(f"loss_fn returned shape {tuple(loss.shape)}, expected one number: use reduction='mean'")
 
 
-def _is_inside(criterion: MeanLoss, outputs: Any, labels: Any) -> bool:
-    """Tell whether the loss follows from outputs without a sample dimension alone, such as a loss among them."""
-    leaves: list[Tensor] = []
+def _used(criterion: MeanLoss, outputs: Any, labels: Any) -> dict[int, Tensor]:
+    """The outputs that the loss follows from, by their place among all; if none has dimensions, it is one of them."""
+    leaves: dict[int, Tensor] = {}
+    places = itertools.count()
 
     def leaf(t: Any) -> Any:
+        place = next(places)
         if not (isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex())):
             return t
-        leaves.append(t.detach().requires_grad_())
-        return leaves[-1]
+        leaves[place] = t.detach().requires_grad_()
+        return leaves[place]
 
     with torch.enable_grad():
         loss = criterion(tree_map(leaf, outputs), labels)
         if not loss.requires_grad:
-            return False
-        grads = torch.autograd.grad(loss, leaves, allow_unused=True)
-    used = [t.ndim for t, g in zip(leaves, grads, strict=True) if g is not None]
-    return bool(used) and not any(used)
+            return {}
+        grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
+    return {place: t for (place, t), g in zip(leaves.items(), grads, strict=True) if g is not None}
 
 
 def _check_inside(views: Sequence[View]) -> None:
@@ -249,8 +264,11 @@ def _check_inside(views: Sequence[View]) -> None:
             raise ValueError(f"view {view.name!r} shares its batches with other views; {advice}")
 
 
-def _check_that_samples_are_apart(context: Context, batch: Any, outputs: Any, count: int) -> None:
-    """Refuse a model whose outputs for half of a batch are not half of its outputs for the batch."""
+def _check_that_samples_are_apart(context: Context, batch: Any, outputs: Any, count: int, used: Sequence[int]) -> None:
+    """Refuse a model whose outputs for half of a batch, or single samples, are not that part of the batch's.
+
+    ``used`` are the places of the outputs that the loss follows from: those that have no rows must not change at all.
+    """
     if count < 2:
         return
     rows = _shuffled(count)[: count // 2].sort().values
@@ -262,17 +280,44 @@ def _check_that_samples_are_apart(context: Context, batch: Any, outputs: Any, co
             f"the model {what} does not take half a batch ({(str(error).splitlines() or [''])[0][:120]}), so that its "
             f"samples cannot be told apart; {_TOGETHER}"
         ) from error
-    for got, expected in zip(tree_leaves(alone), tree_leaves(select(outputs, rows, count)), strict=False):
-        if not (isinstance(got, Tensor) and got.is_floating_point() and got.shape == expected.shape and got.ndim):
+    _check_part(alone, select(outputs, rows, count), len(rows), used)
+    for row in range(max(0, count - _ALONE), count):  # the last ones, which a limit on the batch would leave out
+        single = torch.tensor([row])
+        try:
+            alone = context.call(select(batch, single, count))
+        except (
+            RuntimeError,
+            ValueError,
+            IndexError,
+        ):  # of a model that takes no single sample
+            return
+        _check_part(alone, select(outputs, single, count), 1, ())
+
+
+def _check_part(alone: Any, part: Any, count: int, used: Sequence[int]) -> None:
+    for place, (got, expected) in enumerate(zip(tree_leaves(alone), tree_leaves(part), strict=False)):
+        if not (isinstance(got, Tensor) and isinstance(expected, Tensor) and got.is_floating_point() and got.numel()):
             continue
-        if len(got) != len(rows):  # no row a sample
+        rows = got.ndim > 0 and len(got) == count
+        if not rows and place not in used:
             continue
+        if got.shape != expected.shape:
+            if rows:
+                continue
+            raise ValueError(
+                f"the loss uses an output of shape {tuple(expected.shape)}, whose first dimension is not that of the "
+                "samples; let forward= return it with a row for each sample, such as state.transpose(0, 1)"
+            )
         scale, difference = float(expected.abs().max()), float((got - expected).abs().max())
         if difference > _COARSE * scale:  # a float64 model may have layers that compute in float32
+            what, why = (
+                ("outputs of a sample depend on the others in its batch", "attention across samples")
+                if rows
+                else ("an output that the loss uses depends on the batch as a whole", "a penalty on averages over it")
+            )
             raise ValueError(
-                f"outputs of a sample depend on the others in its batch (by {difference / scale:.2g} of their size), "
-                "so there is no mean over samples: BatchNorm without running statistics, or attention across samples? "
-                + _TOGETHER
+                f"{what} (by {difference / scale:.2g} of their size), so there is no mean over samples: BatchNorm "
+                f"without running statistics, or {why}? {_TOGETHER}"
             )
 
 
@@ -324,11 +369,13 @@ def _check_mean(context: Context, view: View, plan: Plan, examples: dict[str, An
     Each micro-batch is cut in two at random, and one half is joined with one of the first micro-batch: the loss of the
     whole must be the mean of the losses of its parts. Where the loss is a function of outputs, these are outputs of the
     first micro-batch with noise added, so that samples have losses of their own even in a network that was just made;
-    where it is computed inside the model, the model runs.
+    where it is computed inside the model, the model runs. Samples of unequal lengths are padded for it, where padding
+    alone changes no loss.
     """
     inside = context.found.inside.get(_source_key(context, view.source), False)
     template = None if inside or view.source not in examples else _Template(context, examples[view.source])
     first: _Half | None = None
+    established, samples = False, 0
     for number, (batch, parts) in enumerate(plan):
         part = next((p for p in parts if p.view == view.name and p.norm), None)
         if part is None:
@@ -339,6 +386,7 @@ def _check_mean(context: Context, view: View, plan: Plan, examples: dict[str, An
         if whole is None or not halves:
             continue
         of.compare(whole, halves, f"a batch of {count}")
+        established, samples = established or len(halves) > 1, samples + count
         half = max(halves, key=lambda h: h.weight)
         if first is None:
             first = half
@@ -346,18 +394,31 @@ def _check_mean(context: Context, view: View, plan: Plan, examples: dict[str, An
                 of.compare(whole, of.cut_at(count // 3 | 1), f"a batch of {count}")
         elif (together := of.joined(first, half)) is not None:
             of.compare(together, [first, half], "half a batch with half of the first")
+            established = True
         if context.checks == "first":
-            break
+            return
+    if samples > 1 and not established and not context.criterion.is_given:
+        raise ValueError(
+            f"view {view.name!r} comes one sample at a time, no two of one shape, so that what loss_fn averages over "
+            "cannot be established; give normalizer= (labels -> what the loss divides by: their length for a mean over "
+            "samples, the number of labels that count for a mean over tokens)"
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Half:
-    """Some samples: outputs, or the batch where the loss is inside; labels, weight, and their loss."""
+    """Some samples: outputs, or the batch where the loss is inside; labels, weight, their loss and its precision."""
 
     data: Any
     labels: Any
     weight: float
     loss: Tensor
+    eps: float
+
+    def agrees(self, loss: float, scale: float) -> bool:
+        """Tell whether its loss is this one, to the rounding of numbers as large as ``scale``."""
+        own = float(self.loss)
+        return _close(own, loss, _ROUNDING * self.eps * max(abs(own), scale))
 
 
 class _Template:
@@ -406,7 +467,7 @@ class _Losses:
             ValueError: the loss is not finite though the outputs are.
         """
         part = self._part
-        whole = self._half(self._data, part.labels, part.norm)
+        whole = self._half(self._data, part.labels)
         if not bool(torch.isfinite(whole.loss)):
             if not _finite(self._data):
                 return None
@@ -423,38 +484,76 @@ class _Losses:
         parts = []
         for rows in (order[:place], order[place:]) if place else (order,):
             labels = select(part.labels, rows, count)
-            weight = self._context.criterion.normalizer(labels)
-            if weight:
-                parts.append(self._half(select(self._data, rows, count), labels, weight))
+            if self._context.criterion.normalizer(labels):
+                parts.append(self._half(select(self._data, rows, count), labels))
         return parts
 
     def joined(self, a: _Half, b: _Half) -> _Half | None:
-        """Two parts as one batch; none where their shapes do not allow it."""
-        counts = [length(half.labels) for half in (a, b)]
-        if _row_shapes((a.data, a.labels)) != _row_shapes((b.data, b.labels)):
-            return None
-        data, labels = (joined([getattr(half, name) for half in (a, b)], counts) for name in ("data", "labels"))
-        return self._half(data, labels, self._context.criterion.normalizer(labels))
+        """Two parts as one batch; none where their shapes do not allow it, even padded."""
+        try:
+            return self._joined(a, b)
+        except (RuntimeError, IndexError, KeyError, AttributeError):  # one has no place for the other
+            pass
+        for value in self._ignored((a, b)):
+            try:
+                alike = [self._half(*_padded(one, other, value, self._inside)) for one, other in ((a, b), (b, a))]
+                if all(padded.agrees(float(h.loss), 0.0) for padded, h in zip(alike, (a, b), strict=True)):
+                    return dataclasses.replace(self._joined(*alike), weight=a.weight + b.weight)
+            except Exception:  # of a model or loss that takes no padding
+                continue
+        return None
 
-    def _half(self, data: Any, labels: Any, weight: float) -> _Half:
-        loss = self._context.criterion(self._context.call(data) if self._inside else data, labels)
-        return _Half(data, labels, weight, loss)
+    def _joined(self, a: _Half, b: _Half) -> _Half:
+        counts = [length(half.labels) for half in (a, b)]
+        data, labels = (joined([getattr(half, name) for half in (a, b)], counts) for name in ("data", "labels"))
+        return self._half(data, labels)
+
+    @staticmethod
+    def _ignored(halves: Sequence[_Half]) -> list[int]:
+        """Labels that a loss may ignore: the least there is if it stands for no class, torch's own, and zero."""
+        leaves = [t for half in halves for t in tree_leaves(half.labels) if isinstance(t, Tensor) and t.numel()]
+        least = min((int(t.min()) for t in leaves if not t.is_floating_point()), default=0)
+        # On an accelerator, a label out of range ends the process.
+        return [least, 0] if least < 0 else [-100, 0] if all(t.device.type == "cpu" for t in leaves) else [0]
+
+    def _half(self, data: Any, labels: Any) -> _Half:
+        weight = self._context.criterion.normalizer(labels)
+        if self._inside:
+            # The model may have layers that compute in float32 whatever its loss is in.
+            loss, dtypes = self._context.criterion(self._context.call(data), labels), {torch.float32}
+        else:
+            with Dtypes() as within:
+                loss = self._context.criterion(data, labels)
+            dtypes = within.found
+        return _Half(data, labels, weight, loss, max(torch.finfo(dtype).eps for dtype in (loss.dtype, *dtypes)))
 
     def compare(self, whole: _Half, parts: Sequence[_Half], what: str) -> None:
         weight, losses = sum(part.weight for part in parts), [float(part.loss) for part in parts]
         mean = sum(part.weight * loss for part, loss in zip(parts, losses, strict=True)) / weight
-        value = float(whole.loss)
-        # Where the model runs, it may have layers that compute in float32 whatever its loss is in.
-        eps = max(torch.finfo(whole.loss.dtype).eps, torch.finfo(torch.float32).eps if self._inside else 0.0)
-        scale = _ROUNDING * eps * max(abs(value), *map(abs, losses))
-        if not _close(value, mean, scale) or not _close(weight, whole.weight, 1e-9 * weight):
+        if not whole.agrees(mean, max(map(abs, losses))) or not _close(weight, whole.weight, _SUMS * weight):
             given = "the given normalizer" if self._context.criterion.is_given else "the number of samples"
             raise ValueError(
-                f"loss_fn is not a mean over samples weighted by {given}: {what} has loss {value:.7g}, its parts "
-                f"average to {mean:.7g} (micro-batch {self._number} of view {self._view!r}); use reduction='mean', and "
-                "for class weights, ignored labels or means over tokens torch.nn.CrossEntropyLoss, or give "
-                "normalizer= (labels -> what the loss divides by)"
+                f"loss_fn is not a mean over samples weighted by {given}: {what} has loss {float(whole.loss):.7g}, "
+                f"its parts average to {mean:.7g} (micro-batch {self._number} of view {self._view!r}); use "
+                "reduction='mean', and for class weights, ignored labels or means over tokens "
+                "torch.nn.CrossEntropyLoss, or give normalizer= (labels -> what the loss divides by)"
             )
+
+
+def _padded(half: _Half, other: _Half, label: int, inside: bool) -> tuple[Any, Any]:
+    """Data and labels with rows as long as the other's where these are longer: labels by ``label``, the rest by 0."""
+    own = {id(t) for t in tree_leaves(labels_of(half.data) if inside else half.labels)}
+
+    def pad(t: Any, like: Any) -> Any:
+        if not isinstance(t, Tensor) or t.ndim != like.ndim or t.shape[1:] == like.shape[1:]:
+            return t
+        missing = [max(0, m - n) for n, m in zip(t.shape[1:], like.shape[1:], strict=True)]
+        value = label if id(t) in own and not t.is_floating_point() else 0
+        return functional.pad(t, [w for width in reversed(missing) for w in (0, width)], value=value)
+
+    data = tree_map(pad, half.data, other.data)
+    own |= {id(t) for t in tree_leaves(half.labels)}
+    return data, tree_map(pad, half.labels, other.labels)
 
 
 def _noisy(outputs: Any) -> Any:

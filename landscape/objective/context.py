@@ -29,7 +29,7 @@ class Found:
 
     Attributes:
         inside: whether the loss is computed inside the model.
-        differentiates: whether the model differentiates by its inputs.
+        differentiates: by what the model itself differentiates, see :class:`ModelCall`.
         wide: whether the model takes inputs of a higher precision than its parameters'.
         accuracy: the accuracy that belongs to a loss, or none.
         derivatives: outcome of comparing derivatives with differences.
@@ -37,7 +37,7 @@ class Found:
     """
 
     inside: dict[Any, bool] = dataclasses.field(default_factory=dict)
-    differentiates: dict[Any, bool] = dataclasses.field(default_factory=dict)
+    differentiates: dict[Any, str] = dataclasses.field(default_factory=dict)
     wide: dict[Any, bool] = dataclasses.field(default_factory=dict)
     accuracy: dict[Any, Metric | None] = dataclasses.field(default_factory=dict)
     derivatives: dict[Any, Any] = dataclasses.field(default_factory=dict)

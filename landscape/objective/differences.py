@@ -8,13 +8,14 @@ each other, from kinks, whose differences grow as steps shrink, and from roundin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 if TYPE_CHECKING:
@@ -54,14 +55,15 @@ class Differentiable(Protocol):
 
 
 T = TypeVar("T", bound=Differentiable)
+R = TypeVar("R")
 
 
 class DerivativeError(ValueError):
     """A derivative that automatic differentiation gives is not the one of the function."""
 
 
-def sample(objective: T) -> Iterator[T]:
-    """The objective on some samples of its view, at a point beside its own: in float64, then in its own precision."""
+def sample(objective: T) -> T:
+    """The objective on some samples of its view, unchecked."""
     size, batch = objective.num_samples(objective.views[0]), objective.batch_size
     least = min(size, max(SAMPLES[0], min(SAMPLES[1], size // 10)))
     # With a last micro-batch of the size that the view has: torch has faults that show with single samples alone.
@@ -71,8 +73,24 @@ def sample(objective: T) -> Iterator[T]:
     while count < size and not few.context.selection.plan.norms[few.views[0]]:  # the loss ignores all of these
         count = min(size, 2 * count)
         few = objective.sampled(count).unchecked()
-    for version in (few.astype(torch.float64), few):
-        yield version.at(version.weights + _OFF * random_direction(version, 1))
+    return few
+
+
+def precisely(objective: T, compute: Callable[[T], R]) -> R:
+    """What is computed of the objective in float64, or in its own precision where the model allows no other."""
+    try:
+        return compute(objective.astype(torch.float64))
+    except DerivativeError:
+        raise
+    except (RuntimeError, TypeError, ValueError):
+        if all(dtype.to_real() == torch.float64 for dtype in objective.layout.dtypes):
+            raise
+        return compute(objective)
+
+
+def beside(objective: T) -> T:
+    """The objective at a point a little off its own, which may lie on a kink."""
+    return objective.at(objective.weights + _OFF * random_direction(objective, 1))
 
 
 def random_direction(objective: Differentiable, seed: int = 0) -> Tensor:
@@ -130,7 +148,45 @@ def coarsest(objective: Differentiable) -> torch.dtype:
     """The dtype of the parameters, or of the loss where that is less precise."""
     with objective.micro_batches() as batches:
         loss = next(iter(batches)).loss()
-    return max((objective.layout.dtype, loss.dtype), key=lambda dtype: torch.finfo(dtype).eps)
+    return _least_precise((objective.layout.dtype, loss.dtype))
+
+
+def coarsest_within(batch: BatchLoss) -> torch.dtype:
+    """The least precise dtype on the way from the parameters to the loss, that of single layers included.
+
+    >>> from landscape.objective.objective import Objective
+    >>> model, data = torch.nn.Linear(1, 2).double(), (torch.ones(4, 1), torch.zeros(4, 2))
+    >>> with Objective(model, lambda o, y: (o.float() - y).double().square().mean(), data).micro_batches() as batches:
+    ...     coarsest_within(next(batches))
+    torch.float32
+    """
+    with batch.held(), Dtypes() as on_the_way:
+        batch.loss(batch.call(batch.batch))
+    return _least_precise((next(iter(batch.parameters.values())).dtype, *on_the_way.found))
+
+
+class Dtypes(TorchFunctionMode):
+    """Records in which dtypes real and complex numbers are computed; with gradients on, those that have one.
+
+    >>> with Dtypes() as dtypes, torch.no_grad():
+    ...     _ = torch.ones(2).double() + torch.arange(2)
+    >>> sorted(map(str, dtypes.found))
+    ['torch.float32', 'torch.float64']
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: set[torch.dtype] = set()
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tensors = (t for t in tree_leaves(out) if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex()))
+        self.found |= {t.dtype for t in tensors if t.requires_grad or not torch.is_grad_enabled()}
+        return out
+
+
+def _least_precise(dtypes: Iterable[torch.dtype]) -> torch.dtype:
+    return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
 
 
 def check_slope(objective: Differentiable) -> None:
@@ -146,31 +202,51 @@ def check_slope(objective: Differentiable) -> None:
     key = "slope", objective.context.key
     if key in known or objective.context.checks == "off":
         return
-    for version in sample(objective):
-        try:
-            found = _slope(version, random_direction(version))
-            padding = _padding(version)
-            if found.outcome != "differs" and padding is not None:
-                whole = objective.unchecked().astype(version.layout.dtype)
-                found = _slope(whole.at(whole.weights + _OFF * random_direction(whole, 1)), padding)
-        except DerivativeError:
-            raise
-        except (RuntimeError, TypeError, ValueError):
-            if version.layout.dtype == objective.layout.dtype:
-                raise
-            continue
-        break
+
+    def slope(few: Differentiable) -> _Slope:
+        check_padding(objective, few)
+        return _slope(beside(few), random_direction(few))
+
+    found = precisely(sample(objective), slope)
     if found.outcome == "differs":
-        raise DerivativeError(
-            f"the gradient is not the slope of the loss (they differ by {found.deviation:.2g}, relatively)"
-            f"{found.where}; look for custom autograd functions, detach or no_grad in forward, and embeddings with "
-            "padding_idx= (padding_idx=None leaves outputs as they are)"
-        )
+        raise _no_slope(found)
     known[key] = found.outcome, found.deviation
 
 
-def _padding(objective: Differentiable) -> Tensor | None:
-    """A direction (K,) in the rows of embeddings that torch gives no gradient; none if there are no such rows.
+def check_padding(objective: Differentiable, few: Differentiable) -> None:
+    """Refuse rows of embeddings that torch gives no gradient, though the loss of some sample depends on them.
+
+    Args:
+        objective: on all samples, which are tried where there are such rows.
+        few: the objective on some samples, perhaps in another precision, whose graph shows the rows.
+
+    Raises:
+        DerivativeError: it does, or an embedding divides its gradient by how often a word occurs in the batch.
+    """
+    known = objective.context.found.derivatives
+    key = "padding", objective.context.key
+    if key in known:
+        return
+    rows = _padding(few)
+    if rows:
+        whole = objective.unchecked()
+        whole = whole if few.layout.dtypes == whole.layout.dtypes else whole.astype(few.layout.dtype)
+        found = _slope(beside(whole), _direction_in(rows, whole))
+        if found.outcome == "differs":
+            raise _no_slope(found)
+    known[key] = rows
+
+
+def _no_slope(found: _Slope) -> DerivativeError:
+    return DerivativeError(
+        f"the gradient is not the slope of the loss (they differ by {found.deviation:.2g}, relatively){found.where}; "
+        "look for custom autograd functions, detach or no_grad in forward, checkpoint(use_reentrant=True), and "
+        "embeddings with padding_idx= (padding_idx=None leaves outputs as they are)"
+    )
+
+
+def _padding(objective: Differentiable) -> dict[str, list[int]]:
+    """The rows of embeddings that torch gives no gradient, by the parameter's name.
 
     Raises:
         DerivativeError: an embedding divides its gradient by how often a word occurs in the batch.
@@ -191,8 +267,11 @@ def _padding(objective: Differentiable) -> Tensor | None:
                 name, row = names.get(id(getattr(table, "variable", None))), node._saved_padding_idx
                 if name is not None and 0 <= row < len(batch.parameters[name]):  # torch writes -1 also as 2⁶⁴ − 1
                     rows.setdefault(name, []).append(row)
-    if not rows:
-        return None
+    return rows
+
+
+def _direction_in(rows: Mapping[str, list[int]], objective: Differentiable) -> Tensor:
+    """A direction (K,) in some rows of parameters."""
     direction, kept = objective.layout.unflatten(random_direction(objective)), {}
     for name, tensor in direction.items():
         kept[name] = torch.zeros_like(tensor)

@@ -11,8 +11,8 @@ from __future__ import annotations
 import random
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -29,6 +29,7 @@ _COPIED = 2**26  # bytes of a tensor attribute that is copied, so that it can be
 _CODE = (type, FunctionType, MethodType, BuiltinFunctionType, ModuleType)
 _OF_TORCH = frozenset(vars(nn.Module())) - {"training"}
 _PLAIN = (str, int, float, bool, type(None), torch.dtype, torch.device)
+_LOGGING = ("log", "log_dict")
 _MISSING = object()
 
 
@@ -52,9 +53,10 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     """Put ``model`` into eval mode, gradients on; give everything back on leaving, however one leaves.
 
     Restored are every module's attributes, containers and mode, the random states of torch, numpy and Python, default
-    dtype, number of threads and the deterministic flag. Ambient autocast, ``no_grad`` and ``inference_mode`` have no
-    effect inside. Other threads that measure the same model wait until this one leaves, but for those that it starts in
-    a copy of its context (:mod:`contextvars`).
+    dtype, number of threads, the deterministic flag and torch's fast path of transformer layers, which computes another
+    function and is off inside. Ambient autocast, ``no_grad`` and ``inference_mode`` have no effect inside, and what
+    Lightning's modules log reaches no trainer. Other threads that measure the same model wait until this one leaves,
+    but for those that it starts in a copy of its context (:mod:`contextvars`).
 
     >>> model = nn.Dropout()
     >>> with undisturbed(model):
@@ -74,6 +76,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             try:
                 for module in modules:
                     module.training = False
+                    if _is_of_lightning(module):
+                        vars(module).update(dict.fromkeys(_LOGGING, _log_nothing))
                 guard.state = HeldState(model, modules)
                 yield
             finally:
@@ -118,17 +122,8 @@ def plain_attention() -> Iterator[None]:
 
     The setting is the process's, so it is given back when the last thread has left.
     """
-    with _ATTENTION.lock:
-        _ATTENTION.users += 1
-        if _ATTENTION.users == 1:
-            _ATTENTION.setting.enter_context(sdpa_kernel(SDPBackend.MATH))
-    try:
+    with _PLAIN_KERNEL.shared():
         yield
-    finally:
-        with _ATTENTION.lock:
-            _ATTENTION.users -= 1
-            if not _ATTENTION.users:
-                _ATTENTION.setting.close()
 
 
 def ordinary(tensor: Tensor) -> Tensor:
@@ -301,14 +296,48 @@ class _Guard:
         self.state: HeldState | None = None
 
 
-class _Attention:
-    """The setting of plain attention that threads share, and how many need it now."""
+class _Setting:
+    """A setting of the process's that threads share: made by the first that needs it, given back by the last.
 
-    def __init__(self) -> None:
-        self.lock, self.users, self.setting = threading.Lock(), 0, ExitStack()
+    Args:
+        make: a context in which it holds.
+    """
+
+    def __init__(self, make: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._make, self._lock, self._users, self._held = make, threading.Lock(), 0, ExitStack()
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        """Let it hold."""
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._held.enter_context(self._make())
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._held.close()
 
 
-_ATTENTION = _Attention()
+@contextmanager
+def _without_fast_path() -> Iterator[None]:
+    """Let torch's transformer layers compute what is differentiated also where no gradient is wanted.
+
+    Their other way writes zeros into padded positions.
+    """
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+_PLAIN_KERNEL = _Setting(lambda: sdpa_kernel(SDPBackend.MATH))
+_ONE_PATH = _Setting(_without_fast_path)
 _GUARDS: WeakKeyDictionary[nn.Module, _Guard] = WeakKeyDictionary()
 _GUARDS_LOCK = threading.Lock()
 _MINE: ContextVar[tuple[_Guard, ...]] = ContextVar("models that this thread has taken charge of", default=())
@@ -321,7 +350,7 @@ def _guard(model: nn.Module) -> _Guard:
 
 @contextmanager
 def _process_state(device: torch.device) -> Iterator[None]:
-    """Gradients on, no autocast and no inference mode; random states and torch's settings are given back."""
+    """Gradients on, no autocast, inference mode or fast path; random states and torch's settings are given back."""
     on_device = getattr(torch, device.type) if device.type != "cpu" else None
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002 - the user's
     device_state = on_device.get_rng_state(device) if on_device is not None else None
@@ -332,6 +361,7 @@ def _process_state(device: torch.device) -> Iterator[None]:
         torch.enable_grad(),
         torch.autocast("cpu", enabled=False),
         torch.autocast(device.type, enabled=False),
+        _ONE_PATH.shared(),
     ):
         try:
             yield
@@ -348,6 +378,18 @@ def _process_state(device: torch.device) -> Iterator[None]:
             now = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
             if now != deterministic:
                 torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
+
+
+def _is_of_lightning(module: nn.Module) -> bool:
+    """Tell whether a module logs to a trainer of Lightning's, which keeps what it is told outside of the module."""
+    return any(
+        kind.__name__ == "LightningModule" and kind.__module__.partition(".")[0] in ("lightning", "pytorch_lightning")
+        for kind in type(module).__mro__
+    )
+
+
+def _log_nothing(*_: Any, **__: Any) -> None:
+    """Stand in for a method that logs."""
 
 
 def _tables(attributes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

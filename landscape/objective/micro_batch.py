@@ -26,7 +26,8 @@ class ModelCall:
     Attributes:
         model: what is called.
         forward: how; ``model(*inputs)`` if none.
-        differentiates: whether the model differentiates by its inputs, so that it needs gradients on.
+        differentiates: by what the model itself differentiates in its forward pass, so that it needs gradients on: its
+            ``inputs``, or ``parameters`` too, as meta-learning does; empty if it does not.
         precision: of matrix products and convolutions (``torch.autocast``), if less than the parameters' own; outputs
             are float32 then, and so is the loss.
     """
@@ -34,7 +35,7 @@ class ModelCall:
     model: nn.Module
     forward: Forward | None = None
     precision: torch.dtype | None = None
-    differentiates: bool = False
+    differentiates: str = ""
 
     @property
     def key(self) -> Any:
@@ -48,10 +49,19 @@ class ModelCall:
 
     def run(self, batch: Any) -> Any:
         """Outputs on a batch, from the state that the model is in."""
-        if self.differentiates and not torch.is_grad_enabled():
+        if not self.differentiates or torch.is_grad_enabled():
+            return self._in_precision(batch)
+        held = (
+            [p for p in self.model.parameters() if not p.requires_grad] if self.differentiates == "parameters" else []
+        )
+        try:
             with torch.enable_grad():
+                for parameter in held:
+                    parameter.requires_grad_()
                 return tree_map(lambda t: t.detach() if isinstance(t, Tensor) else t, self._in_precision(batch))
-        return self._in_precision(batch)
+        finally:
+            for parameter in held:
+                parameter.requires_grad_(False)
 
     def _in_precision(self, batch: Any) -> Any:
         if self.precision is None:
@@ -115,13 +125,13 @@ class BatchLoss:
         return getattr(self.call.model.get_submodule(path), attribute) is leaf
 
     def pieces(self, count: int) -> Iterator[BatchLoss]:
-        """This micro-batch in up to ``count`` smaller ones; their shares are of this one's mean and add up to 1.
+        """This micro-batch in up to ``count`` smaller ones of equal sizes; their shares of its mean add up to 1.
 
         Those that the loss ignores as a whole are left out.
         """
         size = length(self.labels)
         rows = torch.arange(size, device=next(iter(self.parameters.values())).device)
-        cut = [(chunk, select(self.labels, chunk, size)) for chunk in rows.chunk(count)]
+        cut = [(chunk, select(self.labels, chunk, size)) for chunk in rows.tensor_split(min(count, size))]
         norms = [self.criterion.normalizer(labels) for _, labels in cut]
         for (chunk, labels), norm in zip(cut, norms, strict=True):
             if norm:

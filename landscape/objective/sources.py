@@ -266,7 +266,7 @@ def _is_list_of_rows(value: Any, count: int) -> bool:
         return False
     if all(isinstance(item, Tensor) for item in value):
         return any(item.ndim == 0 or len(item) != count for item in value)
-    return not any(isinstance(item, tuple | list | Mapping) for item in value)
+    return not any(isinstance(item, Tensor | tuple | list | Mapping) for item in value)
 
 
 def _has_rows(value: Any, count: int) -> bool:
@@ -311,27 +311,25 @@ def _plain(batch: Any) -> Any:
 
 def _merge(chunks: list[Any]) -> list[Any]:
     """One chunk instead of many where shapes allow (padded batches may differ in length)."""
-    first = chunks[0]
-    if len(chunks) == 1 or not all(_joinable(first, chunk) for chunk in chunks[1:]):
-        return chunks
     counts = [length(labels_of(chunk)) for chunk in chunks]
-    return [joined(chunks, counts)]
+    joinable = (_joinable((chunks[0], counts[0]), other) for other in zip(chunks[1:], counts[1:], strict=True))
+    return [joined(chunks, counts)] if len(chunks) > 1 and all(joinable) else chunks
 
 
-def _joinable(a: Any, b: Any) -> bool:
+def _joinable(one: tuple[Any, int], other: tuple[Any, int]) -> bool:
+    """Tell whether two batches, or entries of theirs, of so many samples each make a single one."""
+    (a, m), (b, n) = one, other
     if isinstance(a, Tensor):
         return isinstance(b, Tensor) and a.shape[1:] == b.shape[1:] and a.dtype == b.dtype
+    if _is_list_of_rows(a, m) and _is_list_of_rows(b, n):
+        return True
     if type(a) is not type(b):
         return False
     if isinstance(a, Mapping):
-        return a.keys() == b.keys() and all(_joinable(a[k], b[k]) for k in a)
-    if isinstance(a, tuple | list) and not all(map(_is_item, (*a, *b))):
-        return len(a) == len(b) and all(map(_joinable, a, b))
+        return a.keys() == b.keys() and all(_joinable((a[k], m), (b[k], n)) for k in a)
+    if isinstance(a, tuple | list):
+        return len(a) == len(b) and all(_joinable((x, m), (y, n)) for x, y in zip(a, b, strict=True))
     return not isinstance(a, np.ndarray)
-
-
-def _is_item(value: Any) -> bool:
-    return isinstance(value, (Tensor, *_PLAIN))
 
 
 def joined(parts: Sequence[Any], counts: Sequence[int]) -> Any:
@@ -342,7 +340,8 @@ def joined(parts: Sequence[Any], counts: Sequence[int]) -> Any:
     if isinstance(first, Mapping):
         return {key: joined([part[key] for part in parts], counts) for key in first}
     if isinstance(first, tuple | list):
-        return type(first)(joined([part[i] for part in parts], counts) for i in range(len(first)))
+        entries = (joined([part[i] for part in parts], counts) for i in range(len(first)))
+        return type(first)(*entries) if hasattr(first, "_fields") else type(first)(entries)
     rows = isinstance(first, Tensor) and all(
         part.ndim > 0 and len(part) == count for part, count in zip(parts, counts, strict=True)
     )
@@ -370,6 +369,11 @@ def length(labels: Any) -> int:
     nested = isinstance(labels, list) and any(isinstance(item, tuple | list | Mapping) for item in labels)
     if isinstance(labels, list) and not nested and not all(isinstance(t, Tensor) and t.ndim for t in labels):
         return len(labels)
+    if isinstance(labels, list) and not nested and len({len(t) for t in labels}) > 1:
+        raise ValueError(
+            "labels are a list of tensors of unequal lengths, whose rows cannot be told apart; pad them to one tensor, "
+            "or pass the samples' numbers as labels, and let loss_fn= look up what belongs to them"
+        )
     for leaf in tree_leaves(labels):
         if isinstance(leaf, Tensor | np.ndarray) and leaf.ndim:
             return len(leaf)

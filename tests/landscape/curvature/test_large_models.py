@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -230,6 +231,35 @@ def test_large_vectors_get_their_room_at_once(monkeypatch: pytest.MonkeyPatch) -
     assert len(basis._rows) == 9
 
 
+class ChannelsLast(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("kind", [landscape.HessianOperator, landscape.GGNOperator, landscape.EmpiricalFisherOperator])
+def test_pieces_have_no_single_sample_where_torch_differentiates_these_wrongly(
+    kind: type[landscape.HessianOperator],
+) -> None:
+    """As it does in InstanceNorm's backward pass, fed with channels last, under running statistics."""
+    torch.manual_seed(0)
+    norm = nn.InstanceNorm2d(3, affine=True, track_running_stats=True)
+    norm.running_mean.normal_()
+    after = (nn.Tanh(), ChannelsLast(), nn.Conv2d(3, 2, 3), nn.Tanh(), nn.Flatten(), nn.Linear(8, 3))
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), norm, *after).double()
+    x, y = torch.randn(11, 1, 6, 6, dtype=torch.float64), torch.arange(11) % 3
+
+    def operator(count: int, size: int, strategy: str) -> landscape.HessianOperator:
+        objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x[:count], y[:count]), batch_size=size)
+        return kind(objective, strategy=strategy)
+
+    cut, whole = operator(10, 2, "lean"), operator(10, 10, "double_backward")
+    v = torch.randn(whole.shape[0], dtype=torch.float64)
+    torch.testing.assert_close(cut @ v, whole @ v, rtol=0, atol=1e-10 * float((whole @ v).norm()))
+    assert cut.strategy.pieces == (1 if "single samples" in cut.strategy.fallback else 2)
+    with pytest.raises(ValueError, match=r"derivatives|slope"):  # whose last micro-batch is a single sample
+        operator(11, 2, "lean") @ v
+
+
 def test_too_small_a_budget_is_refused_with_what_would_do() -> None:
     matrix = symmetric_with(SPECTRUM)
     with pytest.raises(ValueError, match="basis_bytes is 1919, expected at least 1920: 4 vectors of 480 bytes"):
@@ -238,6 +268,9 @@ def test_too_small_a_budget_is_refused_with_what_would_do() -> None:
         landscape.top_eigenpairs(matrix, 1, basis_bytes=1920, search_missed=True)
     with pytest.raises(ValueError, match="give one of the two"):
         landscape.top_eigenpairs(matrix, 1, basis_bytes=10**6, max_basis=10)
+    for wrong in (math.nan, math.inf, 1e6, True):
+        with pytest.raises(ValueError, match=f"basis_bytes is {wrong!r}, expected a whole number of bytes"):
+            landscape.top_eigenpairs(matrix, 1, basis_bytes=wrong)
 
 
 def test_a_basis_too_large_for_its_device_stays_in_cpu_memory(monkeypatch: pytest.MonkeyPatch) -> None:

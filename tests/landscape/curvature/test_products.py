@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import warnings
 import weakref
 from collections.abc import Callable
@@ -383,9 +384,41 @@ def test_fisher_refuses_losses_of_samples_that_it_cannot_derive_or_that_do_not_f
         double @ torch.zeros(F.shape[0])
 
 
+@pytest.mark.parametrize("strategy", ["double_backward", "split", "lean"])
+def test_losses_of_ones_own_that_ignore_labels_have_a_fisher_matrix(strategy: str) -> None:
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(4, 3).double(), torch.randn(20, 4, dtype=torch.float64), torch.arange(20) % 3
+    y[::3] = -100  # whose own loss is 0 / 0
+    y[8:16] = -100
+
+    def own(outputs: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(outputs, labels)
+
+    kept = y != -100
+    slopes = torch.stack(
+        [
+            torch.cat([g.flatten() for g in torch.autograd.grad(own(model(x[[i]]), y[[i]]), list(model.parameters()))])
+            for i in kept.nonzero().flatten().tolist()
+        ]
+    )
+    objective = landscape.Objective(
+        model, own, (x, y), batch_size=8, normalizer=lambda labels: float((labels != -100).sum())
+    )
+    F = landscape.EmpiricalFisherOperator(objective, strategy=strategy)
+    right = slopes.T @ slopes / len(slopes)
+    torch.testing.assert_close(F @ torch.eye(15, dtype=torch.float64), right, rtol=1e-10, atol=1e-12)
+    assert F.strategy.name == strategy
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"strategy": "fast"}, "strategy is 'fast'"), ({"memory_budget": -1}, "memory_budget is -1")],
+    [
+        ({"strategy": "fast"}, "strategy is 'fast'"),
+        ({"memory_budget": -1}, "memory_budget is -1"),
+        ({"memory_budget": math.nan}, "memory_budget is nan, expected a whole number of bytes"),
+        ({"memory_budget": math.inf}, "memory_budget is inf, expected a whole number of bytes"),
+        ({"memory_budget": "4GiB"}, "memory_budget is '4GiB', expected a whole number of bytes"),
+    ],
 )
 def test_bad_options(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):

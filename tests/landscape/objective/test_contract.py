@@ -5,8 +5,10 @@ One test for each kind of assumption; right values are computed without this pac
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -161,6 +163,45 @@ def test_finite_differences_serve_where_nothing_else_does() -> None:
         landscape.GGNOperator(objective, strategy="finite_difference")
 
 
+@pytest.mark.parametrize("inner", [torch.float64, torch.float32])
+def test_finite_differences_take_the_step_of_the_precision_that_the_loss_has(inner: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model, (x, y) = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2)).double(), classes(50)
+
+    def loss(outputs: Tensor, labels: Tensor) -> Tensor:  # a float64 number of a float32 computation
+        return F.cross_entropy(outputs.to(inner), labels).double()
+
+    right = hessian_by_differences(model, lambda: F.cross_entropy(model(x), y))
+    H = landscape.HessianOperator(landscape.Objective(model, loss, (x, y), batch_size=16), strategy="finite_difference")
+    rounding = torch.finfo(inner).eps ** (2 / 3)  # of central differences at their best step
+    v = torch.randn(H.shape[0], dtype=torch.float64)
+    torch.testing.assert_close(H @ v, right @ v, rtol=0, atol=20 * rounding * float((right @ v).norm()))
+    assert H.probe.deviation < 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_finite_differences_across_kinks_are_refused(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2)).to(dtype)
+    x, y = classes(50)
+    H = landscape.HessianOperator(
+        landscape.Objective(model, nn.CrossEntropyLoss(), (x.to(dtype), y)), strategy="finite_difference"
+    )
+    v = torch.ones(H.shape[0], dtype=dtype)
+    if dtype == torch.float64:  # whose steps are small enough to cross none
+        assert (H @ v).any()
+        return
+    with pytest.raises(DerivativeError, match=r"with two steps differ by .*astype\(torch.float64\)"):
+        H @ v
+
+
+def test_finite_differences_of_a_linear_loss_are_zero_to_rounding() -> None:
+    model, (x, _) = nn.Linear(3, 1), classes(50)
+    objective = landscape.Objective(model, lambda o, y: o.mean(), (x.float(), torch.zeros(50)))
+    H = landscape.HessianOperator(objective, strategy="finite_difference")
+    assert float((H @ torch.ones(4)).abs().max()) < torch.finfo(torch.float32).eps ** 0.5
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_gradient_that_is_not_the_slope_of_the_loss_is_refused(dtype: torch.dtype) -> None:
     x, y = classes()
@@ -288,12 +329,36 @@ def test_a_product_that_is_not_finite_is_refused(strategy: str, checks: Any) -> 
     assert torch.isfinite(by_differences @ torch.randn(objective.num_parameters)).all()
 
 
+@pytest.mark.parametrize("kind", [landscape.HessianOperator, landscape.GGNOperator])
+def test_a_padding_row_is_noticed_by_products_too(kind: type[landscape.HessianOperator]) -> None:
+    model = nn.Sequential(nn.Embedding(7, 4, padding_idx=0), nn.Flatten(), nn.Tanh(), nn.Linear(16, 2)).double()
+    nn.init.normal_(model[0].weight)
+    x, y = torch.arange(160).reshape(40, 4) % 6 + 1, torch.arange(40) % 2
+    x[17, 3:] = 0
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), batch_size=7)
+    with pytest.raises(DerivativeError, match=r"not the slope of the loss .* in 0.weight; .*padding_idx=None"):
+        kind(objective) @ objective.weights
+
+
 def test_sparse_gradients_are_gradients() -> None:
     sparse, dense = (nn.Sequential(nn.Embedding(5, 4, sparse=s), nn.Flatten(), nn.Linear(8, 2)) for s in (True, False))
     dense.load_state_dict(sparse.state_dict())
     data = torch.arange(20).reshape(10, 2) % 5, torch.arange(10) % 2
     got, right = (landscape.Objective(m, nn.CrossEntropyLoss(), data).gradient() for m in (sparse, dense))
     torch.testing.assert_close(got, right)
+
+
+@pytest.mark.parametrize("strategy", ["double_backward", "split", "lean"])
+@pytest.mark.parametrize("kind", [landscape.HessianOperator, landscape.GGNOperator, landscape.EmpiricalFisherOperator])
+def test_sparse_gradients_have_products(kind: Any, strategy: str) -> None:
+    x, y = torch.randint(5, (20, 3)), torch.arange(20) % 2
+    model = nn.Sequential(nn.Embedding(5, 3, sparse=True), nn.Flatten(), nn.Tanh(), nn.Linear(9, 2)).double()
+    dense = copy.deepcopy(model)
+    dense[0].sparse = False
+    objectives = [landscape.Objective(m, nn.CrossEntropyLoss(), (x, y), batch_size=7) for m in (model, dense)]
+    v = torch.randn(objectives[0].num_parameters, dtype=torch.float64)
+    found, right = kind(objectives[0], strategy=strategy) @ v, kind(objectives[1], strategy="double_backward") @ v
+    torch.testing.assert_close(found, right, rtol=1e-10, atol=1e-12)
 
 
 def test_a_network_of_kinks_is_not_taken_for_wrong() -> None:
@@ -342,6 +407,42 @@ def test_models_that_differentiate_inside(how: str) -> None:
 
 
 # C. What is a mean.
+
+
+class OneStep(nn.Module):
+    """Classifies with weights that are a step of training on held samples away from its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+        self.register_buffer("x", torch.randn(6, 3))
+        self.register_buffer("y", torch.arange(6) % 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        own = dict(self.net.named_parameters())
+        loss = F.cross_entropy(torch.func.functional_call(self.net, own, (self.x,)), self.y)
+        slopes = torch.autograd.grad(loss, list(own.values()), create_graph=True)
+        moved = {name: p - 0.1 * slope for (name, p), slope in zip(own.items(), slopes, strict=True)}
+        return torch.func.functional_call(self.net, moved, (x,))
+
+
+def test_models_that_differentiate_by_their_own_parameters() -> None:
+    torch.manual_seed(0)
+    model, (x, y) = OneStep().double(), classes()
+    loss = F.cross_entropy(model(x), y)
+    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), batch_size=6)
+    v = torch.randn(len(gradient), dtype=torch.float64)
+    assert objective.loss() == pytest.approx(loss.item(), rel=1e-12)
+    torch.testing.assert_close(objective.gradient(), gradient)
+    hessian = hessian_by_differences(model, lambda: F.cross_entropy(model(x), y))
+    torch.testing.assert_close(landscape.HessianOperator(objective) @ v, hessian @ v, rtol=1e-6, atol=1e-8)
+    vector_to_parameters(objective.weights + 0.1 * v, model.parameters())
+    assert objective.loss() == pytest.approx(F.cross_entropy(model(x), y).item(), rel=1e-12)
+    assert all(p.requires_grad for p in model.parameters())
+    moved = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), batch_size=6)
+    line = landscape.line(moved.at(moved.weights - 0.1 * v), v, [0.1])
+    assert line.loss.item() == pytest.approx(moved.loss(), rel=1e-10)
 
 
 def test_class_weights_of_a_function_are_noticed_wherever_classes_lie() -> None:
@@ -398,6 +499,90 @@ def test_a_normalizer_that_is_a_little_wrong_is_refused_even_where_all_losses_ar
     assert objective.loss() == pytest.approx(shifted(model(ids), labels).item(), rel=1e-6)
     with pytest.raises(ValueError, match="weighted by the given normalizer"):
         landscape.Objective(model, shifted, (ids, labels), batch_size=4, normalizer=wrong).loss()
+
+
+@dataclasses.dataclass(frozen=True)
+class OneByOne:
+    """Sentences of unequal lengths, each a batch of its own, and a loss that is the mean over the words it predicts."""
+
+    inside: bool
+    ignored: int = -100
+
+    def data(self) -> list[dict[str, Tensor]]:
+        torch.manual_seed(0)
+        rows = [torch.randint(1, 9, (1, length)) for length in (3, 7, 4, 6, 9)]
+        batches = [{"ids": row, "labels": row.clone()} for row in rows]
+        batches[1]["labels"][0, 2] = self.ignored
+        return batches
+
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        shifted = labels[:, 1:].flatten()
+        return F.cross_entropy(outputs[:, :-1].flatten(0, 1), shifted, ignore_index=self.ignored)
+
+    def counted(self, labels: Tensor) -> float:
+        return float((labels[:, 1:] != self.ignored).sum())
+
+    def objective(self, model: nn.Module, normalizer: Callable[[Any], float] | None) -> landscape.Objective:
+        if not self.inside:
+            return landscape.Objective(
+                model, self.loss, self.data(), 1, forward=lambda m, b: m(b["ids"]), normalizer=normalizer
+            )
+        return landscape.Objective(
+            model,
+            lambda loss, labels: loss,
+            self.data(),
+            1,
+            forward=lambda m, b: self.loss(m(b["ids"]), b["labels"]),
+            normalizer=normalizer,
+        )
+
+
+@pytest.mark.parametrize("case", [OneByOne(False), OneByOne(True), OneByOne(False, -1), OneByOne(True, 0)], ids=str)
+def test_a_mean_over_words_is_noticed_where_every_sentence_is_a_batch_of_its_own(case: OneByOne) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 9)).double()
+    for wrong in (None, lambda labels: float((labels != case.ignored).sum()), lambda labels: float(labels.numel())):
+        with pytest.raises(ValueError, match="loss_fn is not a mean over samples weighted by the"):
+            case.objective(model, wrong).loss()
+    total = sum(case.loss(model(b["ids"]), b["labels"]).item() * case.counted(b["labels"]) for b in case.data())
+    right = total / sum(case.counted(b["labels"]) for b in case.data())
+    assert case.objective(model, case.counted).loss() == pytest.approx(right, rel=1e-12)
+
+
+class Longest(nn.Module):
+    """Cannot be padded: what it says of a sequence depends on how long it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Linear(1, 1)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return F.mse_loss(self.scale(x[..., None])[..., 0] + x.shape[1], y)
+
+
+def test_a_mean_that_cannot_be_established_is_asked_for() -> None:
+    torch.manual_seed(0)
+    data = [(torch.randn(1, n), torch.randn(1, n)) for n in (3, 5, 4)]
+    model = Longest()
+
+    def objective(normalizer: Callable[[Any], float] | None) -> landscape.Objective:
+        return landscape.Objective(
+            model, lambda loss, _: loss, data, 1, forward=lambda m, batch: m(*batch), normalizer=normalizer
+        )
+
+    with pytest.raises(ValueError, match=r"comes one sample at a time, .* give normalizer="):
+        objective(None).loss()
+    right = sum(float(model(x, y).detach()) for x, y in data) / 3
+    assert objective(lambda labels: float(len(labels))).loss() == pytest.approx(right, rel=1e-6)
+
+
+def test_images_of_unequal_sizes_one_at_a_time_have_the_mean_over_samples() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 3, 2), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).double()
+    data = [(torch.randn(1, 1, n, n + 1, dtype=torch.float64), torch.tensor([n % 3])) for n in (3, 5, 4, 7)]
+    objective = landscape.Objective(model, lambda o, y: F.cross_entropy(o, y), data, 1)
+    right = sum(float(F.cross_entropy(model(x), y).detach()) for x, y in data) / 4
+    assert objective.loss() == pytest.approx(right, rel=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
@@ -462,6 +647,7 @@ def test_what_all_samples_share_is_passed_through() -> None:
         ),
         ((torch.eye(4).to_sparse(), torch.zeros(4)), r"entry \[0\] is a sparse"),
         ((nn.utils.rnn.pack_sequence([torch.zeros(2, 1)] * 4), torch.zeros(4)), "PackedSequence, .* lengths"),
+        ([(torch.zeros(2, 3), [torch.zeros(1), torch.zeros(2)])], "labels are a list of tensors of unequal lengths"),
         ([(object(), torch.zeros(4))], r"entry \[0\] is a object, whose rows"),
     ],
 )
@@ -531,6 +717,55 @@ def test_no_accuracy_where_labels_are_shifted_inside_the_loss() -> None:
 
 
 # F. Dtypes.
+
+
+class Sample(NamedTuple):
+    x: Tensor
+    y: Tensor
+
+
+def test_batches_may_be_named_tuples() -> None:
+    model, (x, y) = nn.Linear(3, 2).double(), classes()
+    rows = [Sample(*row) for row in zip(x, y, strict=True)]
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), DataLoader(rows, 6), batch_size=6)
+    assert objective.loss() == pytest.approx(F.cross_entropy(model(x), y).item(), rel=1e-12)
+
+
+def test_outputs_in_a_list_as_long_as_the_batch_are_no_rows() -> None:
+    model, (x, y) = nn.Linear(3, 2).double(), classes()
+
+    def forward(called: nn.Module, batch: Any) -> Any:
+        return [called(batch[0]), None, "beside", 3]
+
+    def loss(outputs: Any, labels: Tensor) -> Tensor:
+        return F.cross_entropy(outputs[0], labels)
+
+    objective = landscape.Objective(model, loss, (x, y), batch_size=4, forward=forward)
+    assert objective.loss() == pytest.approx(F.cross_entropy(model(x), y).item(), rel=1e-12)
+
+
+def test_parameters_of_two_precisions_keep_theirs() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.trunk, self.head = nn.Linear(3, 4), nn.Linear(4, 2).double()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.trunk(x.float()).tanh().double())
+
+    torch.manual_seed(0)
+    model, (x, y) = Mixed(), classes()
+    loss = F.cross_entropy(model(x), y)
+    right = torch.cat([g.double().flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), batch_size=6)
+    tolerance = 100 * torch.finfo(torch.float32).eps
+    torch.testing.assert_close(objective.gradient(), right, rtol=0, atol=tolerance * float(right.norm()))
+    whole = copy.deepcopy(model).double()
+    whole.forward = lambda x: whole.head(whole.trunk(x).tanh())  # type: ignore[method-assign]
+    v = torch.randn(len(right), dtype=torch.float64)
+    hessian = hessian_by_differences(whole, lambda: F.cross_entropy(whole(x), y))
+    found = landscape.HessianOperator(objective) @ v
+    torch.testing.assert_close(found, hessian @ v, rtol=0, atol=tolerance * float((hessian @ v).norm()))
 
 
 class Spectral(nn.Module):
@@ -726,12 +961,61 @@ def test_a_derivative_asked_for_first_is_refused_in_the_same_words(call: str) ->
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Tanh(), nn.Linear(4, 2))
     objective = landscape.Objective(model.double(), nn.CrossEntropyLoss(), classes(7), batch_size=3)
     calls = {
-        "gradient": objective.gradient,
+        "gradient": lambda: objective.gradient(),
         "hessian": lambda: landscape.HessianOperator(objective) @ objective.weights,
         "sharpness": lambda: landscape.sam_sharpness(objective),
     }
     with pytest.raises(ValueError, match=r"depend on the others in its batch|takes its statistics from the batch"):
         calls[call]()
+
+
+class Routed(nn.Module):
+    """Experts with room for some samples of a batch, or with a penalty on how a batch spreads over them."""
+
+    def __init__(self, room: int | None) -> None:
+        super().__init__()
+        self.room, self.router = room, nn.Linear(3, 3)
+        self.experts = nn.ModuleList(nn.Linear(3, 2) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Any:
+        weights = self.router(x).softmax(1)
+        out, chosen = torch.zeros(len(x), 2, dtype=x.dtype), weights.argmax(1)
+        for number, expert in enumerate(self.experts):
+            rows = (chosen == number).nonzero().flatten()[: self.room]
+            out = out.index_add(0, rows, weights[rows, number, None] * expert(x[rows]))
+        return out if self.room else {"scores": out, "spread": weights.mean(0).square().sum()}
+
+
+def test_experts_with_room_for_some_of_a_batch_are_refused() -> None:
+    torch.manual_seed(0)
+    objective = landscape.Objective(Routed(2).double(), nn.CrossEntropyLoss(), classes(60), batch_size=20)
+    with pytest.raises(ValueError, match="outputs of a sample depend on the others in its batch"):
+        objective.loss()
+
+
+def test_a_penalty_on_averages_over_the_batch_is_refused_unless_the_loss_leaves_it_out() -> None:
+    torch.manual_seed(0)
+    model, (x, y) = Routed(None).double(), classes(60)
+
+    def loss(share: float) -> Callable[[Any, Tensor], Tensor]:
+        return lambda o, t: F.cross_entropy(o["scores"], t) + (share * o["spread"] if share else 0)
+
+    with pytest.raises(ValueError, match="an output that the loss uses depends on the batch as a whole"):
+        landscape.Objective(model, loss(0.1), (x, y), batch_size=20).loss()
+    without = landscape.Objective(model, loss(0.0), (x, y), batch_size=20)
+    assert without.loss() == pytest.approx(loss(0.0)(model(x), y).item(), rel=1e-12)
+
+
+def test_a_loss_of_a_state_without_rows_is_told_to_turn_it() -> None:
+    class Last(nn.GRU):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)[1]
+
+    x, y = torch.randn(20, 4, 3), torch.arange(20) % 2
+    with pytest.raises(ValueError, match=r"output of shape .* state.transpose\(0, 1\)"):
+        landscape.Objective(
+            Last(3, 2, batch_first=True), lambda h, t: F.cross_entropy(h[-1], t), (x, y), batch_size=8
+        ).loss()
 
 
 def test_all_samples_together_by_their_numbers() -> None:
@@ -766,17 +1050,19 @@ def test_samples_that_a_loader_drops_are_told(caplog: pytest.LogCaptureFixture) 
 # K. Models of other kinds.
 
 
-@pytest.mark.parametrize("kind", ["scripted", "lazy", "function"])
+@pytest.mark.parametrize("kind", ["scripted", "lazy", "meta", "function"])
 def test_models_that_cannot_be_measured_are_refused(kind: str) -> None:
     with pytest.warns() if kind == "scripted" else _nothing():
         model: Any = {
             "scripted": lambda: torch.jit.script(nn.Linear(3, 2)),
             "lazy": lambda: nn.LazyLinear(2),
+            "meta": lambda: nn.Linear(3, 2, device="meta"),
             "function": lambda: torch.tanh,
         }[kind]()
     words = {
         "scripted": "pass the module it was made from",
         "lazy": "on one batch first",
+        "meta": "'weight' is on the meta device",
         "function": "expected a torch",
     }
     with pytest.raises((ValueError, TypeError), match=words[kind]):

@@ -127,6 +127,7 @@ def process() -> tuple[Any, ...]:
         torch.overrides._len_torch_function_stack() if hasattr(torch.overrides, "_len_torch_function_stack") else 0,
         len(torch.utils._python_dispatch._get_current_dispatch_mode_stack()),
         torch.backends.cuda.flash_sdp_enabled(),
+        torch.backends.mha.get_fastpath_enabled(),
         torch.get_rng_state().tolist(),
         np.random.get_state()[1].tolist(),  # noqa: NPY002
         random.getstate(),
@@ -314,6 +315,57 @@ def test_a_thread_within_the_same_context_is_not_locked_out() -> None:
         thread.start()
         thread.join(10)
     assert done == [True]
+
+
+class Encoder(nn.Module):
+    """A mean over padded positions too, into which torch's fast path of evaluation writes zeros."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Embedding(7, 4), nn.Linear(4, 3)
+        self.encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 6, batch_first=True), 1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.encoder(self.embed(tokens), src_key_padding_mask=tokens == 0).mean(1))
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_transformer_is_one_function_with_and_without_gradients(enabled: bool) -> None:
+    torch.manual_seed(0)
+    model, x, y = Encoder().double(), torch.randint(1, 7, (10, 5)), torch.arange(10) % 3
+    x[::2, 2:] = 0
+    right = nn.functional.cross_entropy(model.eval()(x), y).item()
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), batch_size=4)
+    direction = torch.zeros(objective.num_parameters, dtype=torch.float64)
+    before = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+        with untouched(model), torch.no_grad():
+            assert objective.loss() == pytest.approx(right, rel=1e-12)
+            assert landscape.line(objective, direction, [1.0], check=False).loss.item() == pytest.approx(
+                right, rel=1e-12
+            )
+            assert objective.gradient().any()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def test_the_fast_path_comes_back_with_the_last_of_several_threads() -> None:
+    inside, outer = threading.Event(), threading.Event()
+
+    def measure() -> None:
+        with undisturbed(nn.Linear(1, 1)):
+            inside.set()
+            assert outer.wait(30)
+
+    thread = threading.Thread(target=measure)
+    with undisturbed(nn.Linear(1, 1)):
+        thread.start()
+        assert inside.wait(30)
+    assert not torch.backends.mha.get_fastpath_enabled()
+    outer.set()
+    thread.join()
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 def test_held_tensors_stand_in_for_tied_ones_under_every_name_and_nest() -> None:
