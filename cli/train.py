@@ -99,6 +99,7 @@ def _presets() -> str:
 @click.option("--checkpoints", metavar="LIST", callback=options.split, help="Epochs to keep besides the last: 10,20.")
 @setting("diagnose", "Batches to look at gradients on; 0: none.")
 @setting("diagnose_every", "Epochs from one such look to the next.")
+@setting("evaluate_every", "Epochs from one evaluation to the next.")
 @click.option("--samples", is_flag=True, help="Keep loss and margin of every training sample at every epoch.")
 @options.SEED
 @options.section("Computation")
@@ -109,6 +110,7 @@ def _presets() -> str:
 @click.option("--seed-picks", type=options.SEEDS, show_default="--seed", help="Seed of NCSAM's picks.")
 @options.DEVICE
 @setting("precision", "Of the steps: fp32 or bf16 (autocast).")
+@setting("memory_format", "auto, contiguous or channels_last.")
 @setting("compile", "Run the steps through torch.compile.")
 @options.section("Output")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run file to write, e.g. run.h5.")
@@ -144,6 +146,8 @@ def command(
       landscape train --optimizer sam --rho 0.1 --epochs 40 --out sam.h5
       landscape train --preset list
     """
+    import numpy as np
+
     from ncsam.runs.train import train_run
 
     seeds = {name: choices.pop(f"seed_{name}") for name in SEEDS}
@@ -176,7 +180,7 @@ def command(
         return
     memorisation, corrected = training.memorisation[-1], training.corrected
     click.echo(f"{out}: {config.optimizer} on {config.data}, {config.noise}, {config.epochs} epochs")
-    click.echo(f"  test accuracy  {last['test']:.1%} (best epoch {training.of_view('test').max():.1%})")
+    click.echo(f"  test accuracy  {last['test']:.1%} (best epoch {np.nanmax(training.of_view('test')):.1%})")
     if training.balanced_accuracy is not None:
         click.echo(f"  balanced accuracy  {training.balanced_accuracy[-1]:.1%}")
     click.echo(f"  accuracy on observed labels  {last['mixed']:.1%}, on true labels  {last['true_labels']:.1%}")

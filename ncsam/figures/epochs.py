@@ -107,11 +107,11 @@ def training_of_controls(
         hide_spare(axes, len(controls))
         for ax, (label, members) in zip(axes.flat, controls.items(), strict=False):
             for other, records in others.items():
-                x, mean, *_ = _over_seeds([(t.epochs, t.of_view("test")) for t in records])
+                x, mean, *_ = _over_seeds([_evaluated(t, t.of_view("test")) for t in records])
                 ax.plot(x, mean, **{**drawn[other].line, "linewidth": 0.9}, alpha=0.7, label=plain(drawn[other].name))
-            x, mean, low, high = _over_seeds([(t.epochs, t.of_view("test")) for t in members])
+            x, mean, low, high = _over_seeds([_evaluated(t, t.of_view("test")) for t in members])
             band(ax, x, mean, low, high, dataclasses.replace(drawn[label], dash="-", name=""), share=True)
-            later.append(mean[len(mean) // 4 :].min())
+            later.append(mean[x > x[-1] / 4].min())
             made.note(arm=label, epoch=x, mean=mean, low=low, high=high)
             ax.set_title(plain(drawn[label].name), fontsize=7, color=drawn[label].colour)
         shares(axes[0, 0])
@@ -187,7 +187,7 @@ def _training(
     values: Callable[[Training], np.ndarray], **where: Any,
 ) -> None:  # fmt: skip
     for label, symbol in symbols(groups).items():
-        x, mean, low, high = _over_seeds([(t.epochs, values(t)) for t in groups[label]])
+        x, mean, low, high = _over_seeds([_evaluated(t, values(t)) for t in groups[label]])
         band(ax, x, mean, low, high, symbol, share=True)
         made.note(quantity=quantity, **where, arm=label, epoch=x, mean=mean, low=low, high=high)
     if not ax.lines or not np.isfinite(np.concatenate([line.get_ydata() for line in ax.lines])).any():
@@ -212,6 +212,11 @@ def _mean_of(record: Diagnostics, quantity: str) -> np.ndarray:
         return 2 * half / (1 + half)
     found: np.ndarray = record.mean[:, names.index(quantity)]
     return found
+
+
+def _evaluated(record: Training, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The epochs whose views were evaluated, with the values there: a line joins them."""
+    return record.epochs[record.evaluated], values[record.evaluated]
 
 
 def _over_seeds(members: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, ...]:

@@ -30,8 +30,10 @@ class Training(Record, kind="training"):
 
     epochs: np.ndarray = variable("epoch", long_name="epoch, counted from 1", coordinate=True)
     views: np.ndarray = variable("view", long_name="view of the data", coordinate=True)
-    loss: np.ndarray = variable("epoch", "view", long_name="mean loss at the end of the epoch", units="loss")
-    accuracy: np.ndarray = variable("epoch", "view", long_name="share of correct predictions")
+    loss: np.ndarray = variable(
+        "epoch", "view", long_name="mean loss at the end of the epoch, NaN where not evaluated", units="loss"
+    )
+    accuracy: np.ndarray = variable("epoch", "view", long_name="share of correct predictions, NaN where not evaluated")
     memorisation: np.ndarray = variable("epoch", long_name="share of wrong labels that are predicted")
     running_loss: np.ndarray = variable("epoch", long_name="mean training loss over the epoch's steps", units="loss")
     lr: np.ndarray = variable("epoch", long_name="learning rate")
@@ -54,6 +56,12 @@ class Training(Record, kind="training"):
     def of_view(self, name: str) -> np.ndarray:
         """Accuracy on one view, (epoch,)."""
         return self.accuracy[:, self.views.tolist().index(name)]
+
+    @property
+    def evaluated(self) -> np.ndarray:
+        """Whether the views were evaluated at the end of an epoch, (epoch,) bool; what comes of it is NaN elsewhere."""
+        evaluated: np.ndarray = ~np.isnan(self.accuracy).all(axis=1)  # an accuracy is a share even where a loss is NaN
+        return evaluated
 
 
 class SampleHistory(Record, kind="sample_history"):

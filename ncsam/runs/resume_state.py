@@ -67,8 +67,12 @@ def load_state(path: Path, identity: dict[str, Any], device: str) -> dict[str, A
     try:
         with opened(path) as stream:
             content = torch.load(stream, map_location=device, weights_only=True)
-        # A state from before a choice existed was trained with what is now its default.
-        found, state = {**TrainConfig().to_dict(), **json.loads(content["identity"])}, content["state"]
+        # A state from before a choice existed was trained with what is now its default, but that its memory format was
+        # contiguous, which auto takes up.
+        before = {**TrainConfig().to_dict()}
+        if identity.get("memory_format") != "auto":
+            before["memory_format"] = "contiguous"
+        found, state = {**before, **json.loads(content["identity"])}, content["state"]
     except Exception as error:
         raise StoreError(
             f"{path}: not a readable training state ({type(error).__name__}); remove it to start over"

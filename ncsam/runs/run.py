@@ -49,7 +49,8 @@ class Run:
             self.attrs = dict(file.attrs)
             self.names = file.names()
         try:
-            self.config = TrainConfig.from_dict(self.attrs["config"])
+            # What was trained before there was a choice of memory format was contiguous.
+            self.config = TrainConfig.from_dict({"memory_format": "contiguous", **self.attrs["config"]})
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{self.path}: its configuration cannot be used ({error})") from error
         kept = [name.removeprefix("weights/") for name in self.names if name.startswith("weights/")]

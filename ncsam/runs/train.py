@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -60,7 +61,7 @@ def train_run(
     path, log = output(path), None if log is None else output(log)
     state = state_path(path)
     if path.exists() and not overwrite:
-        if resume and (run := Run(path, trust=trust)).config == config:
+        if resume and _trained_as(run := Run(path, trust=trust), config):
             return run
         raise StoreError(f"{path}: the file exists; choose another name, --overwrite, or --resume of the same run")
     _check_outputs(path, log, overwrite=overwrite, resume=resume)
@@ -102,7 +103,11 @@ def train_run(
         if (samples := trainer.samples()) is not None:
             contents["samples"] = samples
         store.create(
-            path, kind="run", attrs={**stamp, **(attrs or {}), **spent}, contents=contents, overwrite=overwrite
+            path,
+            kind="run",
+            attrs={**stamp, **(attrs or {}), **spent, "memory_format": trainer.memory_format},
+            contents=contents,
+            overwrite=overwrite,
         )
         for leftover in (state, state_temporary(path)):
             leftover.unlink(missing_ok=True)
@@ -128,6 +133,13 @@ def _train(
             if time.monotonic() - saved >= SAVE_EVERY:
                 save_state(state, identity, trainer.state_dict())
                 saved = time.monotonic()
+
+
+def _trained_as(run: Run, config: TrainConfig) -> bool:
+    """Whether the run is the one asked for; ``auto`` is whatever memory format it was trained in."""
+    if config.memory_format == "auto":
+        return dataclasses.replace(run.config, memory_format="auto") == config
+    return run.config == config
 
 
 def _labels(problem: Problem) -> Labels:

@@ -12,12 +12,11 @@ from ncsam.noise.spelling import KINDS
 from ncsam.records import BoundTable, Diagnostics, SharpnessTable, Spectrum
 from ncsam.runs.run import Run
 from ncsam.study.table import spell
-
-LAST_EPOCHS = 5  # the primary accuracy is the mean over these
+from ncsam.training.config import LAST_EPOCHS
 
 ENDPOINTS: Mapping[str, str] = {
     "test_accuracy": "accuracy on the clean test data, mean of the last five epochs",
-    "best_accuracy": "the best epoch's",
+    "best_accuracy": "the best evaluated epoch's",
     "drop": "best_accuracy - test_accuracy",
     "balanced_accuracy": "mean over the classes of the accuracy on the test data, mean of the last five epochs",
     "val_accuracy": "accuracy on the held-out part with observed labels, last epoch; for tuning",
@@ -98,13 +97,13 @@ def _has_rate(kind: str) -> bool:
 def _of_training(run: Run) -> dict[str, float]:
     training = run.training
     test = training.of_view("test")
-    last = float(test[-LAST_EPOCHS:].mean())
+    last, best = float(test[-LAST_EPOCHS:].mean()), float(np.nanmax(test))
     after = training.epochs > run.config.warmup_epochs
     losses = dict(zip(training.views.tolist(), training.loss[-1].tolist(), strict=True))
     found = {
         "test_accuracy": last,
-        "best_accuracy": float(test.max()),
-        "drop": float(test.max()) - last,
+        "best_accuracy": best,
+        "drop": best - last,
         "memorisation": float(training.memorisation[-1]),
         "gap": losses["test"] - losses["clean_part"],
         "realized_rate": float(run.labels.realized_rate),

@@ -64,7 +64,8 @@ def _estimate(cells: Sequence[Cell], trust: bool) -> Cost:
         step, forward, product, weights = known[arm]
         unit = UnitCosts(len(problem.train), len(problem.dataset.test_y), forward, product)
         everything = unit.train + len(problem.val) + unit.test
-        seconds += config.epochs * (-(-unit.train // config.batch_size) * step + everything * forward)
+        seconds += config.epochs * -(-unit.train // config.batch_size) * step
+        seconds += sum(map(config.evaluates, range(1, config.epochs + 1))) * everything * forward
         seconds += sum(kind_and_name(name)[0].seconds(settings, unit) for name, settings in cell.measures.items())
         size += weights * (1 + len(set(config.checkpoints) - {config.epochs})) + 32 * len(problem.labels.true)
         size += 8 * config.epochs * len(problem.train) if config.samples else 0

@@ -12,8 +12,7 @@ import numpy as np
 
 from ncsam.runs.run import Run
 from ncsam.sweep.cells import Cell
-
-LAST_EPOCHS = 5  # the accuracy is the mean over these, as that of the reported runs
+from ncsam.training.config import LAST_EPOCHS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,12 +15,15 @@ Schedule = Callable[[int, int], float]
 
 SEEDS = ("split", "noise", "weights", "order", "picks")
 PRECISIONS = ("fp32", "bf16")
+MEMORY_FORMATS = ("auto", "contiguous", "channels_last")
+LAST_EPOCHS = 5  # the reported accuracies are means over these, so that they are always evaluated
 BASE_OPTIMIZERS = ("sgd", "adamw", "adam")
 WARMUP_STEPS = ("base", "sam")
 LARGEST = 1e30  # of any setting: float32 ends at 3.4e38, and the square root of that is about where norms end
 COUNTS = {
     "epochs": (1, 1_000_000), "batch_size": (1, 2**31 - 1), "train_samples": (1, 2**31 - 1),
     "test_samples": (1, 2**31 - 1), "diagnose": (0, 1_000_000), "diagnose_every": (1, 1_000_000),
+    "evaluate_every": (1, 1_000_000),
 }  # fmt: skip
 """Least and greatest of the settings that are whole numbers."""
 NUMBERS = {
@@ -55,11 +58,14 @@ class TrainConfig:
         train_samples, test_samples: take only the first so many samples of the training or test set; all if none.
         val_fraction: share of the training set held out, with its observed labels.
         precision: ``fp32``, or ``bf16`` for forward passes of the steps in bfloat16 (weights and views stay float32).
+        memory_format: of weights and images in the steps: ``contiguous``, ``channels_last``, or ``auto``, see
+            :func:`ncsam.training.execution.memory_format`. The arithmetic is the same but for its order.
         compile: run the model of the steps through ``torch.compile``.
         checkpoints: epochs whose weights are kept besides the last.
         diagnose: batches on which the gradients are looked at along training, see
             :mod:`ncsam.training.gradient_diagnostics`; 0 for none. It changes nothing in the training.
         diagnose_every: epochs from one look to the next; the last epoch is always looked at.
+        evaluate_every: epochs from one evaluation of the views to the next; the last five are always evaluated.
         samples: keep loss and margin of every training sample at the end of every epoch, 8 bytes a sample and epoch.
         seeds: one for each of split, noise, weights, order (of batches, and augmentation) and picks (of NCSAM).
 
@@ -92,10 +98,12 @@ class TrainConfig:
     test_samples: int | None = None
     val_fraction: float = 0.1
     precision: str = "fp32"
+    memory_format: str = "auto"
     compile: bool = False
     checkpoints: tuple[int, ...] = ()
     diagnose: int = 0
     diagnose_every: int = 1
+    evaluate_every: int = 1
     samples: bool = False
     seeds: Mapping[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(SEEDS, 0))
 
@@ -127,7 +135,12 @@ class TrainConfig:
         for name, value in self.options.items():
             if isinstance(value, float) and not abs(value) <= LARGEST:
                 raise ValueError(f"{name} is {value}, expected a number up to {LARGEST:g}")
-        choices = {"precision": PRECISIONS, "base_optimizer": BASE_OPTIMIZERS, "warmup_step": WARMUP_STEPS}
+        choices = {
+            "precision": PRECISIONS,
+            "memory_format": MEMORY_FORMATS,
+            "base_optimizer": BASE_OPTIMIZERS,
+            "warmup_step": WARMUP_STEPS,
+        }
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(known)}")
@@ -143,6 +156,14 @@ class TrainConfig:
     def warmup_epochs(self) -> int:
         """Number of epochs that are the same whatever the optimizer."""
         return int(self.warmup * self.epochs + 1e-9)  # 0.29 · 100 is 28.999… in binary
+
+    def evaluates(self, epoch: int) -> bool:
+        """Whether the views are evaluated at the end of an epoch: every so many, and the last five.
+
+        >>> [epoch for epoch in range(1, 13) if TrainConfig(epochs=12, evaluate_every=4).evaluates(epoch)]
+        [4, 8, 9, 10, 11, 12]
+        """
+        return epoch % self.evaluate_every == 0 or epoch > self.epochs - LAST_EPOCHS
 
     def with_seed(self, seed: int) -> TrainConfig:
         """The same with ``seed`` for everything that is drawn."""

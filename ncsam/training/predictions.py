@@ -14,13 +14,25 @@ from ncsam.records import SampleHistory
 
 
 @torch.no_grad()
-def logits(model: nn.Module, dataset: Data, inputs: Tensor, batch_size: int, device: torch.device) -> Tensor:
+def logits(
+    model: nn.Module,
+    dataset: Data,
+    inputs: Tensor,
+    batch_size: int,
+    device: torch.device,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Tensor:
     """Outputs of the model in eval mode for inputs of the data set, (n, C) float32 on the CPU; the mode is set back."""
+
+    def outputs(batch: Tensor) -> Tensor:
+        found: Tensor = model(dataset.prepare(batch.to(device)).contiguous(memory_format=memory_format))
+        return found.float().cpu()
+
     training = model.training
     with torch.random.fork_rng([device] if device.type == "cuda" else []):  # a model may draw in eval mode, too
         model.eval()
         try:
-            batches = [model(dataset.prepare(batch.to(device))).float().cpu() for batch in inputs.split(batch_size)]
+            batches = [outputs(batch) for batch in inputs.split(batch_size)]
         finally:
             model.train(training)
     return torch.cat(batches)

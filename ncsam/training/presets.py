@@ -68,6 +68,7 @@ _COMMON = {
     "augment": Setting(True, OURS),
     "val_fraction": Setting(0.1, OURS),
     "precision": Setting("fp32", OURS),
+    "memory_format": Setting("auto", OURS),  # channels_last, since all of these are convolutional
     "compile": Setting(False, OURS),
 }
 _RHO = Setting(0.05, RELEASED)

@@ -35,6 +35,7 @@ class Samples:
         seed: of order and augmentation.
         augment: pad by 4 pixels (by an eighth of the side where that is less), crop, flip.
         device: where batches are wanted.
+        memory_format: of the inputs in batches.
         resident: keep all inputs on the device; if none, where they take no more than half of its free memory.
 
     Raises:
@@ -49,10 +50,12 @@ class Samples:
         seed: int,
         augment: bool = False,
         device: torch.device | None = None,
+        memory_format: torch.memory_format = torch.contiguous_format,
         resident: bool | None = None,
     ) -> None:
         self._dataset, self._batch_size, self._seed = problem.dataset, batch_size, seed
         self._device = device or torch.device("cpu")
+        self.memory_format = memory_format
         shape = self._dataset.input_shape
         if augment and len(shape) != 3:
             raise ValueError(f"augmentation needs images (channels, height, width), but inputs have the shape {shape}")
@@ -77,7 +80,7 @@ class Samples:
             if self._augment is not None:
                 x = self._augment(x, self._index[rows], epoch)
             observed, true = self._observed.index_select(0, rows), self._true.index_select(0, rows)
-            yield Batch(self._dataset.prepare(x), observed, true)
+            yield Batch(self._dataset.prepare(x).contiguous(memory_format=self.memory_format), observed, true)
 
 
 def _fits(inputs: Tensor, device: torch.device) -> bool:

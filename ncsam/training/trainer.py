@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
 from ncsam import models, optimizers
@@ -23,6 +24,7 @@ from ncsam.training.problem import VIEWS, Problem, batch_size_for
 from ncsam.training.samples import Samples
 
 Row = dict[str, Any]
+_EVALUATED = ("memorisation", "corrected", "balanced_accuracy")  # one number each, besides what has an axis
 _ARRAYS = ("rows", "checkpoints", "diagnosed")  # of a trainer, which hold arrays; a state has tensors in their place
 
 
@@ -37,11 +39,14 @@ class Trainer:
 
     Attributes:
         model: in training.
+        memory_format: of its weights and images, ``contiguous`` or ``channels_last``; with ``auto``, that of the state
+            that was loaded, or of :func:`ncsam.training.execution.memory_format`.
         rows: one an epoch, see :class:`ncsam.records.Training` for what they hold.
         checkpoints: weights and buffers by epoch.
         diagnosed: by epoch, what was seen of the gradients, (quantities, batches), see
             :mod:`ncsam.training.gradient_diagnostics`.
-        seconds: spent so far on ``training``, on ``evaluation`` of the views and on ``diagnostics``, by the wall clock.
+        seconds: spent so far on ``training``, on ``evaluation`` of the views (with ``samples``) and on ``diagnostics``,
+            by the wall clock.
 
     Raises:
         ValueError: something in the configuration is unknown, impossible or not to be had here; before any work is
@@ -67,7 +72,8 @@ class Trainer:
         self.model = models.build(
             config.model, dataset.input_shape, dataset.num_classes, seed=config.seeds["weights"], trust=trust
         ).to(place)
-        self._optimizer, self._warmup = self._arms(place)
+        few = dataset.prepare(dataset.train_x[:2].to(place))
+        self.memory_format = "contiguous"
         self._samples = Samples(
             self.problem,
             batch_size=config.batch_size,
@@ -75,9 +81,10 @@ class Trainer:
             augment=config.augment,
             device=place,
         )
+        self._use_format(execution.memory_format(config.memory_format, self.model, few))
+        self._optimizer, self._warmup = self._arms(place)
         self.views = tuple(v for v in VIEWS if v != "val" or len(self.problem.val))
-        # An accelerator is busy only with more at once than serves a CPU's caches.
-        self._objective = self.problem.objective(self.model, self.views, None if place.type == "cpu" else 1024)
+        self._checked = False
         self.rows: list[Row] = []
         self.checkpoints: dict[int, dict[str, np.ndarray]] = {}
         self.diagnosed: dict[int, np.ndarray] = {}
@@ -113,13 +120,10 @@ class Trainer:
             started = time.perf_counter()
             steps = self.train_epoch(epoch)
             trained = time.perf_counter()
-            row = {"epoch": epoch, "lr": self._lr(epoch), **steps, **self._evaluate()}
+            row = {"epoch": epoch, "lr": self._lr(epoch), **steps, **self._after_epoch(epoch)}
             self.seconds["training"] += trained - started
             self.seconds["evaluation"] += time.perf_counter() - trained
             self._diagnose(epoch)
-            if self._histories is not None:
-                outputs = self._logits(self.problem.dataset.train_x[self.problem.train])
-                self._histories.by_epoch[epoch] = losses_and_margins(outputs, self.problem.observed())
             self.rows.append(row)
             if epoch in self.config.checkpoints or epoch == self.config.epochs:
                 self.checkpoints[epoch] = self._weights()
@@ -151,6 +155,7 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on bitwise, in forms that ``torch.load(weights_only=True)`` reads."""
         return {
+            "memory_format": self.memory_format,
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             **tree_map_only(np.ndarray, torch.from_numpy, {name: getattr(self, name) for name in _ARRAYS}),
@@ -159,7 +164,9 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a :meth:`state_dict` of the same configuration."""
+        """Continue from a :meth:`state_dict` of the same configuration, in the memory format that it was trained in."""
+        # States from before there was a choice have none.
+        self._use_format(state.get("memory_format", "contiguous"))
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         for name in _ARRAYS:
@@ -197,27 +204,72 @@ class Trainer:
             means.add(info, len(batch.observed))
         return means.row(self._optimizer.perturbation.rho)
 
-    def _evaluate(self) -> Row:
-        """Loss and accuracy of every view, and what they say about the wrong labels."""
-        found = self._objective.evaluate()
-        accuracy = found.metrics["accuracy"]
-        clean, noisy = (self._objective.num_samples(view) for view in ("clean_part", "noisy_part"))
-        # Right predictions of all less those on the clean part, in whole samples: no pass of its own is needed.
-        right = round(accuracy["true_labels"] * (clean + noisy))
-        right -= round(accuracy["clean_part"] * clean) if clean else 0
+    def _after_epoch(self, epoch: int) -> Row:
+        """What is noted of the views and of every training sample, from one forward pass over each."""
+        evaluates, problem = self.config.evaluates(epoch), self.problem
+        train = None
+        if evaluates or self._histories is not None:
+            train = self._logits(problem.dataset.train_x[problem.train])
+        if self._histories is not None and train is not None:
+            self._histories.by_epoch[epoch] = losses_and_margins(train, problem.observed())
+        return self._evaluate(train) if evaluates and train is not None else self._not_evaluated()
+
+    def _evaluate(self, train: Tensor) -> Row:
+        """Loss and accuracy of every view, and what they say about the wrong labels.
+
+        Args:
+            train: outputs for the training samples, (n, C).
+        """
+        self._check()
+        problem = self.problem
+        dataset, wrong = problem.dataset, torch.from_numpy(problem.labels.flipped[problem.train])
+        test = self._logits(dataset.test_x)
+        observed, true = _losses_and_hits(train, problem.observed()), _losses_and_hits(train, problem.true())
+        tables = {
+            "mixed": observed,
+            "clean_part": observed[:, ~wrong],
+            "noisy_part": observed[:, wrong],
+            "true_labels": true,
+            "test": _losses_and_hits(test, dataset.test_y),
+        }
+        if "val" in self.views:
+            held_out = torch.from_numpy(problem.labels.observed[problem.val])
+            tables["val"] = _losses_and_hits(self._logits(dataset.train_x[problem.val]), held_out)
+        means = np.stack([tables[view].mean(dim=1).numpy() for view in self.views], axis=1)
+        by_class = class_accuracy(confusion_matrix(test, dataset.test_y))
         return {
-            "loss": np.array([found.loss[v] for v in self.views]),
-            "accuracy": np.array([accuracy[v] for v in self.views]),
-            "memorisation": accuracy["noisy_part"],
-            "corrected": right / noisy if noisy else math.nan,
-            "class_accuracy": (by_class := class_accuracy(self._confusion())),
+            "loss": means[0],
+            "accuracy": means[1],
+            "memorisation": float(tables["noisy_part"][1].mean()),
+            "corrected": float(true[1, wrong].mean()),
+            "class_accuracy": by_class,
             "balanced_accuracy": float(np.nanmean(by_class)),
         }
 
+    def _not_evaluated(self) -> Row:
+        views, classes = len(self.views), self.problem.dataset.num_classes
+        arrays = {"loss": views, "accuracy": views, "class_accuracy": classes}
+        return {name: np.full(size, np.nan) for name, size in arrays.items()} | dict.fromkeys(_EVALUATED, math.nan)
+
+    def _check(self) -> None:
+        """Refuse, at the first evaluation, a model whose outputs are not a function of its weights and a sample."""
+        if not self._checked:
+            self.problem.objective(self.model, ("test",), self._batch_size()).evaluate()
+            self._checked = True
+
+    def _use_format(self, name: str) -> None:
+        """Have weights and images so in memory. No number changes; what is computed from them rounds differently."""
+        if name != self.memory_format:
+            self.memory_format, self._samples.memory_format = name, execution.FORMATS[name]
+            execution.lay_out(self.model, name)
+
+    def _batch_size(self) -> int:
+        # An accelerator is busy only with more at once than serves a CPU's caches.
+        return batch_size_for(self.problem.dataset) if self._device.type == "cpu" else 1024
+
     def _logits(self, inputs: Tensor) -> Tensor:
-        dataset = self.problem.dataset
-        batch = batch_size_for(dataset) if self._device.type == "cpu" else 1024
-        return logits(self.model, dataset, inputs, batch, self._device)
+        memory_format = self._samples.memory_format
+        return logits(self.model, self.problem.dataset, inputs, self._batch_size(), self._device, memory_format)
 
     def _confusion(self) -> np.ndarray:
         """Test samples of each class by what they are predicted as, (C, C)."""
@@ -229,6 +281,12 @@ class Trainer:
 
     def _weights(self) -> dict[str, np.ndarray]:
         return {name: tensor.detach().cpu().numpy().copy() for name, tensor in self.model.state_dict().items()}
+
+
+def _losses_and_hits(outputs: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of each sample, and 1 where it is predicted as its label, (2, n) float64."""
+    loss = functional.cross_entropy(outputs.double(), labels, reduction="none")
+    return torch.stack([loss, (outputs.argmax(dim=1) == labels).double()])
 
 
 def _base_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:

@@ -17,7 +17,7 @@ from ncsam.training.presets import OURS, PAPER, PRESETS, RELEASED, get
 # Of the user, not of the comparison.
 PER_RUN = {
     *("data", "options", "checkpoints", "seeds", "train_samples", "test_samples"),
-    *("diagnose", "diagnose_every", "samples"),
+    *("diagnose", "diagnose_every", "evaluate_every", "samples"),
 }
 
 
@@ -54,7 +54,7 @@ def test_what_the_paper_states_is_marked_so_and_nothing_else() -> None:
         assert {"epochs", "batch_size", "lr", "momentum", "weight_decay"} <= by_source[PAPER]
         given = preset.settings["noise"]
         assert given.source == (RELEASED if given.value.startswith("symmetric") else PAPER)
-        assert {"loss", "augment", "val_fraction", "precision", "compile"} <= by_source[OURS]
+        assert {"loss", "augment", "val_fraction", "precision", "memory_format", "compile"} <= by_source[OURS]
         assert preset.settings["lr_schedule"] == ("cosine", RELEASED)
 
 
