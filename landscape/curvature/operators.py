@@ -118,6 +118,10 @@ class CurvatureOperator(ABC):
                 f"overflows; look for such operations in model and loss{remedy}"
             )
 
+    def expect(self, products: int) -> None:
+        """Say that so many products will be made at least; the first decides by it whether tracing is worth it."""
+        self._products.expected = max(products, self._products.expected)
+
     @property
     def checks(self) -> str:
         """Thoroughness with which the objective's model, loss and data are checked."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -113,7 +114,8 @@ def _fills(view: fx.Node, write: fx.Node) -> bool:
     """
     if view.target is not _aten.as_strided.default or len(view.users) != 1:
         return False
-    memory, size, stride, *offset = view.args
+    arguments: Any = view.args
+    memory, size, stride, *offset = arguments
     if not isinstance(memory, fx.Node) or memory.target not in _MADE or any(offset):
         return False
     if not isinstance(size, list) or not isinstance(stride, list):
@@ -126,14 +128,15 @@ def _fills(view: fx.Node, write: fx.Node) -> bool:
 
 def _filled(graph: fx.Graph, write: fx.Node, view: fx.Node) -> None:
     """Write a copy in place of memory that is made and filled; later views of the memory are views of the copy."""
-    (memory, size, stride, *_), source = view.args, write.args[1]
+    arguments: Any = view.args
+    (memory, size, stride, *_), source = arguments, write.args[1]
     order = sorted(range(len(size)), key=lambda axis: (-stride[axis], -size[axis]))
     back = [order.index(axis) for axis in range(len(order))]
     own = memory.meta["val"]
     with graph.inserting_before(write):
         expanded = graph.call_function(_aten.expand.default, (source, size))  # as copy_ does
         ordered = graph.call_function(_aten.permute.default, (expanded, order))
-        kind = {"memory_format": torch.contiguous_format}
+        kind: dict[str, Any] = {"memory_format": torch.contiguous_format}
         copied = graph.call_function(_aten.clone.default, (ordered,), kind)
         result = graph.call_function(_aten.permute.default, (copied, back))
         whole = graph.call_function(_aten.as_strided.default, (copied, list(own.shape), list(own.stride()), 0))
