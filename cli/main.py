@@ -11,7 +11,6 @@ from types import FrameType
 
 import click
 from click.core import ParameterSource
-from click.utils import PacifyFlushWrapper
 
 from landscape import inputs
 from landscape._suggest import did_you_mean
@@ -119,7 +118,9 @@ def _run(arguments: list[str], debug: bool) -> int:
     except SystemExit as error:  # click raises Exit, but where it completes words in a shell: this is the user's code
         if "_LANDSCAPE_COMPLETE" in os.environ:
             raise
-        if isinstance(sys.stdout, PacifyFlushWrapper):  # click's way to end where nobody reads on, as in `| head`
+        if type(sys.stdout).__name__.endswith(
+            "PacifyFlushWrapper"
+        ):  # click's sign that nobody reads on, as in `| head`
             return FAILED
         message = f"code that was called ended the program (sys.exit with {error.code!r}); let it return or raise"
         return _fail(message, error, FAILED, debug)
