@@ -120,7 +120,7 @@ def _run(arguments: list[str], debug: bool) -> int:
             raise
         if type(sys.stdout).__name__.endswith(
             "PacifyFlushWrapper"
-        ):  # click's sign that nobody reads on, as in `| head`
+        ):  # click's sign that nobody reads on (`| head`)
             return FAILED
         message = f"code that was called ended the program (sys.exit with {error.code!r}); let it return or raise"
         return _fail(message, error, FAILED, debug)
