@@ -1,4 +1,4 @@
-"""The records that every run file has."""
+"""The records of run files: labels, and what was kept along training."""
 
 from __future__ import annotations
 
@@ -70,8 +70,9 @@ class SampleHistory(Record, kind="sample_history"):
 
 declare_layout(
     "run",
-    required={"labels": "labels", "training": "training"},
+    required={"labels": "labels"},
     allowed={
+        "training": "training",  # an imported run has none
         **dict.fromkeys(("hessian/*", "surface/*", "sharpness/*", "diagnostics/*"), "*"),
         "weights/*": "arrays",
         "samples": "sample_history",
