@@ -54,7 +54,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
             :func:`landscape.inputs.limits` allows.
     """
     files = _files(folder)
-    if not files:
+    if not files and (folder / "config.json").is_file():
         raise ValueError(f"{folder}: holds no weights (model.safetensors or pytorch_model.bin); save the model there")
     check_size(folder, sum(file.stat().st_size for file in files))
     with _quiet(folder) as transformers:

@@ -202,11 +202,13 @@ def _load_torch(path: str | os.PathLike[str]) -> Any:
 def _guarded(path: str | os.PathLike[str], read: Callable[[], Any], remedy: str = "") -> Any:
     try:
         return read()
-    except (OSError, Unfit):
+    except Unfit:
         raise
     except RefusedError as error:
         asked = str(error)
     except Exception as error:  # a malformed pickle can fail with anything; what it must not do is get through
+        if isinstance(error, OSError) and error.filename is not None:  # torch's, of a file cut short, name none
+            raise
         asked_for = re.search(r"GLOBAL (\S+)", str(error))
         if asked_for is None:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
