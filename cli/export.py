@@ -53,7 +53,7 @@ def command(
     overwrite: bool,
     as_json: bool,
 ) -> None:
-    """Write one result for other programs: CSV, NPZ, LaTeX, ParaView, Li et al.; weights of a run.
+    """Write one result for other programs: CSV, NPZ, LaTeX, ParaView, Li et al.
 
     NAME is what `landscape inspect` shows, needed where FILE holds several.
 

@@ -38,7 +38,7 @@ COMMANDS = {
     "report": "Write a study as one HTML page.",
     "inspect": "Show what a file holds.",
     "verify": "Check files against their checksums and the schema.",
-    "export": "Write one result for other programs: CSV, NPZ, LaTeX, ParaView, Li et al.; weights of a run.",
+    "export": "Write one result for other programs: CSV, NPZ, LaTeX, ParaView, Li et al.",
     "import": "Make a run file of weights that were trained elsewhere.",
 }
 """Every command by name, with what the list of commands says of it."""

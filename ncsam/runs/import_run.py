@@ -156,7 +156,7 @@ def _checked_epochs(epochs: Sequence[int] | None, files: int) -> list[int]:
         raise ValueError("expected at least one file of weights")
     found = list(range(1, files + 1)) if epochs is None else list(epochs)
     if len(found) != files:
-        raise ValueError(f"there are {files} files of weights and {len(found)} epochs; give one epoch for each file")
+        raise ValueError(f"files of weights: {files}, epochs: {len(found)}; give one epoch for each file")
     if len(set(found)) < files or not all(0 <= epoch <= _LAST_EPOCH for epoch in found):
         raise ValueError(f"epochs are {listed(found, 10)}, expected different ones, each 0…{_LAST_EPOCH}")
     return found

@@ -338,7 +338,7 @@ def test_models_that_a_run_file_cannot_serve(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("epochs", "message"),
     [
-        ([1], "there are 2 files of weights and 1 epochs"),
+        ([1], "files of weights: 2, epochs: 1; give one"),
         ([3, 3], "expected different ones"),
         ([-1, 2], "each 0…1000000"),
     ],
@@ -573,6 +573,19 @@ def test_folders_that_do_not_fit(
         imported(f"hf:{where}", tmp_path / "run.h5", model=f"hf:{where}")
     assert "\n" not in str(told.value)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_pickle_with_code_in_a_folder_runs_nothing(
+    folder: tuple[Path, dict[str, Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder[0], "net")
+    Path("net/model.safetensors").unlink()
+    torch.save({"w": Payload(os.mkdir, "ran")}, "net/pytorch_model.bin")
+    with pytest.raises(ValueError, match="transformers cannot read it") as told:
+        imported("hf:net", tmp_path / "run.h5", model="hf:net")
+    assert "\n" not in str(told.value)
+    assert os.listdir() == ["net"]
 
 
 def test_a_model_by_name_takes_weights_too(tmp_path: Path) -> None:
