@@ -118,6 +118,8 @@ def _run(arguments: list[str], debug: bool) -> int:
     except SystemExit as error:  # click raises Exit, but where it completes words in a shell: this is the user's code
         if "_LANDSCAPE_COMPLETE" in os.environ:
             raise
+        if type(sys.stdout).__name__.endswith("PacifyFlushWrapper"):  # click's sign that nobody reads on (`| head`)
+            return FAILED
         message = f"code that was called ended the program (sys.exit with {error.code!r}); let it return or raise"
         return _fail(message, error, FAILED, debug)
     except Exception as error:

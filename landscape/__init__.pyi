@@ -46,6 +46,7 @@ from landscape.sharpness import (
     keskar_sharpness as keskar_sharpness,
     sam_sharpness as sam_sharpness,
 )
+from landscape.spectrum.adaptive import adaptive_top as adaptive_top, adaptive_trace as adaptive_trace
 from landscape.spectrum.decomposition import (
     alignment as alignment,
     split_curvature as split_curvature,

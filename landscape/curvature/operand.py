@@ -28,8 +28,12 @@ class Operand:
     product: Callable[[Tensor], Tensor]
 
 
-def operand(operator: Any) -> Operand:
+def operand(operator: Any, products: int | None = None) -> Operand:
     """Size, device, machine epsilon and product of any symmetric operator: ours, a tensor, an array, a scipy operator.
+
+    Args:
+        operator: (K, K).
+        products: how many will be asked for, which ours are told before the first.
 
     Raises:
         ValueError: the operator is not square.
@@ -43,6 +47,8 @@ def operand(operator: Any) -> Operand:
     if isinstance(operator, Tensor):
         matrix = operator.double()
         return Operand(rows, matrix.device, torch.finfo(operator.dtype).eps, lambda v: matrix @ v)
+    if products is not None and hasattr(operator, "expect"):
+        operator.expect(products)
     if isinstance(operator.dtype, torch.dtype):
         return Operand(rows, operator.device, torch.finfo(operator.dtype).eps, lambda v: operator @ v)
     eps = float(np.finfo(np.result_type(operator.dtype, np.float32)).eps)

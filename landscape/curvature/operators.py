@@ -118,6 +118,10 @@ class CurvatureOperator(ABC):
                 f"overflows; look for such operations in model and loss{remedy}"
             )
 
+    def expect(self, products: int) -> None:
+        """Say that so many products will be made at least; the first decides by it whether tracing is worth it."""
+        self._products.expected = max(products, self._products.expected)
+
     @property
     def checks(self) -> str:
         """Thoroughness with which the objective's model, loss and data are checked."""
@@ -269,6 +273,7 @@ class ScaledOperator:
 
     def __init__(self, operator: Any, scale: Any) -> None:
         inner = operand(operator)
+        self._inner = operator
         size, self.device, self._product = inner.size, inner.device, inner.product
         self.shape = (size, size)
         kinds = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
@@ -286,3 +291,13 @@ class ScaledOperator:
             )
         scale: Tensor = self.scale if other.ndim == 1 else self.scale[:, None]
         return (scale * self._product(scale * other.to(self.device, torch.float64))).to(other.dtype)
+
+    def expect(self, products: int) -> None:
+        """Say that so many products will be made at least; see :meth:`CurvatureOperator.expect`."""
+        operand(self._inner, products)
+
+    @property
+    def checks(self) -> str | None:
+        """Thoroughness with which what the operator is of is checked; none where nothing says so."""
+        found: str | None = getattr(self._inner, "checks", None)
+        return found

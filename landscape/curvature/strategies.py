@@ -15,7 +15,7 @@ from landscape.curvature.differences import DifferenceProduct, check_products
 from landscape.curvature.products import Form, LeanProduct, Product
 from landscape.curvature.tracing.program import KeptProduct, NotTraceableError, Program, shape_key
 from landscape.curvature.twice_differentiable import twice_differentiable
-from landscape.objective.differences import DerivativeError, coarsest_within
+from landscape.objective.differences import DerivativeError, coarsest_within, graph_nodes
 from landscape.objective.isolation import plain_attention
 from landscape.objective.micro_batch import BatchLoss
 from landscape.objective.objective import EmptyViewError, Objective
@@ -26,7 +26,8 @@ from landscape.ranks import Ranks
 _log = logging.getLogger(__name__)
 STRATEGIES = ("auto", "double_backward", "split", "compiled", "lean", "finite_difference")  # files hold their places
 MEMORY_BUDGET = 4 * 2**30
-WORTH_TRACING = 1e9  # floating point operations of one gradient over the data; below, tracing costs more than it saves
+NODE_FLOPS = 2e9  # operations of forward passes, in all products expected, for which tracing one graph node is worth it
+EXPECTED_PRODUCTS = 20  # where nobody says how many
 _APART = 0.1  # relatively: products of two steps that differ by more are no products
 _MAX_PROGRAMS = 8  # of one function, for micro-batches of as many shapes
 _KEPT_PROGRAMS = 64
@@ -121,6 +122,9 @@ class Products:
         requested: one of ``STRATEGIES``.
         memory_budget: bytes to keep at most; where the graph of one micro-batch takes more, ``auto`` takes ``lean``.
         autotune: choose by timing one product each way; the choice may differ from run to run.
+
+    Attributes:
+        expected: how many products will be made, by which ``auto`` decides, with the first one, whether to trace them.
     """
 
     def __init__(
@@ -128,6 +132,7 @@ class Products:
     ) -> None:
         self._objective, self._form, self._budget = objective, form, memory_budget
         self._maker = _Maker(objective, form, requested, memory_budget, autotune)
+        self.expected = EXPECTED_PRODUCTS
         self._decision: Decision | None = None
         self._kept: dict[int, tuple[float, Product]] = {}
         self._kept_bytes = self._num_batches = 0
@@ -199,7 +204,7 @@ class Products:
 
             def decide() -> Decision:
                 assert first is not None
-                return self._maker.decide(first)[0]
+                return self._maker.decide(first, self.expected)[0]
 
             self._decision = ranks.share(decide, counted.index(True))
 
@@ -208,7 +213,7 @@ class Products:
         if batch.index in self._kept:
             return self._kept[batch.index][1].of_rows(columns)
         if self._decision is None:
-            self._decision, product = self._maker.decide(batch)
+            self._decision, product = self._maker.decide(batch, self.expected)
         else:
             product, reason = self._maker.product(batch, self._decision)
             if reason not in self._decision.fallback:
@@ -247,7 +252,7 @@ class _Maker:
             return program.product(batch, self._layout, compiled=decision.name == "compiled"), ""
         return self._linearised(batch), program
 
-    def decide(self, batch: BatchLoss) -> tuple[Decision, Product]:
+    def decide(self, batch: BatchLoss, expected_products: int) -> tuple[Decision, Product]:
         """Decide how all products are made, and give that of the first micro-batch, checked against an independent way.
 
         Raises:
@@ -284,9 +289,8 @@ class _Maker:
                 return Decision("lean", why, probe, "", fallback, pieces=pieces, least=least, cost=cost), product
         reference, made = measured(batch, lambda: self._linearised(batch))
         expected = reference(v)
-        # A gradient is three passes. Code traced in less precision would be judged by a looser measure.
-        flops = 3 * made.flops * self._objective.num_batches if batch.call.precision is None else 0
-        name, chosen, image, traced, fallback = self._first_that_agrees(batch, self._candidates(flops), v, expected)
+        candidates = self._candidates(batch, made.flops * self._objective.num_batches * expected_products)
+        name, chosen, image, traced, fallback = self._first_that_agrees(batch, candidates, v, expected)
         if self._autotune and chosen is not None and _seconds(reference, v) < _seconds(chosen, v):
             chosen = None
         if chosen is None:
@@ -340,10 +344,23 @@ class _Maker:
         found: Program | str = programs[key]
         return found
 
-    def _candidates(self, flops: float) -> tuple[str, ...]:
+    def _candidates(self, batch: BatchLoss, flops: float) -> tuple[str, ...]:
+        """The strategies to try before double backward; ``flops`` are those of forward passes in all products.
+
+        What a trace costs grows with the graph's nodes, what it saves with the operations of the products, so the same
+        model, sizes and number of products always give the same choice.
+        """
         if self._requested != "auto":
             return {"double_backward": (), "split": ("split",), "compiled": ("compiled", "split")}[self._requested]
-        return ("split",) if flops and (self._autotune or flops >= WORTH_TRACING) else ()
+        if batch.call.precision is not None:  # code traced in less precision would be judged by a looser measure
+            return ()
+        nodes = sum(1 for _ in graph_nodes(batch.loss()))
+        traced = self._autotune or flops >= NODE_FLOPS * nodes
+        _log.info(
+            "products by %s: %.2g operations of forward passes expected, tracing %d nodes is worth it from %.2g",
+            "split" if traced else "double backward", flops, nodes, NODE_FLOPS * nodes,
+        )  # fmt: skip
+        return ("split",) if traced else ()
 
     def _first_that_agrees(
         self, batch: BatchLoss, candidates: tuple[str, ...], v: Tensor, expected: Tensor

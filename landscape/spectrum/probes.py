@@ -41,7 +41,7 @@ class DeflatedProbes:
     def __init__(self, operator: Any, num_matvecs: int, deflate: Any, seed: int, *, coupled: bool) -> None:
         # Not the stream that top_eigenpairs draws its start from: probes must not depend on what they are deflated by.
         self._generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]))
-        given = operand(operator)
+        given = operand(operator, num_matvecs)
         size, self._product = given.size, given.product
         if num_matvecs < 2:
             raise ValueError(f"num_matvecs is {num_matvecs}, expected at least 2 to give a standard error")

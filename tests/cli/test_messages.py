@@ -119,3 +119,11 @@ def test_a_terminated_training_says_how_to_go_on(tmp_path: Path) -> None:
     assert last.endswith("--train-samples 100 --out run.h5 --log log.jsonl --resume")
     assert "Traceback" not in err
     assert not (tmp_path / "run.h5").exists()
+
+
+def test_a_reader_that_reads_no_further_ends_a_command_in_silence() -> None:
+    command = f"{sys.executable} -m landscape_cli train --help | {sys.executable} -c 'pass'"
+    many = f"{sys.executable} -m landscape_cli sweep --preset digits --dry-run"
+    for line in (command, f"{many} | {sys.executable} -c 'pass'"):
+        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+        assert done.stderr == ""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import operator
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -10,6 +12,7 @@ from torch._ops import OpOverload
 
 _aten = torch.ops.aten
 _SAME = (_aten.alias.default, _aten.detach.default)
+_MADE = (_aten.new_zeros.default, _aten._new_zeros_with_same_feature_meta.default)
 
 
 class NotSplittableError(RuntimeError):
@@ -88,6 +91,9 @@ def _functional(graph: fx.Graph) -> None:
 
 def _out_of_place(graph: fx.Graph, node: fx.Node, target: OpOverload) -> None:
     changed = node.args[0]
+    if target is _aten.copy_.default and isinstance(changed, fx.Node) and _fills(changed, node):
+        _filled(graph, node, changed)
+        return
     name = target._schema.name.removeprefix("aten::")
     if not isinstance(changed, fx.Node) or not _owned(changed, node) or not name.endswith("_"):
         raise NotSplittableError(f"{target} writes into a tensor that others may see")
@@ -99,6 +105,48 @@ def _out_of_place(graph: fx.Graph, node: fx.Node, target: OpOverload) -> None:
             user.replace_input_with(changed, result)
     node.replace_all_uses_with(result)
     graph.erase_node(node)
+
+
+def _fills(view: fx.Node, write: fx.Node) -> bool:
+    """Tell whether a write is the first into memory made for it, all of which a strided view of it covers.
+
+    Forward mode makes tangents so whose layout must be that of their primals.
+    """
+    if view.target is not _aten.as_strided.default or len(view.users) != 1:
+        return False
+    arguments: Any = view.args
+    memory, size, stride, *offset = arguments
+    if not isinstance(memory, fx.Node) or memory.target not in _MADE or any(offset):
+        return False
+    if not isinstance(size, list) or not isinstance(stride, list):
+        return False
+    dense = sorted((step, count) for step, count in zip(stride, size, strict=True) if count > 1)
+    whole = all(step == math.prod(count for _, count in dense[:i]) for i, (step, _) in enumerate(dense))
+    earlier = [user for user in memory.users if user < write]
+    return whole and memory.meta["val"].numel() == math.prod(size) and earlier == [view]
+
+
+def _filled(graph: fx.Graph, write: fx.Node, view: fx.Node) -> None:
+    """Write a copy in place of memory that is made and filled; later views of the memory are views of the copy."""
+    arguments: Any = view.args
+    (memory, size, stride, *_), source = arguments, write.args[1]
+    order = sorted(range(len(size)), key=lambda axis: (-stride[axis], -size[axis]))
+    back = [order.index(axis) for axis in range(len(order))]
+    own = memory.meta["val"]
+    with graph.inserting_before(write):
+        expanded = graph.call_function(_aten.expand.default, (source, size))  # as copy_ does
+        ordered = graph.call_function(_aten.permute.default, (expanded, order))
+        kind: dict[str, Any] = {"memory_format": torch.contiguous_format}
+        copied = graph.call_function(_aten.clone.default, (ordered,), kind)
+        result = graph.call_function(_aten.permute.default, (copied, back))
+        whole = graph.call_function(_aten.as_strided.default, (copied, list(own.shape), list(own.stride()), 0))
+        whole.meta = dict(memory.meta)
+    for user in list(memory.users):
+        if user > write:
+            user.replace_input_with(memory, whole)
+    write.replace_all_uses_with(result)
+    graph.erase_node(write)
+    graph.erase_node(view)
 
 
 def _owned(node: fx.Node, before: fx.Node) -> bool:

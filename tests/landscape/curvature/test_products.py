@@ -251,12 +251,34 @@ def test_a_traced_product_that_disagrees_is_not_used(monkeypatch: pytest.MonkeyP
     assert "split differs from double backward by 0.01" in H.strategy.fallback
 
 
-def test_small_nets_are_not_traced_and_large_ones_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_traced_follows_from_operations_nodes_and_expected_products(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     small = operator("mlp-ce", "hessian")
     assert (small.strategy.name, small.strategy.chosen, small.strategy.fallback) == ("double_backward", "by size", "")
-    monkeypatch.setattr("landscape.curvature.strategies.WORTH_TRACING", 100.0)
-    assert operator("mlp-ce", "hessian").strategy.name == "split"
+    monkeypatch.setattr("landscape.curvature.strategies.NODE_FLOPS", 2000.0)
+    assert operator("mlp-ce", "hessian").strategy.name == "double_backward"
+    many = operator("mlp-ce", "hessian")
+    many.expect(100_000)
+    with caplog.at_level("INFO", logger="landscape.curvature.strategies"):
+        assert many.strategy.name == "split"
+    assert "products by split: " in caplog.text
+    by_trace = operator("mlp-ce", "hessian")
+    landscape.trace(by_trace, num_matvecs=50_000)
+    assert by_trace.strategy.name == "split"
     assert operator("mlp-ce", "hessian", autotune=True).strategy.chosen == "timed"
+
+
+def test_tangents_in_memory_of_their_own_are_traced() -> None:
+    """An in-place network with channels last: torch lays tangents out as their primals by writing into new memory."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True)]
+    layers += [nn.Conv2d(4, 4, 3, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)]
+    model, x = nn.Sequential(*layers).double(), torch.randn(6, 3, 8, 8, dtype=torch.float64)
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, torch.arange(6) % 3))
+    split, plain = (landscape.HessianOperator(objective, strategy=name) for name in ("split", "double_backward"))
+    v = torch.randn(objective.num_parameters, 2, dtype=torch.float64)
+    torch.testing.assert_close(split @ v, plain @ v, rtol=1e-9, atol=1e-12)
+    assert split.strategy.traced == "forward over reverse, channels last"
 
 
 @pytest.mark.parametrize("strategy", ["double_backward", "split"])

@@ -1,0 +1,75 @@
+"""Curvature in relative changes of the parameters: trace and largest eigenvalues of D H D with D = diag(|w|).
+
+Both stay as they are when parameters are rescaled such that the function stays the same (the scale of a layer of ReLUs
+moved into the next), which raw curvature does not (Dinh et al. 2017, arXiv 1703.04933).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from landscape.curvature.operators import HessianOperator, ScaledOperator
+from landscape.objective.objective import Objective
+from landscape.records import EigenResult, TraceResult
+from landscape.spectrum.eigenpairs import top_eigenpairs
+from landscape.spectrum.estimators import trace
+
+
+def adaptive_trace(
+    objective: Objective, num_matvecs: int = 100, *, deflate: Any = None, seed: int = 0, strategy: str = "auto"
+) -> TraceResult:
+    """Trace of D H D with D = diag(|w|) for an objective's single view, Σᵢ wᵢ² ∂²L/∂wᵢ², with its standard error.
+
+    It is what 2/σ² times the average adaptive sharpness E L(w + |w| ⊙ u) − L(w), u ~ N(0, σ²), tends to as σ → 0, with
+    no term of the gradient and no radius to choose. Found by one run of Hutchinson's probes on the scaled operator, see
+    :func:`landscape.trace`, in the loss's own unit.
+
+    Args:
+        objective: at the point of interest.
+        num_matvecs: products to spend.
+        deflate: what is known of D H D, as :func:`landscape.trace` takes it, such as :func:`adaptive_top`'s result.
+        seed: of the probes.
+        strategy: how products are made, see :class:`landscape.HessianOperator`.
+
+    Raises:
+        ValueError: several views, fewer than two products for probes, or ``deflate`` of another size.
+        DerivativeError: second derivatives cannot be had, see :class:`landscape.HessianOperator`.
+
+    >>> import torch
+    >>> x, y = torch.ones(4, 1, dtype=torch.float64), torch.zeros(4, 1, dtype=torch.float64)
+    >>> model = torch.nn.Linear(1, 1, bias=False).double()
+    >>> objective = Objective(model, torch.nn.MSELoss(), (x, y)).at([3.0])
+    >>> float(adaptive_trace(objective).value)  # H = 2, w = 3
+    18.0
+    """
+    return trace(_scaled(objective, strategy), num_matvecs, deflate=deflate, seed=seed)
+
+
+def adaptive_top(objective: Objective, k: int = 1, *, strategy: str = "auto", **options: Any) -> EigenResult:
+    """The k largest eigenvalues of D H D with D = diag(|w|) for an objective's single view, each with its error bound.
+
+    The largest is what 2/ρ² times the adaptive sharpness of radius ρ (Kwon et al. 2021, arXiv 2102.11600) tends to at a
+    minimum as ρ → 0. Its vectors are relative changes u of the parameters, dw = |w| ⊙ u.
+
+    Args:
+        objective: at the point of interest.
+        k: how many.
+        strategy: how products are made, see :class:`landscape.HessianOperator`.
+        options: of :func:`landscape.top_eigenpairs`.
+
+    Raises:
+        ValueError: several views, or an option is out of range.
+        DerivativeError: second derivatives cannot be had, see :class:`landscape.HessianOperator`.
+        FloatingPointError: a product is not finite.
+
+    >>> import torch
+    >>> x, y = torch.ones(4, 1, dtype=torch.float64), torch.zeros(4, 1, dtype=torch.float64)
+    >>> model = torch.nn.Linear(1, 1, bias=False).double()
+    >>> float(adaptive_top(Objective(model, torch.nn.MSELoss(), (x, y)).at([3.0])).values[0])
+    18.0
+    """
+    return top_eigenpairs(_scaled(objective, strategy), k, **options)
+
+
+def _scaled(objective: Objective, strategy: str) -> ScaledOperator:
+    return ScaledOperator(HessianOperator(objective, strategy=strategy), objective.weights.abs())
