@@ -17,9 +17,10 @@ from landscape.objective.isolation import undisturbed
 from landscape.records import Record
 from landscape.store.room import check_room
 from ncsam import hugging_face, models
+from ncsam.records import IMPORT
 from ncsam.runs.fitting import fit
 from ncsam.runs.resume_state import sole_training
-from ncsam.runs.run import IMPORT, IMPORTED, Run
+from ncsam.runs.run import IMPORTED, Run
 from ncsam.runs.train import check_outputs, labels_of
 from ncsam.runs.weight_files import digest, listed, read_state_dicts
 from ncsam.training import losses

@@ -16,12 +16,10 @@ from landscape.records import Record
 from landscape.store import StoreError
 from landscape.store.errors import one_line
 from ncsam import hugging_face, models
-from ncsam.records import Labels, Training
+from ncsam.records import IMPORT, Labels, Training
 from ncsam.training.config import TrainConfig
 from ncsam.training.problem import VIEWS, Problem
 
-IMPORT = "import"
-"""What the attribute ``source`` of a run file says whose weights were trained elsewhere."""
 IMPORTED = "imported"
 """Stands in the configuration of such a run for the optimizer, which is not known."""
 Progress = Callable[[Iterable[Any]], Iterable[Any]]

@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import landscape
 import ncsam
+from landscape import store
 from landscape.inputs import limited
 from landscape.store import StoreError
 from ncsam import Run, models
@@ -229,8 +230,23 @@ def test_what_the_file_says_of_the_training_is_what_is_known(tmp_path: Path) -> 
         _ = run.training
 
 
-def test_a_trained_run_is_not_imported(run: Run) -> None:
+def test_training_rows_lack_in_imported_runs_alone(run: Run, tmp_path: Path) -> None:
+    torch.save(trained(), tmp_path / "w.pt")
+    known = imported(tmp_path / "w.pt", tmp_path / "imported.h5")
+    assert store.verify(known.path) == []
     assert not run.imported
+    with store.open(run.path) as file:
+        contents = {name: file.content(name) for name in file.names() if name != "training"}
+        attrs = {name: value for name, value in file.attrs.items() if name not in ("kind", "schema")}
+    cut = tmp_path / "cut.h5"
+    with pytest.raises(StoreError, match="training is missing, expected 'training'"):  # tests check what is written
+        store.create(cut, kind="run", attrs=attrs, contents=contents)
+    store.create(cut, kind="run", attrs={**attrs, "source": "import"}, contents=contents)
+    assert store.verify(cut) == []
+    with pytest.raises(StoreError, match=r"weights/\* is missing, expected 'arrays'"):
+        store.create(
+            cut, kind="run", attrs={**attrs, "source": "import"}, contents={"labels": known.labels}, overwrite=True
+        )
 
 
 # --- what does not fit
