@@ -117,7 +117,7 @@ def command(
         overwrite=overwrite,
         trust=True,  # what is not the user's own was refused
         command=progress.command_line(),
-        progress=progress.bar("import", quiet, unit="file"),
+        progress=progress.bar("import", quiet, unit="checkpoint"),
         **settings,
     )
     origins = run.attrs["weights"]

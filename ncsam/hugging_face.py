@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from landscape.inputs import check_size, opened
+from landscape.inputs import check_size, opened, read_json
 
 PREFIX = "hf:"
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -89,7 +89,7 @@ _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(file for pattern in _WEIGHTS for file in folder.glob(pattern))
+    return sorted(file for pattern in _WEIGHTS for file in folder.glob(pattern) if file.is_file())
 
 
 def _logits(_module: nn.Module, _inputs: Any, output: Any) -> Any:
@@ -101,6 +101,7 @@ def _quiet(folder: Path) -> Iterator[Any]:
     """Transformers, as silent as it gets; its settings and torch's random state are restored."""
     if not (folder / "config.json").is_file():
         raise ValueError(f"{PREFIX}{folder}: there is no config.json; give a folder that save_pretrained wrote")
+    read_json(folder / "config.json")  # of a size and a depth that are allowed
     try:
         transformers = importlib.import_module("transformers")
     except ImportError as error:

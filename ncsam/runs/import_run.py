@@ -79,7 +79,7 @@ def import_run(
         device: where the loss and the accuracy on the test data, which are recorded, are computed.
         trust: import a ``package.module:factory``, whose import runs code.
         command, attrs: for the record.
-        progress: wraps the iteration over the files; gets them and their number as ``total=``.
+        progress: wraps the iteration over the checkpoints; gets them and their number as ``total=``.
 
     Raises:
         ValueError: the weights do not fit, told by name; a file asks for more than tensors; a name is unknown.
@@ -120,9 +120,11 @@ def import_run(
     check_room(f"{path.name} with {len(at)} checkpoints", path.parent, disk=len(at) * size, memory=len(at) * size)
     contents: dict[str, Record | dict[str, np.ndarray]] = {"labels": labels_of(problem)}
     origins = []
-    for epoch, file in zip(at, weights if progress is None else progress(weights, total=len(at)), strict=True):
-        found = fit(made, read_state_dicts(file, key), where=str(file), name=model, ignore=ignore)
-        _check_outputs_of(made, problem, model)
+    fitted = [fit(made, read_state_dicts(file, key), where=str(file), name=model, ignore=ignore) for file in weights]
+    _check_outputs_of(made, problem, model)
+    checkpoints = list(zip(at, weights, fitted, strict=True))
+    for epoch, file, found in checkpoints if progress is None else progress(checkpoints, total=len(at)):
+        made.load_state_dict({name: torch.from_numpy(array) for name, array in found.arrays.items()})
         on_test = problem.objective(made, ("test",)).evaluate()
         contents[f"weights/{epoch}"] = found.arrays
         origins.append(

@@ -217,7 +217,7 @@ def test_what_cannot_be_imported_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     weights(tmp_path, "w.pt")
-    assert landscape(["import", *words.split(), "--quiet", "--out", "run.h5"]) in (1, 2)
+    assert landscape(["import", *words.split(), "--quiet", "--out", "run.h5"]) == 2
     assert message in said(capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["w.pt"]
 
