@@ -32,7 +32,8 @@ _TOGETHER = (
     "let forward= run all samples together and pick those of the batch, with their numbers as data: "
     "forward=lambda model, batch: model(x)[batch[0]]"
 )
-_ALONE = 3  # samples that are run alone
+_ALONE = 3  # samples that are run alone,
+_BATCHES = 8  # in so many micro-batches, evenly spaced
 _NEEDS_GRADIENTS = ("does not require grad", "to not have been used in the graph")
 _NEEDS_SEVERAL = "more than 1 value per channel"  # what BatchNorm says of one sample
 _COARSE = torch.finfo(torch.float32).eps ** 0.5
@@ -139,6 +140,8 @@ def _check(context: Context, plan: Plan) -> None:
                 examples[name] = _check_source(context, batch, part, own, _source_key(context, name))
             if not unknown:
                 break
+        if context.checks == "full" and plan.kept:
+            _check_further_batches(context, plan)
         if context.selection.ranks is not None:  # one without samples of a source learns what the others found
             found = {name: inside.get(_source_key(context, name)) for name in {v.source for v in views.values()}}
             for other in context.selection.ranks.gather(found):
@@ -149,6 +152,20 @@ def _check(context: Context, plan: Plan) -> None:
         if context.checks != "off" and not _is_known_mean(context.criterion):
             for view in views.values():
                 _check_mean(context, view, plan, examples)
+
+
+def _check_further_batches(context: Context, plan: Plan) -> None:
+    """Refuse a model whose samples are apart in a source's first micro-batch and not in others, as a limit makes it."""
+    chosen = set(torch.linspace(0, plan.num_batches - 1, _BATCHES).round().long().tolist())
+    for index, (batch, parts) in enumerate(plan):
+        part = next((p for p in parts if p.norm), None)
+        key = _source_key(context, context.selection.views[parts[0].view].source)
+        if index == 0 or index not in chosen or part is None or context.found.inside.get(key, True):
+            continue
+        count, outputs = length(labels_of(batch)), context.call(batch)
+        chosen_rows = outputs if part.rows is None else select(outputs, part.rows, count)
+        used = tuple(_used(context.criterion, chosen_rows, part.labels))
+        _check_that_samples_are_apart(context, batch, outputs, count, used)
 
 
 def _trying_gradients(context: Context, batch: Any) -> Context:

@@ -956,6 +956,36 @@ def test_outputs_that_depend_on_the_batch_are_refused(size: int) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_limit_that_only_some_batches_meet_is_noticed(seed: int) -> None:
+    """Experts that take at most so many samples of a batch: whether one is left out depends on the others."""
+
+    class Limited(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.route, self.head = nn.Linear(3, 4), nn.Linear(3, 2)
+            self.experts = nn.ModuleList(nn.Linear(3, 3) for _ in range(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            chosen, out = self.route(x).argmax(1), x
+            for number, expert in enumerate(self.experts):
+                rows = (chosen == number).nonzero()[:, 0][: len(x) // 2]
+                out = out.index_add(0, rows, expert(x[rows]))
+            return self.head(out)
+
+    torch.manual_seed(seed)
+    model, (x, y) = Limited().double(), classes(64)
+    parts = [F.cross_entropy(model(a), b, reduction="sum") for a, b in zip(x.split(8), y.split(8), strict=True)]
+    alone = [F.cross_entropy(model(x[i : i + 2]), y[i : i + 2], reduction="sum") for i in range(0, 64, 2)]
+    coupled = abs(float(sum(parts).detach()) - float(sum(alone).detach())) > 1e-9  # type: ignore[union-attr]
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), 8)
+    if coupled:
+        with pytest.raises(ValueError, match="depend on the others in its batch"):
+            objective.loss()
+    else:
+        objective.loss()
+
+
 @pytest.mark.parametrize("call", ["gradient", "hessian", "sharpness"])
 def test_a_derivative_asked_for_first_is_refused_in_the_same_words(call: str) -> None:
     model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, track_running_stats=False), nn.Tanh(), nn.Linear(4, 2))
