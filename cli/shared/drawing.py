@@ -61,8 +61,18 @@ def _shown(study: Study) -> tuple[str, ...]:
 def draw_runs(
     paths: Sequence[Path], out: Path, *, formats: Sequence[str], bar: Callable[..., Any], look: Look = LOOK
 ) -> list[Path]:
-    """Every figure that the run files allow together, written to ``out``; returns the files."""
-    return _save(_of_runs([Run(path) for path in paths], look), out, formats, bar)
+    """Every figure that the run files allow together, written to ``out``; returns the files.
+
+    Raises:
+        ValueError: they allow none.
+    """
+    plans = _of_runs([Run(path) for path in paths], look)
+    if not plans:
+        raise ValueError(
+            f"{', '.join(map(str, paths))}: nothing to draw, without training rows or measurements; measure something "
+            "first, with `landscape hessian` or `landscape surface`"
+        )
+    return _save(plans, out, formats, bar)
 
 
 def draw_results(
@@ -109,8 +119,8 @@ def _of_runs(runs: Sequence[Run], look: Look = LOOK, *, training: bool = True) -
     for noise in dict.fromkeys(run.config.noise for run in runs):
         here = [run for run in runs if run.config.noise == noise]
         suffix = "" if len(runs) == 1 else f"_{noise.replace(':', '')}"
-        if training:
-            plans[f"training{suffix}"] = partial(training_curves, _grouped(here, "training", Training))
+        if training and (curves := _grouped(here, "training", Training)):  # imported runs have none
+            plans[f"training{suffix}"] = partial(training_curves, curves)
         plans |= drawing_surfaces.plans(here, suffix, look)
         for name in sorted({name for run in here for name in run.names if name.startswith("hessian/")}):
             if found := {label: members[0] for label, members in _grouped(here, name, Spectrum).items()}:
