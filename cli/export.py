@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 SUFFIXES = {
     "csv": ".csv", "npz": ".npz", "latex": ".tex", "markdown": ".md", "xdmf": ".xdmf", "li": "-li.h5", "h5": ".h5",
+    "pt": ".pt", "safetensors": ".safetensors",
 }  # fmt: skip
 
 
 @options.command("export")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("name", required=False)
+@click.option("--weights", metavar="EPOCH", help="Of a run: its weights at an epoch, or `last`, instead of a NAME.")
 @options.section("Output")
 @click.option("--format", "target", type=click.Choice(list(SUFFIXES)), required=True, help="See above.")
 @click.option("--out", type=click.Path(path_type=Path), show_default="named after FILE and NAME", help="File to write.")
@@ -41,6 +43,7 @@ SUFFIXES = {
 def command(
     file: Path,
     name: str | None,
+    weights: str | None,
     target: str,
     out: Path | None,
     view: str | None,
@@ -62,6 +65,7 @@ def command(
     xdmf   for ParaView: a sidecar that leaves a plane where it is
     li     surface in the layout of Li et al. (2018): xcoordinates, train_loss, …
     h5     a result file of its own
+    pt, safetensors  with --weights: a state dict, bit for bit
 
     FILE may itself be in the layout of Li et al.
 
@@ -70,12 +74,17 @@ def command(
       landscape export run.h5 hessian/top5 --format csv
       landscape export run.h5 surface/close --format li --view mixed --test-view test
       landscape export run.h5 surface/line --format h5 --out line.h5
+      landscape export run.h5 --weights last --format pt --out last.pth
+      landscape export run.h5 --weights 20 --format pt --out e20.pt
       landscape export study.h5 cells --format latex --pivot arm×noise
     """
     import ncsam.records  # noqa: F401 - makes the kinds of record known that runs hold
     from landscape import store
     from landscape.store import export_li
 
+    if weights is not None or target in ("pt", "safetensors"):
+        tables.echo_files("export", [_write_weights(file, name, weights, target, out, overwrite)], as_json)
+        return
     content: Record | dict[str, np.ndarray]
     if export_li.is_li(file):
         content = export_li.read_li(file)
@@ -95,6 +104,22 @@ def command(
     else:
         written = _write(content, file, name, target, out, view, test_view, overwrite)
     tables.echo_files("export", written, as_json)
+
+
+def _write_weights(
+    file: Path, name: str | None, weights: str | None, target: str, out: Path | None, overwrite: bool
+) -> Path:
+    """Write the state dict of a run at an epoch."""
+    if weights is None or name is not None or target not in ("pt", "safetensors"):
+        raise click.UsageError(
+            "--weights goes with --format pt or safetensors and without a NAME, and these with --weights"
+        )
+    from ncsam.runs.run import Run
+    from ncsam.runs.weight_files import export_weights
+
+    run = Run(file)
+    out = out or file.with_name(f"{file.stem}-weights-{run.epoch(weights)}{SUFFIXES[target]}")
+    return export_weights(run, out, weights, format=target, overwrite=overwrite)
 
 
 def _write_pivot(content: Any, target: str, axes: str | None, endpoint: str, out: Path, overwrite: bool) -> Path:

@@ -17,7 +17,9 @@ from ncsam.optimizers import (
     RandomPicks as RandomPicks,
     SharpnessAware as SharpnessAware,
 )
+from ncsam.runs.import_run import import_run as import_run
 from ncsam.runs.run import Run as Run
 from ncsam.runs.train import train_run as train_run
+from ncsam.runs.weight_files import export_weights as export_weights
 from ncsam.training.config import TrainConfig as TrainConfig
 from ncsam.training.trainer import Trainer as Trainer

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from ncsam import hugging_face
 from ncsam.data.factories import resolve_factory
 
 
@@ -202,7 +203,8 @@ def build(
     Args:
         name: ``mlp``, ``cnn``, ``resnet18``, ``resnet34``, ``preact-resnet18``, ``preact-resnet34``, ``vgg19-bn``, or
             your own as ``package.module:factory``, called as ``factory(input_shape, num_classes, **options)``. A
-            model of your own needs no ``features``, unless something asks for penultimate activations.
+            model of your own needs no ``features``, unless something asks for penultimate activations. ``hf:DIR`` is
+            the image classifier that ``config.json`` in a folder of transformers describes, where they are installed.
         seed: initial weights come from this seed and torch's random state is left as it was; None draws them from
             that state.
         trust: allow a factory, whose import runs code. Pass True only for a name the user gave, never for one read
@@ -217,7 +219,11 @@ def build(
     >>> model(torch.zeros(3, 1, 8, 8)).shape, model.features(torch.zeros(3, 1, 8, 8)).shape
     (torch.Size([3, 10]), torch.Size([3, 128]))
     """
-    make = _MODELS.get(name) or resolve_factory("model", name, _MODELS, trust=trust)
+    make: Callable[..., nn.Module]
+    if (folder := hugging_face.folder_of(name)) is not None:
+        make = functools.partial(hugging_face.build, folder)
+    else:
+        make = _MODELS.get(name) or resolve_factory("model", name, _MODELS, trust=trust)
     try:
         inspect.signature(make).bind(input_shape, num_classes, **options)
     except TypeError as error:
@@ -232,7 +238,7 @@ def build(
                 torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed the accelerators
                 model = make(input_shape, num_classes, **options)
     except (Exception, SystemExit) as error:
-        if name in _MODELS:
+        if name in _MODELS or folder is not None:
             raise
         told = " ".join(str(error).split())
         called = f"factory({tuple(input_shape)}, {num_classes})"

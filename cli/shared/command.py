@@ -39,6 +39,7 @@ COMMANDS = {
     "inspect": "Show what a file holds.",
     "verify": "Check files against their checksums and the schema.",
     "export": "Write one result for other programs: CSV, NPZ, LaTeX, ParaView, Li et al.",
+    "import": "Make a run file of weights that were trained elsewhere.",
 }
 """Every command by name, with what the list of commands says of it."""
 LAST = ("Computation", "Output", "General")

@@ -66,8 +66,18 @@ def draw_runs(
     bar: Callable[..., Any],
     drawing: DrawingOptions = DEFAULT_OPTIONS,
 ) -> list[Path]:
-    """Draw every figure that the run files have the data for; write to ``out`` and return the files."""
-    return _save(_of_runs([Run(path) for path in paths], drawing), out, formats, bar)
+    """Draw every figure that the run files have the data for; write to ``out`` and return the files.
+
+    Raises:
+        ValueError: they have the data for none.
+    """
+    functions = _of_runs([Run(path) for path in paths], drawing)
+    if not functions:
+        raise ValueError(
+            f"{', '.join(map(str, paths))}: nothing to draw, without training rows or measurements; measure something "
+            "first, with `landscape hessian` or `landscape surface`"
+        )
+    return _save(functions, out, formats, bar)
 
 
 def draw_results(
@@ -121,8 +131,8 @@ def _of_runs(
     for noise in dict.fromkeys(run.config.noise for run in runs):
         here = [run for run in runs if run.config.noise == noise]
         suffix = "" if len(runs) == 1 else f"_{noise.replace(':', '')}"
-        if training:
-            functions[f"training{suffix}"] = partial(training_curves, _grouped(here, "training", Training))
+        if training and (curves := _grouped(here, "training", Training)):  # imported runs have none
+            functions[f"training{suffix}"] = partial(training_curves, curves)
         functions |= drawing_surfaces.figures_of_runs(here, suffix, drawing)
         for name in sorted({name for run in here for name in run.names if name.startswith("hessian/")}):
             if found := {label: members[0] for label, members in _grouped(here, name, Spectrum).items()}:

@@ -20,21 +20,28 @@ class Layout:
 _LAYOUTS: dict[str, Layout] = {}
 
 
-def declare(kind: str, *, required: Mapping[str, str], allowed: Mapping[str, str]) -> None:
+def declare(kind: str, *, required: Mapping[str, str], allowed: Mapping[str, str], source: str | None = None) -> None:
     """Say what a file of this kind holds; `verify` checks it, and so do writes within ``checked_writes()``.
+
+    Args:
+        source: declare it of those files alone whose attribute ``source`` says this.
 
     >>> declare("example", required={"labels": "labels"}, allowed={"weights/*": "arrays", "surface/*": "*"})
     >>> problems("example", {"weights/last": "line"})
     ["weights/last holds 'line', expected 'arrays'", "labels is missing, expected 'labels'"]
     """
-    _LAYOUTS[kind] = Layout(dict(required), dict(allowed))
+    _LAYOUTS[kind if source is None else f"{kind}/{source}"] = Layout(dict(required), dict(allowed))
 
 
-def problems(kind: str, contents: Mapping[str, str]) -> list[str]:
-    """List where the contents of a file (kind of content by path) depart from its layout; none for undeclared kinds."""
-    if kind not in _LAYOUTS:
+def problems(kind: str, contents: Mapping[str, str], source: object = None) -> list[str]:
+    """List where the contents of a file (kind of content by path) depart from its layout; none for undeclared kinds.
+
+    Args:
+        source: the file's attribute of that name, if it has one.
+    """
+    layout = _LAYOUTS.get(f"{kind}/{source}") or _LAYOUTS.get(kind)
+    if layout is None:
         return []
-    layout = _LAYOUTS[kind]
     expected = {**layout.allowed, **layout.required}
     found = []
     for path, content in contents.items():

@@ -141,7 +141,7 @@ def meaning(path: str | Path) -> list[str]:
     try:
         with File(path) as file:
             contents = {name: schema.content_of(file.h5[name], file.size) for name in file.names()}
-            found = layouts.problems(file.kind, contents)
+            found = layouts.problems(file.kind, contents, file.attrs.get("source"))
             for name in contents:
                 found += schema.problems(file.h5[name], file.size)
             return found

@@ -73,10 +73,10 @@ def load(name: str, *, seed: int = 0, trust: bool = False) -> Data:
 def imports_code(name: str) -> bool:
     """Tell whether loading the data set, or building the model, of that name imports a factory, and so runs its code.
 
-    >>> imports_code("cifar10:data"), imports_code("mlp"), imports_code("my_lab.sets:flowers")
+    >>> imports_code("cifar10:data"), imports_code("hf:folder"), imports_code("my_lab.sets:flowers")
     (False, False, True)
     """
-    return name.partition(":")[0] not in _READERS and is_factory(name)
+    return name.partition(":")[0] not in (*_READERS, "hf") and is_factory(name)
 
 
 def _load_folder(where: str) -> Data:

@@ -170,10 +170,13 @@ def _check_claims(content: bytes) -> None:
             raise RefusedError(f"the memo's place {argument}")
 
 
-def load_torch(path: str | os.PathLike[str]) -> Any:
+def load_torch(path: str | os.PathLike[str], *, remedy: str = "") -> Any:
     """The tensors, arrays and plain containers in a file written by :func:`torch.save`.
 
     Read with ``weights_only=True``, to which the names of :data:`ALLOWED` are added for this one call.
+
+    Args:
+        remedy: what to do about a file that is refused, for the message.
 
     Raises:
         ValueError: the file asks for anything else, which the message names, or is not a torch file.
@@ -181,7 +184,7 @@ def load_torch(path: str | os.PathLike[str]) -> Any:
     """
     allowed = [(replacement, name) for name, replacement in ALLOWED.items()]
     with torch.serialization.safe_globals(allowed):  # type: ignore[arg-type]
-        return _guarded(path, lambda: _load_torch(path))
+        return _guarded(path, lambda: _load_torch(path), remedy)
 
 
 def _load_torch(path: str | os.PathLike[str]) -> Any:
@@ -196,17 +199,20 @@ def _load_torch(path: str | os.PathLike[str]) -> Any:
         return torch.load(stream, map_location="cpu", weights_only=True)
 
 
-def _guarded(path: str | os.PathLike[str], read: Callable[[], Any]) -> Any:
+def _guarded(path: str | os.PathLike[str], read: Callable[[], Any], remedy: str = "") -> Any:
     try:
         return read()
-    except (OSError, Unfit):
+    except Unfit:
         raise
     except RefusedError as error:
         asked = str(error)
     except Exception as error:  # a malformed pickle can fail with anything; what it must not do is get through
+        if isinstance(error, OSError) and error.filename is not None:  # torch's, of a file cut short, name none
+            raise
         asked_for = re.search(r"GLOBAL (\S+)", str(error))
         if asked_for is None:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(f"{path}: not a readable file of arrays: {reason}") from None
         asked = repr(asked_for.group(1))
-    raise ValueError(f"{path}: refused, it asks for {asked}; only numpy arrays and plain containers are read")
+    only = "only numpy arrays and plain containers are read"
+    raise ValueError(f"{path}: refused, it asks for {asked}; {only}{'; ' if remedy else ''}{remedy}")

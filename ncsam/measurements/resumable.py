@@ -181,5 +181,6 @@ def _provenance(where: Where) -> dict[str, Any]:
 
 
 def _fingerprint(run: Run) -> str:
-    """All that the numbers depend on besides the settings: the run's configuration and data."""
-    return hashlib.sha256(f"{run.attrs['config']} {run.attrs['data_hash']}".encode()).hexdigest()
+    """All that the numbers depend on besides the settings: the run's configuration and data, and imported weights."""
+    weights = f" {run.attrs.get('weights')}" if run.imported else ""
+    return hashlib.sha256(f"{run.attrs['config']} {run.attrs['data_hash']}{weights}".encode()).hexdigest()

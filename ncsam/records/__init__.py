@@ -10,10 +10,11 @@ from ncsam.records.measurements import (
     layers_at,
     split_at,
 )
-from ncsam.records.run import Labels, SampleHistory, Training
+from ncsam.records.run import IMPORT, Labels, SampleHistory, Training
 from ncsam.records.study import CellTable, Curves, RadiusControl, Secondary, Verdicts
 
 __all__ = [
+    "IMPORT",
     "BoundTable",
     "CellTable",
     "Curves",

@@ -1,4 +1,4 @@
-"""The records that every run file has."""
+"""The records of run files: labels, and what was kept along training."""
 
 from __future__ import annotations
 
@@ -68,12 +68,13 @@ class SampleHistory(Record, kind="sample_history"):
     learned: np.ndarray = variable("sample", long_name="whether it was ever right")
 
 
+IMPORT = "import"
+"""What the attribute ``source`` of a run file says whose weights were trained elsewhere: it has no training rows."""
+_MEASURED = dict.fromkeys(("hessian/*", "surface/*", "sharpness/*", "diagnostics/*"), "*")
+
 declare_layout(
     "run",
     required={"labels": "labels", "training": "training"},
-    allowed={
-        **dict.fromkeys(("hessian/*", "surface/*", "sharpness/*", "diagnostics/*"), "*"),
-        "weights/*": "arrays",
-        "samples": "sample_history",
-    },
+    allowed={**_MEASURED, "weights/*": "arrays", "samples": "sample_history"},
 )
+declare_layout("run", source=IMPORT, required={"labels": "labels", "weights/*": "arrays"}, allowed=_MEASURED)

@@ -15,11 +15,13 @@ from landscape.inputs import output
 from landscape.records import Record
 from landscape.store import StoreError
 from landscape.store.errors import one_line
-from ncsam import models
-from ncsam.records import Labels, Training
+from ncsam import hugging_face, models
+from ncsam.records import IMPORT, Labels, Training
 from ncsam.training.config import TrainConfig
 from ncsam.training.problem import VIEWS, Problem
 
+IMPORTED = "imported"
+"""Stands in the configuration of such a run for the optimizer, which is not known."""
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
@@ -31,7 +33,7 @@ class Run:
 
     Attributes:
         path: of the file; that which a symbolic link leads to.
-        config: how it was trained.
+        config: how it was trained; of an imported run only what its attribute ``config`` has.
         attrs: provenance.
         epochs: at which weights were kept, ascending.
 
@@ -62,8 +64,21 @@ class Run:
         return f"Run({str(self.path)!r}, {self.config.optimizer}, {self.config.noise}, {self.config.epochs} epochs)"
 
     @property
+    def imported(self) -> bool:
+        """Whether the weights were trained elsewhere, so that there are no training rows."""
+        return self.attrs.get("source") == IMPORT
+
+    @property
     def training(self) -> Training:
-        """One row an epoch."""
+        """One row an epoch.
+
+        Raises:
+            StoreError: an imported run has none.
+        """
+        if self.imported:
+            raise StoreError(
+                f"{self.path}: was imported, so it has no training rows, which this needs; take a run of `train`"
+            )
         record = self.result("training")
         assert isinstance(record, Training)
         return record
@@ -118,6 +133,7 @@ class Run:
     def model(self, epoch: int | str = "last", device: str = "cpu", dtype: torch.dtype = torch.float32) -> nn.Module:
         """The model with its weights and buffers at the end of an epoch, in eval mode."""
         dataset = self.problem.dataset
+        self._check_model_folder()
         model = models.build(self.config.model, dataset.input_shape, dataset.num_classes, seed=0, trust=self._trust)
         with store.open(self.path) as file:
             arrays = file.arrays(f"weights/{self.epoch(epoch)}")
@@ -139,3 +155,13 @@ class Run:
     ) -> Objective:
         """The mean cross-entropy of the run's model on its standard views, see :meth:`Problem.objective`."""
         return self.problem.objective(self.model(epoch, device, dtype), views, batch_size)
+
+    def _check_model_folder(self) -> None:
+        """Refuse a folder ``hf:DIR`` that describes another model than when its weights were imported."""
+        folder, expected = hugging_face.folder_of(self.config.model), self.attrs.get("model_hash")
+        if folder is None:
+            return
+        with one_line(folder, "reading", "put config.json back"):
+            found = hugging_face.digest(folder, weights=False)
+        if expected is not None and found != expected:
+            raise StoreError(f"{folder}: config.json differs from that of the import into {self.path}; put it back")

@@ -63,7 +63,7 @@ def train_run(
         if resume and (run := Run(path, trust=trust)).config == config:
             return run
         raise StoreError(f"{path}: the file exists; choose another name, --overwrite, or --resume of the same run")
-    _check_outputs(path, log, overwrite=overwrite, resume=resume)
+    check_outputs(path, log, overwrite=overwrite, resume=resume)
     with sole_training(path):
         if state.exists() and not (resume or overwrite):
             raise StoreError(
@@ -93,7 +93,7 @@ def train_run(
         )
         spent = {f"{what}_seconds": seconds for what, seconds in trainer.seconds.items()}
         contents: dict[str, Record | dict[str, np.ndarray]] = {
-            "labels": _labels(trainer.problem),
+            "labels": labels_of(trainer.problem),
             "training": trainer.record(),
             **{f"weights/{epoch}": arrays for epoch, arrays in trainer.checkpoints.items()},
         }
@@ -130,7 +130,8 @@ def _train(
                 saved = time.monotonic()
 
 
-def _labels(problem: Problem) -> Labels:
+def labels_of(problem: Problem) -> Labels:
+    """Labels of a problem as a run file has them."""
     labels = problem.labels
     held_out = np.zeros(len(labels.true), bool)
     held_out[problem.val] = True
@@ -148,8 +149,12 @@ def _labels(problem: Problem) -> Labels:
     )
 
 
-def _check_outputs(path: Path, log: Path | None, *, overwrite: bool, resume: bool) -> None:
-    """Refuse, before any work, what could not be written after it."""
+def check_outputs(path: Path, log: Path | None, *, overwrite: bool, resume: bool) -> None:
+    """Refuse, before any work, what could not be written after it.
+
+    Raises:
+        StoreError: there is such a thing.
+    """
     for file in filter(None, (path, log)):
         if not file.parent.is_dir():
             raise StoreError(f"{file.parent}: no such folder; create it first")

@@ -8,6 +8,7 @@ import pytest
 
 from landscape_cli.main import COMMANDS, run as landscape
 
+IMPORT = ["--model", "mlp", "--data", "digits", "--out", "new.h5"]
 BAD = [
     (["hessian", "missing.h5"], "missing.h5: there is no such file"),
     (["train", "--noise", "symmetric:1.7", "--out", "new.h5"], "1.7"),
@@ -48,6 +49,18 @@ BAD = [
     (["train", "--config", "bad.toml", "--out", "new.h5"], "not a TOML file"),
     (["train", "--config", "typo.toml", "--out", "new.h5"], "unknown key 'epoch'"),
     (["train"], "Missing option '--out'"),
+    (["import", "--weights", "notes.txt", *IMPORT], "notes.txt: not a readable file of arrays"),
+    (["import", "--weights", "missing.pt", *IMPORT], "missing.pt: no such file or directory; check the path"),
+    (["import", "--weights", "missing.safetensors", *IMPORT], "missing.safetensors: no such file or directory"),
+    (["import", "--weights", "full", *IMPORT], "full: is a directory"),
+    (["import", "--weights", "run.h5", *IMPORT], "run.h5: not a readable file of arrays"),
+    (["import", "--weights", "a.pt", "b.pt", "--epochs", "1", *IMPORT], "files of weights: 2, epochs: 1"),
+    (["import", "--weights", "a.pt", "--epochs", "last", *IMPORT], "expected epochs such as 10,20"),
+    (["import", "--weights", "a.pt", *IMPORT[:-1], "run.h5"], "run.h5: the file exists"),
+    (["import", "--weights", "a.pt", *IMPORT[:-1], "nowhere/new.h5"], "nowhere: no such folder"),
+    (["import", *IMPORT], "Missing option '--weights'"),
+    (["export", "run.h5", "--weights", "7", "--format", "pt"], "no weights of epoch 7; it has 3"),
+    (["export", "run.h5", "--weights", "3", "--format", "npz"], "--weights goes with --format pt or safetensors"),
     (["hessian", "notes.txt"], "not an HDF5 file"),
     (["hessian", "run.h5", "--views", "mixed,tset"], "unknown view 'tset', did you mean 'test'?"),
     (["hessian", "run.h5", "--top", "0"], "0 is not in the range"),

@@ -26,6 +26,7 @@ TRAIN = ["train", "--optimizer", "sgd", "--epochs", "1", "--train-samples", "200
 QUICK = ["--quiet", "--json"]
 CALLS = {
     "train": "train --optimizer sgd --epochs 1 --train-samples 100 --out new.h5",
+    "import": "import --weights run.pt --epochs 3 --model mlp --data digits --out new.h5",
     "hessian": "hessian run.h5 --top 1 --trace 2 --views mixed,noisy_part --params classifier",
     "surface": "surface run.h5 --points 3 --views mixed",
     "sharpness": "sharpness run.h5 --views mixed --sigma 0.1 --samples 2",
@@ -104,6 +105,9 @@ def test_json_has_the_promised_keys_and_types(
         sweep = {"seeds": 1, "noise": ["none"], "arms": [{"optimizer": "sgd"}]}
         (tmp_path / "begun" / "sweep.json").write_text(json.dumps(sweep))
     words = CALLS[name].split()
+    if "run.pt" in words:
+        assert landscape(["export", "run.h5", "--weights", "last", "--format", "pt", "--out", "run.pt"]) == 0
+        capsys.readouterr()
     quick = QUICK if words[0] not in ("export", "inspect") else ["--json"]
     assert landscape([*words, *quick]) == 0
     captured = capsys.readouterr()

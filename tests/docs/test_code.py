@@ -28,6 +28,7 @@ from tests.docs.pages import PAGES, Block, Page, page
 COMMANDS_RUN = {
     "docs/training.md": {"run.h5", "sam.toml", "sam.h5", "again.h5", "sam.jsonl"},
     "docs/extending.md": {"my_lab.py", "rings.h5", "norms.h5"},
+    "docs/import.md": {"my_net.py", "epoch*.pth", "mine.h5", "back.pth", "again.h5", "again.pth"},
     "docs/first-run.md": {"sgd.h5", "ncsam.h5", "planes.png", "figures/*"},
     "docs/spectra.md": {
         "run.h5",

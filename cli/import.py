@@ -1,0 +1,156 @@
+"""``landscape import``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ncsam.training.config import SEEDS
+
+from .shared import options, progress, tables
+from .shared.training_options import setting
+
+
+@options.command("import")
+@click.argument("files", metavar="[FILE]...", nargs=-1)
+@options.section("Weights and model")
+@click.option(
+    "--weights", metavar="FILE...", multiple=True, required=True, help="State dicts, safetensors, Lightning, or hf:DIR."
+)
+@click.option(
+    "--model",
+    show_default="hf:DIR of --weights",
+    help="mlp, cnn, resnet18, …, hf:DIR or package.module:factory, called with input shape and classes.",
+)
+@click.option("--epochs", metavar="LIST", callback=options.split, show_default="1,2,…", help="Epoch of each file.")
+@click.option("--key", show_default="the usual ones", help="Where in the files the state dict lies: model or a/b.")
+@click.option(
+    "--ignore", metavar="PATTERNS", callback=options.split, default="", help="Names in the files to leave out."
+)
+@options.section("Data and noise")
+@click.option(
+    "--data", required=True, help="digits, cifar10:DIR, mnist:DIR, npz:FILE, folder:DIR, … or package.module:factory."
+)
+@click.option(
+    "--noise",
+    default="none",
+    show_default=True,
+    help="Of the labels trained with: labels:FILE[,KEY], pair:0.3, … as in train.",
+)
+@setting("train_samples", "Take only the first so many training samples.", show_default="all")
+@setting("test_samples", "Take only the first so many test samples.", show_default="all")
+@setting("val_fraction", "Share that was held out, 0 to 1.", default=0.0)
+@options.section("Training, for `diagnose`")
+@setting("loss", "ce, smooth:0.1, gce:0.7 or sce:0.1,1.0.")
+@setting("batch_size", "Samples a step.")
+@options.SEED
+@options.section("Computation")
+@click.option("--seed-split", type=options.SEEDS, show_default="--seed", help="Seed of the split.")
+@click.option("--seed-noise", type=options.SEEDS, show_default="--seed", help="Seed of the label noise.")
+@options.DEVICE
+@options.section("Output")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run file to write, e.g. run.h5.")
+@options.OVERWRITE
+@options.JSON
+@options.CONFIG
+@options.TRUST
+@options.LIMITS
+@options.QUIET
+def command(
+    files: tuple[str, ...],
+    weights: tuple[str, ...],
+    model: str | None,
+    epochs: tuple[str, ...] | None,
+    data: str,
+    seed: int,
+    seed_split: int | None,
+    seed_noise: int | None,
+    out: Path,
+    overwrite: bool,
+    as_json: bool,
+    trust: bool,
+    quiet: bool,
+    **settings: Any,
+) -> None:
+    """Make a run file of weights that were trained elsewhere.
+
+    Each file becomes a checkpoint. All that serves a run file then works on it (hessian, surface, sharpness, diagnose,
+    figure, verify), but for what needs rows of a training (theory, report). Files are read without executing what is
+    in them. `landscape export RUN --weights last --format pt` is the way back.
+
+    \b
+    Examples:
+      landscape import --weights last.pth --model mlp --data digits --out imported.h5
+      landscape import --weights e20.pt last.pth --epochs 20,40 --model mlp --data digits --noise pair:0.3 --out two.h5
+    """
+    if files and len(weights) > 1:
+        raise click.UsageError(
+            f"{files[0]!r} follows several --weights; give all files behind one, or each behind its own"
+        )
+    every = [*weights, *files]
+    if model is None:
+        if len(every) > 1 or not every[0].startswith("hf:"):
+            raise click.UsageError("--model is missing; give a model by name, or package.module:factory")
+        model = every[0]
+    try:
+        at = None if epochs is None else [int(epoch) for epoch in epochs]
+    except ValueError as error:
+        raise click.BadParameter(f"{error}; expected epochs such as 10,20", param_hint="--epochs") from error
+    from_elsewhere = [
+        value
+        for name, value in (("data", data), ("model", model))
+        if click.get_current_context().get_parameter_source(name) in (_ENVIRONMENT, _FILE)
+    ]
+    options.refuse_imports(from_elsewhere, trust)
+
+    from ncsam.runs.import_run import import_run
+
+    run = import_run(
+        every,
+        out,
+        model=model,
+        data=data,
+        epochs=at,
+        seeds={**dict.fromkeys(SEEDS, seed), "split": _or(seed_split, seed), "noise": _or(seed_noise, seed)},
+        overwrite=overwrite,
+        trust=True,  # what is not the user's own was refused
+        command=progress.command_line(),
+        progress=progress.bar("import", quiet, unit="checkpoint"),
+        **settings,
+    )
+    origins = run.attrs["weights"]
+    if as_json:
+        tables.echo_json({"kind": "run", "file": str(out), "epochs": run.epochs, "weights": origins})
+        return
+    click.echo(f"{out}: {model} on {data}, {run.config.noise}, imported")
+    rows = [
+        [
+            str(origin["epoch"]),
+            "not finite" if origin["test_accuracy"] is None else f"{origin['test_accuracy']:.1%}",
+            "not finite" if origin["test_loss"] is None else f"{origin['test_loss']:.4g}",
+            f"{origin['file']}{_remarks(origin)}",
+        ]
+        for origin in origins
+    ]
+    click.echo(tables.table(["epoch", "test accuracy", "test loss", "from"], rows))
+    click.echo("if these are not the accuracies you know, inputs or classes are not those of the training")
+
+
+_ENVIRONMENT, _FILE = (source for source, word in options.ORIGINS.items() if word != "flag")
+
+
+def _or(value: int | None, otherwise: int) -> int:
+    return otherwise if value is None else value
+
+
+def _remarks(origin: dict[str, Any]) -> str:
+    """What was done to the names in a file."""
+    said = [
+        f"from {origin['key']}" if origin["key"] else "",
+        f"without the prefix {' '.join(origin['removed'])}" if origin["removed"] else "",
+        f"{origin['counters']} counters of BatchNorm missing, set to 0" if origin["counters"] else "",
+    ]
+    told = ", ".join(filter(None, said))
+    return f" ({told})" if told else ""
