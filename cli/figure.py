@@ -18,7 +18,7 @@ from .shared import options, progress, tables
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the figures.")
 @click.option("--all", "runs", is_flag=True, help="Of a study, also what its runs hold: curves, spectra, surfaces.")
 @click.option("--formats", callback=options.split, default="pdf,png", show_default=True, help="pdf, png or svg.")
-@options.section("Look")
+@options.section("Style")
 @click.option(
     "--width",
     type=click.Choice(["icml", "icml-column", "neurips"]),
@@ -68,7 +68,7 @@ def command(
     from ncsam.study.files import StudyFiles
 
     from .shared.drawing import draw_results, draw_runs, draw_study
-    from .shared.drawing_surfaces import Look
+    from .shared.drawing_surfaces import DrawingOptions
 
     if interactive and importlib.util.find_spec("plotly") is None:
         raise click.UsageError(
@@ -90,11 +90,11 @@ def command(
     if found is None and runs:
         raise click.UsageError(f"--all is of a study, and {files[0]} is a {kind}; give a study's file or folder")
     bar = progress.bar("figures", quiet, unit="figure")
-    look = Look(width, scale, interactive)
+    drawing = DrawingOptions(width, scale, interactive)
     if found is not None:
-        written = draw_study(found, out, runs=runs, formats=formats, bar=bar, look=look)
+        written = draw_study(found, out, runs=runs, formats=formats, bar=bar, drawing=drawing)
     elif kind == "result":
-        written = draw_results(files, out, formats=formats, bar=bar, look=look)
+        written = draw_results(files, out, formats=formats, bar=bar, drawing=drawing)
     else:
-        written = draw_runs(files, out, formats=formats, bar=bar, look=look)
+        written = draw_runs(files, out, formats=formats, bar=bar, drawing=drawing)
     tables.echo_files("figures", written, as_json)

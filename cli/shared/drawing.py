@@ -1,4 +1,4 @@
-"""Which figures a set of files allows, and drawing them."""
+"""Draw every figure that a set of files has the data for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from landscape.inputs import as_file_name
 from landscape.records import Record
 from ncsam.figures import training_curves
 from ncsam.figures.against_noise import compared
-from ncsam.figures.catalogue import plans as study_plans, suffixes
+from ncsam.figures.catalogue import figures_of_study, suffixes
 from ncsam.records import Spectrum, Training
 from ncsam.runs.run import Run
 from ncsam.study.files import StudyFiles, curves_of
@@ -25,9 +25,9 @@ from ncsam.study.table import Study, studies
 
 from . import drawing_results, drawing_surfaces
 from .drawing_spectra import spectra_figures
-from .drawing_surfaces import Look
+from .drawing_surfaces import DrawingOptions, FigureFunctions
 
-LOOK = Look()
+DEFAULT_OPTIONS = DrawingOptions()
 
 
 def draw_study(
@@ -37,57 +37,67 @@ def draw_study(
     runs: bool,
     formats: Sequence[str] = ("pdf", "png"),
     bar: Callable[..., Any],
-    look: Look = LOOK,
+    drawing: DrawingOptions = DEFAULT_OPTIONS,
 ) -> list[Path]:
-    """Every figure of a study and, with ``runs``, of what its runs hold, written to ``out``; returns the files."""
+    """Draw a study and, with ``runs``, the contents of its run files; write to ``out`` and return the files."""
     found = studies(files.table)
-    plans: dict[str, Callable[[], Any]] = {}
+    functions: FigureFunctions = {}
     for study, suffix in zip(found, suffixes(found), strict=True):
-        own = study_plans(study, files if runs else None)
+        own = figures_of_study(study, files if runs else None)
         own.pop("density", None)  # drawn below for each noise rate
-        plans |= {f"{name}{suffix}": draw for name, draw in own.items()}
+        functions |= {f"{name}{suffix}": draw for name, draw in own.items()}
         if runs:
             paths = [files.run_path(name) for (arm, _, _), name in files.names(study).items() if arm in _shown(study)]
-            plans |= _of_runs([Run(path) for path in paths if path is not None], look, training=False)
-    return _save(plans, out, formats, bar)
+            functions |= _of_runs([Run(path) for path in paths if path is not None], drawing, training=False)
+    return _save(functions, out, formats, bar)
 
 
 def _shown(study: Study) -> tuple[str, ...]:
-    """Arms whose surfaces and spectra are laid over each other: all where there are colours for them, else those that
+    """Arms whose surfaces and spectra share a figure: all where there are colours for them, else those that
     ran at several noise rates."""
     return study.arms if len(study.arms) <= len(COLOURS) else tuple(compared(curves_of(study)))
 
 
 def draw_runs(
-    paths: Sequence[Path], out: Path, *, formats: Sequence[str], bar: Callable[..., Any], look: Look = LOOK
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    formats: Sequence[str],
+    bar: Callable[..., Any],
+    drawing: DrawingOptions = DEFAULT_OPTIONS,
 ) -> list[Path]:
-    """Every figure that the run files allow together, written to ``out``; returns the files.
+    """Draw every figure that the run files have the data for; write to ``out`` and return the files.
 
     Raises:
-        ValueError: they allow none.
+        ValueError: they have the data for none.
     """
-    plans = _of_runs([Run(path) for path in paths], look)
-    if not plans:
+    functions = _of_runs([Run(path) for path in paths], drawing)
+    if not functions:
         raise ValueError(
             f"{', '.join(map(str, paths))}: nothing to draw, without training rows or measurements; measure something "
             "first, with `landscape hessian` or `landscape surface`"
         )
-    return _save(plans, out, formats, bar)
+    return _save(functions, out, formats, bar)
 
 
 def draw_results(
-    paths: Sequence[Path], out: Path, *, formats: Sequence[str], bar: Callable[..., Any], look: Look = LOOK
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    formats: Sequence[str],
+    bar: Callable[..., Any],
+    drawing: DrawingOptions = DEFAULT_OPTIONS,
 ) -> list[Path]:
-    """Every figure of saved records, labelled by their files' names, those of one kind together; returns the files.
+    """Draw saved records, labelled by file name, those of one kind together; return the files.
 
     Raises:
         ValueError: no figure shows a record of that kind.
     """
-    return _save(drawing_results.plans(labelled(paths), look), out, formats, bar)
+    return _save(drawing_results.figures_of_records(labelled(paths), drawing), out, formats, bar)
 
 
 def labelled(paths: Sequence[Path]) -> dict[str, Record]:
-    """The saved records by their files' names, with the folders' where names are the same."""
+    """Load records, labelled by file name, with the folder's name where file names coincide."""
     stems = [path.stem for path in paths]
     named = [
         path.stem if stems.count(path.stem) == 1 else f"{path.resolve().parent.name}-{path.stem}" for path in paths
@@ -98,12 +108,12 @@ def labelled(paths: Sequence[Path]) -> dict[str, Record]:
 
 
 def _save(
-    plans: dict[str, Callable[[], Any]], out: Path, formats: Sequence[str], bar: Callable[..., Iterable[Any]]
+    functions: FigureFunctions, out: Path, formats: Sequence[str], bar: Callable[..., Iterable[Any]]
 ) -> list[Path]:
-    """Draw what is planned; all of it, or after a stop none, is in ``out``."""
+    """Draw the figures and write them to ``out``: all of them, or none if drawing stops."""
     written: list[Path] = []
     with filling(out.resolve()) as draft:
-        for name, draw in bar([(as_file_name(name), draw) for name, draw in plans.items()], len(plans)):
+        for name, draw in bar([(as_file_name(name), draw) for name, draw in functions.items()], len(functions)):
             drawn = draw()
             if isinstance(drawn, Figure):
                 written += figures.save(drawn, draft / name, formats)
@@ -113,20 +123,22 @@ def _save(
     return [out / path.name for path in written]
 
 
-def _of_runs(runs: Sequence[Run], look: Look = LOOK, *, training: bool = True) -> dict[str, Callable[[], Any]]:
+def _of_runs(
+    runs: Sequence[Run], drawing: DrawingOptions = DEFAULT_OPTIONS, *, training: bool = True
+) -> FigureFunctions:
     """Runs of one noise rate are drawn together: training curves, line overlays, contours, spectra."""
-    plans: dict[str, Callable[[], Any]] = {}
+    functions: FigureFunctions = {}
     for noise in dict.fromkeys(run.config.noise for run in runs):
         here = [run for run in runs if run.config.noise == noise]
         suffix = "" if len(runs) == 1 else f"_{noise.replace(':', '')}"
         if training and (curves := _grouped(here, "training", Training)):  # imported runs have none
-            plans[f"training{suffix}"] = partial(training_curves, curves)
-        plans |= drawing_surfaces.plans(here, suffix, look)
+            functions[f"training{suffix}"] = partial(training_curves, curves)
+        functions |= drawing_surfaces.figures_of_runs(here, suffix, drawing)
         for name in sorted({name for run in here for name in run.names if name.startswith("hessian/")}):
             if found := {label: members[0] for label, members in _grouped(here, name, Spectrum).items()}:
                 own = "" if name == "hessian/top5" else f"_{name.partition('/')[2].replace('/', '-')}"
-                plans |= spectra_figures(found, f"{suffix}{own}")
-    return plans
+                functions |= spectra_figures(found, f"{suffix}{own}")
+    return functions
 
 
 def _grouped(runs: Sequence[Run], name: str, kind: type) -> dict[str, list[Any]]:

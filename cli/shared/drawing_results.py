@@ -1,4 +1,4 @@
-"""Which pictures saved records allow: those of one kind together."""
+"""List the figures that saved records have the data for; records of one kind share a figure."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from landscape.records import (
     Trajectory,
 )
 from ncsam import figures as study_figures
-from ncsam.figures.catalogue import plans as study_plans, suffixes
+from ncsam.figures.catalogue import figures_of_study, suffixes
 from ncsam.figures.style import symbols
 from ncsam.records import (
     BoundTable,
@@ -47,7 +47,7 @@ from ncsam.study.verdicts import studies_of
 
 from . import drawing_surfaces
 from .drawing_spectra import spectra_figures
-from .drawing_surfaces import Look, Plans
+from .drawing_surfaces import DrawingOptions, FigureFunctions
 
 _SURFACES = (Line, LineDraws, Connection, Plane, PlaneDraws)
 _SYMBOLS: Mapping[type[Record], tuple[str, Callable[..., Any]]] = {  # that tell labels apart in one panel
@@ -77,8 +77,8 @@ _ALONE: Mapping[type[Record], tuple[str, Callable[..., Any]]] = {  # one figure 
 }
 
 
-def plans(records: Mapping[str, Record], look: Look) -> Plans:
-    """Pictures of saved records by their labels.
+def figures_of_records(records: Mapping[str, Record], drawing: DrawingOptions) -> FigureFunctions:
+    """Figures of saved records by name.
 
     Raises:
         ValueError: no figure shows a record of that kind.
@@ -90,7 +90,7 @@ def plans(records: Mapping[str, Record], look: Look) -> Plans:
             raise ValueError(
                 f"{label}: holds {record.kind.replace('_', ' ')}, which no figure shows; drawn are {kinds}"
             )
-    drawn = drawing_surfaces.of_records(_of(records, *_SURFACES), look)
+    drawn = drawing_surfaces.figures_of_records(_of(records, *_SURFACES), drawing)
     for kind, (name, draw) in {**_SYMBOLS, **_PANELS}.items():
         if found := _of(records, kind):
             drawn[name] = partial(draw, found, symbols(found)) if kind in _SYMBOLS else partial(draw, found)
@@ -105,12 +105,12 @@ def plans(records: Mapping[str, Record], look: Look) -> Plans:
     return drawn | _of_studies(records)
 
 
-def _of_studies(records: Mapping[str, Record]) -> Plans:
-    drawn: Plans = {}
+def _of_studies(records: Mapping[str, Record]) -> FigureFunctions:
+    drawn: FigureFunctions = {}
     for label, table in _of(records, Curves, CellTable).items():
         found = studies_of(table)
         for study, suffix in zip(found, suffixes(found), strict=True):
-            drawn |= {f"{_named(name, label, records)}{suffix}": draw for name, draw in study_plans(study).items()}
+            drawn |= {f"{_named(name, label, records)}{suffix}": draw for name, draw in figures_of_study(study).items()}
     return drawn
 
 

@@ -1,4 +1,4 @@
-"""Which pictures a set of stored surfaces allows."""
+"""List the figures that a set of stored surfaces has the data for."""
 
 from __future__ import annotations
 
@@ -20,75 +20,81 @@ PLANE_VIEWS = ("mixed", "test")
 _SHOWN = 0.05  # share of a path that must lie in a plane for it to be drawn there
 _PAIRS = 3  # labels up to which the first is compared with each other one
 
-Plans = dict[str, Callable[[], Any]]
+FigureFunctions = dict[str, Callable[[], Any]]  # functions that draw a figure, by its name
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
-    """Options for drawing surfaces: width of the page, scale of the levels, and whether HTML is wanted."""
+class DrawingOptions:
+    """Options for drawing surfaces: page width, scale of the levels, and whether to write interactive HTML."""
 
     width: str = "icml"
     scale: str = "auto"
     interactive: bool = False
 
 
-def plans(runs: Sequence[Run], suffix: str, look: Look) -> Plans:
-    """Pictures of the surfaces that runs of one noise rate hold, those of one name together."""
-    drawn: Plans = {}
+def figures_of_runs(runs: Sequence[Run], suffix: str, drawing: DrawingOptions) -> FigureFunctions:
+    """Figures of the surfaces that runs of one noise rate hold, by name; surfaces of one name share a figure."""
+    drawn: FigureFunctions = {}
     for name in sorted({name for run in runs for name in run.names if name.startswith("surface/")}):
         own = name.partition("/")[2].replace("/", "-")
-        drawn |= _of_groups(_grouped(runs, name), _grouped(runs, f"{name}_path"), own, suffix, look)
+        drawn |= _of_groups(_grouped(runs, name), _grouped(runs, f"{name}_path"), own, suffix, drawing)
     return drawn
 
 
-def of_records(records: Mapping[str, Record], look: Look) -> Plans:
-    """Pictures of saved surfaces by their labels, lines together and planes together."""
+def figures_of_records(records: Mapping[str, Record], drawing: DrawingOptions) -> FigureFunctions:
+    """Figures of saved surfaces by name, with all lines in one figure and all planes in one."""
     planes: dict[str, list[Record]] = {k: [record] for k, record in records.items() if isinstance(record, Plane)}
     others: dict[str, list[Record]] = {k: [record] for k, record in records.items() if k not in planes}
-    return {**_of_groups(others, {}, "line", "", look), **_of_groups(planes, {}, "plane", "", look)}
+    return {**_of_groups(others, {}, "line", "", drawing), **_of_groups(planes, {}, "plane", "", drawing)}
 
 
 def _of_groups(
-    groups: Mapping[str, Sequence[Record]], paths: Mapping[str, Sequence[Record]], own: str, suffix: str, look: Look
-) -> Plans:
-    """Pictures of the surfaces of one name, by label; those of one label differ in their seed alone."""
-    drawn: Plans = {}
+    groups: Mapping[str, Sequence[Record]],
+    paths: Mapping[str, Sequence[Record]],
+    own: str,
+    suffix: str,
+    drawing: DrawingOptions,
+) -> FigureFunctions:
+    """Figures of the surfaces of one name; the records of one label differ only in their seed."""
+    drawn: FigureFunctions = {}
     known = symbols(groups)
     if lines := _of_kind(groups, Line):
         stem = "line" if own == "line" else f"line_{own}"
         common = _common(lines, LINE_VIEWS)
-        drawn[f"{stem}{suffix}"] = partial(figures.lines, lines, common, width=look.width, symbols=known)
+        drawn[f"{stem}{suffix}"] = partial(figures.lines, lines, common, width=drawing.width, symbols=known)
         if len(lines) > 1:
-            relative = partial(figures.lines, lines, common, against="relative", width=look.width, symbols=known)
+            relative = partial(figures.lines, lines, common, against="relative", width=drawing.width, symbols=known)
             drawn[f"{stem.replace('line', 'slices', 1)}{suffix}"] = relative
     if draws := _firsts(_of_kind(groups, LineDraws)):
         views = _common({k: [v] for k, v in draws.items()}, LINE_VIEWS)
-        drawn[f"bands_{own}{suffix}"] = partial(figures.bands, draws, views, width=look.width, symbols=known)
+        drawn[f"bands_{own}{suffix}"] = partial(figures.bands, draws, views, width=drawing.width, symbols=known)
     if ways := _firsts(_of_kind(groups, Connection)):
         named = {f"{printed(label)} to {printed(way.end)}": way for label, way in ways.items()}
         views = _common({k: [v] for k, v in ways.items()}, LINE_VIEWS)
-        drawn[f"way_{own}{suffix}"] = partial(figures.connections, named, views, width=look.width)
+        drawn[f"way_{own}{suffix}"] = partial(figures.connections, named, views, width=drawing.width)
     if drawn_planes := _firsts(_of_kind(groups, PlaneDraws)):
         views = _common({k: [v] for k, v in drawn_planes.items()}, PLANE_VIEWS)
         drawn[f"draws_{own}{suffix}"] = partial(
-            figures.plane_draws, drawn_planes, views[0], width=look.width, scale=look.scale, symbols=known
+            figures.plane_draws, drawn_planes, views[0], width=drawing.width, scale=drawing.scale, symbols=known
         )
     if planes := _firsts(_of_kind(groups, Plane)):
         trajectories = _firsts(_of_kind(paths, Trajectory))
-        drawn |= _planes(planes, trajectories, suffix if own == "plane" else f"_{own}{suffix}", look)
+        drawn |= _planes(planes, trajectories, suffix if own == "plane" else f"_{own}{suffix}", drawing)
     return drawn
 
 
-def _planes(planes: Mapping[str, Plane], paths: Mapping[str, Trajectory], suffix: str, look: Look) -> Plans:
-    drawn: Plans = {}
+def _planes(
+    planes: Mapping[str, Plane], paths: Mapping[str, Trajectory], suffix: str, drawing: DrawingOptions
+) -> FigureFunctions:
+    drawn: FigureFunctions = {}
     for kind in _same_grid(planes):
         tag = suffix if len(kind) == len(planes) else f"{suffix}_{next(iter(kind))}"
         shared = _common({k: [v] for k, v in kind.items()}, PLANE_VIEWS)
         options: dict[str, Any] = {
-            "width": look.width, "names": _axis_names(next(iter(kind.values()))), "symbols": symbols(planes),
+            "width": drawing.width, "names": _axis_names(next(iter(kind.values()))), "symbols": symbols(planes),
         }  # fmt: skip
         shown = {k: p for k, p in paths.items() if k in kind and p.explained >= _SHOWN}
-        scaled = {**options, "scale": look.scale}
+        scaled = {**options, "scale": drawing.scale}
         for view in shared:
             drawn[f"contours{tag}_{view}"] = partial(figures.contours, kind, view, trajectories=shown, **scaled)
         if all(plane.accuracy is not None for plane in kind.values()):
@@ -105,10 +111,10 @@ def _planes(planes: Mapping[str, Plane], paths: Mapping[str, Trajectory], suffix
             drawn[f"difference{tag}_{pair}_{shared[0]}"] = partial(
                 figures.difference, first, other, shared[0], **scaled
             )
-        if look.interactive:
+        if drawing.interactive:
             from landscape.figures.interactive import interactive
 
-            drawn[f"interactive{tag}_{shared[0]}"] = partial(interactive, kind, shared[0], scale=look.scale)
+            drawn[f"interactive{tag}_{shared[0]}"] = partial(interactive, kind, shared[0], scale=drawing.scale)
     return drawn
 
 
@@ -154,12 +160,12 @@ def _of_kind(groups: Mapping[str, Sequence[Record]], kind: type) -> dict[str, li
 
 
 def _firsts(groups: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
-    """One record a label: runs that differ in their seed alone have their own surfaces, of which one is drawn."""
+    """Return the first record of each label: of runs that differ only in their seed, one surface is drawn."""
     return {label: records[0] for label, records in groups.items()}
 
 
 def _common(groups: Mapping[str, Sequence[Any]], wanted: Sequence[str]) -> list[str]:
-    """Views that every surface holds, the wanted ones if there are any of them."""
+    """Views that every surface holds: the wanted ones among them, else up to four."""
     held = [set(member.views.tolist()) for members in groups.values() for member in members]
     shared = set.intersection(*held)
     return [view for view in wanted if view in shared] or sorted(shared)[:4]

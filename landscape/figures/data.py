@@ -1,4 +1,4 @@
-"""Figures that carry the numbers they show, and writing these beside the picture."""
+"""Figures that store the numbers they show, and writing these beside the picture."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from landscape.store.escaping import csv_cell
 
 
 class DataFigure(Figure):
-    """A figure with the numbers it shows: whoever draws a curve notes the same arrays.
+    """A figure with the numbers it shows; code that draws a curve also notes its arrays.
 
     Attributes:
         points: one mapping a point, in the order of drawing.

@@ -1,4 +1,4 @@
-"""Pictures of single records: eigenpairs, estimates with their errors, ascents, diagonals, angles and paths.
+"""Figures of single records: eigenpairs, estimates with their errors, ascents, diagonals, angles and paths.
 
 All take one record, or records by label.
 """

@@ -1,4 +1,4 @@
-"""Contour levels at numbers that one can read, on a linear or logarithmic scale."""
+"""Contour levels at round numbers, on a linear or logarithmic scale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures of 1D surfaces: overlays with bands, slices at equal displacement, and the way between two runs."""
+"""Figures of 1D surfaces: overlays with bands, slices at equal displacement, and paths between two runs."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def connections(
     width: str = "icml",
     symbols: Mapping[str, Symbol] | None = None,
 ) -> DataFigure:
-    """The loss on the way between two points; dashed what the barrier is measured from, dotted the barrier.
+    """Draw the loss on a path between two points; dashed: the baseline of the barrier, dotted: the barrier.
 
     Takes one record, or records by label; other arguments as for :func:`landscape.figures.lines`.
 

@@ -1,4 +1,4 @@
-"""Pictures of 2D surfaces: contours with trajectories, 3D, and differences."""
+"""Figures of 2D surfaces: contours with trajectories, 3D, and differences."""
 
 from __future__ import annotations
 

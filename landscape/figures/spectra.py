@@ -1,4 +1,4 @@
-"""Pictures of spectra: densities with bands, eigenvalues along training, layers, and where curvature comes from.
+"""Figures of spectra: densities with bands, eigenvalues along training, layers, and where curvature comes from.
 
 All take panels by title, and in each panel records by label; or records by label, in one panel; or one record. A label
 has one symbol throughout a figure.

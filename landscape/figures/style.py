@@ -1,4 +1,4 @@
-"""One look for all figures: sizes, fonts, and colours that colour-blind readers can tell apart."""
+"""The style of all figures: sizes, fonts, and colours that colour-blind readers can distinguish."""
 
 from __future__ import annotations
 

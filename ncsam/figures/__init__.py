@@ -1,7 +1,7 @@
-"""Pictures of runs and studies, from records only; each carries the numbers it shows.
+"""Figures of runs and studies, drawn from records only; each stores the numbers it shows.
 
 Every function returns a :class:`landscape.figures.DataFigure`; ``landscape.figures.save`` writes the picture and
-``landscape.figures.save_data`` what it shows. :mod:`ncsam.figures.catalogue` says which of them a study allows.
+``landscape.figures.save_data`` what it shows. :mod:`ncsam.figures.catalogue` lists those of a study.
 """
 
 from ncsam.figures.against_noise import against_noise, bound_terms, sharpness_against_noise

@@ -1,4 +1,4 @@
-"""Measurements against the noise rate: one line an arm, with a band over the seeds."""
+"""Measurements against the noise rate: one line for each arm, with a band over the seeds."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ LOSSES = {"error": "0–1 error", "clipped_ce": "clipped cross-entropy"}
 
 
 def compared(curves: Curves) -> list[str]:
-    """The arms that ran at more than one noise rate: those that lines can be drawn of."""
+    """Arms that ran at more than one noise rate, for which lines can be drawn."""
     ran = np.isfinite(curves.value).any(axis=(0, 3)).sum(axis=1)
     return in_order(str(arm) for arm, rates in zip(curves.arms, ran, strict=True) if rates > 1)
 
@@ -116,9 +116,9 @@ def sharpness_against_noise(curves: Curves, views: Sequence[str] = VIEWS) -> Dat
 
 
 def bound_terms(curves: Curves) -> DataFigure:
-    """Theorem 1's terms against noise rate, a row a loss, a column an arm; above the dotted line it says nothing.
+    """Theorem 1's terms against noise rate, by loss (rows) and arm (columns); vacuous above the dotted line.
 
-    A term of nothing is left out of the logarithmic axis; a band that reaches zero ends where the axis does.
+    A term of zero is left out of the logarithmic axis; a band that reaches zero ends where the axis does.
 
     Raises:
         ValueError: the bound was not measured.

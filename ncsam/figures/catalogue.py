@@ -1,4 +1,4 @@
-"""Which figures a study allows: from its table always, from its runs where their files are there."""
+"""List the figures of a study: those of its table, and those of its run files where these exist."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from ncsam.study.table import Study
 from ncsam.study.verdicts import judge
 from ncsam.training.config import TrainConfig
 
-Plans = dict[str, Callable[[], Figure]]
+FigureFunctions = dict[str, Callable[[], Figure]]  # functions that draw a figure, by its name
 
 
-def plans(study: Study, files: StudyFiles | None = None) -> Plans:
-    """The figures of one study by name, in the order in which they are read; nothing is drawn yet.
+def figures_of_study(study: Study, files: StudyFiles | None = None) -> FigureFunctions:
+    """Functions that draw the figures of one study, by name, in reading order; nothing is drawn yet.
 
     Args:
         study: one of :func:`ncsam.study.table.studies`.
-        files: where the runs are; none for what the table alone allows.
+        files: the run files; none for the figures of the table alone.
     """
     curves, measured = curves_of(study), set(study.measured())
-    found: Plans = {"verdicts": lambda: forest(judge(study))}
+    found: FigureFunctions = {"verdicts": lambda: forest(judge(study))}
     at_contrast = CONTRAST_RATE in study.rates
     if at_contrast and {"perturbation_norm", "test_accuracy", "memorisation"} <= measured:
         found["radius"] = lambda: radius_figure(radius_control(study))
@@ -70,10 +70,10 @@ def suffixes(found: Sequence[Study]) -> list[str]:
     return ["_" + re.sub(r"[^\w.]+", "-", name).strip("-") for name in named]
 
 
-def _of_runs(study: Study, files: StudyFiles, lines: list[str]) -> Plans:
+def _of_runs(study: Study, files: StudyFiles, lines: list[str]) -> FigureFunctions:
     names = files.names(study)
     there = {(arm, rate) for (arm, rate, _), name in names.items() if files.run_path(name) is not None}
-    found: Plans = {}
+    found: FigureFunctions = {}
     rates = [rate for rate in study.rates if any((arm, rate) in there for arm in lines)]
     if rates:
         found["training"] = lambda: training_by_rate(
@@ -86,8 +86,8 @@ def _of_runs(study: Study, files: StudyFiles, lines: list[str]) -> Plans:
             files.records(study, "training", Training, lines, CONTRAST_RATE),
         )
     noisy = [rate for rate in rates if rate > 0]
-    looked = {rate: files.records(study, "diagnostics/training", Diagnostics, lines, rate) for rate in noisy}
-    if panels := {_wrong(rate): by_arm for rate, by_arm in looked.items() if "ncsam" in by_arm}:
+    diagnosed = {rate: files.records(study, "diagnostics/training", Diagnostics, lines, rate) for rate in noisy}
+    if panels := {_wrong(rate): by_arm for rate, by_arm in diagnosed.items() if "ncsam" in by_arm}:
         found["alignment"] = lambda: alignment(panels, warmup=_warmup(files, names))
     if any(arm in lines and rate == CONTRAST_RATE for arm, rate in there):
         spectra = files.records(study, "hessian/top5", Spectrum, lines, CONTRAST_RATE)

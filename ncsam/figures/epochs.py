@@ -1,4 +1,4 @@
-"""Along training: accuracy and memorisation, and how gradients and perturbations lie to each other."""
+"""Along training: accuracy and memorisation, and angles between gradients and perturbations."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ _COLOURS = {"supported": GREEN, "contradicted": VERMILION, "undecided": BLUE}
 
 
 def forest(verdicts: Verdicts) -> DataFigure:
-    """A row a statement: effect and interval, the dotted line at m, green where an interval would support it.
+    """Draw each effect with its interval in a row, the dotted line at m, green where an interval would support it.
 
     Every row has an axis of its own, since effects have different units; zero is the thin line.
     """

@@ -1,4 +1,4 @@
-"""Pictures of what was measured on runs: sharpness and Theorem 1's terms along training, samples, and label noise.
+"""Figures of the measurements on runs: sharpness and Theorem 1's terms along training, samples, and label noise.
 
 All take one record, or records by label.
 """
@@ -26,7 +26,7 @@ _MEASURES = {
 
 
 def sharpness_along(records: Records[SharpnessTable]) -> DataFigure:
-    """Every measured sharpness by epoch, a row a measure and a line a view, a column a record."""
+    """Every measured sharpness by epoch, by measure (rows), record (columns) and view (lines)."""
     found = by_label(records)
     measures = [m for m in _MEASURES if any(getattr(r, m) is not None for r in found.values())]
     drawn = symbols_of(dict.fromkeys(str(view) for r in found.values() for view in r.views))
@@ -54,9 +54,9 @@ def sharpness_along(records: Records[SharpnessTable]) -> DataFigure:
 
 
 def bound_along(records: Records[BoundTable]) -> DataFigure:
-    """Theorem 1's terms by epoch, a row a loss and a column a record; above the dotted line it says nothing.
+    """Theorem 1's terms by epoch, by loss (rows) and record (columns); vacuous above the dotted line.
 
-    A term of nothing is left out of the logarithmic axis.
+    A term of zero is left out of the logarithmic axis.
     """
     found = by_label(records)
     losses = list(dict.fromkeys(str(loss) for r in found.values() for loss in r.losses))

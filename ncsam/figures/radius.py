@@ -1,4 +1,4 @@
-"""The radius control as a picture: what every arm reaches against the perturbation that it really took."""
+"""The radius control: accuracy and memorisation of every arm against its realised perturbation norm."""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ def _word(label: str) -> str:
     return label.partition(" (")[0].replace("$λ_1$", "λ₁")
 
 
-CAPTIONS: dict[str, Caption] = {  # by the names of ncsam.figures.catalogue.plans
+CAPTIONS: dict[str, Caption] = {  # by the names of ncsam.figures.catalogue.figures_of_study
     "verdicts": Caption("The verdicts: each effect against its smallest relevant size", _verdicts),
     "radius": Caption("The radius control: accuracy and memorisation against the perturbation really taken", _radius),
     "against_noise": Caption("Accuracy, memorisation and sharpness against the noise rate", _against_noise),

@@ -22,7 +22,7 @@ from landscape._version import __version__
 from landscape.figures.data import DataFigure
 from landscape.figures.style import STYLE
 from landscape.store.escaping import csv_cell
-from ncsam.figures.catalogue import plans
+from ncsam.figures.catalogue import figures_of_study
 from ncsam.records import RadiusControl, Secondary, Verdicts
 from ncsam.report import prose, provenance
 from ncsam.report.captions import CAPTIONS
@@ -88,7 +88,9 @@ def report(files: StudyFiles, *, title: str | None = None, progress: Progress | 
     """
     found = studies(files.table)
     runs = files.run_attributes()
-    planned = [(n, study, name, draw) for n, study in enumerate(found) for name, draw in plans(study, files).items()]
+    planned = [
+        (n, study, name, draw) for n, study in enumerate(found) for name, draw in figures_of_study(study, files).items()
+    ]
     drawn: dict[int, list[Picture]] = {n: [] for n in range(len(found))}
     for n, study, name, draw in planned if progress is None else progress(planned, len(planned)):
         drawn[n].append(_picture(f"{name}-{_anchor(n)}", name, study, draw()))

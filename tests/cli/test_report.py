@@ -164,7 +164,7 @@ def test_folders_of_the_machine_are_named_by_their_last_part(tmp_path: Path) -> 
     (root / "sweep.json").write_text(json.dumps(sweep))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(page_module, "_picture", lambda anchor, *_: _no_picture(anchor))
-        patch.setattr(page_module, "plans", lambda *_: {"verdicts": lambda: None})
+        patch.setattr(page_module, "figures_of_study", lambda *_: {"verdicts": lambda: None})
         text = page_module.report(StudyFiles(root))
     described = next(attrs["href"] for attrs in Elements(text).of("a") if attrs.get("download") == "study.toml")
     for shown in (text, base64.b64decode(described.partition(",")[2]).decode()):

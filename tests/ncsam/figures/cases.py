@@ -35,7 +35,7 @@ from landscape.records import (
     Trajectory,
 )
 from ncsam import figures as study_figures
-from ncsam.figures.catalogue import plans
+from ncsam.figures.catalogue import figures_of_study
 from ncsam.records import BoundTable, Diagnostics, Labels, SampleHistory, SharpnessTable, Training
 from ncsam.study.arms import family_of
 from ncsam.study.files import curves_of
@@ -294,7 +294,7 @@ Draw = Callable[[], Figure]
 
 
 def _of_study(study: Callable[[], Study], tag: str, names: tuple[str, ...]) -> dict[str, Draw]:
-    return {f"{name}, {tag}": functools.partial(lambda name: plans(study())[name](), name) for name in names}
+    return {f"{name}, {tag}": functools.partial(lambda name: figures_of_study(study())[name](), name) for name in names}
 
 
 FROM_TABLE = ("verdicts", "radius", "against_noise", "sharpness", "arms", "gap")

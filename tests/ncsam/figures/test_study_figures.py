@@ -23,7 +23,7 @@ from ncsam.figures import (
     sharpness_against_noise,
 )
 from ncsam.figures.against_noise import compared
-from ncsam.figures.catalogue import plans
+from ncsam.figures.catalogue import figures_of_study
 from ncsam.figures.style import symbols
 from ncsam.records import Curves, Diagnostics
 from ncsam.statistics import t_interval
@@ -121,9 +121,9 @@ def test_alignment_is_the_mean_over_seeds_and_needs_its_arm(tmp_path: Path) -> N
     assert ceiling == pytest.approx(np.mean([2 * h / (1 + h) for h in (0.25, 0.35, 0.45)]))
     with pytest.raises(ValueError, match="no diagnostics of sam"):
         alignment({"40 %": records}, arm="sam")
-    assert list(plans(only, files))[:3] == ["verdicts", "radius", "against_noise"]
-    assert {"training", "controls", "alignment"} <= set(plans(only, files))
-    assert not {"training", "controls", "alignment"} & set(plans(only))
+    assert list(figures_of_study(only, files))[:3] == ["verdicts", "radius", "against_noise"]
+    assert {"training", "controls", "alignment"} <= set(figures_of_study(only, files))
+    assert not {"training", "controls", "alignment"} & set(figures_of_study(only))
 
 
 def test_a_symbol_is_the_same_in_every_figure_and_no_two_arms_share_one() -> None:
@@ -151,7 +151,7 @@ def test_arms_are_told_apart_without_colours() -> None:
 
 def test_an_arm_has_its_symbol_in_every_figure_of_a_study(tmp_path: Path) -> None:
     files = StudyFiles(write_folder(tmp_path / "study", study_rows()))
-    drawn = plans(studies(files.table)[0], files)
+    drawn = figures_of_study(studies(files.table)[0], files)
     seen: dict[str, set[str]] = {}
     for name in ("radius", "against_noise", "sharpness", "arms", "gap", "training", "controls"):
         made = drawn[name]()
@@ -200,7 +200,7 @@ def test_the_page_on_figures_names_those_that_there_are_and_its_example_runs(
     named = {name for line in rows for name in re.findall(r"`([^`]+)`", line.split("|")[1])}
     extra = {f"bound/error/{term}": 2.0 for term in ("total", "neighbourhood", "sampling", "complexity")}
     files = StudyFiles(write_folder(tmp_path / "study", [{**row, **extra} for row in study_rows()]))
-    assert set(plans(studies(files.table)[0], files)) <= named
+    assert set(figures_of_study(studies(files.table)[0], files)) <= named
     example = text.split("```python")[1].split("```")[0]
     exec(compile(example, "docs/report.md", "exec"), {})
     assert capsys.readouterr().out.strip() == example.split("# ")[1].splitlines()[0].strip()

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ncsam.figures.catalogue import plans
+from ncsam.figures.catalogue import figures_of_study
 from ncsam.report import page, prose
 from ncsam.report.captions import CAPTIONS
 from ncsam.study.files import StudyFiles
@@ -123,5 +123,5 @@ def test_every_figure_of_a_study_has_its_caption_in_the_one_table(tmp_path: Path
     extra = {f"bound/error/{term}": 2.0 for term in ("total", "neighbourhood", "sampling", "complexity", "risk")}
     files = StudyFiles(write_folder(tmp_path / "mine", [{**row, **extra} for row in study_rows()]))
     made = studies(files.table)[0]
-    assert set(plans(made, files)) <= set(CAPTIONS)
+    assert set(figures_of_study(made, files)) <= set(CAPTIONS)
     assert all(c.title and c.text(made).endswith(".") for c in CAPTIONS.values())
