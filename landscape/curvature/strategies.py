@@ -16,7 +16,7 @@ from landscape.curvature.products import Form, LeanProduct, Product
 from landscape.curvature.tracing.program import KeptProduct, NotTraceableError, Program, shape_key
 from landscape.curvature.twice_differentiable import twice_differentiable
 from landscape.objective.differences import DerivativeError, coarsest_within, graph_nodes
-from landscape.objective.isolation import plain_attention
+from landscape.objective.isolation import plain_attention, rewind
 from landscape.objective.micro_batch import BatchLoss
 from landscape.objective.objective import EmptyViewError, Objective
 from landscape.objective.parameters import ParameterLayout
@@ -276,6 +276,7 @@ class _Maker:
             cost = estimate(self._form, batch, self._layout)
             if self._requested == "lean" or cost.graph_bytes > self._budget:
                 pieces, least, fallback = pieces_needed(cost, batch), 1, ""
+                rewind(self._objective.model)  # what the estimate's forward pass has left, late buffers among it
                 try:
                     check_products(self._objective, self._form, alone=True)
                 except DerivativeError:  # though those of several are right

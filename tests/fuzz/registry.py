@@ -57,7 +57,7 @@ IDIOMS: dict[str, Idiom] = {}
 # Of blocks whose gradient is not the slope of the loss: detached parts, straight-through estimates, reversed gradients.
 NOT_THE_SLOPE = dict.fromkeys(
     ("gradient*", "hessian*", "ggn*", "fisher*", "eigenpairs*", "trace*", "sam*", "adaptive*"),
-    "^the gradient is not the slope|^second derivatives by automatic differentiation are not",
+    "is not the slope of the loss|^second derivatives by automatic differentiation are not",
 )
 
 
