@@ -340,6 +340,26 @@ def test_a_padding_row_is_noticed_by_products_too(kind: type[landscape.HessianOp
         kind(objective) @ objective.weights
 
 
+@pytest.mark.parametrize("strategy", ["auto", "lean", "split"])
+def test_a_buffer_that_appears_in_the_first_forward_pass_is_no_loss(strategy: str) -> None:
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not hasattr(self, "scale"):
+                self.register_buffer("scale", torch.full((4,), 0.5, dtype=x.dtype))
+            return self.last(torch.tanh(self.first(x)) * self.scale)
+
+    model, (x, y) = Late().double(), classes()
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), 8)
+    got = landscape.HessianOperator(objective, strategy=strategy) @ torch.eye(26, dtype=torch.float64)
+    assert not hasattr(model, "scale")
+    right = hessian_by_differences(model, lambda: F.cross_entropy(model(x), y))
+    torch.testing.assert_close(got, right, rtol=1e-6, atol=1e-7)
+
+
 def test_sparse_gradients_are_gradients() -> None:
     sparse, dense = (nn.Sequential(nn.Embedding(5, 4, sparse=s), nn.Flatten(), nn.Linear(8, 2)) for s in (True, False))
     dense.load_state_dict(sparse.state_dict())
