@@ -76,7 +76,7 @@ def command(
       landscape export run.h5 surface/line --format h5 --out line.h5
       landscape export run.h5 --weights last --format pt --out last.pth
       landscape export run.h5 --weights 20 --format pt --out e20.pt
-      landscape export study.h5 cells --format latex --pivot arm×noise
+      landscape export small/study.h5 cells --format latex --pivot arm×noise
     """
     import ncsam.records  # noqa: F401 - makes the kinds of record known that runs hold
     from landscape import store
