@@ -146,7 +146,7 @@ def _or(value: int | None, otherwise: int) -> int:
 
 
 def _remarks(origin: dict[str, Any]) -> str:
-    """What was done to the names in a file."""
+    """Say what was done to the names in a file."""
     said = [
         f"from {origin['key']}" if origin["key"] else "",
         f"without the prefix {' '.join(origin['removed'])}" if origin["removed"] else "",

@@ -82,7 +82,7 @@ def _of_collection(artist: Collection, ax: Axes) -> tuple[list[tuple[Any, Any]],
 
 
 def _counts(transform: Transform, ax: Axes) -> tuple[bool, bool]:
-    """Whether the transform takes x, and y, from the data's coordinates, also where it moves them on afterwards."""
+    """Tell whether the transform takes x, and y, from the data's coordinates, also if it moves them on afterwards."""
     if transform.contains_branch(ax.transData):
         return True, True
     if transform in (ax.transAxes, ax.figure.transFigure, ax.figure.transSubfigure) or isinstance(

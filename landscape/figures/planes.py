@@ -344,7 +344,7 @@ def _finer(axis: np.ndarray) -> np.ndarray:
 
 
 def _hole(a: np.ndarray, alphas: np.ndarray, b: np.ndarray, betas: np.ndarray, finite: np.ndarray) -> np.ndarray:
-    """Where a fine point lies in, or on the edge of, a cell of the grid with a corner that is not finite."""
+    """Mark fine points that lie in, or on the edge of, a cell of the grid with a corner that is not finite."""
     below = [
         np.clip(np.searchsorted(axis, at, "right") - 1, 0, len(axis) - 1) for axis, at in ((alphas, a), (betas, b))
     ]
@@ -354,7 +354,7 @@ def _hole(a: np.ndarray, alphas: np.ndarray, b: np.ndarray, betas: np.ndarray, f
 
 
 def _interpolated(plane: Plane, view: str) -> bool:
-    """Whether contours lie between measured points that are far enough apart to be seen."""
+    """Tell whether contours lie between measured points that are far enough apart to be seen."""
     status = plane.status[plane.views.tolist().index(view)]
     return bool(min(status.shape) > 1 and (max(status.shape) < _FINE // 2 or (status == Status.INTERPOLATED).any()))
 

@@ -24,7 +24,7 @@ Groups: TypeAlias = R | Mapping[str, R | Sequence[R]]  # or several of each labe
 
 @dataclasses.dataclass(frozen=True)
 class Symbol:
-    """How everything of one label is drawn, and the name that is printed for it.
+    """Style in which everything of one label is drawn, and the name that is printed for it.
 
     Attributes:
         colour, marker, dash: as matplotlib has them.

@@ -77,7 +77,7 @@ def sample(objective: T) -> T:
 
 
 def precisely(objective: T, compute: Callable[[T], R]) -> R:
-    """What is computed of the objective in float64, or in its own precision where the model allows no other."""
+    """Compute something of the objective in float64, or in its own precision where the model allows no other."""
     try:
         return compute(objective.astype(torch.float64))
     except DerivativeError:

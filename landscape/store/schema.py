@@ -139,12 +139,16 @@ def read_array(group: h5py.Group, name: str, file_size: int, manifest: Mapping[s
     """One array of a finished file, text decoded.
 
     Raises:
-        StoreError: its content does not match the manifest.
+        StoreError: its content does not match the manifest, or is text of no bytes.
     """
     dataset = _dataset(group, name)
     raw = read_raw(dataset, file_size)
     _confirm(dataset.name, digest(dataset, file_size, manifest.get(dataset.name, ""), raw), manifest)
-    return decoded(from_bytes(raw) if shape_of(dataset, file_size) != raw.shape else raw)
+    if shape_of(dataset, file_size) == raw.shape:
+        return decoded(raw)
+    if not raw.shape[-1]:
+        raise StoreError(f"{dataset.name} is text of no bytes, which this store does not write")
+    return decoded(from_bytes(raw))
 
 
 def shape_of(dataset: h5py.Dataset, file_size: int) -> tuple[int, ...]:

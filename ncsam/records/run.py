@@ -59,7 +59,7 @@ class Training(Record, kind="training"):
 
     @property
     def evaluated(self) -> np.ndarray:
-        """Whether the views were evaluated at the end of an epoch, (epoch,) bool; what comes of it is NaN elsewhere."""
+        """Mask of the epochs at whose end the views were evaluated, (epoch,) bool; their values are NaN elsewhere."""
         evaluated: np.ndarray = ~np.isnan(self.accuracy).all(axis=1)  # an accuracy is a share even where a loss is NaN
         return evaluated
 
@@ -77,7 +77,7 @@ class SampleHistory(Record, kind="sample_history"):
 
 
 IMPORT = "import"
-"""What the attribute ``source`` of a run file says whose weights were trained elsewhere: it has no training rows."""
+"""Attribute ``source`` of a run file whose weights were trained elsewhere: it has no training rows."""
 _MEASURED = dict.fromkeys(("hessian/*", "surface/*", "sharpness/*", "diagnostics/*"), "*")
 
 declare_layout(

@@ -22,7 +22,7 @@ _AT = f"{CONTRAST_RATE:.0%} noise".replace("%", " %")
 
 @dataclasses.dataclass(frozen=True)
 class Caption:
-    """What a figure shows, in a few words, and how its numbers are told of a study."""
+    """Title of a figure, and the text below it with the numbers of a study."""
 
     title: str
     text: Callable[[Study], str]

@@ -66,7 +66,7 @@ class Run:
 
     @property
     def imported(self) -> bool:
-        """Whether the weights were trained elsewhere, so that there are no training rows."""
+        """True if the weights were trained elsewhere, so that there are no training rows."""
         return self.attrs.get("source") == IMPORT
 
     @property

@@ -136,7 +136,7 @@ def _train(
 
 
 def _trained_as(run: Run, config: TrainConfig) -> bool:
-    """Whether the run is the one asked for; ``auto`` is whatever memory format it was trained in."""
+    """Tell whether the run is the one asked for; ``auto`` is whatever memory format it was trained in."""
     if config.memory_format == "auto":
         return dataclasses.replace(run.config, memory_format="auto") == config
     return run.config == config

@@ -62,7 +62,7 @@ def key_of(arm: str) -> str:
 
 
 def is_variant(arm: str) -> bool:
-    """Whether a sweep made it by varying an option of a known arm."""
+    """True if a sweep made it by varying an option of a known arm."""
     return arm not in ARMS and arm not in _BY_NAME and key_of(arm) in ARMS
 
 

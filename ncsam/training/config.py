@@ -158,7 +158,7 @@ class TrainConfig:
         return int(self.warmup * self.epochs + 1e-9)  # 0.29 · 100 is 28.999… in binary
 
     def evaluates(self, epoch: int) -> bool:
-        """Whether the views are evaluated at the end of an epoch: every so many, and the last five.
+        """Tell whether the views are evaluated at the end of an epoch: every so many, and the last five.
 
         >>> [epoch for epoch in range(1, 13) if TrainConfig(epochs=12, evaluate_every=4).evaluates(epoch)]
         [4, 8, 9, 10, 11, 12]

@@ -213,6 +213,18 @@ def test_text_of_fixed_length_as_earlier_versions_stored_it_is_read(tmp_path: Pa
     assert found.tolist() == plane(12, 10).views.tolist()
 
 
+def test_text_of_no_bytes_is_refused(tmp_path: Path) -> None:
+    path = run_file(tmp_path / "run.h5")
+    with h5py.File(path, "r+") as file:
+        group = file["surface/plane"]
+        del group["view"]
+        group["view"] = np.zeros((2, 0), h5py.string_dtype("utf-8", 1))
+        group["view"].attrs["dimensions"] = np.bytes_("view")
+        size = path.stat().st_size
+        with pytest.raises(store.StoreError, match="view is text of no bytes"):
+            schema.read_array(group, "view", size, manifest.compute(file, size))
+
+
 @pytest.mark.skipif(shutil.which("h5dump") is None, reason="h5dump (Debian: hdf5-tools) is not installed")
 @pytest.mark.parametrize("arguments", [["-n"], ["-H"], ["-d", "/surface/plane/loss"], ["-a", "/kind"]])
 def test_h5dump_of_distributions_opens_the_files(arguments: list[str], tmp_path: Path) -> None:
