@@ -21,6 +21,7 @@ from ncsam.figures.style import (
     PINK,
     VERMILION,
     band,
+    epoch_axis,
     hide_spare,
     shares,
     symbols,
@@ -62,7 +63,8 @@ def training_curves(groups: Groups[Training]) -> DataFigure:
         for ax, (quantity, values) in zip(axes[0], SHOWN.items(), strict=True):
             _training(made, ax, groups, quantity, values)
             shares(ax)
-            ax.set(title=quantity, xlabel="epoch")
+            ax.set_title(quantity)
+            epoch_axis(ax)
         below(made, made.axes)
     return made
 
@@ -82,7 +84,7 @@ def training_by_rate(panels: Mapping[str, Mapping[str, Sequence[Training]]]) -> 
             shares(row[0])  # once all of the row is drawn, which shares its axis
             row[0].set_ylabel(quantity)
         for ax in axes[-1]:
-            ax.set_xlabel("epoch")
+            epoch_axis(ax)
         below(made, made.axes)
     return made
 
@@ -121,7 +123,7 @@ def training_of_controls(
             row[0].set_ylabel("clean test accuracy")
         for n in range(len(controls)):
             if n + columns >= len(controls):
-                axes.flat[n].set_xlabel("epoch")
+                epoch_axis(axes.flat[n])
                 axes.flat[n].tick_params(labelbottom=True)
         below(made, made.axes)
     return made
@@ -163,7 +165,7 @@ def _alignment(
     with mpl.rc_context(STYLE):
         for column, (title, groups) in zip(axes.T, panels.items(), strict=True):
             column[0].set_title(title)
-            column[-1].set_xlabel("epoch")
+            epoch_axis(column[-1])
             for ax, (name, quantity) in zip(column, _BY_ARM.items(), strict=False):
                 for label, symbol in symbols(groups).items():
                     _diagnosed(made, ax, groups[label], quantity, symbol, noise=title, row=name)

@@ -13,7 +13,7 @@ from landscape.figures.data import DataFigure
 from landscape.figures.style import STYLE, below, figure, log_numbers, log_scale
 from landscape.figures.symbols import Records, by_label, plain, symbols_of
 from ncsam.figures.against_noise import LOSSES, TERMS
-from ncsam.figures.style import GREY, band, symbols
+from ncsam.figures.style import GREY, band, epoch_axis, symbols
 from ncsam.records import BoundTable, Labels, SampleHistory, SharpnessTable
 
 _MEASURES = {
@@ -47,8 +47,7 @@ def sharpness_along(records: Records[SharpnessTable]) -> DataFigure:
         for ax, label in zip(axes[0], found, strict=True):
             ax.set_title(plain(titles[label].name))
         for ax in axes[-1]:
-            ax.set_xlabel("epoch")
-            ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            epoch_axis(ax)
         below(made, axes.flat)
     return made
 
@@ -75,8 +74,7 @@ def bound_along(records: Records[BoundTable]) -> DataFigure:
                 ax.set(title=plain(titles[label].name) if ax in axes[0] else "", yscale="log")
             row[0].set_ylabel(LOSSES.get(loss, loss))
         for ax in axes[-1]:
-            ax.set_xlabel("epoch")
-            ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            epoch_axis(ax)
         log_numbers(axes[0, 0].yaxis, *axes[0, 0].get_ylim())
         below(made, axes.flat, columns=3)
     return made
@@ -124,8 +122,8 @@ def samples_along(records: Records[SampleHistory]) -> DataFigure:
             row[1].plot(share, areas, **symbol.line)
             made.note(label=label, epoch=r.epochs, margin=middle, low=low, high=high)
             made.note(label=label, share=share, area=areas)
-        row[0].set(xlabel="epoch", ylabel="margin")
-        row[0].xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        row[0].set_ylabel("margin")
+        epoch_axis(row[0])
         row[1].set(xlabel="share of the samples", ylabel="area under the margin")
         for ax in row:
             ax.axhline(0, color="black", linewidth=0.5)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from landscape.figures.symbols import COLOURS, DASHES, MARKERS, Symbol, plain
 from ncsam.study.arms import ARMS, is_variant, key_of, printed
@@ -77,3 +78,9 @@ def _spare() -> Sequence[Symbol]:
 
 
 _SPARE = _spare()
+
+
+def epoch_axis(ax: Axes) -> None:
+    """Label the x-axis as epochs, with ticks at whole ones."""
+    ax.set_xlabel("epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
