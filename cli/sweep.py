@@ -22,7 +22,7 @@ from .shared import options, progress, tables
 from .shared.training_options import override
 
 if TYPE_CHECKING:
-    from ncsam.sweep import Cell, Failure, Sweep, SweepFolder
+    from ncsam.sweep import Cell, Failure, Plan, Sweep, SweepFolder
 
 _ARM_OPTIONS = ("rho", "kappa", "flip_ratio")
 _TRAIN = ("data", "model", "epochs", "batch_size", "lr", "weight_decay", "train_samples", "test_samples")
@@ -48,6 +48,13 @@ def _list_presets(ctx: click.Context, _param: click.Parameter, value: str | None
     metavar="FILE.toml",
     help="The sweep that this file describes; not defaults of options.",
 )
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="The sweep of this plan, exactly; every run carries its hash.",
+)
 @options.section("Data and noise")
 @override("data", "Data set of all runs, as for `landscape train`.")
 @override("model", "Model of all runs.")
@@ -69,6 +76,12 @@ def _list_presets(ctx: click.Context, _param: click.Parameter, value: str | None
 @click.option("--measure", callback=options.split, show_default="the config's", help="hessian,sharpness,line,plane, ….")
 @options.section("Output")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to fill: run files, table, study file.")
+@click.option(
+    "--rows",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Write a row of each complete cell there, at once, and skip the cells that have one.",
+)
 @options.section("Computation")
 @click.option("--workers", type=options.count(1, 4096), show_default="the cores", help="Processes, one thread each.")
 @click.option("--scheduler", metavar="ADDRESS", help="Run on a Dask cluster instead, such as tcp://host:8786.")
@@ -87,7 +100,9 @@ def _list_presets(ctx: click.Context, _param: click.Parameter, value: str | None
 @options.JSON
 @options.QUIET
 def command(
+    plan_file: Path | None,
     out: Path | None,
+    rows: Path | None,
     workers: int | None,
     scheduler: str | None,
     shard: str | None,
@@ -118,22 +133,24 @@ def command(
       landscape sweep --optimizer sgd,sam --seeds 1 --epochs 2 --shard 2/2 --out jobs/
       landscape sweep --finish jobs/
     """
-    from ncsam.sweep import SweepFolder, run_cells
+    from ncsam.sweep import Rows, SweepFolder, run_cells
     from ncsam.sweep.folder import shard as every_nth
 
     from .shared.sweep_folder import connected, open_folder, refuse_failures, refuse_unfinished
 
+    kept = None if rows is None else Rows(rows)
     if status is not None:
-        _show_status(SweepFolder.open(status), as_json)
+        _show_status(SweepFolder.open(status, kept), as_json)
         return
     if finish is not None:
-        folder = SweepFolder.open(finish)
+        folder = SweepFolder.open(finish, kept)
         refuse_unfinished(folder)
         _finish(folder, as_json)
         return
     if scheduler is not None and (workers is not None or shard is not None):
         raise click.UsageError("--scheduler runs on the cluster's workers; leave --workers and --shard out")
-    sweep = _described(choices)
+    plan = None if plan_file is None else _planned(plan_file, choices)
+    sweep = _described(choices) if plan is None else plan.sweep
     if show:
         click.echo(json.dumps(sweep.description, indent=1))
         return
@@ -146,8 +163,11 @@ def command(
         return
     if out is None:
         raise click.UsageError("Missing option '--out'.")
+    if kept is not None and kept.folder.exists() and not kept.folder.is_dir():
+        raise click.BadParameter(f"{rows} is a file, expected a folder", param_hint="--rows")
     with connected(scheduler) as cluster:
-        folder = open_folder(sweep, out, overwrite=overwrite, resume=resume or shard is not None)
+        going_on = resume or shard is not None
+        folder = open_folder(sweep, out, overwrite=overwrite, resume=going_on, plan=plan, rows=kept)
         if cluster is not None:
             cluster.check(folder.description)
         runner: Callable[..., list[Failure]] = (
@@ -156,17 +176,17 @@ def command(
         runner = partial(runner, command=progress.command_line())
         if sweep.tuning is not None:
             bar = progress.bar("tuning", quiet, resumable=True, unit="run")
-            failures, chosen = folder.tune(partial(runner, progress=bar), _shard(shard))
+            failures, chosen = folder.tune(runner, _shard(shard), progress=bar)
             refuse_failures(failures, len(sweep.tuning_cells()))
             if not chosen:
                 click.echo(
                     f"{out}: tuning, shard {shard} is complete, others are not; start all shards once more later"
                 )
                 return
-            cells = folder.cells()
-            part = every_nth(cells, *_shard(shard))
+        cells = folder.cells()
+        part = every_nth(cells, *_shard(shard))
         bar = progress.bar("train and measure", quiet, resumable=True, unit="run")
-        refuse_failures(folder.run(part, partial(runner, progress=bar)), len(part))
+        refuse_failures(folder.run(part, runner, progress=bar), len(part))
     if shard and as_json:
         click.echo(json.dumps({"kind": "shard", "cells": [cell.name for cell in part], "of": len(cells)}))
         return
@@ -192,6 +212,34 @@ def _finish(folder: SweepFolder, as_json: bool) -> None:
     click.echo(f"  {progress.program()} theory {written[0]}  # the verdicts")
 
 
+def _planned(path: Path, choices: Mapping[str, Any]) -> Plan:
+    """The plan of a file; what would change it is refused, each in a line."""
+    from ncsam.sweep import Plan
+    from ncsam.sweep.plan import refuse_changes, resolved
+
+    from .shared import messages
+
+    if choices["preset"] is not None or choices["config"] is not None:
+        raise click.UsageError("--plan has its sweep in it; leave --preset and --config out")
+    plan = Plan.read(path)
+    refuse_changes(plan)
+    refused = []
+    for name in (name for name, value in choices.items() if value is not None):
+        alone = {**dict.fromkeys(choices), name: choices[name]}
+        if resolved(_over(dict(plan.content["sweep"]), alone)) != resolved(plan.sweep):
+            flag = f"--{name.replace('_', '-')} {_typed(choices[name])}"
+            refused.append(f"{flag} would change the plan {path}; leave it out")
+    for line in refused[:-1]:
+        messages.error(line)
+    if refused:
+        raise click.UsageError(refused[-1])
+    return plan
+
+
+def _typed(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
 def _described(choices: Mapping[str, Any]) -> Sweep:
     """The sweep of a preset or a file, with the flags put over it."""
     import tomllib
@@ -212,10 +260,18 @@ def _described(choices: Mapping[str, Any]) -> Sweep:
     else:
         described = {"seeds": 5, "noise": ["symmetric:0.0", "symmetric:0.4"], "measure": {"sharpness": {}}}
         described["arms"] = [{"optimizer": name} for name in ("sgd", "sam", "ncsam")]
-    described["train"] = {**described.get("train", {}), **{k: choices[k] for k in _TRAIN if choices[k] is not None}}
-    if str(described["train"].get("data", "")).endswith(":DIR"):
-        kind = described["train"]["data"].removesuffix(":DIR")
+    data = choices["data"] or str(described.get("train", {}).get("data", ""))
+    if data.endswith(":DIR"):
+        kind = data.removesuffix(":DIR")
         raise click.UsageError(f"preset {preset} does not know where the data are; add --data {kind}:FOLDER")
+    return _over(described, choices)
+
+
+def _over(described: dict[str, Any], choices: Mapping[str, Any]) -> Sweep:
+    """The sweep of a description with the flags put over it."""
+    from ncsam.sweep import Sweep
+
+    described["train"] = {**described.get("train", {}), **{k: choices[k] for k in _TRAIN if choices[k] is not None}}
     if choices["noise"]:
         described["noise"] = choices["noise"].split()
         described["arms"] = [_at(arm, described["noise"]) for arm in described["arms"]]

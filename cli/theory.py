@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,10 +21,25 @@ if TYPE_CHECKING:
 @click.option("--markdown", is_flag=True, help="Print accuracies and verdicts as Markdown tables.")
 @click.option("--latex", is_flag=True, help="Print accuracies and verdicts as LaTeX tables (booktabs).")
 @click.option("--secondary", is_flag=True, help="Also the secondary endpoints.")
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE.json",
+    help="Also whether the study followed this plan, or each deviation from it.",
+)
 @options.JSON
 @options.CONFIG
 @options.QUIET
-def command(files: tuple[Path, ...], markdown: bool, latex: bool, secondary: bool, as_json: bool, quiet: bool) -> None:
+def command(
+    files: tuple[Path, ...],
+    markdown: bool,
+    latex: bool,
+    secondary: bool,
+    plan_file: Path | None,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Judge the statements T1 to T9 by what a study measured.
 
     STUDY is a study file, the folder of a sweep, or run files. Each statement has one primary endpoint and one
@@ -47,8 +62,10 @@ def command(files: tuple[Path, ...], markdown: bool, latex: bool, secondary: boo
         raise click.UsageError("--markdown, --latex and --json exclude each other")
     table = _table(files, quiet)
     found = [(study, judge(study), describe(study)) for study in studies_of(table)]
+    followed = None if plan_file is None else _followed(plan_file, files, table)
     if as_json:
-        tables.echo_json({"kind": "theory", "studies": [shown.as_object(v, s) for _, v, s in found]})
+        told = {} if followed is None else {"plan": followed}
+        tables.echo_json({"kind": "theory", "studies": [shown.as_object(v, s) for _, v, s in found], **told})
         return
     for i, (study, verdicts, described) in enumerate(found):
         if i:
@@ -67,6 +84,20 @@ def command(files: tuple[Path, ...], markdown: bool, latex: bool, secondary: boo
                 click.echo(f"\n{further}")
         if secondary:
             click.echo(f"\n{shown.show_secondary(described)}")
+    if followed is not None:
+        mark = "% " if latex else ""
+        lines = [f"deviation from the plan: {line}" for line in followed["deviations"]] or ["plan followed"]
+        click.echo("\n" + "\n".join(f"{mark}{line}" for line in [*lines, f"{plan_file}: SHA-256 {followed['sha256']}"]))
+
+
+def _followed(path: Path, files: Sequence[Path], table: CellTable) -> dict[str, Any]:
+    """The hash of a plan and every deviation from it; hashes of runs are seen where one folder or study is named."""
+    from ncsam.sweep import Plan
+    from ncsam.sweep.deviations import deviations
+
+    plan = Plan.read(path)
+    whole = len(files) == 1 and (files[0].is_dir() or (table.role == "tuning").any() or len(table.names) > 1)
+    return {"sha256": plan.hash, "deviations": deviations(plan, files[0] if whole else table)}
 
 
 def _title(study: Study) -> str:
@@ -102,11 +133,23 @@ def _table(files: Sequence[Path], quiet: bool) -> CellTable:
 
 
 def _files(path: Path) -> list[Path]:
-    """A file itself; of a folder its runs."""
+    """A file itself; of a folder its runs, or its study file where that holds more."""
     if not path.is_dir():
         return [path]
     folder = path / "runs" if (path / "runs").is_dir() else path
     found = sorted(folder.glob("*.h5"))
+    study = path / "study.h5"
+    if folder != path and study.exists() and not _reported(study) <= {run.stem for run in found}:
+        return [study]  # runs of which only the rows were kept
     if not found:
         raise click.UsageError(f"{folder}: holds no run files (*.h5)")
     return found
+
+
+def _reported(study: Path) -> set[str]:
+    """Names of the reported runs in the table of a study file; none where it has no table."""
+    from landscape import store
+
+    with store.open(study) as file:
+        record = file.record("cells") if "cells" in file else None
+    return set() if record is None else set(record.names[record.role == "reported"].tolist())  # type: ignore[attr-defined]

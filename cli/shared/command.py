@@ -28,6 +28,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 COMMANDS = {
     "demo": "The whole main job on embedded real data, in minutes.",
     "train": "Train under label noise and write a run file.",
+    "plan": "Fix a study before its data: what is run, how it is judged, what it can find.",
     "sweep": "Train and measure many runs to be compared, and write one table.",
     "hessian": "Top Hessian eigenvalues, trace and density on every view of a run.",
     "surface": "1D or 2D loss surfaces of a run, on every view.",

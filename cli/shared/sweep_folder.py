@@ -15,7 +15,7 @@ from . import messages, tables
 
 if TYPE_CHECKING:
     from ncsam.records import CellTable
-    from ncsam.sweep import Cluster, Failure, Sweep, SweepFolder
+    from ncsam.sweep import Cluster, Failure, Plan, Rows, Sweep, SweepFolder
 
 _COLUMNS = {
     "test_accuracy": ("test accuracy", "{:.1%}"),
@@ -27,7 +27,9 @@ _COLUMNS = {
 }
 
 
-def open_folder(sweep: Sweep, out: Path, *, overwrite: bool, resume: bool) -> SweepFolder:
+def open_folder(
+    sweep: Sweep, out: Path, *, overwrite: bool, resume: bool, plan: Plan | None = None, rows: Rows | None = None
+) -> SweepFolder:
     """The folder to fill; refused if it holds anything, unless it is to go on or to start over."""
     from ncsam.sweep import SweepFolder
 
@@ -35,8 +37,9 @@ def open_folder(sweep: Sweep, out: Path, *, overwrite: bool, resume: bool) -> Sw
         raise click.BadParameter(f"{out} is a file, expected a folder", param_hint="--out")
     if out.exists() and any(out.iterdir()) and not (overwrite or resume):
         raise click.UsageError(f"{out}: the folder is not empty; choose another, --overwrite, or --resume")
-    folder = SweepFolder.create(sweep, out)
-    if overwrite and not resume:
+    anew = overwrite and not resume
+    folder = SweepFolder.create(sweep, out, plan=plan, rows=rows, overwrite=anew)
+    if anew:
         folder.clear()
     return folder
 

@@ -5,9 +5,9 @@ Runs are opened only where something of them is needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -52,13 +52,30 @@ def curves_of(study: Study) -> Curves:
     )
 
 
+class Stamped(Protocol):
+    """A run, or what was kept of it, with its provenance."""
+
+    @property
+    def attrs(self) -> Mapping[str, Any]: ...
+
+
 def write_study(
-    table: CellTable, out: Path, run: Run, *, command: list[str] | None = None, overwrite: bool = False
+    table: CellTable,
+    out: Path,
+    run: Stamped,
+    *,
+    command: list[str] | None = None,
+    overwrite: bool = False,
+    plan: str | None = None,
 ) -> tuple[Curves, Verdicts]:
     """Write a study file: the table, and of its first study curves, verdicts and secondary endpoints.
 
-    ``run`` is any of the runs: data and device are recorded from it. Where the table holds several studies (kinds of
-    noise, models), the others follow from it in the same way: :func:`ncsam.study.verdicts.studies_of`.
+    Where the table holds several studies (kinds of noise, models), the others follow from it in the same way:
+    :func:`ncsam.study.verdicts.studies_of`.
+
+    Args:
+        run: any of the runs; data and device are recorded from it.
+        plan: hash of the plan by which they were run.
 
     Raises:
         StoreError: the output exists or cannot be written.
@@ -73,6 +90,7 @@ def write_study(
         command=command,
         device=run.attrs["device"],
     )
+    stamp |= {} if plan is None else {"plan": plan}
     contents = {"cells": table, "curves": curves, "verdicts": verdicts, "secondary": secondary}
     store.create(out, kind="study", attrs=stamp, contents=contents, overwrite=overwrite)
     return curves, verdicts

@@ -4,6 +4,22 @@ from ncsam.sweep.cells import MEASURES, Cell
 from ncsam.sweep.cluster import Cluster
 from ncsam.sweep.description import Arm, Sweep, Tuning, presets
 from ncsam.sweep.folder import SweepFolder
+from ncsam.sweep.plan import Plan, draw_up
 from ncsam.sweep.pool import Failure, run_cells
+from ncsam.sweep.rows import Rows
 
-__all__ = ["MEASURES", "Arm", "Cell", "Cluster", "Failure", "Sweep", "SweepFolder", "Tuning", "presets", "run_cells"]
+__all__ = [
+    "MEASURES",
+    "Arm",
+    "Cell",
+    "Cluster",
+    "Failure",
+    "Plan",
+    "Rows",
+    "Sweep",
+    "SweepFolder",
+    "Tuning",
+    "draw_up",
+    "presets",
+    "run_cells",
+]

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from landscape import inputs, store
+from landscape.store import StoreError
 from landscape.store.lock import sole
 from landscape.store.part_database import log_of
 from ncsam.measurements import (
@@ -45,6 +46,7 @@ class Cell:
         measures: settings of each measurement by its name in :data:`MEASURES`.
         trust: import a ``package.module:factory`` that the configuration names.
         role: ``reported``, or ``tuning`` for runs that only choose settings and are never judged.
+        plan: hash of the plan that it is run by, see :mod:`ncsam.sweep.plan`.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Cell:
     measures: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     role: str = REPORTED
     trust: bool = False
+    plan: str | None = None
 
     def __post_init__(self) -> None:
         inputs.file_name(self.name, "a run")
@@ -89,12 +92,17 @@ class Cell:
 
         Raises:
             Held: another process is at it (:class:`landscape.store.lock.Held`).
-            StoreError: the file is of another configuration, damaged, or cannot be written.
+            StoreError: the file is of another configuration or plan, damaged, or cannot be written.
             ValueError: the configuration or a measurement is impossible.
         """
         with sole(path, "cell", "another process is at this run; wait until it is done"):
             attrs = {"arm": self.arm, "seed": self.seed, "role": self.role}
+            attrs |= {} if self.plan is None else {"plan": self.plan}
             run = train_run(self.config, path, resume=True, attrs=attrs, trust=self.trust, command=command)
+            if (found := run.attrs.get("plan")) != self.plan:
+                raise StoreError(
+                    f"{path}: was run by {plan_named(found)}, now it is {plan_named(self.plan)}; choose another folder"
+                )
             for name, settings in self.measures.items():
                 kind, own = kind_and_name(name)
                 if f"{kind.group}/{own}" not in run.names:
@@ -237,6 +245,15 @@ def settings_of(measure: str) -> set[str]:
     taken = (kind.measure,) if kind.passes_to is None else (kind.measure, kind.passes_to)
     named = {name for function in taken for name in inspect.signature(function).parameters}
     return named - {"run", "name", "where", "settings", "alphas", "betas", "resume", "overwrite"}
+
+
+def plan_named(found: str | None) -> str:
+    """A plan's hash in words.
+
+    >>> plan_named("0123456789abcdef"), plan_named(None)
+    ('the plan 0123456789ab…', 'no plan')
+    """
+    return "no plan" if found is None else f"the plan {found[:12]}…"
 
 
 def cell_name(arm: str, noise: str, seed: int) -> str:

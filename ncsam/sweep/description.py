@@ -29,6 +29,8 @@
     lr = [0.02, 0.05]
     weight_decay = [0.0, 1e-3]
 
+    [plan]                                       # optional: for `landscape plan`, see ncsam.sweep.plan
+
 An arm may have lists of its own instead, of its optimizer's options too, ``tune = { rho = [0.05, 0.1] }``; every arm
 has the same number of candidates.
 """
@@ -113,6 +115,7 @@ class Sweep:
         tuning: none to use the settings as they are.
         description: the mapping that it was built from.
         trust: import a ``package.module:factory`` that it names as data or model; it is the caller who can know.
+        plan: hash of the plan that it is run by, which its runs carry.
     """
 
     seeds: tuple[int, ...]
@@ -123,6 +126,7 @@ class Sweep:
     tuning: Tuning | None = None
     description: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     trust: bool = False
+    plan: str | None = None
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Sweep:
@@ -135,7 +139,9 @@ class Sweep:
         >>> [cell.name for cell in sweep.cells()]
         ['sam-rho0.1-none-seed0', 'sam-rho0.2-none-seed0', 'sam-rho0.1-none-seed1', 'sam-rho0.2-none-seed1']
         """
-        _known(_table(description, "the sweep"), ("seeds", "noise", "train", "arms", "measure", "tune"), "the sweep")
+        known = ("seeds", "noise", "train", "arms", "measure", "tune", "plan")
+        _known(_table(description, "the sweep"), known, "the sweep")
+        _table(description.get("plan", {}), "[plan]")
         for key in ("seeds", "noise", "arms"):
             if key not in description:
                 raise ValueError(f"the sweep has no {key!r}")
@@ -202,7 +208,8 @@ class Sweep:
                 if noise in settings.get("at", (noise,))
             }
             config = self._config(arm, noise, seed, tuned)
-            found.append(Cell(cell_name(arm.name, noise, seed), arm.name, config, measures, REPORTED, self.trust))
+            name = cell_name(arm.name, noise, seed)
+            found.append(Cell(name, arm.name, config, measures, REPORTED, self.trust, self.plan))
         return found
 
     def tuning_cells(self) -> list[tuple[Cell, dict[str, Any]]]:
@@ -215,7 +222,7 @@ class Sweep:
                 tried = "-".join(f"{key}{spelled(value)}" for key, value in candidate.items())
                 config = self._config(arm, noise, seed, candidate)
                 name = cell_name(f"tuning-{arm.name}-{tried}", noise, seed)
-                found.append((Cell(name, arm.name, config, {}, TUNING, self.trust), candidate))
+                found.append((Cell(name, arm.name, config, {}, TUNING, self.trust, self.plan), candidate))
         return found
 
     def _check_count(self) -> None:

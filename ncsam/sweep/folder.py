@@ -7,7 +7,7 @@ import csv
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,19 @@ from landscape.store.lock import try_lock
 from landscape.store.temporary import remove_stale
 from ncsam.records import CellTable
 from ncsam.runs.run import Run
-from ncsam.study.files import collect, write_study
-from ncsam.study.table import SETTINGS, rows_of
-from ncsam.sweep.cells import Cell
+from ncsam.study.endpoints import row_of
+from ncsam.study.files import Stamped, write_study
+from ncsam.study.table import SETTINGS, rows_of, table_of
+from ncsam.sweep.cells import Cell, plan_named
 from ncsam.sweep.description import Sweep
-from ncsam.sweep.pool import Failure
-from ncsam.sweep.tuning import Choice, choose
+from ncsam.sweep.plan import Plan
+from ncsam.sweep.pool import Failure, Progress
+from ncsam.sweep.rows import Rows
+from ncsam.sweep.tuning import Choice, choose, validation_accuracy
 
 Shard = tuple[int, int]
 """Which part of how many, counted from 1."""
-Runner = Callable[[Sequence[Cell], Path], list[Failure]]
+Runner = Callable[..., list[Failure]]
 """Runs cells into a folder: :func:`ncsam.sweep.run_cells`, or ``run_cells`` of a :class:`~ncsam.sweep.Cluster`."""
 
 
@@ -48,13 +51,14 @@ class Progressed:
     damaged: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
-    def of(cls, cells: Iterable[Cell], folder: Path) -> Progressed:
-        """Look at the files of ``cells`` in ``folder``."""
+    def of(cls, cells: Iterable[Cell], folder: Path, rows: Rows | None = None) -> Progressed:
+        """Look at the files of ``cells`` in ``folder``, and at their ``rows``."""
         found = cls()
         for cell in cells:
             path = cell.path(folder)
             try:
-                names = found.complete if cell.complete(path) else found.begun if cell.begun(path) else found.pending
+                done = (rows is not None and rows.of(cell) is not None) or cell.complete(path)
+                names = found.complete if done else found.begun if cell.begun(path) else found.pending
             except StoreError:
                 names = found.damaged
             names.append(cell.name)
@@ -67,13 +71,15 @@ class Progressed:
 
 
 class SweepFolder:
-    """``ROOT/sweep.json``, ``ROOT/tuning/*.h5``, ``ROOT/tuning.json`` and ``ROOT/runs/*.h5``.
+    """``ROOT/sweep.json``, ``ROOT/plan.json``, ``ROOT/tuning/*.h5``, ``ROOT/tuning.json`` and ``ROOT/runs/*.h5``.
 
-    Everything but the run files can be made again from them.
+    Everything but the plan and the run files can be made again from them. Cells for which there is a row are not run,
+    and have no run file unless they were run here.
 
     Attributes:
         sweep: its description.
         runs, tuning: where the run files lie.
+        rows: of complete cells, of this folder or another; none to keep none.
 
     >>> import tempfile
     >>> sweep = Sweep.from_dict({"seeds": 1, "noise": ["none"], "arms": [{"optimizer": "sgd"}]})
@@ -83,8 +89,8 @@ class SweepFolder:
     ['sgd-none-seed0']
     """
 
-    def __init__(self, sweep: Sweep, root: Path) -> None:
-        self.sweep, self.root = sweep, root
+    def __init__(self, sweep: Sweep, root: Path, rows: Rows | None = None) -> None:
+        self.sweep, self.root, self.rows = sweep, root, rows
         self.runs, self.tuning = root / "runs", root / "tuning"
 
     @property
@@ -92,30 +98,58 @@ class SweepFolder:
         """The file that says what the sweep is."""
         return self.root / "sweep.json"
 
+    @property
+    def plan(self) -> Path:
+        """The plan by which the sweep is run, if there is one."""
+        return self.root / "plan.json"
+
     @classmethod
-    def create(cls, sweep: Sweep, root: Path) -> SweepFolder:
+    def create(
+        cls,
+        sweep: Sweep,
+        root: Path,
+        *,
+        plan: Plan | None = None,
+        rows: Rows | None = None,
+        overwrite: bool = False,
+    ) -> SweepFolder:
         """Write the description; run files that are there stay, and go on if they belong to it.
+
+        Args:
+            plan: by which the sweep is run; it is kept in the folder, and its hash in every run.
+            rows: of complete cells.
+            overwrite: start over, whatever plan the folder was begun by; :meth:`clear` then removes the runs.
 
         Raises:
             ValueError: a link in the folder leads out of it.
+            StoreError: what is there was begun by another plan.
         """
         root.mkdir(parents=True, exist_ok=True)
-        folder = cls(sweep, root)
+        folder = cls(dataclasses.replace(sweep, plan=None if plan is None else plan.hash), root, rows)
         for cell, where in folder.everything():  # before anything is written: a link may lead out of the folder
             cell.path(folder.own(where))
+        begun = [path for path in (folder.description, folder.plan) if path.exists()]
+        if begun and not overwrite and (found := _plan_in(root)) != folder.sweep.plan:
+            raise StoreError(
+                f"{root}: was begun by {plan_named(found)}, now it is {plan_named(folder.sweep.plan)}; choose another "
+                "folder"
+            )
+        if plan is not None:
+            plan.write(folder.plan)
         _write_json(folder.description, sweep.description)
         return folder
 
     @classmethod
-    def open(cls, root: Path) -> SweepFolder:
+    def open(cls, root: Path, rows: Rows | None = None) -> SweepFolder:
         """The sweep that was begun in ``root``.
 
         Raises:
-            StoreError: there is none, or its description cannot be read.
+            StoreError: there is none, or its description or plan cannot be read.
         """
         path = root / "sweep.json"
         try:
-            return cls(Sweep.from_dict(inputs.read_json(path)), root)
+            sweep = Sweep.from_dict(inputs.read_json(path))
+            return cls(dataclasses.replace(sweep, plan=_plan_in(root)), root, rows)
         except FileNotFoundError as error:
             raise StoreError(f"{root}: holds no sweep (no sweep.json); begin one with `landscape sweep`") from error
         except ValueError as error:
@@ -142,29 +176,55 @@ class SweepFolder:
         """The files of the reported runs, as :meth:`cells`."""
         return [cell.path(self.runs) for cell in self.cells()]
 
-    def tune(self, runner: Runner, part: Shard = (1, 1)) -> tuple[list[Failure], list[Choice]]:
+    def tune(
+        self, runner: Runner, part: Shard = (1, 1), *, progress: Progress | None = None
+    ) -> tuple[list[Failure], list[Choice]]:
         """Run the tuning's cells, or a part of them; once all are complete, choose and write down what is best.
+
+        Args:
+            progress: ``wrap(items, total)`` around the iteration over cells as they end.
 
         Returns:
             What failed, and what was chosen: nothing while other parts are not complete.
         """
         tried = self.sweep.tuning_cells()
         cells = [cell for cell, _ in tried]
-        failures = self._run(shard(cells, *part), self.tuning, runner)
-        if failures or Progressed.of(cells, self.tuning).unfinished:
+        failures = self._run(shard(cells, *part), self.tuning, runner, progress)
+        if failures or Progressed.of(cells, self.tuning, self.rows).unfinished:
             return failures, []
-        choices = choose(tried, self.tuning)
+        choices = choose(tried, self._score)
         _write_json(self.root / "tuning.json", [dataclasses.asdict(choice) for choice in choices])
         return [], choices
 
-    def run(self, cells: Sequence[Cell], runner: Runner) -> list[Failure]:
-        """Run ``cells``, some of :meth:`cells`; what is complete is kept."""
-        return self._run(cells, self.runs, runner)
+    def run(self, cells: Sequence[Cell], runner: Runner, *, progress: Progress | None = None) -> list[Failure]:
+        """Run ``cells``, some of :meth:`cells`; what is complete is kept, and what has a row is not run."""
+        return self._run(cells, self.runs, runner, progress)
 
-    def _run(self, cells: Sequence[Cell], folder: Path, runner: Runner) -> list[Failure]:
+    def _run(self, cells: Sequence[Cell], folder: Path, runner: Runner, progress: Progress | None) -> list[Failure]:
         self.own(folder).mkdir(exist_ok=True)
         remove_leftovers(cells, folder)
-        return runner(cells, folder)
+        rows = self.rows
+        if rows is None:
+            return runner(cells, folder) if progress is None else runner(cells, folder, progress=progress)
+
+        def noting(ends: Iterable[Any], total: int) -> Iterable[Any]:
+            noted = _noted(ends, folder, rows)
+            return noted if progress is None else progress(noted, total)
+
+        return runner(rows.missing(cells), folder, progress=noting)
+
+    def _score(self, cell: Cell) -> float:
+        """The validation accuracy of a complete cell of the tuning.
+
+        Raises:
+            ValueError: nothing was held out.
+        """
+        row = None if self.rows is None else self.rows.of(cell)
+        if row is None:
+            return validation_accuracy(Run(cell.path(self.tuning)))
+        if row.validation_accuracy is None:
+            raise ValueError(f"{cell.name}: nothing was held out to tune on; set val_fraction above 0")
+        return row.validation_accuracy
 
     def own(self, folder: Path) -> Path:
         """A folder of the sweep, which must not lead elsewhere.
@@ -185,6 +245,8 @@ class SweepFolder:
             for path in (cell.path(folder), *cell.leftovers(folder)):
                 path.unlink(missing_ok=True)
         (self.root / "tuning.json").unlink(missing_ok=True)
+        if self.sweep.plan is None:
+            self.plan.unlink(missing_ok=True)
 
     def finish(self, command: list[str] | None = None) -> tuple[CellTable, list[Path]]:
         """Write ``study.h5`` and ``table.csv`` from the finished runs, tuning included; returns what is in them.
@@ -192,10 +254,19 @@ class SweepFolder:
         Raises:
             StoreError: a run is missing or damaged.
         """
-        tried = [cell.path(self.tuning) for cell, _ in self.sweep.tuning_cells()]
-        table = collect([*self.paths(), *tried])
+        cells = [(cell, self.runs) for cell in self.cells()]
+        cells += [(cell, self.tuning) for cell, _ in self.sweep.tuning_cells()]
+        found: list[tuple[Mapping[str, Any], Stamped]] = []
+        for cell, at in cells:
+            kept = None if self.rows is None else self.rows.of(cell)
+            if kept is None:
+                run = Run(cell.path(at))
+                found.append((row_of(run), run))
+            else:
+                found.append((kept.row, kept))
+        table = table_of(row for row, _ in found)
         study, csv_file = self.root / "study.h5", self.root / "table.csv"
-        write_study(table, study, Run(self.paths()[0]), command=command, overwrite=True)
+        write_study(table, study, found[0][1], command=command, overwrite=True, plan=self.sweep.plan)
         rows = rows_of(table)
         with csv_file.open("w", newline="", encoding="utf-8") as file:
             names = [*SETTINGS, *table.endpoints.tolist()]
@@ -208,11 +279,35 @@ class SweepFolder:
 
     def status(self) -> Progressed:
         """Progress of the reported cells, from their files; serves any machine that sees them, also meanwhile."""
-        return Progressed.of(self.sweep.cells(), self.runs)  # names and measurements do not depend on the tuning
+        tuned = self.sweep.tuning is None or (self.root / "tuning.json").exists()
+        # Names and measurements do not depend on the tuning, but rows do
+        return Progressed.of(self.cells() if tuned else self.sweep.cells(), self.runs, self.rows if tuned else None)
 
     def tuning_status(self) -> Progressed:
         """Progress of the tuning's cells."""
-        return Progressed.of((cell for cell, _ in self.sweep.tuning_cells()), self.tuning)
+        return Progressed.of((cell for cell, _ in self.sweep.tuning_cells()), self.tuning, self.rows)
+
+
+def _noted(ends: Iterable[Any], folder: Path, rows: Rows) -> Iterator[Any]:
+    """The same cells and failures; the row of a complete cell is written before it is given."""
+    for end in ends:
+        if isinstance(end, Cell):
+            rows.note(end, end.path(folder))
+        yield end
+
+
+def _plan_in(root: Path) -> str | None:
+    """The hash of the plan that a folder was begun by; none without one.
+
+    Raises:
+        StoreError: it is damaged.
+    """
+    try:
+        return Plan.read(root / "plan.json").hash
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise StoreError(str(error)) from error
 
 
 def remove_leftovers(cells: Iterable[Cell], folder: Path) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,9 @@ import numpy as np
 from ncsam.runs.run import Run
 from ncsam.sweep.cells import Cell
 from ncsam.training.config import LAST_EPOCHS
+
+RULE = "highest mean"
+"""Name of the rule by which a candidate is chosen, which a plan records."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +32,12 @@ class Choice:
     chosen: Mapping[str, Any]
 
 
-def choose(tried: Sequence[tuple[Cell, Mapping[str, Any]]], folder: Path) -> list[Choice]:
-    """The best candidate of each arm under each noise, from the finished tuning runs in ``folder``.
+def choose(tried: Sequence[tuple[Cell, Mapping[str, Any]]], score: Callable[[Cell], float]) -> list[Choice]:
+    """The best candidate of each arm under each noise.
 
-    Raises:
-        StoreError: a run is missing or damaged.
-        ValueError: no validation part was split off.
+    Args:
+        tried: the tuning's cells with the candidate that each tries.
+        score: :func:`validation_accuracy` of a cell's finished run.
     """
     groups: dict[tuple[str, str], list[tuple[Mapping[str, Any], list[float]]]] = defaultdict(list)
     for cell, candidate in tried:
@@ -44,7 +46,7 @@ def choose(tried: Sequence[tuple[Cell, Mapping[str, Any]]], folder: Path) -> lis
         if of_candidate is None:
             of_candidate = []
             accuracies.append((candidate, of_candidate))
-        of_candidate.append(validation_accuracy(Run(cell.path(folder))))
+        of_candidate.append(score(cell))
     choices = []
     for (arm, noise), accuracies in groups.items():
         means = [(candidate, float(np.mean(found))) for candidate, found in accuracies]

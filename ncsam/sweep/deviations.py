@@ -1,0 +1,208 @@
+"""Whether a study followed its plan: what is missing, what was added, and what was done otherwise."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from landscape import store
+from landscape.store import StoreError
+from ncsam.records import CellTable
+from ncsam.runs.run import Run
+from ncsam.study.endpoints import kind_of
+from ncsam.study.table import REPORTED
+from ncsam.sweep.canonical import plain
+from ncsam.sweep.cells import Cell, plan_named
+from ncsam.sweep.plan import Plan, changes_since
+from ncsam.sweep.rows import Row
+from ncsam.training.config import TrainConfig
+
+_OF_A_SWEEP = ("study.h5", "sweep.json", "plan.json", "tuning.json")  # files beside runs and rows
+_CHOSEN_BY_MACHINE = ("memory_format",)  # the same arithmetic but for its order
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """A run as far as it is known: ``plan`` is None where there is none, and () where that cannot be seen."""
+
+    name: str
+    arm: str
+    seed: int
+    role: str
+    settings: Mapping[str, Any]
+    plan: str | tuple[()] | None
+
+
+def deviations(plan: Plan, source: CellTable | Path, *, statements: int | None = None) -> list[str]:
+    """Every way in which a study departs from its plan, a line each; none where it was followed.
+
+    Args:
+        source: the table of the study, its study file, the folder of its sweep, or a folder of rows. Whether runs carry
+            the hash of the plan, and settings that a table does not hold, are seen in folders only.
+        statements: version of the statements that the study is judged by; not looked at if none.
+
+    Raises:
+        StoreError: there is no study, or a file is damaged.
+
+    >>> from ncsam.sweep import Sweep, draw_up
+    >>> from ncsam.study.table import table_of
+    >>> plan = draw_up(Sweep.from_dict({"seeds": 2, "noise": ["symmetric:0.4"], "arms": [{"optimizer": "sgd"}]}))
+    >>> run = {"name": "sgd-symmetric-0.4-seed0", "arm": "sgd", "optimizer": "sgd", "data": "digits", "model": "mlp",
+    ...        "noise": "symmetric", "rate": 0.4, "seed": 0}
+    >>> deviations(plan, table_of([run]))
+    ['missing: sgd at symmetric:0.4, seed 1']
+    """
+    sweep = plan.sweep
+    found = list(_found(source))
+    reported, tried = ([run for run in found if (run.role == REPORTED) == wanted] for wanted in (True, False))
+    lines = [f"the package has changed since the plan: {line}" for line in changes_since(plan)]
+    if statements is not None and statements != plan.version:
+        lines.append(f"judged by version {statements} of the statements, planned is version {plan.version}")
+    lines += _missing(sweep.cells(), reported)
+    planned = {cell.name: cell for cell in sweep.cells()}
+    lines += _extra(planned, reported)
+    lines += _settings(plan, planned, reported)
+    tuning = {cell.name: cell for cell, _ in sweep.tuning_cells()}
+    if absent := len(tuning.keys() - {run.name for run in tried}):
+        lines.append(f"missing: {absent} of {len(tuning)} runs of tuning")
+    lines += [f"tuning: {line}" for line in _settings(plan, tuning, tried)]
+    return [*lines, *_hashes(plan, found)]
+
+
+def _found(source: CellTable | Path) -> Iterator[_Found]:
+    """Every run of a source."""
+    if isinstance(source, CellTable):
+        yield from _in_table(source)
+        return
+    if not source.is_dir():
+        with store.open(source) as file:
+            if file.kind != "study" or "cells" not in file:
+                raise StoreError(f"{source}: is a {file.kind} file, expected a study with its table, or a folder")
+            record, stamped = file.record("cells"), file.attrs.get("plan", ())
+        assert isinstance(record, CellTable)
+        yield from _in_table(record, stamped)
+        return
+    runs = [Run(path) for at in ("runs", "tuning", ".") for path in _runs_in(source / at)]
+    rows = [path for path in sorted(source.glob("*.json")) if path.name not in _OF_A_SWEEP]
+    if runs or (source / "study.h5").exists():
+        yield from map(_of_run, runs)
+        if (source / "study.h5").exists():  # of some runs only the rows may have been kept
+            there = {run.path.stem for run in runs}
+            yield from (run for run in _found(source / "study.h5") if run.name not in there)
+    elif rows:
+        yield from map(_of_row, rows)
+    else:
+        raise StoreError(f"{source}: holds no runs (*.h5) and no rows (*.json)")
+
+
+def _runs_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.h5") if path.name not in _OF_A_SWEEP)
+
+
+def _of_run(run: Run) -> _Found:
+    arm, role = str(run.attrs.get("arm", run.config.optimizer)), str(run.attrs.get("role", REPORTED))
+    seed = int(run.attrs.get("seed", run.config.seeds["split"]))
+    return _Found(run.path.stem, arm, seed, role, _flat(run.config), run.attrs.get("plan"))
+
+
+def _of_row(path: Path) -> _Found:
+    try:
+        row = Row.read(path)
+    except ValueError as error:
+        raise StoreError(str(error)) from error
+    config = TrainConfig.from_dict(row.configuration["config"])
+    arm, role = str(row.configuration["arm"]), str(row.configuration["role"])
+    return _Found(row.name, arm, config.seeds["split"], role, _flat(config), row.plan)
+
+
+def _in_table(table: CellTable, stamped: str | tuple[()] = ()) -> Iterator[_Found]:
+    for i, name in enumerate(table.names.tolist()):
+        options = {f"options {key}": value for key, value in json.loads(str(table.options[i])).items()}
+        own = ("optimizer", "data", "model", "noise")
+        settings = {key: str(getattr(table, key)[i]) for key in own}
+        yield _Found(name, str(table.arm[i]), int(table.seed[i]), str(table.role[i]), {**settings, **options}, stamped)
+
+
+def _flat(config: TrainConfig) -> dict[str, Any]:
+    """Every setting of a configuration by a name of its own, as JSON would give it back."""
+    settings = dict(plain(config.to_dict()))
+    options, seeds = settings.pop("options"), settings.pop("seeds")
+    nested = {f"options {key}": value for key, value in options.items()}
+    return {**settings, **nested, **{f"seed of the {key}": value for key, value in seeds.items()}}
+
+
+def _missing(planned: Sequence[Cell], found: Iterable[_Found]) -> Iterator[str]:
+    there = {run.name for run in found}
+    lacking: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for cell in planned:
+        if cell.name not in there:
+            lacking[cell.arm, cell.config.noise].append(cell.seed)
+    for (arm, noise), seeds in lacking.items():
+        yield f"missing: {arm} at {noise}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, sorted(seeds)))}"
+
+
+def _extra(planned: Mapping[str, Cell], found: Iterable[_Found]) -> Iterator[str]:
+    arms = {cell.arm for cell in planned.values()}
+    extra = [run for run in found if run.name not in planned]
+    for arm, count in Counter(run.arm for run in extra if run.arm not in arms).items():
+        yield f"not in the plan: the arm {arm} ({_runs(count)})"
+    for run in extra:
+        if run.arm in arms:
+            yield f"not in the plan: the run {run.name}"
+
+
+def _settings(plan: Plan, planned: Mapping[str, Cell], found: Iterable[_Found]) -> Iterator[str]:
+    """Settings that differ from the plan's; those that tuning chooses must be of one of the arm's candidates."""
+    tuned = {arm["name"]: arm["candidates"] for arm in plan.content["arms"]}
+    differing: Counter[str] = Counter()
+    chosen: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for run in found:
+        if run.name not in planned:
+            continue
+        cell = planned[run.name]
+        wanted = _flat(cell.config)
+        if run.arm != cell.arm:
+            differing[f"{cell.arm}: the arm is {run.arm}"] += 1
+        if run.seed != cell.seed:
+            differing[f"{cell.arm}: the seed is not that of its name"] += 1
+        candidates = tuned.get(cell.arm, []) if cell.role == REPORTED else []
+        free = {_setting(key, wanted) for candidate in candidates for key in candidate}
+        if free:
+            taken = {key: run.settings[key] for key in sorted(free) if key in run.settings}
+            chosen[cell.arm, cell.config.noise].add(json.dumps(taken, sort_keys=True))
+            tried = [{_setting(k, wanted): v for k, v in candidate.items()} for candidate in candidates]
+            if not any(all(candidate.get(key) == value for key, value in taken.items()) for candidate in tried):
+                differing[f"{cell.arm}: {_listed(taken)} is no candidate of its tuning"] += 1
+        for key, value in run.settings.items():
+            if key in free or key in _CHOSEN_BY_MACHINE or key not in wanted:
+                continue
+            expected = wanted[key] if key != "noise" or ":" in str(value) else kind_of(wanted[key])
+            if value != expected:
+                differing[f"{cell.arm}: {key} is {value}, planned {expected}"] += 1
+    yield from (f"{line} ({_runs(count)})" for line, count in differing.items())
+    for (arm, noise), values in chosen.items():
+        if len(values) > 1:
+            yield f"{arm} at {noise}: {len(values)} different settings, where tuning chooses one for all seeds"
+
+
+def _setting(key: str, wanted: Mapping[str, Any]) -> str:
+    return f"options {key}" if f"options {key}" in wanted else key
+
+
+def _hashes(plan: Plan, found: Iterable[_Found]) -> Iterator[str]:
+    carried = Counter(run.plan for run in found if run.plan != ())
+    for value, count in carried.items():
+        if value != plan.hash:
+            yield f"{_runs(count)} {'carries' if count == 1 else 'carry'} {plan_named(value or None)}"
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key.removeprefix('options ')} = {value}" for key, value in values.items())
+
+
+def _runs(count: int) -> str:
+    return f"{count} run{'' if count == 1 else 's'}"

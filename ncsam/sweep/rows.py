@@ -1,0 +1,191 @@
+"""Rows as they come: of each complete cell one small JSON file, which can be committed and stands for its run file.
+
+A later sweep skips the cells whose row is of the same configuration, wherever it is run; a row of another one is told
+of, and replaced when the cell has been run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from landscape import inputs
+from landscape._files import replacing
+from landscape.store.provenance import code_digest
+from ncsam.optimizers import resolve_options
+from ncsam.runs.run import Run
+from ncsam.study.endpoints import row_of
+from ncsam.sweep.canonical import digest, plain
+from ncsam.sweep.cells import Cell, plan_named
+from ncsam.sweep.tuning import validation_accuracy
+from ncsam.training.config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+KIND = "row"
+_STAMPED = ("created", "versions", "code_version", "data_hash", "device", "threads", "platform", "memory_format")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What is kept of a complete cell.
+
+    Attributes:
+        name: of the cell.
+        configuration: of training and measurements, and the arm and role of the cell.
+        hash: SHA-256 of the configuration.
+        plan: hash of the plan that it was run by; none without one.
+        row: of the study's table, see :mod:`ncsam.study.table`.
+        attrs: provenance of the run file: versions, code, data, device.
+        seconds: by what they were spent on.
+        code: digest of the package that wrote the row.
+        validation_accuracy: by which tuning chooses; none where nothing was held out.
+    """
+
+    name: str
+    configuration: Mapping[str, Any]
+    hash: str
+    plan: str | None
+    row: Mapping[str, Any]
+    attrs: Mapping[str, Any]
+    seconds: Mapping[str, float]
+    code: str
+    validation_accuracy: float | None
+
+    @classmethod
+    def of(cls, cell: Cell, run: Run) -> Row:
+        """The row of a cell, from its complete run file."""
+        configuration = configuration_of(cell)
+        numbers = {key: _number(value) for key, value in row_of(run).items() if not _missing(value)}
+        ended = "_seconds"
+        return cls(
+            name=cell.name,
+            configuration=configuration,
+            hash=digest(configuration),
+            plan=cell.plan,
+            row=numbers,
+            attrs={key: plain(run.attrs[key]) for key in _STAMPED if key in run.attrs},
+            seconds={key.removesuffix(ended): float(v) for key, v in run.attrs.items() if key.endswith(ended)},
+            code=code_digest(),
+            validation_accuracy=validation_accuracy(run) if "val" in run.training.views else None,
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Row:
+        """Read a row file.
+
+        Raises:
+            ValueError: it is no row, or its configuration is not that of its hash.
+            OSError: it cannot be read.
+        """
+        found = inputs.read_json(path)
+        if not isinstance(found, dict) or found.pop("kind", None) != KIND:
+            raise ValueError(f"{path}: is no row of a run")
+        try:
+            row = cls(**found)
+            intact = digest(row.configuration) == row.hash and row.row["name"] == row.name == path.stem
+            TrainConfig.from_dict(row.configuration["config"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: is no row of a run ({error})") from error
+        if not intact:
+            raise ValueError(f"{path}: its name or configuration was changed after it was written")
+        return row
+
+    def write(self, path: Path) -> None:
+        """Write it in one step."""
+        with replacing(path, shared=True) as temporary:
+            text = json.dumps({"kind": KIND, **dataclasses.asdict(self)}, indent=1, ensure_ascii=False)
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+    def differs(self, cell: Cell) -> str | None:
+        """Tell in what the cell differs from that of the row; None where the row stands for it.
+
+        Settings that the package has got since the row was written had their defaults.
+        """
+        now, then = _completed(configuration_of(cell)), _completed(self.configuration)
+        for part, value in now.items():
+            if part == "config":
+                changed = [key for key, setting in value.items() if then["config"][key] != setting]
+                if changed:
+                    return f"another {', '.join(changed)}"
+            elif then.get(part) != value:
+                return f"another {part}"
+        if self.plan != cell.plan:
+            return plan_named(self.plan)
+        return None
+
+
+class Rows:
+    """A folder of row files, ``NAME.json`` for each complete cell.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as here:
+    ...     Rows(Path(here)).of(Cell("one", "sgd", TrainConfig(epochs=1))) is None
+    True
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._told: set[str] = set()
+
+    def path(self, cell: Cell) -> Path:
+        """The row file of a cell.
+
+        Raises:
+            ValueError: a link there leads out of the folder.
+        """
+        return inputs.inside(self.folder, cell.name, ".json")
+
+    def of(self, cell: Cell) -> Row | None:
+        """The row that stands for a cell; none where there is none, or one that does not, which is told once."""
+        path = self.path(cell)
+        if not path.exists():
+            return None
+        try:
+            row = Row.read(path)
+            reason = row.differs(cell)
+        except ValueError as error:
+            reason = str(error).removeprefix(f"{path}: ")
+        if reason is None:
+            return row
+        if cell.name not in self._told:
+            self._told.add(cell.name)
+            logger.warning("%s: %s; the cell is run anew", path, reason)
+        return None
+
+    def note(self, cell: Cell, path: Path) -> None:
+        """Write the row of a complete cell whose run file is at ``path``, unless it is there."""
+        if self.of(cell) is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            Row.of(cell, Run(path, trust=cell.trust)).write(self.path(cell))
+
+    def missing(self, cells: Iterable[Cell]) -> list[Cell]:
+        """Those of ``cells`` that no row stands for."""
+        return [cell for cell in cells if self.of(cell) is None]
+
+
+def configuration_of(cell: Cell) -> dict[str, Any]:
+    """Everything that decides the numbers of a cell, and what they count as."""
+    found = cell.to_dict()
+    return dict(plain({key: found[key] for key in ("arm", "role", "config", "measures")}))
+
+
+def _completed(configuration: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with the defaults of settings that are newer than it."""
+    config = TrainConfig.from_dict(configuration["config"])
+    complete = dataclasses.replace(config, options=resolve_options(config.optimizer, config.options))
+    return {**configuration, "config": plain(complete.to_dict())}
+
+
+def _missing(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _number(value: Any) -> Any:
+    """JSON has no infinity; its text is what ``float`` reads."""
+    return str(value) if isinstance(value, float) and math.isinf(value) else value
