@@ -28,8 +28,10 @@ from ncsam.measurements import (
 from ncsam.measurements.warm_start import vectors_path
 from ncsam.runs.resume_state import state_path, state_temporary
 from ncsam.runs.run import Run
+from ncsam.runs.step_norms import read_step_norms
 from ncsam.runs.train import train_run
 from ncsam.training.config import TrainConfig
+from ncsam.training.replay import StepNorms
 
 REPORTED, TUNING = "reported", "tuning"
 PRODUCTS = 40  # a view: about what five eigenvalues take; the one number of an estimate that is not measured
@@ -46,6 +48,8 @@ class Cell:
         measures: settings of each measurement by its name in :data:`MEASURES`.
         trust: import a ``package.module:factory`` that the configuration names.
         role: ``reported``, or ``tuning`` for runs that only choose settings and are never judged.
+        replays: name of the cell whose perturbation norms this one replays; it must be complete before.
+        source: configuration of that cell.
         plan: hash of the plan that it is run by, see :mod:`ncsam.sweep.plan`.
     """
 
@@ -55,10 +59,14 @@ class Cell:
     measures: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     role: str = REPORTED
     trust: bool = False
+    replays: str | None = None
+    source: TrainConfig | None = None
     plan: str | None = None
 
     def __post_init__(self) -> None:
         inputs.file_name(self.name, "a run")
+        if self.replays is not None:
+            inputs.file_name(self.replays, "a run")
 
     @property
     def seed(self) -> int:
@@ -84,11 +92,12 @@ class Cell:
         temporary = [state_temporary(path), *(v.with_name(f".{v.name}.tmp") for v in vectors)]
         return [state_path(path), *parts, *map(log_of, parts), *vectors, *locks, *temporary]
 
-    def run(self, path: Path, command: list[str] | None = None) -> None:
+    def run(self, path: Path, command: list[str] | None = None, *, replay: StepNorms | None = None) -> None:
         """Train and measure; what the file already holds is not done again.
 
         Only one process at a time is at a cell, on all machines that see the folder. ``command``, the command line that
-        asked for it, is for the record.
+        asked for it, is for the record. ``replay`` holds the norms that are replayed; if none, they are read from the
+        run file, beside this one, of the cell that it replays.
 
         Raises:
             Held: another process is at it (:class:`landscape.store.lock.Held`).
@@ -98,7 +107,12 @@ class Cell:
         with sole(path, "cell", "another process is at this run; wait until it is done"):
             attrs = {"arm": self.arm, "seed": self.seed, "role": self.role}
             attrs |= {} if self.plan is None else {"plan": self.plan}
-            run = train_run(self.config, path, resume=True, attrs=attrs, trust=self.trust, command=command)
+            source = None if self.replays is None else norms_file(path.parent, self.replays)
+            if source is not None and replay is None and (source.exists() or not path.exists()):
+                replay = read_step_norms(source)
+            run = train_run(
+                self.config, path, resume=True, attrs=attrs, trust=self.trust, command=command, replay=replay
+            )
             if (found := run.attrs.get("plan")) != self.plan:
                 raise StoreError(
                     f"{path}: was run by {plan_named(found)}, now it is {plan_named(self.plan)}; choose another folder"
@@ -115,7 +129,8 @@ class Cell:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able form, in which cells travel; :meth:`from_dict` is its inverse."""
         measures = {name: dict(settings) for name, settings in self.measures.items()}
-        return {**vars(self), "config": self.config.to_dict(), "measures": measures}
+        source = None if self.source is None else self.source.to_dict()
+        return {**vars(self), "config": self.config.to_dict(), "measures": measures, "source": source}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Cell:
@@ -125,7 +140,10 @@ class Cell:
         >>> Cell.from_dict(cell.to_dict()) == cell
         True
         """
-        return cls(**{**values, "config": TrainConfig.from_dict(values["config"])})
+        configs = {
+            key: TrainConfig.from_dict(values[key]) for key in ("config", "source") if values.get(key) is not None
+        }
+        return cls(**{**values, **configs})
 
     def complete(self, path: Path) -> bool:
         """Tell whether the file holds the finished run and every measurement.
@@ -245,6 +263,12 @@ def settings_of(measure: str) -> set[str]:
     taken = (kind.measure,) if kind.passes_to is None else (kind.measure, kind.passes_to)
     named = {name for function in taken for name in inspect.signature(function).parameters}
     return named - {"run", "name", "where", "settings", "alphas", "betas", "resume", "overwrite"}
+
+
+def norms_file(folder: Path, name: str) -> Path:
+    """The file with the perturbation norms of a run in ``folder``: the run file, or JSON where only a row was kept."""
+    run, kept = (inputs.inside(folder, name, end) for end in (".h5", ".norms.json"))
+    return kept if kept.exists() and not run.exists() else run
 
 
 def plan_named(found: str | None) -> str:

@@ -17,6 +17,7 @@ from ncsam.study.endpoints import kind_of
 from ncsam.study.table import REPORTED
 from ncsam.sweep.canonical import plain
 from ncsam.sweep.cells import Cell, plan_named
+from ncsam.sweep.description import Arm
 from ncsam.sweep.plan import Plan, changes_since
 from ncsam.sweep.rows import Row
 from ncsam.training.config import TrainConfig
@@ -157,7 +158,7 @@ def _extra(planned: Mapping[str, Cell], found: Iterable[_Found]) -> Iterator[str
 
 def _settings(plan: Plan, planned: Mapping[str, Cell], found: Iterable[_Found]) -> Iterator[str]:
     """Settings that differ from the plan's; those that tuning chooses must be of one of the arm's candidates."""
-    tuned = {arm["name"]: arm["candidates"] for arm in plan.content["arms"]}
+    tuned = {arm.name: _candidates(arm, plan) for arm in plan.sweep.arms}
     differing: Counter[str] = Counter()
     chosen: dict[tuple[str, str], set[str]] = defaultdict(set)
     for run in found:
@@ -187,6 +188,16 @@ def _settings(plan: Plan, planned: Mapping[str, Cell], found: Iterable[_Found]) 
     for (arm, noise), values in chosen.items():
         if len(values) > 1:
             yield f"{arm} at {noise}: {len(values)} different settings, where tuning chooses one for all seeds"
+
+
+def _candidates(arm: Arm, plan: Plan) -> list[dict[str, Any]]:
+    """What tuning may choose for an arm; a replay takes the fields of the configuration from the arm it is like."""
+    arms = {planned["name"]: planned for planned in plan.content["arms"]}
+    candidates: list[dict[str, Any]] = arms[arm.like or arm.name]["candidates"]
+    if arm.like is None:
+        return candidates
+    fields = {field.name for field in dataclasses.fields(TrainConfig)}
+    return [shared for c in candidates if (shared := {key: value for key, value in c.items() if key in fields})]
 
 
 def _setting(key: str, wanted: Mapping[str, Any]) -> str:

@@ -91,6 +91,8 @@ class SweepFolder:
 
     def __init__(self, sweep: Sweep, root: Path, rows: Rows | None = None) -> None:
         self.sweep, self.root, self.rows = sweep, root, rows
+        if rows is not None:
+            rows.replayed |= {cell.replays for cell in sweep.cells() if cell.replays is not None}
         self.runs, self.tuning = root / "runs", root / "tuning"
 
     @property
@@ -211,7 +213,10 @@ class SweepFolder:
             noted = _noted(ends, folder, rows)
             return noted if progress is None else progress(noted, total)
 
-        return runner(rows.missing(cells), folder, progress=noting)
+        missing = rows.missing(cells)
+        standing = {cell.name for cell in cells} - {cell.name for cell in missing}
+        rows.supply((cell for cell in missing if cell.replays in standing), folder)
+        return runner(missing, folder, progress=noting)
 
     def _score(self, cell: Cell) -> float:
         """The validation accuracy of a complete cell of the tuning.
@@ -242,7 +247,8 @@ class SweepFolder:
     def clear(self) -> None:
         """Remove the run files of this sweep and what belongs to them, by their exact names; other files stay."""
         for cell, folder in self.everything():
-            for path in (cell.path(folder), *cell.leftovers(folder)):
+            norms = inputs.inside(folder, cell.name, ".norms.json")
+            for path in (cell.path(folder), norms, *cell.leftovers(folder)):
                 path.unlink(missing_ok=True)
         (self.root / "tuning.json").unlink(missing_ok=True)
         if self.sweep.plan is None:
@@ -333,12 +339,17 @@ def remove_leftovers(cells: Iterable[Cell], folder: Path) -> None:
 def shard(cells: Sequence[Cell], index: int, count: int) -> list[Cell]:
     """Every ``count``-th cell from the ``index``-th on, counted from 1: what one job of an array does.
 
+    Cells that replay others are not counted; they go with the one that they replay, which must be complete before.
+
     Raises:
         ValueError: not 1 ≤ index ≤ count.
     """
     if not 1 <= index <= count:
         raise ValueError(f"shard is {index}/{count}, expected i/n with 1 ≤ i ≤ n")
-    return list(cells[index - 1 :: count])
+    known = {cell.name for cell in cells}
+    counted = [cell.name for cell in cells if cell.replays not in known]
+    mine = set(counted[index - 1 :: count])
+    return [cell for cell in cells if (cell.replays if cell.replays in known else cell.name) in mine]
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -40,7 +40,13 @@ KIND, FORMAT = "study plan", 1
 POWER = 0.8
 """Chance with which the smallest true effect of a plan would be found."""
 _KEYS = ("exclusions", "pilots", "sd")
-_DRAWN = ("seeds", "options", "optimizer", "noise")  # fields of a configuration that the arms and the seeds decide
+_DRAWN = (
+    "seeds",
+    "options",
+    "optimizer",
+    "noise",
+    "like",
+)  # fields of a configuration that the arms and the seeds decide
 
 
 @dataclasses.dataclass(frozen=True)

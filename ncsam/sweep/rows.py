@@ -19,16 +19,28 @@ from landscape._files import replacing
 from landscape.store.provenance import code_digest
 from ncsam.optimizers import resolve_options
 from ncsam.runs.run import Run
+from ncsam.runs.step_norms import step_norms_of
 from ncsam.study.endpoints import row_of
 from ncsam.sweep.canonical import digest, plain
-from ncsam.sweep.cells import Cell, plan_named
+from ncsam.sweep.cells import Cell, norms_file, plan_named
 from ncsam.sweep.tuning import validation_accuracy
 from ncsam.training.config import TrainConfig
+from ncsam.training.replay import StepNorms
 
 logger = logging.getLogger(__name__)
 
 KIND = "row"
-_STAMPED = ("created", "versions", "code_version", "data_hash", "device", "threads", "platform", "memory_format")
+_STAMPED = (
+    "created",
+    "versions",
+    "code_version",
+    "data_hash",
+    "device",
+    "threads",
+    "platform",
+    "memory_format",
+    "replayed",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +57,7 @@ class Row:
         seconds: by what they were spent on.
         code: digest of the package that wrote the row.
         validation_accuracy: by which tuning chooses; none where nothing was held out.
+        step_norms: ‖ε‖ at every step, as :meth:`StepNorms.to_dict` gives it, where another cell replays them.
     """
 
     name: str
@@ -56,10 +69,11 @@ class Row:
     seconds: Mapping[str, float]
     code: str
     validation_accuracy: float | None
+    step_norms: Mapping[str, Any] | None = None
 
     @classmethod
-    def of(cls, cell: Cell, run: Run) -> Row:
-        """The row of a cell, from its complete run file."""
+    def of(cls, cell: Cell, run: Run, *, replayed: bool = False) -> Row:
+        """The row of a cell, from its complete run file; ``replayed`` if another cell needs its perturbation norms."""
         configuration = configuration_of(cell)
         numbers = {key: _number(value) for key, value in row_of(run).items() if not _missing(value)}
         ended = "_seconds"
@@ -73,6 +87,7 @@ class Row:
             seconds={key.removesuffix(ended): float(v) for key, v in run.attrs.items() if key.endswith(ended)},
             code=code_digest(),
             validation_accuracy=validation_accuracy(run) if "val" in run.training.views else None,
+            step_norms=step_norms_of(run).to_dict() if replayed else None,
         )
 
     @classmethod
@@ -90,6 +105,8 @@ class Row:
             row = cls(**found)
             intact = digest(row.configuration) == row.hash and row.row["name"] == row.name == path.stem
             TrainConfig.from_dict(row.configuration["config"])
+            if row.step_norms is not None:
+                StepNorms.from_dict(row.step_norms)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: is no row of a run ({error})") from error
         if not intact:
@@ -114,7 +131,7 @@ class Row:
                 if changed:
                     return f"another {', '.join(changed)}"
             elif then.get(part) != value:
-                return f"another {part}"
+                return f"another {'run that it replays' if part == 'source' else part}"
         if self.plan != cell.plan:
             return plan_named(self.plan)
         return None
@@ -123,14 +140,17 @@ class Row:
 class Rows:
     """A folder of row files, ``NAME.json`` for each complete cell.
 
+    Args:
+        replayed: names of cells that others replay, whose rows keep the perturbation norms.
+
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as here:
     ...     Rows(Path(here)).of(Cell("one", "sgd", TrainConfig(epochs=1))) is None
     True
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, replayed: Iterable[str] = ()) -> None:
+        self.folder, self.replayed = folder, set(replayed)
         self._told: set[str] = set()
 
     def path(self, cell: Cell) -> Path:
@@ -149,6 +169,8 @@ class Rows:
         try:
             row = Row.read(path)
             reason = row.differs(cell)
+            if reason is None and cell.name in self.replayed and row.step_norms is None:
+                reason = "without the ‖ε‖ of its steps, which another run replays"
         except ValueError as error:
             reason = str(error).removeprefix(f"{path}: ")
         if reason is None:
@@ -162,7 +184,18 @@ class Rows:
         """Write the row of a complete cell whose run file is at ``path``, unless it is there."""
         if self.of(cell) is None:
             self.folder.mkdir(parents=True, exist_ok=True)
-            Row.of(cell, Run(path, trust=cell.trust)).write(self.path(cell))
+            Row.of(cell, Run(path, trust=cell.trust), replayed=cell.name in self.replayed).write(self.path(cell))
+
+    def supply(self, cells: Iterable[Cell], folder: Path) -> None:
+        """Write the perturbation norms that ``cells`` replay into ``folder``, of runs whose row alone was kept."""
+        for name in sorted({cell.replays for cell in cells if cell.replays is not None}):
+            kept = inputs.inside(self.folder, name, ".json")
+            if norms_file(folder, name).exists() or not kept.exists():
+                continue
+            norms = Row.read(kept).step_norms
+            if norms is not None:
+                with replacing(inputs.inside(folder, name, ".norms.json"), shared=True) as temporary:
+                    temporary.write_text(json.dumps(norms) + "\n", encoding="utf-8")
 
     def missing(self, cells: Iterable[Cell]) -> list[Cell]:
         """Those of ``cells`` that no row stands for."""
@@ -172,14 +205,22 @@ class Rows:
 def configuration_of(cell: Cell) -> dict[str, Any]:
     """Everything that decides the numbers of a cell, and what they count as."""
     found = cell.to_dict()
-    return dict(plain({key: found[key] for key in ("arm", "role", "config", "measures")}))
+    source = {} if cell.source is None else {"source": found["source"]}
+    return dict(plain({key: found[key] for key in ("arm", "role", "config", "measures")} | source))
 
 
 def _completed(configuration: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with the defaults of settings that are newer than it."""
-    config = TrainConfig.from_dict(configuration["config"])
-    complete = dataclasses.replace(config, options=resolve_options(config.optimizer, config.options))
-    return {**configuration, "config": plain(complete.to_dict())}
+
+    def completed(settings: Mapping[str, Any]) -> Any:
+        config = TrainConfig.from_dict(settings)
+        complete = dataclasses.replace(config, options=resolve_options(config.optimizer, config.options))
+        return plain(complete.to_dict())
+
+    return {
+        **configuration,
+        **{key: completed(configuration[key]) for key in ("config", "source") if key in configuration},
+    }
 
 
 def _missing(value: Any) -> bool:

@@ -204,6 +204,36 @@ def test_a_complete_run_gets_its_row_where_the_kill_came_between(tmp_path: Path)
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.filterwarnings("ignore:projection keeps")
+def test_a_replay_goes_on_from_the_row_of_what_it_replays(tmp_path: Path) -> None:
+    train = {"epochs": 2, "train_samples": 120, "test_samples": 50, "warmup": 0.0, "val_fraction": 0.2}
+    source = {"optimizer": "ncsam", "tune": {"rho": [0.05, 0.1]}}
+    arms = [source, {"optimizer": "replay", "like": "ncsam"}, {"optimizer": "sam", "tune": {"rho": [0.05, 0.1]}}]
+    described = sweep(seeds=1, arms=arms, train=train, tune={"seeds": [100]})
+    whole = SweepFolder.create(described, tmp_path / "whole")
+    complete(whole, Here())
+    folder = tmp_path / "rows"
+    with pytest.raises(KeyboardInterrupt):
+        complete(SweepFolder.create(described, tmp_path / "first", rows=Rows(folder)), Here(fatal=6))
+    names = {path.stem for path in folder.iterdir() if "seed0" in path.stem}
+    assert names == {"ncsam-symmetric-0.4-seed0"}
+    going_on = Here()
+    complete(SweepFolder.create(described, tmp_path / "second", rows=Rows(folder)), going_on)
+    assert going_on.ran == ["replay-symmetric-0.4-seed0", "sam-symmetric-0.4-seed0"]
+    assert (tmp_path / "second" / "table.csv").read_bytes() == (whole.root / "table.csv").read_bytes()
+    replayed = [Run(tmp_path / at / "runs" / "replay-symmetric-0.4-seed0.h5") for at in ("whole", "second")]
+    assert replayed[0].attrs["replayed"]["sha256"] == replayed[1].attrs["replayed"]["sha256"]
+    kept = {path.stem: json.loads(path.read_text())["step_norms"] for path in folder.iterdir()}
+    assert [name for name, norms in kept.items() if norms is not None] == ["ncsam-symmetric-0.4-seed0"]
+    # What was chosen for the source is no setting of the replay, which nevertheless depends on it
+    (cell,) = (cell for cell in described.cells({("ncsam", "symmetric:0.4"): {"rho": 0.7}}) if cell.arm == "replay")
+    assert Rows(folder).of(cell) is None
+    change(folder / "ncsam-symmetric-0.4-seed0.json", step_norms=None)
+    without = Here()
+    complete(SweepFolder.create(described, tmp_path / "third", rows=Rows(folder)), without)
+    assert without.ran == ["ncsam-symmetric-0.4-seed0"]
+
+
 @pytest.mark.slow
 def test_a_killed_command_goes_on_elsewhere_from_its_rows(undisturbed: SweepFolder, tmp_path: Path) -> None:
     """SIGKILL of the whole command as soon as three rows are there; then the same command with another --out."""
