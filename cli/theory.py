@@ -21,20 +21,40 @@ if TYPE_CHECKING:
 @click.option("--markdown", is_flag=True, help="Print accuracies and verdicts as Markdown tables.")
 @click.option("--latex", is_flag=True, help="Print accuracies and verdicts as LaTeX tables (booktabs).")
 @click.option("--secondary", is_flag=True, help="Also the secondary endpoints.")
+@click.option("--by-measure", is_flag=True, help="Also the verdicts on sharpness under every measure and view.")
+@options.section("Judged by")
+@click.option(
+    "--statements",
+    "version",
+    type=click.Choice(["1", "2"]),
+    default="2",
+    show_default=True,
+    help="Version of the statements; 1 is superseded.",
+)
 @options.JSON
 @options.CONFIG
 @options.QUIET
-def command(files: tuple[Path, ...], markdown: bool, latex: bool, secondary: bool, as_json: bool, quiet: bool) -> None:
+def command(
+    files: tuple[Path, ...],
+    markdown: bool,
+    latex: bool,
+    secondary: bool,
+    by_measure: bool,
+    version: str,
+    as_json: bool,
+    quiet: bool,
+) -> None:
     """Judge the statements T1 to T9 by what a study measured.
 
     STUDY is a study file, the folder of a sweep, or run files. Each statement has one primary endpoint and one
-    smallest relevant effect, declared in ncsam/study/statements.py. Every kind of label noise, data set and model is a
+    smallest relevant effect, declared in ncsam/study/statements/. Every kind of label noise, data set and model is a
     study of its own.
 
     \b
     Examples:
       landscape theory demo/study.h5
-      landscape theory small/ --secondary
+      landscape theory small/ --secondary --by-measure
+      landscape theory demo/study.h5 --statements 1
       landscape theory run.h5 sam.h5 --latex
     """
     from ncsam.study.pivot import pivot
@@ -46,9 +66,14 @@ def command(files: tuple[Path, ...], markdown: bool, latex: bool, secondary: boo
     if markdown + latex + as_json > 1:
         raise click.UsageError("--markdown, --latex and --json exclude each other")
     table = _table(files, quiet)
-    found = [(study, judge(study), describe(study)) for study in studies_of(table)]
+    number = int(version)
+    found = [(study, judge(study, number), describe(study, number)) for study in studies_of(table)]
     if as_json:
-        tables.echo_json({"kind": "theory", "studies": [shown.as_object(v, s) for _, v, s in found]})
+        objects = [
+            shown.as_object(v, s) | ({"by_measure": shown.measures_as_object(study)} if by_measure else {})
+            for study, v, s in found
+        ]
+        tables.echo_json({"kind": "theory", "studies": objects})
         return
     for i, (study, verdicts, described) in enumerate(found):
         if i:
@@ -65,6 +90,8 @@ def command(files: tuple[Path, ...], markdown: bool, latex: bool, secondary: boo
         for further in (shown.show_radius(study), shown.show_bound(study)):
             if further:
                 click.echo(f"\n{further}")
+        if by_measure:
+            click.echo(f"\n{shown.show_by_measure(study)}")
         if secondary:
             click.echo(f"\n{shown.show_secondary(described)}")
 

@@ -32,8 +32,9 @@ from ncsam.study.arms import printed
 from ncsam.study.effects import CONTRAST_RATE
 from ncsam.study.files import StudyFiles
 from ncsam.study.radius_control import radius_control
+from ncsam.study.statements import LATEST, VERSIONS
 from ncsam.study.table import Study, studies
-from ncsam.study.verdicts import describe, judge, seeds_needed
+from ncsam.study.verdicts import describe, judge
 
 LARGEST_DRAWING = 90_000  # bytes of SVG up to which a figure is drawn in lines, beyond in pixels
 LARGEST_DATA = 150_000  # characters of a figure's CSV up to which it lies in the page
@@ -116,7 +117,7 @@ def report(files: StudyFiles, *, title: str | None = None, progress: Progress | 
             version=__version__,
             contrast=f"{100 * CONTRAST_RATE:g} %",
             level=f"{100 * LEVEL:g} %",
-            needed=seeds_needed(),
+            needed=VERSIONS[LATEST].seeds_needed,
             controls=prose.CONTROLS,
         )
     )
