@@ -32,7 +32,7 @@ from ncsam.study.arms import printed
 from ncsam.study.effects import CONTRAST_RATE
 from ncsam.study.files import StudyFiles
 from ncsam.study.radius_control import radius_control
-from ncsam.study.statements import LATEST, VERSIONS
+from ncsam.study.statements import LATEST, VERSIONS, Version
 from ncsam.study.table import Study, studies
 from ncsam.study.verdicts import describe, judge
 
@@ -73,6 +73,8 @@ class StudySection:
     limits: list[str]
     rivals: list[str]
     numbers: str
+    declared: Version
+    superseded: list[tuple[Verdicts, str]]
 
 
 def report(files: StudyFiles, *, title: str | None = None, progress: Progress | None = None) -> str:
@@ -177,6 +179,8 @@ def _part(n: int, study: Study, files: StudyFiles, pictures: list[Picture]) -> S
         limits=prose.limits(study, verdicts),
         rivals=prose.rivals(study, control),
         numbers=link(as_csv(numbers_of(study, files)), "text/csv"),
+        declared=VERSIONS[verdicts.version],
+        superseded=[(judge(study, v.number), v.superseded) for v in VERSIONS.values() if v.superseded],
     )
 
 

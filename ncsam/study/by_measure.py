@@ -50,9 +50,20 @@ def measures_of(study: Study) -> list[Measure]:
     for endpoint in study.measured():
         if match := _NAME.fullmatch(endpoint):
             name, at, view = match.groups()
-            printed = MEASURES[name] + (f", {at[1:].replace(',', ', ')}" if at else "")
-            found.append(((list(MEASURES).index(name), at or "", VIEWS.index(view)), Measure(endpoint, printed, view)))
+            found.append(
+                ((list(MEASURES).index(name), at or "", VIEWS.index(view)), Measure(endpoint, _printed(name, at), view))
+            )
     return [measure for _, measure in sorted(found, key=lambda pair: pair[0])]
+
+
+def _printed(name: str, at: str | None) -> str:
+    """A measure as it is printed, with the radius, ascent and logits of one that is not the default of its kind."""
+    if at is None:
+        return MEASURES[name]
+    radius, *how = at[1:].split(",")
+    told = [radius if name.startswith("adaptive_") else f"radius {radius}"]
+    told += ["normalised logits" if word == "normalized" else word.replace("steps", " steps") for word in how]
+    return f"{MEASURES[name]}, {', '.join(told)}"
 
 
 def by_measure(study: Study) -> ByMeasure:
