@@ -19,6 +19,7 @@ _MATTERS_WITH = {
     "momentum": ("base_optimizer", ("sgd",)),
     "betas": ("base_optimizer", ("adamw", "adam")),
     "warmup_rho": ("warmup_step", ("sam",)),
+    "like": ("optimizer", ("replay",)),
 }
 
 
@@ -65,6 +66,7 @@ def _presets() -> str:
 @setting("model", "mlp, cnn, resnet18, vgg19-bn, … or package.module:factory.")
 @options.section("Optimizer")
 @setting("optimizer", "sgd, sam, ncsam or a control.")
+@setting("like", "Run file whose perturbation's length replay takes, step by step.")
 @click.option("--rho", type=options.size(), show_default="the optimizer's", help="Radius of the perturbation, L2 norm.")
 @click.option("--kappa", type=options.size(), show_default="the optimizer's", help="Height of NCSAM's schedule.")
 @click.option(

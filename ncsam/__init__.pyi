@@ -7,6 +7,7 @@ from ncsam.optimizers import (
     NCSAM as NCSAM,
     SAM as SAM,
     CleanDirection as CleanDirection,
+    CleanPartDirection as CleanPartDirection,
     GStarOnly as GStarOnly,
     Matched as Matched,
     NCSAMReleased as NCSAMReleased,
@@ -15,6 +16,7 @@ from ncsam.optimizers import (
     ProjectionWarning as ProjectionWarning,
     RandomDirection as RandomDirection,
     RandomPicks as RandomPicks,
+    Replay as Replay,
     SharpnessAware as SharpnessAware,
 )
 from ncsam.runs.import_run import import_run as import_run

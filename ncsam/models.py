@@ -77,11 +77,13 @@ class CNN(Classifier):
 class ResNet(Classifier):
     """ResNet in its CIFAR form (He et al., 1512.03385): a 3×3 stem without pooling, four stages of basic blocks.
 
-    Stages have 64, 128, 256 and 512 channels; the last three halve the resolution; shortcuts that change shape are
-    1×1 convolutions. The features are the mean over positions, (n, 512).
+    Stages have ``width`` channels and 2, 4 and 8 times as many; the last three halve the resolution; shortcuts that
+    change shape are 1×1 convolutions. The features are the mean over positions, (n, 8·width).
 
     Args:
         blocks: number of blocks in each stage, (2, 2, 2, 2) for ResNet-18 and (3, 4, 6, 3) for ResNet-34.
+        width: channels of stem and first stage.
+        stem_stride: 2 halves the resolution in the stem, which then costs and passes on a quarter.
         preactivation: BatchNorm and ReLU come before the convolutions (He et al., 1603.05027). As in the CIFAR
             implementation whose parameter count is the published one, nothing follows the last block.
     """
@@ -92,21 +94,23 @@ class ResNet(Classifier):
         num_classes: int,
         *,
         blocks: Sequence[int] = (2, 2, 2, 2),
+        width: int = 64,
+        stem_stride: int = 1,
         preactivation: bool = False,
     ) -> None:
         super().__init__()
         block = _PreactivationBlock if preactivation else _BasicBlock
-        self.stem = _conv3x3(_image_channels(input_shape, minimum=8), 64)
-        self.stem_norm = nn.Identity() if preactivation else nn.BatchNorm2d(64)
-        stages, width = [], 64
+        self.stem = _conv3x3(_image_channels(input_shape, minimum=8), width, stem_stride)
+        self.stem_norm = nn.Identity() if preactivation else nn.BatchNorm2d(width)
+        stages, before = [], width
         for stage, depth in enumerate(blocks):
-            channels = 64 * 2**stage
+            channels = width * 2**stage
             for i in range(depth):
-                stages.append(block(width, channels, stride=2 if stage > 0 and i == 0 else 1))
-                width = channels
+                stages.append(block(before, channels, stride=2 if stage > 0 and i == 0 else 1))
+                before = channels
         self.blocks = nn.Sequential(*stages)
         self.preactivation = preactivation
-        self.classifier = nn.Linear(width, num_classes)
+        self.classifier = nn.Linear(before, num_classes)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
         x = self.stem_norm(self.stem(x))
@@ -186,6 +190,7 @@ _MODELS: dict[str, Callable[..., nn.Module]] = {
         for depth, blocks in _DEPTHS.items()
     },
     "vgg19-bn": VGG,
+    "resnet18-thin": functools.partial(ResNet, blocks=_DEPTHS["18"], width=16, stem_stride=2),
 }
 
 
@@ -201,15 +206,16 @@ def build(
     """The model called ``name`` for inputs of ``input_shape`` (without the batch axis), on the CPU.
 
     Args:
-        name: ``mlp``, ``cnn``, ``resnet18``, ``resnet34``, ``preact-resnet18``, ``preact-resnet34``, ``vgg19-bn``, or
-            your own as ``package.module:factory``, called as ``factory(input_shape, num_classes, **options)``. A
-            model of your own needs no ``features``, unless something asks for penultimate activations. ``hf:DIR`` is
-            the image classifier that ``config.json`` in a folder of transformers describes, where they are installed.
+        name: ``mlp``, ``cnn``, ``resnet18``, ``resnet34``, ``preact-resnet18``, ``preact-resnet34``, ``vgg19-bn``,
+            ``resnet18-thin``, or your own as ``package.module:factory``, called as
+            ``factory(input_shape, num_classes, **options)``. A model of your own needs no ``features``, unless
+            something asks for penultimate activations. ``hf:DIR`` is the image classifier that ``config.json`` in a
+            folder of transformers describes, where they are installed.
         seed: initial weights come from this seed and torch's random state is left as it was; None draws them from
             that state.
         trust: allow a factory, whose import runs code. Pass True only for a name the user gave, never for one read
             from a file without asking.
-        options: passed to the model: ``hidden=(128, 128)`` for ``mlp``, ``width=16`` for ``cnn``.
+        options: passed to the model: ``hidden=(128, 128)`` for ``mlp``, ``width=16`` for ``cnn`` and the ResNets.
 
     Raises:
         ValueError: unknown name, an untrusted factory, an option the model does not take, or an input shape it cannot

@@ -8,6 +8,7 @@ from ncsam.optimizers.variants import (
     OPTIMIZERS,
     SAM,
     CleanDirection,
+    CleanPartDirection,
     GStarOnly,
     Matched,
     NCSAMReleased,
@@ -15,6 +16,7 @@ from ncsam.optimizers.variants import (
     Plain,
     RandomDirection,
     RandomPicks,
+    Replay,
     Variant,
 )
 
@@ -24,6 +26,7 @@ __all__ = [
     "OPTIMIZERS",
     "SAM",
     "CleanDirection",
+    "CleanPartDirection",
     "GStarOnly",
     "Matched",
     "NCSAMReleased",
@@ -32,6 +35,7 @@ __all__ = [
     "ProjectionWarning",
     "RandomDirection",
     "RandomPicks",
+    "Replay",
     "RoundingWarning",
     "SharpnessAware",
     "StepInfo",

@@ -40,6 +40,7 @@ class FirstPass:
         gradient: g_B, shape (K,), the gradient of the mean loss with the observed labels.
         own_outputs: detached outputs of this process's rows.
         progress: epoch / epochs in [0, 1], None where the caller gave none.
+        step: steps that the optimizer took before this one.
         generator: the optimizer's own CPU generator, the only source of randomness to use.
         params: the parameters behind the flat vector.
     """
@@ -54,8 +55,9 @@ class FirstPass:
         generator: torch.Generator,
         reuse_graph: bool,
         features_of: nn.Module | None = None,
+        step: int = 0,
     ) -> None:
-        self._batch = batch
+        self._batch, self.step = batch, step
         self._own_true_labels, self.progress, self.generator = true_labels, progress, generator
         self.loss_fn = batch.loss_fn
         # A compiled graph gives its buffers away with the first gradient.

@@ -96,9 +96,7 @@ class TrueNoise(NoiseGradient):
     needs_true_labels = True
 
     def __call__(self, first: FirstPass) -> NoiseEstimate:
-        known = first.counted & first.counts(first.true_labels, "true_labels")
-        wrong = ((first.labels != first.true_labels) & known).reshape(len(first.labels), -1).any(dim=1)
-        rows = wrong.nonzero().flatten()
+        _, rows = clean_and_noisy_rows(first)
         return NoiseEstimate(first.gradient_of(first.labels[rows], rows), len(rows))
 
 
@@ -118,6 +116,20 @@ class RandomNoise(NoiseGradient):
         generator = torch.Generator(vector.device).manual_seed(seed)
         gaussian = torch.randn(vector.shape, generator=generator, device=vector.device, dtype=vector.dtype)
         return NoiseEstimate(gaussian * (torch.linalg.vector_norm(vector) / torch.linalg.vector_norm(gaussian)), picked)
+
+
+def clean_and_noisy_rows(first: FirstPass) -> tuple[Tensor, Tensor]:
+    """Rows of the batch that are labelled rightly, and those that are not; what the loss leaves out is in neither.
+
+    A row of several labels is wrong if one of them is.
+
+    Raises:
+        ValueError: labels are no integer classes.
+    """
+    known = first.counted & first.counts(first.true_labels, "true_labels")
+    wrong = ((first.labels != first.true_labels) & known).reshape(len(first.labels), -1).any(dim=1)
+    right = known.reshape(len(first.labels), -1).any(dim=1) & ~wrong
+    return right.nonzero().flatten(), wrong.nonzero().flatten()
 
 
 def margins(logits: Tensor) -> Tensor:

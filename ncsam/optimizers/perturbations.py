@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
@@ -11,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ncsam.optimizers.first_pass import FirstPass
-from ncsam.optimizers.noise_gradient import NoiseGradient, SimulatedNoise
+from ncsam.optimizers.noise_gradient import NoiseGradient, SimulatedNoise, clean_and_noisy_rows
 from ncsam.optimizers.options import fixed, option
 
 
@@ -173,6 +175,25 @@ class TrueLabelAscent(Perturbation):
 
 
 @dataclass(frozen=True)
+class CleanPartAscent(Perturbation):
+    """ε = ρ g_clean / ‖g_clean‖, g_clean the mean gradient over the batch's rightly labelled samples.
+
+    That is the direction which the paper's eq. 9 calls clean; ε = 0 where no sample of the batch is labelled rightly.
+    """
+
+    rho: float = option(0.05, "ρ = ‖ε‖.")
+    needs_true_labels = True
+    reuses_graph = True
+
+    def __post_init__(self) -> None:
+        _check_size("rho", self.rho)
+
+    def __call__(self, first: FirstPass) -> Perturbed:
+        rows, _ = clean_and_noisy_rows(first)
+        return Perturbed(_of_length(self.rho, first.gradient_of(first.labels[rows], rows)))
+
+
+@dataclass(frozen=True)
 class Compensated(Perturbation):
     """ε = Proj_{‖ε‖ ≤ ρ}(ρ g/‖g‖ + s(t) g*), NCSAM's perturbation (Xu, Deng, Pang, arXiv 2601.19947, eq. 10–13 and 15).
 
@@ -285,6 +306,30 @@ class MatchedAscent(Perturbation):
         length = torch.linalg.vector_norm(perturbed.epsilon)
         perturbed.epsilon = _of_length(length, first.gradient)
         return perturbed
+
+
+@dataclass(frozen=True, repr=False)
+class ReplayedAscent(Perturbation):
+    """SAM's direction with a ‖ε‖ that is given for each step (*replay*): what another run had at the same step."""
+
+    norms: tuple[float, ...] = option((), "‖ε‖ of each step, in order; as many as there are steps, or more.")
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "norms", tuple(map(float, self.norms)))
+        for step, norm in enumerate(self.norms, 1):
+            _check_size(f"norm of step {step}", norm)
+
+    def active(self, progress: float | None) -> bool:
+        return True
+
+    def __call__(self, first: FirstPass) -> Perturbed:
+        if first.step >= len(self.norms):
+            raise ValueError(f"norms are given for {len(self.norms)} steps, this is step {first.step + 1}; give more")
+        return Perturbed(_of_length(self.norms[first.step], first.gradient))
+
+    def __repr__(self) -> str:  # by which saved states know their kind, so that it says which norms they are
+        digest = hashlib.sha256(struct.pack(f"<{len(self.norms)}d", *self.norms)).hexdigest()
+        return f"ReplayedAscent({len(self.norms)} norms, sha256={digest[:16]})"
 
 
 def _of_length(length: Tensor | float, direction: Tensor) -> Tensor:

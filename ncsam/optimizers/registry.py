@@ -29,8 +29,8 @@ def options_of(name: str) -> list[str]:
 def resolve_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """``given`` completed by the optimizer's defaults: what a run records.
 
-    Left out are ``forward``, ``seed`` and ``synchronised``, and the warm-up, which the training loop gives to every
-    optimizer alike.
+    Left out are ``forward``, ``seed`` and ``synchronised``, the warm-up, which the training loop gives to every
+    optimizer alike, and the norms of a replay, which come from another run.
 
     >>> resolve_options("sam", {"rho": 0.1})
     {'rho': 0.1, 'adaptive': False, 'eta': 0.01}
@@ -40,7 +40,7 @@ def resolve_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """
     _check_known(name, given)
     own = options_in(_variant(name).prototype)
-    left_out = (*COMMON, "warmup", "warmup_step")
+    left_out = (*COMMON, "warmup", "warmup_step", "norms")
     return {**{option: o.default for option, o in own.items() if option not in left_out}, **given}
 
 

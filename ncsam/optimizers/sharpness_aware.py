@@ -133,6 +133,7 @@ class SharpnessAware(Optimizer):
         self._forward = forward
         self._generator = torch.Generator().manual_seed(seed)
         self._warned = self._warned_of_rounding = False
+        self._steps = 0
 
     def step(  # type: ignore[override]
         self,
@@ -177,6 +178,7 @@ class SharpnessAware(Optimizer):
         with torch.inference_mode(False), torch.enable_grad():
             x, y, true_labels = (usable(given) for given in (x, y, true_labels))
             info = self._step(x, y, true_labels, loss_fn, progress, scaler, microbatches)
+        self._steps += 1
         self._warn_once(info)
         return info
 
@@ -264,6 +266,7 @@ class SharpnessAware(Optimizer):
             generator=self._generator,
             reuse_graph=perturbation.reuses_graph,
             features_of=features_module(self.model, perturbation.features_of),
+            step=self._steps,
         )
         after_first = Buffers(buffers)
         with batch.full_precision():
@@ -411,11 +414,12 @@ class SharpnessAware(Optimizer):
         self.base.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """The base optimizer's ``state`` and ``param_groups``; under ``"ncsam"`` pick-RNG and perturbation."""
+        """The base optimizer's ``state`` and ``param_groups``; under ``"ncsam"`` pick-RNG, perturbation and steps."""
         own = {
             "perturbation": repr(self.perturbation),
             "generator": self._generator.get_state(),
             "warned": self._warned,
+            "steps": self._steps,
         }
         return {**self.base.state_dict(), "ncsam": own}
 
@@ -435,6 +439,7 @@ class SharpnessAware(Optimizer):
         self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "ncsam"})
         self._generator.set_state(own["generator"].cpu())
         self._warned = own["warned"]
+        self._steps = own.get("steps", 0)  # states from before steps were counted: of optimizers that do not ask
 
     def register_step_pre_hook(self, hook: Callable[..., Any]) -> Any:
         """Register on the base optimizer: called just before its update, with the gradient at w + ε in ``.grad``."""

@@ -13,11 +13,13 @@ from ncsam.optimizers.noise_gradient import RandomNoise, SimulatedNoise, TrueNoi
 from ncsam.optimizers.options import COMMON, documented, signature_of, with_options
 from ncsam.optimizers.perturbations import (
     AdaptiveAscent,
+    CleanPartAscent,
     Compensated,
     MatchedAscent,
     NoPerturbation,
     Perturbation,
     ReleasedCompensated,
+    ReplayedAscent,
     SharpnessAscent,
     TrueLabelAscent,
 )
@@ -153,6 +155,28 @@ class CleanDirection(Variant, perturbation=TrueLabelAscent()):
     """
 
 
+class CleanPartDirection(Variant, perturbation=CleanPartAscent()):
+    """Control: ε = ρ g_clean/‖g_clean‖ from the batch's rightly labelled samples, descent on all observed labels.
+
+    ``step`` needs ``true_labels``. This is the ε that eq. 9 of the paper calls clean, where :class:`CleanDirection`
+    also counts the other samples, with their true labels. A batch without a rightly labelled sample gets ε = 0.
+    """
+
+
+class Replay(Variant, perturbation=ReplayedAscent()):
+    """Control: SAM's direction with the ‖ε‖ that another run had at the same step, given as ``norms``.
+
+    :class:`Matched` has the ‖ε‖ that NCSAM would have on its own trajectory; this has what NCSAM really had on its.
+
+    >>> import torch, ncsam
+    >>> model = torch.nn.Linear(2, 3)
+    >>> opt = ncsam.Replay(model, torch.optim.SGD(model.parameters(), lr=0.1), norms=[0.2, 0.3])
+    >>> x, y = torch.ones(4, 2), torch.tensor([0, 1, 2, 0])
+    >>> [round(opt.step(x, y, torch.nn.functional.cross_entropy).perturbation_norm, 6) for _ in range(2)]
+    [0.2, 0.3]
+    """
+
+
 OPTIMIZERS: dict[str, type[Variant]] = {
     "sgd": Plain,
     "sam": SAM,
@@ -160,7 +184,9 @@ OPTIMIZERS: dict[str, type[Variant]] = {
     "ncsam": NCSAM,
     "ncsam-released": NCSAMReleased,
     "clean-direction": CleanDirection,
+    "clean-part-direction": CleanPartDirection,
     "matched": Matched,
+    "replay": Replay,
     "random-direction": RandomDirection,
     "random-picks": RandomPicks,
     "gstar-only": GStarOnly,

@@ -10,7 +10,7 @@ from ncsam.records.measurements import (
     layers_at,
     split_at,
 )
-from ncsam.records.run import IMPORT, Labels, SampleHistory, Training
+from ncsam.records.run import IMPORT, Labels, SampleHistory, Steps, Training
 from ncsam.records.study import ByMeasure, CellTable, Curves, RadiusControl, Secondary, Verdicts
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Secondary",
     "SharpnessTable",
     "Spectrum",
+    "Steps",
     "Training",
     "Verdicts",
     "density_at",

@@ -76,6 +76,15 @@ class SampleHistory(Record, kind="sample_history"):
     learned: np.ndarray = variable("sample", long_name="whether it was ever right")
 
 
+class Steps(Record, kind="steps"):
+    """Every step of a training whose optimizer perturbs the weights."""
+
+    epochs: np.ndarray = variable("epoch", long_name="epoch, counted from 1", coordinate=True)
+    perturbation_norm: np.ndarray = variable(
+        "epoch", "step", long_name="norm of the perturbation, NaN where the step was skipped", units="parameter"
+    )
+
+
 IMPORT = "import"
 """Attribute ``source`` of a run file whose weights were trained elsewhere: it has no training rows."""
 _MEASURED = dict.fromkeys(("hessian/*", "surface/*", "sharpness/*", "diagnostics/*"), "*")
@@ -83,6 +92,6 @@ _MEASURED = dict.fromkeys(("hessian/*", "surface/*", "sharpness/*", "diagnostics
 declare_layout(
     "run",
     required={"labels": "labels", "training": "training"},
-    allowed={**_MEASURED, "weights/*": "arrays", "samples": "sample_history"},
+    allowed={**_MEASURED, "weights/*": "arrays", "samples": "sample_history", "steps": "steps"},
 )
 declare_layout("run", source=IMPORT, required={"labels": "labels", "weights/*": "arrays"}, allowed=_MEASURED)

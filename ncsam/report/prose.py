@@ -28,6 +28,8 @@ _ANSWERS = {
 _WITH_ITS_SIGN = (printed("ncsam"), printed("ncsam-unprojected"))  # families that are NCSAM as published
 CONTROLS = {  # what each control of the method would show; see docs/theory.md
     "matched": "SAM’s direction with NCSAM’s own ‖ε‖ at every step",
+    "replay": "SAM’s direction with the ‖ε‖ that NCSAM had at the same step of its run",
+    "clean-part-direction": "ε from the rightly labelled samples alone",
     "clean-direction": "ε from the true labels: what perfect compensation would give",
     "random-direction": "a random direction of g*’s length in its place",
     "random-picks": "g* from samples picked at random",

@@ -21,8 +21,10 @@ from ncsam.records import Labels
 from ncsam.runs.log import TrainingLog, is_log
 from ncsam.runs.resume_state import load_state, save_state, sole_training, state_path, state_temporary
 from ncsam.runs.run import Run
+from ncsam.runs.step_norms import read_step_norms
 from ncsam.training.config import TrainConfig
 from ncsam.training.problem import Problem
+from ncsam.training.replay import StepNorms
 from ncsam.training.trainer import Trainer
 
 SAVE_EVERY = 10.0  # seconds of training that a kill costs at most; they are trained again, to the same numbers
@@ -39,6 +41,7 @@ def train_run(
     command: list[str] | None = None,
     attrs: dict[str, Any] | None = None,
     log: str | Path | None = None,
+    replay: StepNorms | None = None,
     progress: Callable[..., Iterable[Any]] | None = None,
 ) -> Run:
     """Train as configured and write the run file; its state is kept beside it meanwhile, for ``resume``.
@@ -51,6 +54,7 @@ def train_run(
         command: the command line, for the record.
         attrs: further provenance, e.g. the arm of a study.
         log: file for a JSON line an epoch, see :class:`ncsam.runs.log.TrainingLog`; existing ones as for ``path``.
+        replay: what the optimizer ``replay`` replays; read from the file that ``config.like`` names if none.
         progress: wraps the iteration over epochs, e.g. ``tqdm.auto.tqdm``; gets it and their number as ``total=``.
 
     Raises:
@@ -61,7 +65,7 @@ def train_run(
     path, log = output(path), None if log is None else output(log)
     state = state_path(path)
     if path.exists() and not overwrite:
-        if resume and _trained_as(run := Run(path, trust=trust), config):
+        if resume and _trained_as(run := Run(path, trust=trust), config, replay):
             return run
         raise StoreError(f"{path}: the file exists; choose another name, --overwrite, or --resume of the same run")
     check_outputs(path, log, overwrite=overwrite, resume=resume)
@@ -70,12 +74,16 @@ def train_run(
             raise StoreError(
                 f"{state}: unfinished training exists; continue with --resume or start over with --overwrite"
             )
-        trainer = Trainer(config, device=device, trust=trust)
+        if config.like is not None and replay is None:
+            replay = read_step_norms(config.like)
+        trainer = Trainer(config, device=device, trust=trust, replay=replay)
+        replayed = {} if replay is None else {"replayed": {"source": replay.source, "sha256": replay.digest}}
         identity = {
             **config.to_dict(),
             "data_hash": trainer.problem.dataset.hash,
             "torch": torch.__version__,
             "device": torch.device(device).type,
+            **replayed,
         }
         weights = sum(tensor.nbytes for tensor in trainer.model.state_dict().values())
         # The file, and before it the state with the optimizer's momentum or two of them
@@ -102,10 +110,12 @@ def train_run(
             contents["diagnostics/training"] = diagnostics
         if (samples := trainer.samples()) is not None:
             contents["samples"] = samples
+        if (steps := trainer.steps()) is not None:
+            contents["steps"] = steps
         store.create(
             path,
             kind="run",
-            attrs={**stamp, **(attrs or {}), **spent, "memory_format": trainer.memory_format},
+            attrs={**stamp, **(attrs or {}), **spent, **replayed, "memory_format": trainer.memory_format},
             contents=contents,
             overwrite=overwrite,
         )
@@ -135,8 +145,10 @@ def _train(
                 saved = time.monotonic()
 
 
-def _trained_as(run: Run, config: TrainConfig) -> bool:
+def _trained_as(run: Run, config: TrainConfig, replay: StepNorms | None) -> bool:
     """Tell whether the run is the one asked for; ``auto`` is whatever memory format it was trained in."""
+    if replay is not None and run.attrs.get("replayed", {}).get("sha256") != replay.digest:
+        return False
     if config.memory_format == "auto":
         return dataclasses.replace(run.config, memory_format="auto") == config
     return run.config == config

@@ -41,11 +41,13 @@ ARMS: Mapping[str, Arm] = {
     "ncsam-released": Arm("NCSAM, released code", "#005C43", "<", _DASH_DOT_DOT),
     "asam": Arm("adaptive SAM", "#7F3800", "s", _DOTTED, filled=False),
     "matched": Arm("matched", "#E69F00", "D", _DASH_DOT_DOT),
+    "replay": Arm("replay", "#B07A3A", "D", _DASH_DOT_DOT, filled=False),
     "random-direction": Arm("random direction", "#56B4E9", "X", _SOLID),
     "random-picks": Arm("random picks", "#777777", "P", _LONG),
     "gstar-only": Arm("g* only", "#A89500", "p", _LONG),
     "oracle": Arm("oracle", "#000000", "*", _DASH_DOT),
     "clean-direction": Arm("clean direction", "#333333", "h", _DASHED, filled=False),
+    "clean-part-direction": Arm("clean-part direction", "#5F6F8F", "h", _DOTTED),
 }
 _OPTIONS = {"rho": "ρ", "kappa": "κ", "flip_ratio": "flip ratio"}  # that a sweep names its arms by
 _VARIED = re.compile(rf"-({'|'.join(_OPTIONS)})(\d[\d.e-]*)")

@@ -27,8 +27,10 @@ from ncsam.measurements import (
 from ncsam.measurements.warm_start import vectors_path
 from ncsam.runs.resume_state import state_path, state_temporary
 from ncsam.runs.run import Run
+from ncsam.runs.step_norms import read_step_norms
 from ncsam.runs.train import train_run
 from ncsam.training.config import TrainConfig
+from ncsam.training.replay import StepNorms
 
 REPORTED, TUNING = "reported", "tuning"
 PRODUCTS = 40  # a view: about what five eigenvalues take; the one number of an estimate that is not measured
@@ -44,6 +46,7 @@ class Cell:
         config: of the training; the same number seeds everything that is drawn, so that arms are paired by it.
         measures: settings of each measurement by its name in :data:`MEASURES`.
         trust: import a ``package.module:factory`` that the configuration names.
+        replays: name of the cell whose perturbation norms this one replays; it must be complete before.
         role: ``reported``, or ``tuning`` for runs that only choose settings and are never judged.
     """
 
@@ -53,9 +56,12 @@ class Cell:
     measures: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     role: str = REPORTED
     trust: bool = False
+    replays: str | None = None
 
     def __post_init__(self) -> None:
         inputs.file_name(self.name, "a run")
+        if self.replays is not None:
+            inputs.file_name(self.replays, "a run")
 
     @property
     def seed(self) -> int:
@@ -81,11 +87,12 @@ class Cell:
         temporary = [state_temporary(path), *(v.with_name(f".{v.name}.tmp") for v in vectors)]
         return [state_path(path), *parts, *map(log_of, parts), *vectors, *locks, *temporary]
 
-    def run(self, path: Path, command: list[str] | None = None) -> None:
+    def run(self, path: Path, command: list[str] | None = None, *, replay: StepNorms | None = None) -> None:
         """Train and measure; what the file already holds is not done again.
 
         Only one process at a time is at a cell, on all machines that see the folder. ``command``, the command line that
-        asked for it, is for the record.
+        asked for it, is for the record. ``replay`` holds the norms that are replayed; if none, they are read from the
+        run file, beside this one, of the cell that it replays.
 
         Raises:
             Held: another process is at it (:class:`landscape.store.lock.Held`).
@@ -94,7 +101,12 @@ class Cell:
         """
         with sole(path, "cell", "another process is at this run; wait until it is done"):
             attrs = {"arm": self.arm, "seed": self.seed, "role": self.role}
-            run = train_run(self.config, path, resume=True, attrs=attrs, trust=self.trust, command=command)
+            source = None if self.replays is None else inputs.inside(path.parent, self.replays, ".h5")
+            if source is not None and replay is None and (source.exists() or not path.exists()):
+                replay = read_step_norms(source)
+            run = train_run(
+                self.config, path, resume=True, attrs=attrs, trust=self.trust, command=command, replay=replay
+            )
             for name, settings in self.measures.items():
                 kind, own = kind_and_name(name)
                 if f"{kind.group}/{own}" not in run.names:

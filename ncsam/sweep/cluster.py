@@ -32,7 +32,7 @@ from landscape.store.lock import Held, sole
 from landscape.store.provenance import code_digest
 from landscape.store.temporary import temporary_file
 from ncsam.sweep.cells import Cell
-from ncsam.sweep.pool import AGAIN, Failure, Progress, one_line
+from ncsam.sweep.pool import AGAIN, Failure, Progress, Sources, one_line
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Worker
@@ -153,6 +153,7 @@ class Cluster:
         self, cells: Sequence[Cell], folder: Path, token: Token, command: list[str] | None
     ) -> Generator[Cell | Failure, None, None]:
         """Every cell when it is complete, or its failure."""
+        sources = Sources(cells)
         waiting = deque((0.0, cell) for cell in cells)  # the earliest time to hand it over, ascending
         running: dict[Any, tuple[Future, Cell]] = {}
         ended: queue.SimpleQueue[Future] = queue.SimpleQueue()
@@ -162,8 +163,14 @@ class Cluster:
         try:
             while waiting or running:
                 free = self._wanted(len(running))
-                while free > 0 and waiting and waiting[0][0] <= time.monotonic():
-                    _, cell = waiting.popleft()
+                now = time.monotonic()
+                while free > 0 and (due := next((w for w in waiting if w[0] <= now and sources.ended(w[1])), None)):
+                    waiting.remove(due)
+                    _, cell = due
+                    if (failure := sources.failure_of(cell)) is not None:
+                        sources.note(failure)
+                        yield failure
+                        continue
                     future = self._submit(cell, folder, token, command, f"{cell.name}-{next(keys)}")
                     running[future.key] = future, cell
                     future.add_done_callback(ended.put)
@@ -180,6 +187,7 @@ class Cluster:
                     told.add(cell.name)
                     waiting.append((time.monotonic() + AGAIN, cell))
                 else:
+                    sources.note(end)
                     yield end
         finally:
             if running and self._client.status == "running":

@@ -19,6 +19,10 @@
     project = false
     noise = ["symmetric:0.4"]                    # only there
 
+    [[arms]]
+    optimizer = "replay"                         # SAM's direction with the ‖ε‖ that another arm had at every step
+    like = "ncsam-unprojected"
+
     [measure]                                    # KIND or KIND/NAME, see ncsam.sweep.cells.MEASURES
     sharpness = {}
     "sharpness/wide" = { adaptive_rho = 2.0 }    # the same kind again, kept as sharpness/wide
@@ -30,7 +34,7 @@
     weight_decay = [0.0, 1e-3]
 
 An arm may have lists of its own instead, of its optimizer's options too, ``tune = { rho = [0.05, 0.1] }``; every arm
-has the same number of candidates.
+has the same number of candidates. A replay has none: it shares all settings but the optimizer with the arm it is like.
 """
 
 from __future__ import annotations
@@ -74,6 +78,11 @@ class Arm:
     noise: tuple[str, ...] | None = None
     tune: Mapping[str, tuple[Any, ...]] | None = None
 
+    @property
+    def like(self) -> str | None:
+        """The arm that this one replays, if it does."""
+        return self.train.get("like")
+
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
@@ -87,14 +96,20 @@ class Tuning:
     seeds: tuple[int, ...]
     train: Mapping[str, tuple[Any, ...]]
 
+    def tried(self, arm: Arm) -> Mapping[str, tuple[Any, ...]]:
+        """The values that ``arm`` tries, each with each; a replay takes what is chosen for the arm it is like."""
+        if arm.like is not None:
+            return {}
+        return self.train if arm.tune is None else arm.tune
+
     def count(self, arm: Arm) -> int:
         """Count the combinations that ``arm`` tries."""
-        tried = self.train if arm.tune is None else arm.tune
+        tried = self.tried(arm)
         return math.prod(len(values) for values in tried.values()) if tried else 0
 
     def candidates(self, arm: Arm) -> list[dict[str, Any]]:
         """Every combination that ``arm`` tries; none where nothing is listed for it."""
-        tried = self.train if arm.tune is None else arm.tune
+        tried = self.tried(arm)
         if not tried:
             return []
         return [dict(zip(tried, values, strict=True)) for values in itertools.product(*tried.values())]
@@ -140,13 +155,14 @@ class Sweep:
             if key not in description:
                 raise ValueError(f"the sweep has no {key!r}")
         train = dict(_table(description.get("train", {}), "[train]"))
-        _known(train, _FIELDS, "[train]")
+        _known(train, _FIELDS - {"like"}, "[train]")
         noise = _noise(description["noise"], "noise")
         if not isinstance(description["arms"], list | tuple):
             raise ValueError(f"arms is {description['arms']!r}, expected tables [[arms]]")
         arms = tuple(itertools.chain.from_iterable(_arms(_table(arm, "an arm")) for arm in description["arms"]))
         if name := _repeated(arm.name for arm in arms):
             raise ValueError(f"two arms are called {name!r}; give them a name = … of their own")
+        arms = tuple(_replaying(arm, arms, noise) for arm in arms)
         measures = _measures(description.get("measure", {}))
         tuning = _tuning(description.get("tune"))
         sweep = cls(_seeds(description["seeds"]), noise, train, arms, measures, tuning, dict(description))
@@ -195,14 +211,18 @@ class Sweep:
         """
         found = []
         for seed, noise, arm in self._grid(self.seeds):
-            tuned = (chosen or {}).get((arm.name, noise), {})
+            tuned = (chosen or {}).get((arm.like or arm.name, noise), {})
+            if arm.like is not None:  # the options are those of another optimizer
+                tuned = {key: value for key, value in tuned.items() if key in _FIELDS}
+            replays = None if arm.like is None else cell_name(arm.like, noise, seed)
             measures = {
                 name: {key: value for key, value in settings.items() if key != "at"}
                 for name, settings in self.measures.items()
                 if noise in settings.get("at", (noise,))
             }
             config = self._config(arm, noise, seed, tuned)
-            found.append(Cell(cell_name(arm.name, noise, seed), arm.name, config, measures, REPORTED, self.trust))
+            name = cell_name(arm.name, noise, seed)
+            found.append(Cell(name, arm.name, config, measures, REPORTED, self.trust, replays))
         return found
 
     def tuning_cells(self) -> list[tuple[Cell, dict[str, Any]]]:
@@ -236,12 +256,12 @@ class Sweep:
             return
         if set(self.tuning.seeds) & set(self.seeds):
             raise ValueError("tuning and reported runs share seeds; [tune] needs seeds of its own")
-        counts = {arm.name: self.tuning.count(arm) for arm in self.arms}
+        counts = {arm.name: self.tuning.count(arm) for arm in self.arms if arm.like is None}
         if len(set(counts.values())) > 1:
             tries = ", ".join(f"{name} {count}" for name, count in counts.items())
             raise ValueError(f"arms are not tuned with equal effort: {tries} candidates; list as many for each")
         for arm in self.arms:
-            if arm.tune is None and (fixed := sorted(set(arm.train) & set(self.tuning.train))):
+            if arm.tune is None and arm.like is None and (fixed := sorted(set(arm.train) & set(self.tuning.train))):
                 raise ValueError(
                     f"arm {arm.name!r} has a {fixed[0]} of its own, which [tune] would choose; drop one of the two"
                 )
@@ -295,6 +315,30 @@ def _arms(table: Mapping[str, Any]) -> list[Arm]:
         name = inputs.file_name("-".join(parts), "an arm")
         arms.append(Arm(name, optimizer, options, train, noise, tune))
     return arms
+
+
+def _replaying(arm: Arm, arms: Iterable[Arm], everywhere: tuple[str, ...]) -> Arm:
+    """The arm, with the settings of the arm that it replays, if it does.
+
+    Raises:
+        ValueError: there is no such arm, or none that can be replayed, or not wherever this one is run.
+    """
+    if arm.optimizer != "replay" and arm.like is None:
+        return arm
+    known = {other.name: other for other in arms}
+    source = known.get(str(arm.like))
+    if arm.optimizer != "replay" or source is None:
+        hint = did_you_mean(str(arm.like), known) or f"; arms: {', '.join(known)}"
+        raise ValueError(f"arm {arm.name!r} ({arm.optimizer}) is like {arm.like!r}, expected of a replay an arm{hint}")
+    if source.optimizer in ("sgd", "replay"):
+        raise ValueError(f"arm {arm.name!r} is like {source.name!r} ({source.optimizer}), which has no ‖ε‖ of its own")
+    if arm.tune is not None:
+        raise ValueError(f"arm {arm.name!r} has values to tune; a replay shares the settings of {source.name!r}")
+    there = everywhere if source.noise is None else source.noise
+    noise = source.noise if arm.noise is None else arm.noise
+    if missing := [spec for spec in noise or () if spec not in there]:
+        raise ValueError(f"arm {arm.name!r} is run at {missing[0]}, where {source.name!r}, which it replays, is not")
+    return dataclasses.replace(arm, train={**source.train, **arm.train}, noise=noise)
 
 
 def _tuning(table: Any) -> Tuning | None:

@@ -81,6 +81,8 @@ def _costs(cell: Cell, problem: Problem, trust: bool) -> tuple[float, float, flo
         dataset=dataclasses.replace(small.dataset, test_x=small.dataset.test_x[:1], test_y=small.dataset.test_y[:1]),
     )
     config = dataclasses.replace(cell.config, val_fraction=0.0, warmup=0.0, checkpoints=())
+    if config.like is not None:  # its norms are not known yet; a step of it costs what one of SAM does
+        config = dataclasses.replace(config, optimizer="sam", options={}, like=None)
     trainer = Trainer(config, small, trust=trust)
     batches = -(-len(rows) // config.batch_size)
     step = _time(lambda: trainer.train_epoch(1), max(1, _STEPS // batches)) / batches

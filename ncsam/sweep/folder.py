@@ -238,12 +238,17 @@ def remove_leftovers(cells: Iterable[Cell], folder: Path) -> None:
 def shard(cells: Sequence[Cell], index: int, count: int) -> list[Cell]:
     """Every ``count``-th cell from the ``index``-th on, counted from 1: what one job of an array does.
 
+    Cells that replay others are not counted; they go with the one that they replay, which must be complete before.
+
     Raises:
         ValueError: not 1 ≤ index ≤ count.
     """
     if not 1 <= index <= count:
         raise ValueError(f"shard is {index}/{count}, expected i/n with 1 ≤ i ≤ n")
-    return list(cells[index - 1 :: count])
+    known = {cell.name for cell in cells}
+    counted = [cell.name for cell in cells if cell.replays not in known]
+    mine = set(counted[index - 1 :: count])
+    return [cell for cell in cells if (cell.replays if cell.replays in known else cell.name) in mine]
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -36,6 +36,30 @@ class Failure:
     reason: str
 
 
+class Sources:
+    """Cells that others replay: which of them have not ended yet, and which failed."""
+
+    def __init__(self, cells: Iterable[Cell]) -> None:
+        self._pending, self._failed = {cell.name for cell in cells}, set[str]()
+
+    def note(self, end: Cell | Failure) -> None:
+        """Note that a cell has ended."""
+        cell = end.cell if isinstance(end, Failure) else end
+        self._pending.discard(cell.name)
+        if isinstance(end, Failure):
+            self._failed.add(cell.name)
+
+    def ended(self, cell: Cell) -> bool:
+        """Tell whether what ``cell`` replays, if anything, has ended; what is not among these cells, was before."""
+        return cell.replays not in self._pending
+
+    def failure_of(self, cell: Cell) -> Failure | None:
+        """The failure of ``cell`` where what it replays has failed."""
+        if cell.replays not in self._failed:
+            return None
+        return Failure(cell, f"the run that it replays, {cell.replays}, failed; mend that and --resume")
+
+
 def run_cells(
     cells: Sequence[Cell],
     folder: Path,
@@ -48,7 +72,8 @@ def run_cells(
 
     Where a worker is killed (by a system short of memory, say), the cells that were being run are tried again, after
     the others, as often as :data:`TRIES` says; from the second time on each is run alone, so that the one whose process
-    dies is known. An exception here, Ctrl-C among them, ends the workers; what their part files hold is not lost.
+    dies is known. A cell that replays another one is run when that is complete, and fails where that failed. An
+    exception here, Ctrl-C among them, ends the workers; what their part files hold is not lost.
 
     Args:
         command: the command line, for the record.
@@ -64,18 +89,24 @@ def run_cells(
 def _ends(cells: Sequence[Cell], folder: Path, workers: int, command: list[str] | None) -> Iterator[Cell | Failure]:
     """Every cell when it is complete, or its failure."""
     waiting, suspects, deaths = deque(cells), deque[Cell](), Counter[str]()
+    sources = Sources(cells)
     while waiting or suspects:
-        together, processes = (waiting, workers) if waiting else (deque([suspects.popleft()]), 1)
+        ready = any(map(sources.ended, waiting))
+        together, processes = (waiting, workers) if ready else (deque([suspects.popleft()]), 1)
         broken: list[Cell] = []
         busy: list[Cell] = []
-        yield from _until_broken(together, folder, processes, command, broken, busy)
+        for end in _until_broken(together, folder, processes, command, broken, busy, sources):
+            sources.note(end)
+            yield end
         if busy and not waiting:
             time.sleep(AGAIN)
         waiting.extend(busy)
         for cell in broken:
             deaths[cell.name] += 1
             if deaths[cell.name] > TRIES:
-                yield Failure(cell, f"its process was killed {deaths[cell.name]} times; is memory short?")
+                end = Failure(cell, f"its process was killed {deaths[cell.name]} times; is memory short?")
+                sources.note(end)
+                yield end
             else:
                 (waiting if deaths[cell.name] == 1 else suspects).append(cell)
 
@@ -87,17 +118,25 @@ def _until_broken(
     command: list[str] | None,
     broken: list[Cell],
     busy: list[Cell],
+    sources: Sources,
 ) -> Iterator[Cell | Failure]:
     """Run what is waiting until all ended or a worker died; ``broken`` then has the cells that were being run.
 
-    ``busy`` gets those that another process is at, one of an overlapping shard: they are to be tried again.
+    ``busy`` gets those that another process is at, one of an overlapping shard: they are to be tried again. What is to
+    replay one of these goes on waiting.
     """
     running: dict[Future[None], Cell] = {}
     with _pool(workers) as pool:
-        while (waiting or running) and not broken:
+        while (running or any(map(sources.ended, waiting))) and not broken:
             # Never more than there are workers, so that what is running is known when one of them dies.
-            while waiting and len(running) < workers and not broken:
-                cell = waiting.popleft()
+            while len(running) < workers and not broken:
+                cell = next(filter(sources.ended, waiting), None)
+                if cell is None:
+                    break
+                waiting.remove(cell)
+                if (failure := sources.failure_of(cell)) is not None:
+                    yield failure
+                    continue
                 try:
                     running[pool.submit(_run_cell, cell, folder, command)] = cell
                 except BrokenProcessPool:

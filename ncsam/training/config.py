@@ -43,6 +43,8 @@ class TrainConfig:
     Attributes:
         data, noise, model, optimizer: in their command-line spellings.
         options: of the optimizer, e.g. ``{"rho": 0.05, "kappa": 0.1}``.
+        like: of the optimizer ``replay``, and of no other: the run file, or in a sweep the arm, whose ‖ε‖ at every step
+            it takes.
         epochs, batch_size: of training.
         base_optimizer: that steps with the gradient, whatever the optimizer perturbs: ``sgd``, ``adamw`` or ``adam``.
         lr, weight_decay: of the base optimizer; ``adamw`` decays the weights directly, the others through the gradient.
@@ -83,6 +85,7 @@ class TrainConfig:
     model: str = "mlp"
     optimizer: str = "ncsam"
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    like: str | None = None
     epochs: int = 200
     batch_size: int = 128
     lr: float = 0.05
@@ -117,6 +120,13 @@ class TrainConfig:
         for name in ("data", "noise", "model", "optimizer", "loss", "lr_schedule"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected text")
+        if not isinstance(self.like, str | None) or (self.like is None) is (self.optimizer == "replay"):
+            raise ValueError(
+                f"like is {self.like!r} and the optimizer {self.optimizer!r}; replay, and no other, needs the run that "
+                "it is like"
+            )
+        if "norms" in self.options:
+            raise ValueError("norms are no option of a run; name the run that has them with like")
         for name in ("augment", "compile", "samples"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected true or false")

@@ -15,17 +15,24 @@ from torch.utils._pytree import tree_map_only
 
 from ncsam import models, optimizers
 from ncsam.optimizers import StepInfo
-from ncsam.records import Diagnostics, SampleHistory, Training
+from ncsam.optimizers.perturbations import NoPerturbation
+from ncsam.records import Diagnostics, SampleHistory, Steps, Training
 from ncsam.training import execution, losses
 from ncsam.training.config import TrainConfig, learning_rate_schedule
 from ncsam.training.gradient_diagnostics import Diagnosis
 from ncsam.training.predictions import Histories, class_accuracy, confusion_matrix, logits, losses_and_margins
 from ncsam.training.problem import VIEWS, Problem, batch_size_for
+from ncsam.training.replay import StepNorms
 from ncsam.training.samples import Samples
 
 Row = dict[str, Any]
 _EVALUATED = ("memorisation", "corrected", "balanced_accuracy")  # one number each, besides what has an axis
-_ARRAYS = ("rows", "checkpoints", "diagnosed")  # of a trainer, which hold arrays; a state has tensors in their place
+_ARRAYS = (
+    "rows",
+    "checkpoints",
+    "diagnosed",
+    "step_norms",
+)  # of a trainer, which hold arrays; a state has tensors in their place
 
 
 class Trainer:
@@ -45,6 +52,8 @@ class Trainer:
         checkpoints: weights and buffers by epoch.
         diagnosed: by epoch, what was seen of the gradients, (quantities, batches), see
             :mod:`ncsam.training.gradient_diagnostics`.
+        step_norms: by epoch, ‖ε‖ of every step, (steps,) float32, NaN for those that were skipped; nothing where the
+            optimizer perturbs nothing.
         seconds: spent so far on ``training``, on ``evaluation`` of the views (with ``samples``) and on ``diagnostics``,
             by the wall clock.
 
@@ -60,9 +69,17 @@ class Trainer:
     """
 
     def __init__(
-        self, config: TrainConfig, problem: Problem | None = None, device: str = "cpu", *, trust: bool = False
+        self,
+        config: TrainConfig,
+        problem: Problem | None = None,
+        device: str = "cpu",
+        *,
+        trust: bool = False,
+        replay: StepNorms | None = None,
     ) -> None:
         self.config = config
+        if (replay is None) is (config.optimizer == "replay"):
+            raise ValueError(f"optimizer {config.optimizer!r}: replay, and no other, needs the step norms of a run")
         self._loss = losses.parse(config.loss)
         self._lr_factor = learning_rate_schedule(config.lr_schedule)
         place = execution.usable_device(device)
@@ -82,12 +99,15 @@ class Trainer:
             device=place,
         )
         self._use_format(execution.memory_format(config.memory_format, self.model, few))
-        self._optimizer, self._warmup = self._arms(place)
+        if replay is not None:
+            replay.check(config, dataset.hash, -(-len(self._samples) // config.batch_size))
+        self._optimizer, self._warmup = self._arms(place, replay)
         self.views = tuple(v for v in VIEWS if v != "val" or len(self.problem.val))
         self._checked = False
         self.rows: list[Row] = []
         self.checkpoints: dict[int, dict[str, np.ndarray]] = {}
         self.diagnosed: dict[int, np.ndarray] = {}
+        self.step_norms: dict[int, np.ndarray] = {}
         self._diagnosis = (
             Diagnosis(config, self.problem, device=place, samples=self._samples) if config.diagnose else None
         )
@@ -97,13 +117,17 @@ class Trainer:
         if config.diagnose:
             self.seconds["diagnostics"] = 0.0
 
-    def _arms(self, device: torch.device) -> tuple[optimizers.SharpnessAware, optimizers.SharpnessAware]:
+    def _arms(
+        self, device: torch.device, replay: StepNorms | None
+    ) -> tuple[optimizers.SharpnessAware, optimizers.SharpnessAware]:
         """The optimizer, and that of the warm-up; both step the same weights by the same base optimizer."""
         config = self.config
         base = _base_optimizer(config, self.model)
         options = dict(config.options)
         if "seed" in optimizers.options_of(config.optimizer):
             options["seed"] = config.seeds["picks"]
+        if replay is not None:
+            options["norms"] = replay.norms[config.warmup_epochs :].ravel()
         forward = None
         if config.compile:
             forward, self._step_context = execution.compiled(self.model, device, self._step_context)
@@ -146,6 +170,12 @@ class Trainer:
         """Loss and margin of every training sample along training; none if they were not to be kept."""
         return None if self._histories is None else self._histories.record()
 
+    def steps(self) -> Steps | None:
+        """‖ε‖ of every step; none if the optimizer perturbs nothing, or not all steps were seen by this version."""
+        if not self.step_norms or len(self.step_norms) < len(self.rows):
+            return None
+        return Steps(epochs=np.array(list(self.step_norms)), perturbation_norm=np.stack(list(self.step_norms.values())))
+
     def diagnostics(self) -> Diagnostics | None:
         """Diagnostics of the gradients so far; none if none were asked for."""
         if self._diagnosis is None or not self.diagnosed:
@@ -170,7 +200,7 @@ class Trainer:
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         for name in _ARRAYS:
-            setattr(self, name, tree_map_only(Tensor, lambda t: t.cpu().numpy(), state[name]))
+            setattr(self, name, tree_map_only(Tensor, lambda t: t.cpu().numpy(), state.get(name, {})))
         if self._histories is not None:
             self._histories.by_epoch = {epoch: values.cpu() for epoch, values in state["samples"].items()}
         self.seconds = dict(state["seconds"])
@@ -191,7 +221,7 @@ class Trainer:
         for group in opt.param_groups:
             group["lr"] = self._lr(epoch)
         self.model.train()
-        means = _Means()
+        means, norms = _Means(), []
         for batch in self._samples.batches(epoch):
             with self._step_context():
                 info = opt.step(
@@ -202,6 +232,9 @@ class Trainer:
                     true_labels=batch.true,
                 )
             means.add(info, len(batch.observed))
+            norms.append(math.nan if info.skipped is not None else info.perturbation_norm)
+        if not isinstance(self._optimizer.perturbation, NoPerturbation):
+            self.step_norms[epoch] = np.array(norms, np.float32)
         return means.row(self._optimizer.perturbation.rho)
 
     def _after_epoch(self, epoch: int) -> Row:

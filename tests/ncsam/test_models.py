@@ -23,8 +23,13 @@ PARAMETERS = {
     "preact-resnet18": 11_171_146,
     "preact-resnet34": 21_279_306,
     "vgg19-bn": 20_040_522,
+    # stem, blocks of 16-32-64-128 channels with their shortcuts, two numbers a channel of each norm, classifier
+    "resnet18-thin": 9 * (3 * 16 + 4 * 16 * 16)
+    + sum(9 * (a * b + 3 * b * b) + a * b for a, b in ((16, 32), (32, 64), (64, 128)))
+    + 2 * (5 * 16 + 5 * (32 + 64 + 128))
+    + 129 * 10,
 }
-FEATURES = {"mlp": 128, "cnn": 64}
+FEATURES = {"mlp": 128, "cnn": 64, "resnet18-thin": 128}
 SMALL = {"mlp": (1, 8, 8), "cnn": (1, 8, 8), "vgg19-bn": (3, 32, 32)}
 
 
@@ -67,7 +72,8 @@ def test_every_parameter_is_reached_by_the_gradient(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "positions"), [("resnet18", 32, 4), ("preact-resnet18", 32, 4), ("vgg19-bn", 32, 1), ("cnn", 8, 2)]
+    ("name", "size", "positions"),
+    [("resnet18", 32, 4), ("preact-resnet18", 32, 4), ("vgg19-bn", 32, 1), ("cnn", 8, 2), ("resnet18-thin", 32, 2)],
 )
 def test_resolution_at_the_last_convolution(name: str, size: int, positions: int) -> None:
     model = models.build(name, (3, size, size), 10, seed=0).eval()

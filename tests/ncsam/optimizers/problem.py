@@ -8,11 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ncsam.optimizers import OPTIMIZERS, SharpnessAware, build
+from ncsam import optimizers
+from ncsam.optimizers import OPTIMIZERS, SharpnessAware
 
 CLASSES, FEATURES, BATCH = 5, 6, 20
 loss_fn = nn.functional.cross_entropy
 ALL = sorted(OPTIMIZERS)
+UNSEEDED = ("sgd", "sam", "asam", "clean-direction", "clean-part-direction", "replay")
+"""Those that draw nothing and take no seed."""
+NEEDED: dict[str, dict[str, Any]] = {"replay": {"norms": [0.05 + 0.01 * step for step in range(20)]}}
+"""Options without which an optimizer cannot step."""
 
 
 def data(seed: int = 0, dtype: torch.dtype = torch.float32, batch: int = BATCH) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,6 +66,11 @@ def train(opt: SharpnessAware, steps: int = 3, *, first: int = 0, **more: Any) -
         x, y, true = data(seed=i)
         infos.append(opt.step(x, y, loss_fn, progress=(i + 1) / 10, true_labels=true, **more))
     return infos
+
+
+def build(name: str, model: nn.Module, base: torch.optim.Optimizer, **options: Any) -> SharpnessAware:
+    """The optimizer of that name, with the options that it cannot do without."""
+    return optimizers.build(name, model, base, **{**NEEDED.get(name, {}), **options})
 
 
 def make(name: str, model: nn.Module, **options: Any) -> SharpnessAware:

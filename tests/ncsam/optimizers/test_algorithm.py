@@ -174,6 +174,66 @@ def test_clean_direction_climbs_on_true_labels_and_descends_on_observed_ones() -
     torch.testing.assert_close(after, weights(literal.model), rtol=TOL, atol=TOL)
 
 
+@pytest.mark.parametrize("build_model", [mlp, bn], ids=["mlp", "batchnorm"])
+def test_clean_part_direction_climbs_on_rightly_labelled_samples_and_descends_on_all(build_model: Any) -> None:
+    model, reference = build_model(torch.float64), build_model(torch.float64)
+    opt, literal = make("clean-part-direction", model, rho=0.2), Literal(reference)
+    for i in range(5):
+        x, y, true = data(seed=i, dtype=torch.float64)
+        info = opt.step(x, y, loss_fn, true_labels=true)
+        right = [k for k in range(len(y)) if y[k] == true[k]]
+        g_clean = torch.zeros_like(weights(reference))
+        for k in right:
+            literal.model.zero_grad()
+            loss_fn(literal.model(x)[[k]], y[[k]]).backward()
+            g_clean += torch.cat([p.grad.reshape(-1) for p in reference.parameters()]) / len(right)
+        epsilon = ascent(g_clean, 0.2)
+        assert info.perturbation_norm == pytest.approx(0.2, rel=TOL)
+        g = literal.gradient(x, y)
+        assert info.cosine == pytest.approx(float(g @ epsilon / g.norm() / 0.2), rel=TOL)
+        literal.descend(x, y, epsilon)
+        torch.testing.assert_close(weights(model), weights(reference), rtol=TOL, atol=TOL)
+
+
+def test_clean_part_direction_at_its_ends_is_sam_and_sgd() -> None:
+    x, _, true = data()
+    a, b, c, d = mlp(), mlp(), mlp(), mlp()
+    make("clean-part-direction", a).step(x, true, loss_fn, true_labels=true)
+    make("sam", b).step(x, true, loss_fn)
+    torch.testing.assert_close(weights(a), weights(b))
+    all_wrong = (true + 1) % CLASSES
+    info = make("clean-part-direction", c).step(x, all_wrong, loss_fn, true_labels=true)
+    make("sgd", d).step(x, all_wrong, loss_fn)
+    assert (info.perturbation_norm, info.skipped) == (0.0, None)
+    assert torch.equal(weights(c), weights(d))
+
+
+def test_clean_part_direction_leaves_out_what_the_loss_ignores() -> None:
+    x, y, true = data()
+    y[10:14] = -100  # rightly labelled, were they not ignored
+    kept = [*range(10), *range(14, len(y))]
+    a, b = mlp(), mlp()
+    make("clean-part-direction", a).step(x, y, loss_fn, true_labels=true)
+    make("clean-part-direction", b).step(x[kept], y[kept], loss_fn, true_labels=true[kept])
+    torch.testing.assert_close(weights(a), weights(b))
+
+
+def test_replay_has_sams_direction_and_the_given_length_at_every_step() -> None:
+    norms = [0.3, 0.0, 0.07, 1.5]
+    model, reference = mlp(torch.float64), mlp(torch.float64)
+    opt, literal = make("replay", model, norms=norms), Literal(reference)
+    for i, length in enumerate(norms):
+        x, y, _ = data(seed=i, dtype=torch.float64)
+        info = opt.step(x, y, loss_fn)
+        assert info.perturbation_norm == pytest.approx(length, rel=TOL)
+        literal.descend(x, y, ascent(literal.gradient(x, y), length))
+        torch.testing.assert_close(weights(model), weights(reference), rtol=TOL, atol=TOL)
+    before = weights(model)
+    with pytest.raises(ValueError, match="norms are given for 4 steps, this is step 5; give more"):
+        opt.step(x, y, loss_fn)
+    assert torch.equal(before, weights(model))
+
+
 def test_oracle_adds_the_gradient_of_the_wrong_labelled_samples() -> None:
     _, after, literal = one_step("oracle", project=False)
     x, y, true = data(dtype=torch.float64)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ncsam.optimizers import NCSAM, SAM, NCSAMReleased, Plain, build
+from ncsam.optimizers import NCSAM, SAM, NCSAMReleased, Plain
 from ncsam.optimizers.in_place import realised
 from ncsam.optimizers.sharpness_aware import RoundingWarning
 from tests.ncsam.optimizers.problem import (
@@ -20,6 +20,7 @@ from tests.ncsam.optimizers.problem import (
     CLASSES,
     FEATURES,
     bn,
+    build,
     data,
     everything,
     loss_fn,

@@ -171,7 +171,7 @@ def test_labels_that_are_no_classes_are_refused_in_one_line(name: str, loss: Any
     assert same(before, everything(model))
 
 
-@pytest.mark.parametrize("name", ["oracle", "clean-direction"])
+@pytest.mark.parametrize("name", ["oracle", "clean-direction", "clean-part-direction"])
 def test_true_labels_that_are_no_classes_are_refused(name: str) -> None:
     x, y, true = data()
     true[3] = 9

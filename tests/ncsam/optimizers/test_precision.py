@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ncsam.optimizers import NCSAM, SAM, build
+from ncsam.optimizers import NCSAM, SAM
 from ncsam.optimizers.in_place import norm
-from tests.ncsam.optimizers.problem import ALL, bn, data, everything, loss_fn, make, mlp, same, sgd, weights
+from tests.ncsam.optimizers.problem import ALL, bn, build, data, everything, loss_fn, make, mlp, same, sgd, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:projection keeps")
 

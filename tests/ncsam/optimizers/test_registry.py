@@ -20,8 +20,8 @@ from tests.ncsam.optimizers.problem import make, mlp, sgd, train
 
 def test_every_arm_of_the_comparison_is_there() -> None:
     assert list(OPTIMIZERS) == [
-        *("sgd", "sam", "asam", "ncsam", "ncsam-released", "clean-direction", "matched", "random-direction"),
-        *("random-picks", "gstar-only", "oracle"),
+        *("sgd", "sam", "asam", "ncsam", "ncsam-released", "clean-direction", "clean-part-direction", "matched"),
+        *("replay", "random-direction", "random-picks", "gstar-only", "oracle"),
     ]
 
 
@@ -34,6 +34,7 @@ def test_every_arm_of_the_comparison_is_there() -> None:
         ("sgd", {"rho": 1}, "unknown option of sgd 'rho'"),
         ("matched", {"kapa": 1}, "unknown option of matched 'kapa', did you mean 'kappa'?"),
         ("sam", {"rho": -1}, "rho is -1, expected a finite number ≥ 0"),
+        ("replay", {"norms": [0.1, float("nan")]}, "norm of step 2 is nan, expected a finite number ≥ 0"),
         ("ncsam", {"kappa": float("inf")}, "kappa is inf, expected a finite number ≥ 0"),
         ("ncsam", {"flip_ratio": 1.2}, "flip_ratio is 1.2, expected a share in [0, 1]"),
         ("ncsam", {"sign": 0}, "sign is 0, expected +1 (the paper's) or -1"),
@@ -57,7 +58,14 @@ def test_what_is_unknown_or_impossible_is_named(name: str, options: dict[str, An
 def test_every_listed_option_is_taken(name: str) -> None:
     values: dict[str, Any] = {"adaptive": True, "forward": None, "features": "0", "rho": 0.1, "eta": 0.1, "kappa": 0.2}
     values |= {"flip_ratio": 0.5, "sign": -1, "project": True, "label_smoothing": 0.2, "warmup": 0.05, "seed": 4}
-    values |= {"clusters": 3, "schedule": "linear", "scale": "relative", "warmup_step": "sam", "synchronised": True}
+    values |= {
+        "norms": (0.1, 0.2),
+        "clusters": 3,
+        "schedule": "linear",
+        "scale": "relative",
+        "warmup_step": "sam",
+        "synchronised": True,
+    }
     model = mlp()
     opt = build(name, model, sgd(model), **{option: values[option] for option in options_of(name)})
     assert all(info.skipped is None for info in train(opt, 2))

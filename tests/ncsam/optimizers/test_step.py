@@ -56,6 +56,7 @@ def plain_loop(model: nn.Module, base: torch.optim.Optimizer, steps: int = 3) ->
         ("gstar-only", {"rho": 0.0}),
         ("oracle", {"rho": 0.0}),
         ("clean-direction", {"rho": 0.0}),
+        ("clean-part-direction", {"rho": 0.0}),
     ],
     ids=str,
 )
@@ -246,7 +247,7 @@ def test_ncsam_needs_progress(name: str) -> None:
             opt.step(x, y, loss_fn, progress=wrong, true_labels=true)
 
 
-@pytest.mark.parametrize("name", ["oracle", "clean-direction"])
+@pytest.mark.parametrize("name", ["oracle", "clean-direction", "clean-part-direction"])
 def test_controls_that_know_the_truth_ask_for_it(name: str) -> None:
     x, y, _ = data()
     with pytest.raises(ValueError, match="needs true_labels="):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape.store import StoreError
-from ncsam import Run, TrainConfig, Trainer, models
+from ncsam import Run, TrainConfig, Trainer, data, models, noise
 from ncsam.runs import train
 from ncsam.runs.resume_state import state_path
 from ncsam.runs.train import train_run
@@ -218,3 +218,20 @@ def test_trying_a_model_leaves_it_and_the_random_state_as_they_were() -> None:
     assert all(p.grad is None and p.is_contiguous() for p in model.parameters())
     assert model.training
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_thin_resnet_trains_in_channels_last_as_it_does_contiguous() -> None:
+    images = np.random.default_rng(0)
+    x = images.integers(0, 256, (96, 3, 32, 32), dtype=np.uint8)
+    y = np.arange(96) % 4
+    problem_of = TrainConfig(model="resnet18-thin", optimizer="sam", epochs=2, batch_size=32, warmup=0.0, lr=0.01,
+                             noise="none")  # fmt: skip
+    dataset = data.from_arrays("pixels", x[:64], y[:64], x[64:], y[64:])
+    labels = noise.parse("none")(y[:64], 4, 0, None)
+    problem = Problem(dataset, labels, np.arange(64), np.arange(0))
+    found = {}
+    for memory_format in ("auto", "contiguous"):
+        trainer = Trainer(dataclasses.replace(problem_of, memory_format=memory_format), problem)
+        found[trainer.memory_format] = list(trainer.epochs())[-1]["loss"]
+    assert set(found) == {"channels_last", "contiguous"}
+    np.testing.assert_allclose(found["channels_last"], found["contiguous"], rtol=1e-2)
