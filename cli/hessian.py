@@ -22,6 +22,7 @@ DENSITY_STEPS = 50
 @options.measuring("top5")
 @options.EPOCHS
 @options.PARAMS
+@options.SUBSET
 @options.section("Eigenvalues")
 @click.option("--top", type=options.count(1, 100_000), default=5, show_default=True, help="Number of eigenvalues.")
 @click.option(

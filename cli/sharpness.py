@@ -14,6 +14,7 @@ from .shared import options, progress, tables, torchrun
 @options.measuring("default")
 @options.EPOCHS
 @options.PARAMS
+@options.SUBSET
 @options.section("Sharpness")
 @click.option("--rho", type=options.size(), default=0.05, show_default=True, help="Radius of the SAM ball.")
 @click.option(
@@ -37,11 +38,21 @@ from .shared import options, progress, tables, torchrun
     "--samples", type=options.count(2, 1_000_000), default=20, show_default=True, help="Pairs for the averages."
 )
 @click.option("--normalize-logits", is_flag=True, help="Measure the loss of normalised logits.")
+@options.section("Curvature in relative changes of the weights")
+@click.option(
+    "--trace",
+    type=options.count(0, 1_000_000),
+    default=0,
+    show_default=True,
+    help="Products for the trace of D H D, D = |w|; 0: none.",
+)
+@click.option("--top-tol", type=options.positive(1.0), help="Also its largest eigenvalue, to this relative residual.")
 def command(
     run: Path,
     name: str,
     views: tuple[str, ...],
     epochs: tuple[str, ...],
+    trace: int,
     trust: bool,
     as_json: bool,
     quiet: bool,
@@ -55,6 +66,7 @@ def command(
     Examples:
       landscape sharpness run.h5
       landscape sharpness run.h5 --rho 0.1 --steps 10 --restarts 2 --sigma 0.01 --name wide
+      landscape sharpness run.h5 --trace 30 --top-tol 0.01 --subset 1000 --name curvature
       landscape sharpness run.h5 --normalize-logits --adaptive-sigma 0.1 --keskar 1e-3 --name scale-free
     """
     from ncsam.measurements import measure_sharpness
@@ -66,6 +78,7 @@ def command(
         name,
         views=views,
         epochs=opened.epochs if epochs == ("all",) else epochs,
+        trace_matvecs=trace,
         provenance=options.provenance(),
         progress=progress.bar("sharpness", quiet, resumable=True, unit="view"),
         ranks=torchrun.ranks(),
@@ -79,6 +92,13 @@ def command(
     averages = [(name, sigma, unit) for name, sigma, unit in averages if sigma is not None]
     heads += [f"{name.replace('_', ' ')} (sigma {sigma:g}{unit})" for name, sigma, unit in averages]
     heads += [] if found.keskar_epsilon is None else [f"Keskar (epsilon {found.keskar_epsilon:g})"]
+    heads += [] if found.adaptive_trace is None else ["tr DHD ± s.e."]
+    heads += [] if found.adaptive_top is None else ["λ1 of DHD ± residual"]
+    curvature = [
+        (getattr(found, name), getattr(found, error))
+        for name, error in (("adaptive_trace", "adaptive_trace_stderr"), ("adaptive_top", "adaptive_top_residual"))
+        if getattr(found, name) is not None
+    ]
     rows = []
     for i, epoch in enumerate(found.epochs):
         for j, view in enumerate(found.views):
@@ -89,6 +109,7 @@ def command(
                 values = [(getattr(found, name)[at], getattr(found, f"{name}_stderr")[at]) for name, _, _ in averages]
                 cells += [tables.with_error(*pair) for pair in values]
                 cells += [] if found.keskar is None else [f"{found.keskar[at]:.4g} %"]
+                cells += [tables.with_error(values[at], errors[at]) for values, errors in curvature]
             rows.append([str(epoch), str(view), *cells])
     click.echo(tables.table(heads, rows))
     click.echo(f"‖w‖ = {', '.join(f'{n:.4g}' for n in found.weight_norm)}")

@@ -21,12 +21,22 @@ if TYPE_CHECKING:
 @click.option("--markdown", is_flag=True, help="Print accuracies and verdicts as Markdown tables.")
 @click.option("--latex", is_flag=True, help="Print accuracies and verdicts as LaTeX tables (booktabs).")
 @click.option("--secondary", is_flag=True, help="Also the secondary endpoints.")
+@click.option("--by-measure", is_flag=True, help="Also the verdicts on sharpness under every measure and view.")
 @click.option(
     "--plan",
     "plan_file",
     type=click.Path(path_type=Path),
     metavar="FILE.json",
     help="Also whether the study followed this plan, or each deviation from it.",
+)
+@options.section("Judged by")
+@click.option(
+    "--statements",
+    "version",
+    type=click.Choice(["1", "2"]),
+    default="2",
+    show_default=True,
+    help="Version of the statements; 1 is superseded.",
 )
 @options.JSON
 @options.CONFIG
@@ -36,20 +46,23 @@ def command(
     markdown: bool,
     latex: bool,
     secondary: bool,
+    by_measure: bool,
     plan_file: Path | None,
+    version: str,
     as_json: bool,
     quiet: bool,
 ) -> None:
     """Judge the statements T1 to T9 by what a study measured.
 
     STUDY is a study file, the folder of a sweep, or run files. Each statement has one primary endpoint and one
-    smallest relevant effect, declared in ncsam/study/statements.py. Every kind of label noise, data set and model is a
+    smallest relevant effect, declared in ncsam/study/statements/. Every kind of label noise, data set and model is a
     study of its own.
 
     \b
     Examples:
       landscape theory demo/study.h5
-      landscape theory small/ --secondary
+      landscape theory small/ --secondary --by-measure
+      landscape theory demo/study.h5 --statements 1
       landscape theory run.h5 sam.h5 --latex
     """
     from ncsam.study.pivot import pivot
@@ -61,11 +74,16 @@ def command(
     if markdown + latex + as_json > 1:
         raise click.UsageError("--markdown, --latex and --json exclude each other")
     table = _table(files, quiet)
-    found = [(study, judge(study), describe(study)) for study in studies_of(table)]
-    followed = None if plan_file is None else _followed(plan_file, files, table)
+    number = int(version)
+    found = [(study, judge(study, number), describe(study, number)) for study in studies_of(table)]
+    followed = None if plan_file is None else _followed(plan_file, files, table, number)
     if as_json:
+        objects = [
+            shown.as_object(v, s) | ({"by_measure": shown.measures_as_object(study)} if by_measure else {})
+            for study, v, s in found
+        ]
         told = {} if followed is None else {"plan": followed}
-        tables.echo_json({"kind": "theory", "studies": [shown.as_object(v, s) for _, v, s in found], **told})
+        tables.echo_json({"kind": "theory", "studies": objects, **told})
         return
     for i, (study, verdicts, described) in enumerate(found):
         if i:
@@ -82,6 +100,8 @@ def command(
         for further in (shown.show_radius(study), shown.show_bound(study)):
             if further:
                 click.echo(f"\n{further}")
+        if by_measure:
+            click.echo(f"\n{shown.show_by_measure(study)}")
         if secondary:
             click.echo(f"\n{shown.show_secondary(described)}")
     if followed is not None:
@@ -90,14 +110,14 @@ def command(
         click.echo("\n" + "\n".join(f"{mark}{line}" for line in [*lines, f"{plan_file}: SHA-256 {followed['sha256']}"]))
 
 
-def _followed(path: Path, files: Sequence[Path], table: CellTable) -> dict[str, Any]:
+def _followed(path: Path, files: Sequence[Path], table: CellTable, version: int) -> dict[str, Any]:
     """The hash of a plan and every deviation from it; hashes of runs are seen where one folder or study is named."""
     from ncsam.sweep import Plan
     from ncsam.sweep.deviations import deviations
 
     plan = Plan.read(path)
-    whole = len(files) == 1 and (files[0].is_dir() or (table.role == "tuning").any() or len(table.names) > 1)
-    return {"sha256": plan.hash, "deviations": deviations(plan, files[0] if whole else table)}
+    found = deviations(plan, files[0] if len(files) == 1 else table, statements=version)
+    return {"sha256": plan.hash, "deviations": found}
 
 
 def _title(study: Study) -> str:

@@ -100,7 +100,7 @@ def _presets() -> str:
 @options.section("Along training")
 @click.option("--checkpoints", metavar="LIST", callback=options.split, help="Epochs to keep besides the last: 10,20.")
 @setting("diagnose", "Batches to look at gradients on; 0: none.")
-@setting("diagnose_every", "Epochs from one such look to the next.")
+@setting("diagnose_every", "Epochs from one such look to the next; 0: often early, seldom late.")
 @setting("evaluate_every", "Epochs from one evaluation to the next.")
 @click.option("--samples", is_flag=True, help="Keep loss and margin of every training sample at every epoch.")
 @options.SEED

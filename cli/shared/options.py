@@ -201,6 +201,17 @@ PARAMS = within(
     ),
 )
 
+SUBSET = within(
+    "Measured on",
+    click.option(
+        "--subset",
+        type=count(1, 2**31 - 1),
+        show_default="all",
+        help="Only so many samples of each view, drawn by --subset-seed.",
+    ),
+    click.option("--subset-seed", type=count(0, 2**32 - 1), default=0, show_default=True, help="Seed of that draw."),
+)
+
 
 def measuring(name: str) -> Callable[[F], F]:
     """The options of a command that measures something on a run file; ``name`` of the result if none is given."""

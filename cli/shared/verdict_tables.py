@@ -12,10 +12,12 @@ import numpy as np
 from landscape.store.escaping import latex, markdown
 from ncsam.records import Curves, Secondary, Verdicts
 from ncsam.study.arms import printed
+from ncsam.study.by_measure import by_measure
 from ncsam.study.effects import nanmean
 from ncsam.study.radius_control import radius_control
+from ncsam.study.statements import VERSIONS
 from ncsam.study.table import Study
-from ncsam.study.verdicts import CONTRAST_RATE, NOT_MEASURED, STATEMENTS, seeds_needed
+from ncsam.study.verdicts import CONTRAST_RATE, NOT_MEASURED
 
 from .tables import table
 
@@ -66,8 +68,8 @@ def legend(verdicts: Verdicts) -> str:
     """Explain the columns."""
     return (
         "Supported: the interval lies above m, the smallest relevant effect; contradicted: below it. "
-        f"p: {_TESTS}; Holm over {verdicts.family or len(STATEMENTS)} endpoints. * preliminary: the sign-flip test "
-        f"needs {seeds_needed()} seeds to decide after Holm's correction."
+        f"p: {_TESTS}; Holm over {len(verdicts.statements)} endpoints. * preliminary: the sign-flip test "
+        f"needs {VERSIONS[verdicts.version].seeds_needed} seeds to decide after Holm's correction."
     )
 
 
@@ -82,6 +84,39 @@ def show_secondary(secondary: Secondary) -> str:
     ]  # fmt: skip
     title = "Secondary endpoints: descriptive, intervals not adjusted, no verdict follows from them"
     return f"{title}\n{table(['', 'quantity', 'mean', f'{secondary.level:.0%} interval', 'seeds'], rows)}"
+
+
+def show_by_measure(study: Study) -> str:
+    """Verdicts on sharpness under every measure and view; words where none was measured."""
+    try:
+        found = by_measure(study)
+    except ValueError as error:
+        return f"By measure: {error}."
+    rows = []
+    for i, statement in enumerate(found.statement):
+        star = " (declared)" if found.primary[i] else ""
+        numbers = [f"{found.estimate[i]:+.3f}", _interval(found.low[i], found.high[i]), str(found.pairs[i])]
+        rows.append([str(statement), f"{found.measure[i]}{star}", str(found.view[i]), *numbers, str(found.verdict[i])])
+    title = "Verdicts on sharpness by measure and view: descriptive, but for the measure that was declared"
+    heads = ["", "measure", "view", "effect", f"{found.level:.0%} interval", "seeds", "alone it would say"]
+    return f"{title}\n{table(heads, rows)}"
+
+
+def measures_as_object(study: Study) -> list[dict[str, Any]]:
+    """The same for JSON; empty where no sharpness was measured."""
+    try:
+        found = by_measure(study)
+    except ValueError:
+        return []
+    return [
+        {
+            **{k: str(getattr(found, k)[i]) for k in ("statement", "measure", "view", "verdict")},
+            **{k: _number(getattr(found, k)[i]) for k in ("estimate", "low", "high")},
+            "seeds": int(found.pairs[i]),
+            "primary": bool(found.primary[i]),
+        }
+        for i in range(len(found.statement))
+    ]
 
 
 def show_bound(study: Study) -> str:
@@ -174,7 +209,8 @@ def as_object(verdicts: Verdicts, secondary: Secondary) -> dict[str, Any]:
     ]
     return {
         **{name: getattr(verdicts, name) for name in ("data", "model", "noise", "level", "family", "check", "joint")},
-        "seeds_needed": seeds_needed(),
+        "version": verdicts.version,
+        "seeds_needed": VERSIONS[verdicts.version].seeds_needed,
         "statements": statements,
         "secondary": described,
     }

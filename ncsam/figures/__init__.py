@@ -6,6 +6,7 @@ Every function returns a :class:`landscape.figures.DataFigure`; ``landscape.figu
 
 from ncsam.figures.against_noise import against_noise, bound_terms, sharpness_against_noise
 from ncsam.figures.at_one_rate import arms_at, sharpness_against_gap
+from ncsam.figures.by_measure import by_measure_forest
 from ncsam.figures.epochs import alignment, alignment_of, training_by_rate, training_curves, training_of_controls
 from ncsam.figures.forest import forest
 from ncsam.figures.measurements import bound_along, confusion, samples_along, sharpness_along
@@ -18,6 +19,7 @@ __all__ = [
     "arms_at",
     "bound_along",
     "bound_terms",
+    "by_measure_forest",
     "confusion",
     "forest",
     "radius_figure",

@@ -12,12 +12,14 @@ from landscape.figures import densities
 from landscape.records import DensityResult
 from ncsam.figures.against_noise import MEASURES, VIEWS, against_noise, bound_terms, compared, sharpness_against_noise
 from ncsam.figures.at_one_rate import arms_at, sharpness_against_gap
+from ncsam.figures.by_measure import by_measure_forest
 from ncsam.figures.epochs import alignment, training_by_rate, training_of_controls
 from ncsam.figures.forest import forest
 from ncsam.figures.radius import radius_figure
 from ncsam.figures.style import symbols
 from ncsam.records import Diagnostics, Spectrum, Training, density_at
 from ncsam.study.arms import family_of
+from ncsam.study.by_measure import by_measure
 from ncsam.study.effects import CONTRAST_RATE
 from ncsam.study.files import StudyFiles, curves_of
 from ncsam.study.radius_control import radius_control
@@ -37,6 +39,12 @@ def figures_of_study(study: Study, files: StudyFiles | None = None) -> FigureFun
     """
     curves, measured = curves_of(study), set(study.measured())
     found: FigureFunctions = {"verdicts": lambda: forest(judge(study))}
+    try:
+        sharpness = by_measure(study)
+    except ValueError:  # none was measured
+        sharpness = None
+    if sharpness is not None:
+        found["by_measure"] = partial(by_measure_forest, sharpness)
     at_contrast = CONTRAST_RATE in study.rates
     if at_contrast and {"perturbation_norm", "test_accuracy", "memorisation"} <= measured:
         found["radius"] = lambda: radius_figure(radius_control(study))

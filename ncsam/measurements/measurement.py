@@ -6,7 +6,7 @@ import dataclasses
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -111,7 +111,7 @@ def by_epoch_and_view(
     needed = [*views, *(v for v in measurement.needs if v not in views)]
 
     def objective_at(index: int) -> landscape.Objective:
-        objective = objective_of(run, at[index], needed, where)
+        objective = objective_of(run, at[index], needed, where, Subset.of(settings))
         return objective.restricted(*measurement.params) if measurement.params else objective
 
     objectives = {0: objective_at(0)}
@@ -151,10 +151,50 @@ def by_epoch_and_view(
         return found
 
 
-def objective_of(run: Run, epoch: int | str, views: Sequence[str], where: Where) -> landscape.Objective:
+class Subset(NamedTuple):
+    """A number of samples of each view, drawn by a seed."""
+
+    samples: int
+    seed: int
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Subset | None:
+        """The subset that settings ask for; none if they do not.
+
+        Raises:
+            ValueError: a subset of no samples.
+        """
+        count = settings.get("subset")
+        if count is None:
+            return None
+        if count < 1:
+            raise ValueError(f"subset is {count}, expected at least 1 sample of each view")
+        return cls(count, settings["subset_seed"])
+
+
+def objective_of(
+    run: Run, epoch: int | str, views: Sequence[str], where: Where, subset: Subset | None = None
+) -> landscape.Objective:
     dtype = DTYPES[where.get("dtype", "float32")]
     device = usable_device(where.get("device", "cpu"))
-    return shared(run.objective(epoch, views, device=str(device), dtype=dtype), where)
+    objective = run.objective(epoch, views, device=str(device), dtype=dtype)
+    return shared(objective if subset is None else drawn(objective, subset), where)
+
+
+def drawn(objective: landscape.Objective, subset: Subset) -> landscape.Objective:
+    """The objective with so many samples of each view, all of a smaller one.
+
+    The order in which samples are drawn is that of their source, so that views of one source share what they can and
+    the same seed draws alike for every model.
+    """
+    views = []
+    for view in map(objective.view_of, objective.views):
+        size = objective.source_of(view.name).size
+        order = torch.from_numpy(np.random.default_rng([subset.seed, size]).permutation(size))
+        if view.indices is not None:
+            order = order[torch.isin(order, view.indices.cpu())]
+        views.append(dataclasses.replace(view, indices=order[: subset.samples].sort().values))
+    return objective.with_views(views)
 
 
 def shared(objective: landscape.Objective, where: Where) -> landscape.Objective:

@@ -32,7 +32,11 @@ def measure_sharpness(
     restarts: int = 0,
     samples: int = 20,
     normalize_logits: bool = False,
+    trace_matvecs: int = 0,
+    top_tol: float | None = None,
     params: Sequence[str] = (),
+    subset: int | None = None,
+    subset_seed: int = 0,
     seed: int = 0,
     **where: Unpack[Where],
 ) -> SharpnessTable:
@@ -47,7 +51,11 @@ def measure_sharpness(
         steps, restarts: of every ascent.
         samples: antithetic pairs of an average, the same for every run, view and epoch of one seed and model.
         normalize_logits: measure the loss of normalised logits, see :func:`landscape.with_normalized_logits`.
+        trace_matvecs: products for the trace of D H D, D = |w|, see :func:`landscape.adaptive_trace`; 0 for none.
+        top_tol: relative residual of the largest eigenvalue of D H D, see :func:`landscape.adaptive_top`; none to leave
+            it out.
         params: patterns of the parameters that are perturbed, see :meth:`landscape.Objective.restricted`.
+        subset, subset_seed: so many samples of each view, drawn by that seed; all if none.
         where: see :class:`Where`.
 
     Raises:
@@ -60,6 +68,10 @@ def measure_sharpness(
             raise ValueError(f"{label} is {radius}, expected a finite number ≥ 0, up to {LARGEST:g}")
     if steps < 1 or restarts < 0 or samples < 2:
         raise ValueError(f"{steps} steps, {restarts} restarts and {samples} samples; expected at least 1, 0 and 2")
+    if trace_matvecs < 0 or trace_matvecs == 1:
+        raise ValueError(f"trace_matvecs is {trace_matvecs}, expected 0 for no trace, or at least 2 to give its error")
+    if top_tol is not None and not 0 < top_tol < 1:
+        raise ValueError(f"top_tol is {top_tol}, expected a relative residual in (0, 1)")
     settings: dict[str, Any] = {
         "rho": rho,
         "adaptive_rho": adaptive_rho,
@@ -70,7 +82,11 @@ def measure_sharpness(
         "restarts": restarts,
         "samples": samples,
         "normalize_logits": normalize_logits,
+        "trace_matvecs": trace_matvecs,
+        "top_tol": top_tol,
         "params": list(params),
+        "subset": subset,
+        "subset_seed": subset_seed,
         "seed": seed,
     }
     measurement = _Sharpness(settings)
@@ -89,6 +105,10 @@ class _Sharpness(Measurement):
                 names += [name, f"{name}_stderr"]
         if self._s["keskar_epsilon"] is not None:
             names.append("keskar")
+        if self._s["trace_matvecs"]:
+            names += ["adaptive_trace", "adaptive_trace_stderr"]
+        if self._s["top_tol"] is not None:
+            names += ["adaptive_top", "adaptive_top_residual"]
         rows = (1 + self._s["restarts"], 1 + self._s["steps"])
         ascents = {f"{name}_rises": rows for name in ("sam", "adaptive")} if rows != (1, 2) else {}
         return {**dict.fromkeys(names, ()), **ascents}
@@ -109,7 +129,23 @@ class _Sharpness(Measurement):
         if self._s["keskar_epsilon"] is not None:
             ascent["steps"] = max(20, self._s["steps"])
             row["keskar"] = landscape.keskar_sharpness(objective, self._s["keskar_epsilon"], **ascent).value
+        converged = self._curvature(objective, row)
         status = Status.OK if np.isfinite(list(row.values())).all() else Status.NONFINITE
+        if status == Status.OK and not converged:
+            status = Status.NOT_CONVERGED
         if ascent["restarts"] or self._s["steps"] > 1:
             row |= {"sam_rises": sam.rises, "adaptive_rises": adaptive.rises}
         return status, row
+
+    def _curvature(self, objective: Objective, row: dict[str, Any]) -> bool:
+        """Trace and largest eigenvalue of D H D, as far as asked for; whether the eigenvalue converged."""
+        if self._s["top_tol"] is None and not self._s["trace_matvecs"]:
+            return True
+        top, seed = None, self._s["seed"]
+        if self._s["top_tol"] is not None:
+            top = landscape.adaptive_top(objective, tol=self._s["top_tol"], seed=seed, keep_basis=True)
+            row |= {"adaptive_top": top.values[0], "adaptive_top_residual": top.residuals[0]}
+        if self._s["trace_matvecs"]:
+            found = landscape.adaptive_trace(objective, self._s["trace_matvecs"], deflate=top, seed=seed)
+            row |= {"adaptive_trace": found.value, "adaptive_trace_stderr": found.stderr}
+        return top is None or bool(top.converged.all())

@@ -46,6 +46,8 @@ def measure_spectrum(
     warm_start: bool = True,
     strategy: str = "auto",
     autotune: bool = False,
+    subset: int | None = None,
+    subset_seed: int = 0,
     seed: int = 0,
     **where: Unpack[Where],
 ) -> Spectrum:
@@ -67,6 +69,7 @@ def measure_spectrum(
             records what each row used.
         autotune: time one product each way on the first row and take the faster one throughout, instead of following
             the rule of ``strategy="auto"``. A resumed measurement takes what the stopped one took.
+        subset, subset_seed: so many samples of each view, drawn by that seed; all if none.
         where: see :class:`Where`.
 
     Raises:
@@ -91,6 +94,8 @@ def measure_spectrum(
         "params": list(params),
         "warm_start": warm_start and len(epochs) > 1,
         "strategy": strategy,
+        "subset": subset,
+        "subset_seed": subset_seed,
         "seed": seed,
     }
     operator = partial(HessianOperator, strategy=strategy)

@@ -11,11 +11,12 @@ from ncsam.records.measurements import (
     split_at,
 )
 from ncsam.records.run import IMPORT, Labels, SampleHistory, Steps, Training
-from ncsam.records.study import CellTable, Curves, RadiusControl, Secondary, Verdicts
+from ncsam.records.study import ByMeasure, CellTable, Curves, RadiusControl, Secondary, Verdicts
 
 __all__ = [
     "IMPORT",
     "BoundTable",
+    "ByMeasure",
     "CellTable",
     "Curves",
     "Diagnostics",

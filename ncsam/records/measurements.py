@@ -107,6 +107,8 @@ class Spectrum(Record, kind="spectrum"):
     density_broadening: float = parameter("deviation of its kernel, as a fraction of the width of the spectrum", 0.01)
     density_deflated: bool = parameter("whether the converged eigenvalues were put into it as found", False)
     strategy: str | None = parameter("how products were asked to be made", None)
+    subset: int | None = parameter("samples of each view that were drawn and measured; all if none", None)
+    subset_seed: int = parameter("seed of that draw", 0)
     num_parameters: int | None = parameter("number of parameters that the Hessian is taken by", None)
     warm_start: bool = parameter("whether each epoch started from the eigenvectors of the one before it", False)
     processes: int = parameter("processes that shared the data; sums over other shares differ in rounding", 1)
@@ -137,6 +139,16 @@ class SharpnessTable(Record, kind="sharpness_table"):
     adaptive_average_stderr: np.ndarray | None = variable(
         "epoch", "view", long_name="standard error of the adaptive average", units="loss"
     )
+    adaptive_trace: np.ndarray | None = variable("epoch", "view", long_name="trace of D H D, D = |w|", units="loss")
+    adaptive_trace_stderr: np.ndarray | None = variable(
+        "epoch", "view", long_name="standard error of the trace over its random vectors", units="loss"
+    )
+    adaptive_top: np.ndarray | None = variable(
+        "epoch", "view", long_name="largest eigenvalue of D H D, D = |w|", units="loss"
+    )
+    adaptive_top_residual: np.ndarray | None = variable(
+        "epoch", "view", long_name="norm of its residual, which bounds its error", units="loss"
+    )
     keskar: np.ndarray | None = variable(
         "epoch", "view", long_name="Keskar's sharpness: 100 (largest loss - loss) / (1 + loss)", units="percent"
     )
@@ -151,6 +163,12 @@ class SharpnessTable(Record, kind="sharpness_table"):
     adaptive_sigma: float | None = parameter("deviation of the adaptive average, in units of |w|", None)
     keskar_epsilon: float | None = parameter("half width of Keskar's box, relative to |w| + 1", None)
     normalize_logits: bool = parameter("whether the loss is that of normalised logits", False)
+    trace_matvecs: int = parameter("products of the trace of D H D; 0 if not asked for", 0)
+    top_tol: float | None = parameter(
+        "relative residual of the largest eigenvalue of D H D; none if not asked for", None
+    )
+    subset: int | None = parameter("samples of each view that were drawn and measured; all if none", None)
+    subset_seed: int = parameter("seed of that draw", 0)
     params: list[str] | None = parameter("patterns of the parameters that are perturbed; all if none", None)
     processes: int = parameter("processes that shared the data; sums over other shares differ in rounding", 1)
 

@@ -80,6 +80,7 @@ class Verdicts(Record, kind="verdicts"):
     family: int | None = parameter("number of endpoints that Holm's adjustment counts", None)
     check: str | None = parameter("manipulation check: whether plain SGD memorised, and what was seen", None)
     joint: str | None = parameter("T3, T4 and T5 read together", None)
+    version: int = parameter("version of the statements", 1)
 
 
 class Secondary(Record, kind="secondary"):
@@ -92,6 +93,24 @@ class Secondary(Record, kind="secondary"):
     high: np.ndarray = variable("row", long_name="upper end of the t-interval, not adjusted")
     pairs: np.ndarray = variable("row", long_name="number of seeds")
     level: float = parameter("confidence level of the interval")
+
+
+class ByMeasure(Record, kind="by_measure"):
+    """Verdicts on sharpness under every measure and view: descriptive but for the declared one."""
+
+    statement: np.ndarray = variable("row", long_name="statement of the theory")
+    text: np.ndarray = variable("row", long_name="what it says")
+    measure: np.ndarray = variable("row", long_name="measure of sharpness")
+    view: np.ndarray = variable("row", long_name="view of the data")
+    estimate: np.ndarray = variable("row", long_name="mean effect")
+    low: np.ndarray = variable("row", long_name="lower end of its interval")
+    high: np.ndarray = variable("row", long_name="upper end of its interval")
+    verdict: np.ndarray = variable("row", long_name="what this measure alone would say")
+    pairs: np.ndarray = variable("row", long_name="number of seeds")
+    smallest_effect: np.ndarray = variable("row", long_name="smallest relevant effect m")
+    primary: np.ndarray = variable("row", long_name="whether it is the measure that was declared")
+    level: float = parameter("confidence level of the intervals")
+    noise: str = parameter("kind of label noise")
 
 
 class RadiusControl(Record, kind="radius_control"):

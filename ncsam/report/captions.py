@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Callable
 
 from ncsam.figures.against_noise import compared
@@ -11,12 +12,14 @@ from ncsam.figures.at_one_rate import MEASURES
 from ncsam.report.prose import interval, listed, mean, number, of_arm, percent, signed, tally
 from ncsam.statistics import LEVEL, t_interval
 from ncsam.study.arms import printed
+from ncsam.study.by_measure import by_measure
 from ncsam.study.effects import CONTRAST_RATE, rank_agreement
 from ncsam.study.files import curves_of
 from ncsam.study.radius_control import radius_control
 from ncsam.study.table import Study
 from ncsam.study.verdicts import judge
 
+_WORDS = ("supported", "contradicted", "undecided")
 _AT = f"{CONTRAST_RATE:.0%} noise".replace("%", " %")
 
 
@@ -32,6 +35,19 @@ def _verdicts(study: Study) -> str:
     return (
         f"{tally(judge(study))} Dots are mean effects over the seeds, bars {LEVEL:.0%} t-intervals; an interval inside "
         "the green area, which begins at m, supports its statement. Every row has its own unit."
+    )
+
+
+def _by_measure(study: Study) -> str:
+    found = by_measure(study)
+    told = []
+    for statement in dict.fromkeys(found.statement.tolist()):
+        here = found.statement == statement
+        words = Counter(str(verdict).split()[0] for verdict in found.verdict[here])
+        told.append(f"{statement} {', '.join(f'{words[w]} {w}' for w in _WORDS if words[w])}")
+    return (
+        f"What each measure alone would say: {'; '.join(told)}. The filled square is the declared measure, which alone "
+        "decides; the rest is descriptive."
     )
 
 
@@ -114,7 +130,8 @@ def _gap(study: Study) -> str:
     return (
         f"At {_AT}, Kendall’s τ over the arms of a seed, averaged over seeds: {shown}. The gap is test loss minus "
         "the loss of the rightly labelled training part. Small dots are runs, symbols means of arms; arms of one "
-        "family are joined in the order of their ‖ε‖. Only adaptive sharpness decides T9."
+        "family are joined in the order of their ‖ε‖. Version 1 of T9 was judged by adaptive sharpness here; version 2 "
+        "looks at the clean part and at test error."
     )
 
 
@@ -194,6 +211,7 @@ def _word(label: str) -> str:
 
 CAPTIONS: dict[str, Caption] = {  # by the names of ncsam.figures.catalogue.figures_of_study
     "verdicts": Caption("The verdicts: each effect against its smallest relevant size", _verdicts),
+    "by_measure": Caption("The verdicts on sharpness, by measure and view", _by_measure),
     "radius": Caption("The radius control: accuracy and memorisation against the perturbation really taken", _radius),
     "against_noise": Caption("Accuracy, memorisation and sharpness against the noise rate", _against_noise),
     "sharpness": Caption("Sharpness against the noise rate, by measure and view", _sharpness),

@@ -11,7 +11,7 @@ import numpy as np
 
 from ncsam.records import Verdicts
 from ncsam.study.files import StudyFiles
-from ncsam.study.statements import EVERY_ARM, STATEMENTS, Statement
+from ncsam.study.statements import EVERY_ARM, LATEST, VERSIONS, Statement
 from ncsam.study.table import Study
 
 MOST_COLUMNS = 8  # of what the effects are computed from; beyond, the CSV of all runs serves better
@@ -36,13 +36,14 @@ class Effects:
 
 def effects_of(study: Study, verdicts: Verdicts) -> list[Effects]:
     """The per-seed effects of every statement, in the order of the verdicts."""
-    by_id = {statement.id: statement for statement in STATEMENTS}
-    return [_effects(by_id[str(name)], study) for name in verdicts.statements]
+    declared = VERSIONS[verdicts.version]
+    return [_effects(declared[str(name)], study) for name in verdicts.statements]
 
 
 def numbers_of(study: Study, files: StudyFiles) -> list[dict[str, Any]]:
     """One row a run: its settings, and every number that a verdict or the radius control uses."""
-    used = dict.fromkeys([*itertools.chain.from_iterable(e for s in STATEMENTS for e, _, _ in s.needs), *_ALSO])
+    statements = VERSIONS[LATEST].statements
+    used = dict.fromkeys([*itertools.chain.from_iterable(e for s in statements for e, _, _ in s.needs), *_ALSO])
     measured = set(study.measured())
     rows = []
     for (arm, rate, seed), name in files.names(study).items():

@@ -32,8 +32,9 @@ from ncsam.study.arms import printed
 from ncsam.study.effects import CONTRAST_RATE
 from ncsam.study.files import StudyFiles
 from ncsam.study.radius_control import radius_control
+from ncsam.study.statements import LATEST, VERSIONS, Version
 from ncsam.study.table import Study, studies
-from ncsam.study.verdicts import describe, judge, seeds_needed
+from ncsam.study.verdicts import describe, judge
 
 LARGEST_DRAWING = 90_000  # bytes of SVG up to which a figure is drawn in lines, beyond in pixels
 LARGEST_DATA = 150_000  # characters of a figure's CSV up to which it lies in the page
@@ -72,6 +73,8 @@ class StudySection:
     limits: list[str]
     rivals: list[str]
     numbers: str
+    declared: Version
+    superseded: list[tuple[Verdicts, str]]
 
 
 def report(files: StudyFiles, *, title: str | None = None, progress: Progress | None = None) -> str:
@@ -116,7 +119,7 @@ def report(files: StudyFiles, *, title: str | None = None, progress: Progress | 
             version=__version__,
             contrast=f"{100 * CONTRAST_RATE:g} %",
             level=f"{100 * LEVEL:g} %",
-            needed=seeds_needed(),
+            needed=VERSIONS[LATEST].seeds_needed,
             controls=prose.CONTROLS,
         )
     )
@@ -176,6 +179,8 @@ def _part(n: int, study: Study, files: StudyFiles, pictures: list[Picture]) -> S
         limits=prose.limits(study, verdicts),
         rivals=prose.rivals(study, control),
         numbers=link(as_csv(numbers_of(study, files)), "text/csv"),
+        declared=VERSIONS[verdicts.version],
+        superseded=[(judge(study, v.number), v.superseded) for v in VERSIONS.values() if v.superseded],
     )
 
 

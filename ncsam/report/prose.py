@@ -13,17 +13,10 @@ from ncsam.report.provenance import without_folders
 from ncsam.statistics import LEVEL, Interval, t_interval
 from ncsam.study.arms import printed
 from ncsam.study.effects import CONTRAST_RATE, nanmean
-from ncsam.study.statements import STATEMENTS
+from ncsam.study.statements import VERSIONS
 from ncsam.study.table import Study
-from ncsam.study.verdicts import NOT_MEASURED, ContrastVerdict, contrasts_of, seeds_needed
+from ncsam.study.verdicts import NOT_MEASURED, ContrastVerdict, contrasts_of
 
-QUESTIONS = {
-    "T6a": "Does label noise sharpen the loss landscape?",
-    "T6b": "Are NCSAM and SAM flatter than SGD?",
-    "T7": "Does NCSAM generalise better than SAM and SGD under noise?",
-    "T8": "Does it stay as stable as on clean labels?",
-    "T9": "Do flatter solutions generalise better under noise?",
-}
 _ANSWERS = {
     "supported": "Yes.",
     "contradicted (opposite)": "No, the opposite.",
@@ -33,18 +26,6 @@ _ANSWERS = {
     NOT_MEASURED: "Not measured.",
 }
 _WITH_ITS_SIGN = (printed("ncsam"), printed("ncsam-unprojected"))  # families that are NCSAM as published
-_UNITS = {  # factor, and what the effect then is
-    "T1": (1, "in Kendall’s τ"),
-    "T2": (1, "in cosine per unit of noise rate"),
-    "T3": (1, "in cosine"),
-    "T4": (1, "in cosine"),
-    "T5": (1, "in cosine"),
-    "T6a": (1, "times its mean per unit of noise rate"),
-    "T6b": (100, "% of SGD’s"),
-    "T7": (100, "points of accuracy"),
-    "T8": (100, "points of accuracy"),
-    "T9": (1, "in Kendall’s τ"),
-}
 CONTROLS = {  # what each control of the method would show; see docs/theory.md
     "matched": "SAM’s direction with NCSAM’s own ‖ε‖ at every step",
     "replay": "SAM’s direction with the ‖ε‖ that NCSAM had at the same step of its run",
@@ -117,14 +98,13 @@ def of_arm(control: RadiusControl, arm: str) -> int | None:
 def answers(study: Study, verdicts: Verdicts, control: RadiusControl | None) -> list[Answer]:
     """The questions that a reader comes with, each with the answer that the study gives."""
     found = []
-    names = verdicts.statements.tolist()
-    by_id = {statement.id: statement for statement in STATEMENTS}
-    for name, question in QUESTIONS.items():
-        i = names.index(name)
-        contrasts = contrasts_of(by_id[name], study)
-        found.append(Answer(question, _answer(verdicts, i, contrasts), because(verdicts, i, contrasts), name))
-        if name == "T7":
-            found.append(_against_sam(control))
+    asked = [i for i, name in enumerate(verdicts.statements) if VERSIONS[verdicts.version][str(name)].question]
+    for i in asked:
+        statement = VERSIONS[verdicts.version][str(verdicts.statements[i])]
+        contrasts = contrasts_of(statement, study)
+        answer = _answer(verdicts, i, contrasts)
+        found.append(Answer(statement.question, answer, because(verdicts, i, contrasts), statement.id))
+    found.append(_against_sam(control))
     joint = verdicts.joint or "not measured"
     found.append(Answer("Is it compensation that helps, as the theory says (T3–T5)?", "", f"{_capital(joint)}."))
     return found
@@ -132,10 +112,9 @@ def answers(study: Study, verdicts: Verdicts, control: RadiusControl | None) -> 
 
 def because(verdicts: Verdicts, i: int, contrasts: Sequence[ContrastVerdict]) -> str:
     """The effect of every contrast of one statement with its interval, against m, in its own unit."""
-    name = str(verdicts.statements[i])
     if str(verdicts.verdict[i]) == NOT_MEASURED:
         return f"{_capital(str(verdicts.note[i]))}."
-    factor, unit = _UNITS[name]
+    factor, unit = VERSIONS[verdicts.version][str(verdicts.statements[i])].unit
     digits = 1 if factor == 100 else 2
     m = signed(factor * float(verdicts.smallest_effect[i]), digits)
     told = [
@@ -166,8 +145,8 @@ def limits(study: Study, verdicts: Verdicts) -> list[str]:
     ]
     if few:
         found.append(
-            f"Preliminary (*): {', '.join(few)}. With fewer than {seeds_needed()} seeds the exact test cannot decide "
-            "after Holm’s correction, whatever the data; the intervals alone stand."
+            f"Preliminary (*): {', '.join(few)}. With fewer than {VERSIONS[verdicts.version].seeds_needed} seeds the "
+            "exact test cannot decide after Holm’s correction, whatever the data; the intervals alone stand."
         )
     if verdicts.check:
         found.append(f"Manipulation check for T7 and T8: {verdicts.check}.")

@@ -28,18 +28,38 @@ def relative_fall(endpoint: str, arm: str, other: str, rate: float = CONTRAST_RA
     return lambda study: -difference(endpoint, arm, other, rate)(study) / np.abs(study.of(endpoint, other, rate))
 
 
+def log_ratio(endpoint: str, arm: str, other: str, rate: float = CONTRAST_RATE) -> Effect:
+    """log(``other`` / ``arm``): how much lower ``arm`` is, whatever the unit; NaN where one of them is not positive."""
+    return lambda study: log(study.of(endpoint, other, rate)) - log(study.of(endpoint, arm, rate))
+
+
+def log_slope(endpoint: str, arm: str) -> Effect:
+    """Least-squares slope of the endpoint's logarithm over the noise rates; NaN where it is not positive at one."""
+    return lambda study: _slopes(log(study.over_rates(endpoint, arm)), study.rates)
+
+
+def log(values: np.ndarray) -> np.ndarray:
+    """The natural logarithm; NaN, without a warning, of what is not positive."""
+    return np.log(np.where(values > 0, values, np.nan))
+
+
 def slope(endpoint: str, arm: str, *, relative: bool = False, sign: int = 1) -> Effect:
     """Least-squares slope of the endpoint over the noise rates, per unit of rate; over its mean where ``relative``."""
 
     def effect(study: Study) -> np.ndarray:
         table = study.over_rates(endpoint, arm)
-        if len(study.rates) < 2:
-            return np.full(len(study.seeds), np.nan)
-        rates = np.array(study.rates) - np.mean(study.rates)
-        slopes = table @ rates / (rates @ rates)
+        slopes = _slopes(table, study.rates)
         return sign * (slopes / np.abs(table.mean(axis=1)) if relative else slopes)
 
     return effect
+
+
+def _slopes(table: np.ndarray, rates: Sequence[float]) -> np.ndarray:
+    """Slopes over the rates of the rows of (seeds, rates), (seeds,); NaN where there is one rate."""
+    if len(rates) < 2:
+        return np.full(len(table), np.nan)
+    centred = np.array(rates) - np.mean(rates)
+    return table @ centred / (centred @ centred)
 
 
 def rank_agreement(x: str, y: str, rates: Callable[[Study], Sequence[float]]) -> Effect:
@@ -51,6 +71,16 @@ def rank_agreement(x: str, y: str, rates: Callable[[Study], Sequence[float]]) ->
             a, b = study.over_arms(x, rate), study.over_arms(y, rate)
             taus = np.column_stack([taus, [kendall_tau(one, other) for one, other in zip(a, b, strict=True)]])
         return nanmean(taus)
+
+    return effect
+
+
+def rank_agreement_over_rates(x: str, y: str, arm: str) -> Effect:
+    """Kendall's τ over the noise rates for one and the same arm; four rates at least."""
+
+    def effect(study: Study) -> np.ndarray:
+        pairs = zip(study.over_rates(x, arm), study.over_rates(y, arm), strict=True)
+        return np.array([kendall_tau(one, other) for one, other in pairs])
 
     return effect
 
@@ -83,6 +113,21 @@ def at_contrast(study: Study) -> tuple[float, ...]:
 def noisy(study: Study) -> tuple[float, ...]:
     """All noise rates but zero."""
     return tuple(rate for rate in study.rates if rate > 0)
+
+
+def at_rates(endpoint: str, arm: str, rates: Callable[[Study], Sequence[float]]) -> Effect:
+    """The endpoint at several rates, (seeds, rates), for a test of trend."""
+    return lambda study: np.stack([study.of(endpoint, arm, rate) for rate in rates(study)], axis=1)
+
+
+def every_rate(study: Study) -> tuple[float, ...]:
+    """All noise rates."""
+    return study.rates
+
+
+def clean_and_contrast(study: Study) -> tuple[float, ...]:
+    """No noise, and the noise rate of the contrasts."""
+    return (0.0, CONTRAST_RATE)
 
 
 def nanmean(table: np.ndarray) -> np.ndarray:

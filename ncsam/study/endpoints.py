@@ -17,7 +17,9 @@ from ncsam.training.config import LAST_EPOCHS
 ENDPOINTS: Mapping[str, str] = {
     "test_accuracy": "accuracy on the clean test data, mean of the last five epochs",
     "best_accuracy": "the best evaluated epoch's",
+    "test_error": "1 - test_accuracy",
     "drop": "best_accuracy - test_accuracy",
+    "mean_drop": "best mean of five evaluated epochs in a row - test_accuracy",
     "balanced_accuracy": "mean over the classes of the accuracy on the test data, mean of the last five epochs",
     "val_accuracy": "accuracy on the held-out part with observed labels, last epoch; for tuning",
     "memorisation": "share of wrong labels that are predicted, last epoch",
@@ -29,11 +31,16 @@ ENDPOINTS: Mapping[str, str] = {
     "weight_norm": "‖w‖, last epoch",
     "loss/V": "loss of view V, last epoch (nats)",
     "adaptive/V, sam/V, average/V": "sharpness of view V as measured in sharpness/default, last epoch (nats)",
-    "adaptive@R/V, sam@R/V": "the same with radius R, as measured in other groups sharpness/*",
+    "adaptive@R/V, sam@R/V": "the same with radius R, as measured in other groups sharpness/*; @R,5steps,normalized "
+    "where the ascent has five steps and the logits are normalised",
     "top_eigenvalue/V, trace/V": "of the Hessian of view V, last epoch",
+    "adaptive_trace/V, adaptive_top/V": "trace and largest eigenvalue of D H D, D = |w|, of view V, last epoch",
     "Q": "quantity Q of ncsam.training.gradient_diagnostics.QUANTITIES: mean over batches, then over the epochs after "
     "the warm-up",
     "noise_ceiling": "2h / (1 + h), h = cos_noise_halves: what another g_noise from as many samples would reach",
+    "clean_ceiling": "the same of g_clean, from cos_clean_halves",
+    "early/Q, late/Q": "the mean over the epochs up to the last one at which less than a tenth of the wrong labels was "
+    "predicted, and over those after it; the warm-up included",
     "full/Q": "the same on the full training set in eval mode",
     "relabelled/KIND:RATE/Q": "on the run's checkpoints, but with the labels of that noise",
     "bound/LOSS/TERM": "Theorem 1 for LOSS error or clipped_ce: total, neighbourhood, sampling, complexity, risk "
@@ -80,7 +87,7 @@ def endpoints_of(run: Run) -> dict[str, float]:
     found = _of_training(run)
     for name in sorted(run.names, key="diagnostics/training".__eq__):  # along training counts, where both were measured
         if name.split("/")[0] in ("hessian", "sharpness", "diagnostics"):
-            found |= dict(_of_result(name, run.result(name), run.config.warmup_epochs))
+            found |= dict(_of_result(name, run.result(name), run))
     return found
 
 
@@ -103,7 +110,9 @@ def _of_training(run: Run) -> dict[str, float]:
     found = {
         "test_accuracy": last,
         "best_accuracy": best,
+        "test_error": 1 - last,
         "drop": best - last,
+        "mean_drop": _best_mean(test[np.isfinite(test)]) - last,
         "memorisation": float(training.memorisation[-1]),
         "gap": losses["test"] - losses["clean_part"],
         "realized_rate": float(run.labels.realized_rate),
@@ -119,7 +128,13 @@ def _of_training(run: Run) -> dict[str, float]:
     return found | {f"loss/{view}": loss for view, loss in losses.items()}
 
 
-def _of_result(name: str, record: Record, warmup: int) -> Iterator[tuple[str, float]]:
+def _best_mean(accuracy: np.ndarray) -> float:
+    """The best mean of as many evaluations in a row as the last accuracies are a mean of."""
+    few = min(LAST_EPOCHS, len(accuracy))
+    return float(np.convolve(accuracy, np.full(few, 1 / few), "valid").max())
+
+
+def _of_result(name: str, record: Record, run: Run) -> Iterator[tuple[str, float]]:
     """The endpoints of one stored result, those of its last epoch where it has several."""
     if isinstance(record, Spectrum):
         for i, view in enumerate(record.views):
@@ -128,34 +143,51 @@ def _of_result(name: str, record: Record, warmup: int) -> Iterator[tuple[str, fl
                 yield f"trace/{view}", float(record.trace[-1, i])
     elif isinstance(record, SharpnessTable):
         yield "weight_norm", float(record.weight_norm[-1])
-        yield from _of_sharpness(record, default=name == "sharpness/default")
+        yield from _of_sharpness(record, name.partition("/")[2])
     elif isinstance(record, BoundTable):
         for i, loss in enumerate(record.losses):
             for term in ("total", "neighbourhood", "sampling", "complexity", "risk", "smoothing"):
                 yield f"bound/{loss}/{term}", float(getattr(record, term)[-1, i])
             yield f"bound/{loss}/alpha", float(record.alpha)
     elif isinstance(record, Diagnostics):
-        yield from _of_diagnostics(record, warmup)
+        yield from _of_diagnostics(record, run)
 
 
-def _of_sharpness(record: SharpnessTable, default: bool) -> Iterator[tuple[str, float]]:
+def _of_sharpness(record: SharpnessTable, name: str) -> Iterator[tuple[str, float]]:
+    default = name == "default"
+    how = f",{record.steps}steps" * (record.steps > 1) + ",normalized" * record.normalize_logits
     for i, view in enumerate(record.views):
         for measure, radius in (("sam", record.rho), ("adaptive", record.adaptive_rho)):
-            yield f"{measure if default else f'{measure}@{radius:g}'}/{view}", float(getattr(record, measure)[-1, i])
+            at = "" if default else f"@{radius:g}{how}"
+            yield f"{measure}{at}/{view}", float(getattr(record, measure)[-1, i])
         if default and record.average is not None:
             yield f"average/{view}", float(record.average[-1, i])
+        for measure in ("adaptive_trace", "adaptive_top"):
+            if (values := getattr(record, measure)) is not None:
+                yield f"{measure}{'' if default else f'@{name}'}/{view}", float(values[-1, i])
 
 
-def _of_diagnostics(record: Diagnostics, warmup: int) -> Iterator[tuple[str, float]]:
+def _of_diagnostics(record: Diagnostics, run: Run) -> Iterator[tuple[str, float]]:
     prefix = f"relabelled/{_canonical(record.noise)}/" if record.relabelled else ""
-    after = record.epochs > warmup
-    if not after.any():
-        return
-    for q, quantity in enumerate(record.quantities.tolist()):
-        for where, table in (("", record.mean), ("full/", record.full)):
-            values = table[after, q]
-            if np.isfinite(values).any():
-                yield f"{prefix}{where}{quantity}", float(np.nanmean(values))
-                if quantity == "cos_noise_halves":
-                    half = float(np.nanmean(values))
-                    yield f"{prefix}{where}noise_ceiling", 2 * half / (1 + half)
+    after = record.epochs > run.config.warmup_epochs
+    phases = [(prefix, record.mean[after]), (f"{prefix}full/", record.full[after])]
+    if not record.relabelled:
+        early = record.epochs <= _last_unfitted(run)
+        phases += [("early/", record.mean[early]), ("late/", record.mean[~early])]
+    for phase, table in phases:
+        for quantity, column in zip(record.quantities.tolist(), table.T, strict=True):
+            if np.isfinite(column).any():
+                value = float(np.nanmean(column))
+                yield f"{phase}{quantity}", value
+                if quantity in _CEILINGS:
+                    yield f"{phase}{_CEILINGS[quantity]}", 2 * value / (1 + value)
+
+
+_CEILINGS = {"cos_noise_halves": "noise_ceiling", "cos_clean_halves": "clean_ceiling"}
+_FITTED = 0.1  # share of the wrong labels that counts as fitted; the early phase ends before it
+
+
+def _last_unfitted(run: Run) -> float:
+    """The last evaluated epoch at which less than a tenth of the wrong labels was predicted; 0 if there is none."""
+    training = run.training
+    return float(max(training.epochs[training.memorisation < _FITTED], default=0))

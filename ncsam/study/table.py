@@ -92,6 +92,7 @@ class Study:
         optimizers: optimizer and options of each arm.
         rates: ascending.
         seeds: ascending.
+        tuned: arms whose settings were chosen on seeds of their own, by the table's tuning runs.
     """
 
     data: str
@@ -101,6 +102,7 @@ class Study:
     optimizers: Mapping[str, tuple[str, Mapping[str, Any]]]
     rates: tuple[float, ...]
     seeds: tuple[int, ...]
+    tuned: frozenset[str]
     _values: Mapping[tuple[str, float, int], Mapping[str, float]] = dataclasses.field(repr=False)
 
     def of(self, endpoint: str, arm: str, rate: float) -> np.ndarray:
@@ -137,7 +139,8 @@ def studies(table: CellTable) -> list[Study]:
     Raises:
         ValueError: there is no reported run.
     """
-    rows = [row for row in rows_of(table) if row["role"] == REPORTED]
+    every = rows_of(table)
+    rows = [row for row in every if row["role"] == REPORTED]
     if not rows:
         raise ValueError("the table holds no reported run; tuning runs are never judged")
     found = []
@@ -145,7 +148,9 @@ def studies(table: CellTable) -> list[Study]:
         here = [row for row in rows if (row["data"], row["model"]) == (data, model)]
         kinds = dict.fromkeys(row["noise"] for row in here if row["rate"] > 0) or {here[0]["noise"]: None}
         for kind in kinds:
-            found.append(_study(data, model, kind, [r for r in here if r["noise"] == kind or r["rate"] == 0]))
+            tuning = [row for row in every if row["role"] == TUNING and row["noise"] == kind]
+            tuned = frozenset(r["arm"] for r in tuning if (r["data"], r["model"]) == (data, model))
+            found.append(_study(data, model, kind, [r for r in here if r["noise"] == kind or r["rate"] == 0], tuned))
     return found
 
 
@@ -168,7 +173,7 @@ def table_of_curves(curves: Curves) -> CellTable:
     return table_of(rows)
 
 
-def _study(data: str, model: str, noise: str, rows: Sequence[Mapping[str, Any]]) -> Study:
+def _study(data: str, model: str, noise: str, rows: Sequence[Mapping[str, Any]], tuned: frozenset[str]) -> Study:
     values: dict[tuple[str, float, int], dict[str, float]] = {}
     # A clean run of the kind itself comes before that of another kind.
     for row in sorted(rows, key=lambda row: row["noise"] == noise):
@@ -181,6 +186,7 @@ def _study(data: str, model: str, noise: str, rows: Sequence[Mapping[str, Any]])
         optimizers={row["arm"]: (row["optimizer"] or row["arm"], row["options"]) for row in rows},
         rates=tuple(sorted({rate for _, rate, _ in values})),
         seeds=tuple(sorted({seed for _, _, seed in values})),
+        tuned=tuned,
         _values=values,
     )
 

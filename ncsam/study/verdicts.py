@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -18,31 +19,23 @@ from ncsam.statistics import (
     holm,
     page_p,
     sign_flip_p,
-    smallest_sign_flip_p,
     t_interval,
     verdict,
 )
-from ncsam.study.effects import CONTRAST_RATE, nanmean
-from ncsam.study.statements import EVERY_ARM, PRIMARY_VIEW, STATEMENTS, Statement
+from ncsam.study.effects import CONTRAST_RATE
+from ncsam.study.statements import EVERY_ARM, LATEST, VERSIONS, Statement
 from ncsam.study.table import Study, spell, studies, table_of_curves
 
 __all__ = [
     "CONTRAST_RATE",
     "NOT_MEASURED",
-    "PRIMARY_VIEW",
-    "STATEMENTS",
     "ContrastVerdict",
-    "Statement",
     "contrasts_of",
     "describe",
     "judge",
-    "manipulation_check",
-    "seeds_needed",
     "studies_of",
 ]
 
-MEMORISED_SHARE = 0.5  # plain SGD must fit this share of the wrong labels …
-MEMORISATION_DROP = 0.02  # … and lose this much accuracy from its best epoch, or T7 and T8 cannot be told
 NOT_MEASURED = "not measured"
 
 
@@ -57,7 +50,7 @@ def studies_of(source: CellTable | Curves | Study) -> list[Study]:
     return studies(table_of_curves(source) if isinstance(source, Curves) else source)
 
 
-def judge(source: CellTable | Curves | Study) -> Verdicts:
+def judge(source: CellTable | Curves | Study, version: int = LATEST) -> Verdicts:
     """The verdict on each statement, with every number it follows from.
 
     Supported if the t-interval of the per-seed effects lies above m, contradicted if it lies below (equivalent,
@@ -66,29 +59,31 @@ def judge(source: CellTable | Curves | Study) -> Verdicts:
 
     Args:
         source: a table or curves that hold a single study, or one of :func:`studies_of`.
+        version: of the statements, see :data:`ncsam.study.statements.VERSIONS`.
 
     Raises:
         ValueError: the table holds several studies, or none.
+        KeyError: there is no such version.
     """
-    study = _single(source)
-    memorises, seen = manipulation_check(study)
-    outcomes = [_outcome(statement, study, memorises, seen) for statement in STATEMENTS]
-    adjusted = holm([o.p for o in outcomes], len(STATEMENTS))
-    by_id = {s.id: o.verdict for s, o in zip(STATEMENTS, outcomes, strict=True)}
+    study, declared = _single(source), VERSIONS[version]
+    statements = declared.statements
+    outcomes = [_outcome(statement, study) for statement in statements]
+    adjusted = holm([o.p for o in outcomes], len(statements))
+    by_id = {s.id: o.verdict for s, o in zip(statements, outcomes, strict=True)}
     return Verdicts(
-        statements=np.array([s.id for s in STATEMENTS]),
-        text=np.array([s.text for s in STATEMENTS]),
-        endpoint=np.array([s.endpoint for s in STATEMENTS]),
+        statements=np.array([s.id for s in statements]),
+        text=np.array([s.text for s in statements]),
+        endpoint=np.array([s.endpoint for s in statements]),
         verdict=np.array([o.verdict for o in outcomes]),
         note=np.array([_note(o, p) for o, p in zip(outcomes, adjusted, strict=True)]),
         estimate=np.array([o.interval.mean for o in outcomes]),
         low=np.array([o.interval.low for o in outcomes]),
         high=np.array([o.interval.high for o in outcomes]),
-        smallest_effect=np.array([s.smallest_effect for s in STATEMENTS]),
+        smallest_effect=np.array([s.smallest_effect for s in statements]),
         p_value=np.array([o.p for o in outcomes]),
         p_holm=adjusted,
         pairs=np.array([o.interval.n for o in outcomes]),
-        preliminary=np.array([o.interval.n < seeds_needed() for o in outcomes]),
+        preliminary=np.array([o.interval.n < declared.seeds_needed for o in outcomes]),
         level=LEVEL,
         contrast=np.array([o.contrast for o in outcomes]),
         test=np.array([o.test for o in outcomes]),
@@ -96,21 +91,22 @@ def judge(source: CellTable | Curves | Study) -> Verdicts:
         data=study.data,
         model=study.model,
         noise=study.noise,
-        family=len(STATEMENTS),
-        check=f"plain SGD at {CONTRAST_RATE:.0%} noise: {seen}",
+        family=len(statements),
+        check=f"plain SGD at {CONTRAST_RATE:.0%} noise: {declared.memorisation(study)[1]}",
         joint=joint_reading(by_id["T3"], by_id["T4"], by_id["T5"]),
+        version=version,
     )
 
 
-def describe(source: CellTable | Curves | Study) -> Secondary:
+def describe(source: CellTable | Curves | Study, version: int = LATEST) -> Secondary:
     """The secondary endpoints that were measured: estimates and unadjusted intervals, no test, no verdict.
 
     Raises:
-        ValueError: as :func:`judge`.
+        ValueError, KeyError: as :func:`judge`.
     """
     study = _single(source)
     rows: list[tuple[str, str, Interval]] = []
-    for statement in STATEMENTS:
+    for statement in VERSIONS[version].statements:
         named = {**statement.contrasts} if len(statement.contrasts) > 1 else {}
         for name, effect in {**named, **statement.secondary(study)}.items():
             interval = t_interval(effect(study), LEVEL)
@@ -127,27 +123,6 @@ def describe(source: CellTable | Curves | Study) -> Secondary:
     )
 
 
-def seeds_needed() -> int:
-    """Least number of seeds at which the sign-flip test can decide after Holm's correction.
-
-    >>> seeds_needed()
-    9
-    """
-    return next(n for n in itertools.count(1) if smallest_sign_flip_p(n) * len(STATEMENTS) < 1 - LEVEL)
-
-
-def manipulation_check(source: CellTable | Curves | Study) -> tuple[bool, str]:
-    """Tell whether plain SGD memorises at the contrast rate, and what was seen."""
-    study = _single(source)
-    fitted = float(nanmean(study.of("memorisation", "sgd", CONTRAST_RATE)))
-    drop = float(nanmean(study.of("drop", "sgd", CONTRAST_RATE)))
-    if math.isnan(fitted) or math.isnan(drop):
-        return False, "it was not measured"
-    enough = fitted >= MEMORISED_SHARE and drop >= MEMORISATION_DROP
-    seen = f"it fits {fitted:.0%} of the wrong labels and drops {100 * drop:.1f} points from its best epoch"
-    return enough, seen if enough else f"{seen} - too little"
-
-
 @dataclasses.dataclass(frozen=True)
 class _Outcome:
     """Outcome of one statement."""
@@ -161,19 +136,38 @@ class _Outcome:
     remarks: tuple[str, ...] = ()
 
 
-def _outcome(statement: Statement, study: Study, memorises: bool, seen: str) -> _Outcome:
+def _outcome(statement: Statement, study: Study) -> _Outcome:
     effects = {name: effect(study) for name, effect in statement.contrasts.items()}
-    intervals = {name: t_interval(values, LEVEL) for name, values in effects.items()}
+    intervals = {name: _interval(statement, study, values) for name, values in effects.items()}
     if any(interval.n == 0 for interval in intervals.values()):
         empty = Interval(math.nan, math.nan, math.nan, 0, LEVEL)
         return _Outcome(NOT_MEASURED, empty, "", math.nan, "", 0, (_missing(statement, study),))
     contrast, found = _deciding(intervals, statement.smallest_effect)
     p, test = _p_value(statement, study, effects[contrast])
     remarks = [f"decided by {contrast}"] if len(intervals) > 1 else []
-    if statement.needs_memorisation and not memorises:
-        found = "undecided"
-        remarks.append(f"plain SGD did not memorise: {seen}")
+    if left_out := _undefined(statement, study, effects):
+        remarks.append(f"left out, since the effect is not defined there: seeds {', '.join(map(str, left_out))}")
+    for check in statement.checks:
+        if said := check(study):
+            found = "undecided"
+            remarks.append(said)
     return _Outcome(found, intervals[contrast], contrast, p, test, _runs(statement, study), tuple(remarks))
+
+
+def _interval(statement: Statement, study: Study, effects: np.ndarray) -> Interval:
+    if statement.interval is None or np.isnan(effects).all():
+        return t_interval(effects, LEVEL)
+    return statement.interval(study)
+
+
+def _undefined(statement: Statement, study: Study, effects: Mapping[str, np.ndarray]) -> list[int]:
+    """Seeds at which everything was measured and an effect is no number: the logarithm of what is not positive."""
+    there = np.ones(len(study.seeds), bool)
+    for endpoints, arms, rates in statement.needs:
+        for endpoint, arm, rate in itertools.product(endpoints, _arms(arms, study), rates(study)):
+            there &= np.isfinite(study.of(endpoint, arm, rate))
+    undefined = np.logical_or.reduce([np.isnan(values) for values in effects.values()])
+    return [seed for seed, here in zip(study.seeds, there & undefined, strict=True) if here]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +183,7 @@ def contrasts_of(statement: Statement, source: CellTable | Curves | Study) -> li
     """Every contrast of a statement by itself, *not measured* where there is no seed; the statement needs them all."""
     study, found = _single(source), []
     for name, effect in statement.contrasts.items():
-        interval = t_interval(effect(study), LEVEL)
+        interval = _interval(statement, study, effect(study))
         said = verdict(interval.low, interval.high, statement.smallest_effect) if interval.n else NOT_MEASURED
         found.append(ContrastVerdict(name, interval, said))
     return found
@@ -206,7 +200,7 @@ def _deciding(intervals: dict[str, Interval], m: float) -> tuple[str, str]:
 
 def _p_value(statement: Statement, study: Study, effects: np.ndarray) -> tuple[float, str]:
     if statement.trend is not None:
-        p = page_p(study.over_rates(*statement.trend))
+        p = page_p(statement.trend(study))
         if not math.isnan(p):
             return p, "Page"
     return sign_flip_p(effects - statement.null), "sign-flip"
@@ -234,6 +228,10 @@ def _missing(statement: Statement, study: Study) -> str:
 _MEASURED_BY = {  # by the first part of an endpoint's name
     "bound/": "`landscape diagnose --bound` on its runs, or `bound = {}` under `[measure]` of the sweep",
     "cos_": "`landscape train --diagnose 8`, or `diagnose = 8` under `[train]` of the sweep",
+    "early/": "`landscape train --diagnose 8`, or `diagnose = 8` under `[train]` of the sweep",
+    "noise_ceiling": "`landscape train --diagnose 8`, or `diagnose = 8` under `[train]` of the sweep",
+    "adaptive_": "`landscape sharpness --trace 30`, or `sharpness = { trace_matvecs = 30 }` under `[measure]` of the "
+    "sweep",
     "adaptive": "`landscape sharpness` on its runs, or `sharpness = {}` under `[measure]` of the sweep",
     "sam/": "`landscape sharpness` on its runs, or `sharpness = {}` under `[measure]` of the sweep",
 }

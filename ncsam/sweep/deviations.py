@@ -81,6 +81,11 @@ def _found(source: CellTable | Path) -> Iterator[_Found]:
         return
     if not source.is_dir():
         with store.open(source) as file:
+            run = file.kind == "run"
+        if run:
+            yield _of_run(Run(source))
+            return
+        with store.open(source) as file:
             if file.kind != "study" or "cells" not in file:
                 raise StoreError(f"{source}: is a {file.kind} file, expected a study with its table, or a folder")
             record, stamped = file.record("cells"), file.attrs.get("plan", ())

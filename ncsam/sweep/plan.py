@@ -9,7 +9,7 @@ A sweep's description may have a table for what only the plan needs:
     pilots = [{ name = "two seeds of sgd and sam", looked_at = "test accuracy and memorisation" }]
 
     [plan.sd]                                    # of per-seed effects, in the unit of the statement's m
-    T7 = 0.008                                   # every contrast of T7
+    T7 = 0.008                                   # every contrast of T7, of T7-SAM and the like too
     "T5/NCSAM" = { sd = 0.02, source = "pilot" }     # one contrast, and where the number is from
 """
 
@@ -29,8 +29,7 @@ from landscape._version import __version__
 from landscape.store import StoreError
 from landscape.store.provenance import code_digest
 from ncsam.statistics import LEVEL, detectable_effect
-from ncsam.study import statements as registry
-from ncsam.study.statements import Statement
+from ncsam.study.statements import VERSIONS, Statement
 from ncsam.sweep.canonical import digest, plain
 from ncsam.sweep.description import Sweep
 from ncsam.sweep.tuning import RULE
@@ -117,8 +116,7 @@ class Plan:
 
 def statement_versions() -> Mapping[int, Sequence[Statement]]:
     """Every version of the statements that the package can judge by."""
-    versions: Mapping[int, Sequence[Statement]] = getattr(registry, "VERSIONS", {1: registry.STATEMENTS})
-    return versions
+    return {number: version.statements for number, version in VERSIONS.items()}
 
 
 def draw_up(sweep: Sweep, version: int | None = None, *, created: datetime.date | None = None) -> Plan:
@@ -236,12 +234,15 @@ def _power(statements: Sequence[Statement], seeds: int, given: Any) -> Iterator[
     if not isinstance(given, Mapping):
         raise ValueError(f"[plan.sd] is {given!r}, expected a table")
     contrasts = [(s, contrast) for s in statements for contrast in s.contrasts]
-    _known(given, [*(s.id for s in statements), *(f"{s.id}/{c}" for s, c in contrasts)], "[plan.sd]")
+    keys = {(s.id, c): (f"{s.id}/{c}", s.id, s.id.partition("-")[0]) for s, c in contrasts}
+    _known(given, list(dict.fromkeys(key for of_contrast in keys.values() for key in of_contrast[::-1])), "[plan.sd]")
     for statement, contrast in contrasts:
-        entry = given.get(f"{statement.id}/{contrast}", given.get(statement.id))
+        entry = next((given[key] for key in keys[statement.id, contrast] if key in given), None)
         sd, source = _deviation(entry, statement.id)
         found = None
-        if sd is not None and seeds > 1:
+        if statement.interval is not None:
+            source = "its interval is not over the seeds alone"
+        elif sd is not None and seeds > 1:
             found = detectable_effect(sd, seeds, statement.smallest_effect, power=POWER)
         yield {
             "statement": statement.id,

@@ -22,7 +22,7 @@ WARMUP_STEPS = ("base", "sam")
 LARGEST = 1e30  # of any setting: float32 ends at 3.4e38, and the square root of that is about where norms end
 COUNTS = {
     "epochs": (1, 1_000_000), "batch_size": (1, 2**31 - 1), "train_samples": (1, 2**31 - 1),
-    "test_samples": (1, 2**31 - 1), "diagnose": (0, 1_000_000), "diagnose_every": (1, 1_000_000),
+    "test_samples": (1, 2**31 - 1), "diagnose": (0, 1_000_000), "diagnose_every": (0, 1_000_000),
     "evaluate_every": (1, 1_000_000),
 }  # fmt: skip
 """Least and greatest of the settings that are whole numbers."""
@@ -33,6 +33,7 @@ NUMBERS = {
 FRACTIONS = ("warmup", "val_fraction")
 """Those in [0, 1)."""
 LARGEST_SEED = 2**32 - 1
+_LOOKS = 12  # at the gradients, by phase; fewer where they fall on one epoch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,8 @@ class TrainConfig:
         checkpoints: epochs whose weights are kept besides the last.
         diagnose: batches on which the gradients are looked at along training, see
             :mod:`ncsam.training.gradient_diagnostics`; 0 for none. It changes nothing in the training.
-        diagnose_every: epochs from one look to the next; the last epoch is always looked at.
+        diagnose_every: epochs from one look to the next, or 0 to look often early and seldom late, at about a dozen
+            epochs in all, see :meth:`diagnoses`; the last epoch is always looked at.
         evaluate_every: epochs from one evaluation of the views to the next; the last five are always evaluated.
         samples: keep loss and margin of every training sample at the end of every epoch, 8 bytes a sample and epoch.
         seeds: one for each of split, noise, weights, order (of batches, and augmentation) and picks (of NCSAM).
@@ -174,6 +176,21 @@ class TrainConfig:
         [4, 8, 9, 10, 11, 12]
         """
         return epoch % self.evaluate_every == 0 or epoch > self.epochs - LAST_EPOCHS
+
+    def diagnoses(self, epoch: int) -> bool:
+        """Tell whether the gradients are looked at after an epoch, where they are looked at all.
+
+        With ``diagnose_every=0`` the epochs are spaced geometrically, because what happens before the wrong labels are
+        fitted happens early.
+
+        >>> [epoch for epoch in range(1, 21) if TrainConfig(epochs=20, diagnose=6, diagnose_every=0).diagnoses(epoch)]
+        [1, 2, 3, 4, 5, 7, 9, 12, 15, 20]
+        """
+        if not self.diagnose:
+            return False
+        if self.diagnose_every:
+            return epoch % self.diagnose_every == 0 or epoch == self.epochs
+        return epoch in {round(self.epochs ** (i / (_LOOKS - 1))) for i in range(_LOOKS)}
 
     def with_seed(self, seed: int) -> TrainConfig:
         """The same with ``seed`` for everything that is drawn."""

@@ -43,9 +43,14 @@ QUANTITIES: Mapping[str, str] = {
     "cos_star_clean": "cos(g*, g_clean): another null of cos_star_noise",
     "cos_star_true": "cos(g*, g(y))",
     "cos_noise_halves": "cosine of g_noise's two random halves; from it follows the ceiling of cos_star_noise",
+    "cos_clean_halves": "the same of g_clean",
     "cos_sam_true": "cos(ε_SAM(ỹ), ε_SAM(y))",
     "cos_ncsam_true": "cos(ε_NCSAM, ε_SAM(y))",
     "cos_mirrored_true": "the same with the opposite sign of the compensation",
+    "cos_true_clean": "cos(g(y), g_clean): the ceiling of cos_sam_clean, since the same samples have their true labels",
+    "cos_sam_clean": "cos(ε_SAM(ỹ), g_clean)",
+    "cos_ncsam_clean": "cos(ε_NCSAM, g_clean)",
+    "cos_mirrored_clean": "the same with the opposite sign of the compensation",
     "cos_ncsam_sam": "cos(ε_NCSAM, ε_SAM(ỹ))",
     "cos_sam_noise": "cos(ε_SAM(ỹ), g_noise)",
     "cos_ncsam_noise": "cos(ε_NCSAM, g_noise)",
@@ -68,10 +73,15 @@ _COSINES = {
     "cos_random_noise": ("random", "noise"),
     "cos_star_clean": ("star", "clean"),
     "cos_star_true": ("star", "true"),
-    "cos_noise_halves": ("half", "other_half"),
+    "cos_noise_halves": ("noise_half", "other_noise_half"),
+    "cos_clean_halves": ("clean_half", "other_clean_half"),
     "cos_sam_true": ("batch", "true"),
     "cos_ncsam_true": ("ncsam", "true"),
     "cos_mirrored_true": ("mirrored", "true"),
+    "cos_true_clean": ("true", "clean"),
+    "cos_sam_clean": ("batch", "clean"),
+    "cos_ncsam_clean": ("ncsam", "clean"),
+    "cos_mirrored_clean": ("mirrored", "clean"),
     "cos_ncsam_sam": ("ncsam", "batch"),
     "cos_sam_noise": ("batch", "noise"),
     "cos_ncsam_noise": ("ncsam", "noise"),
@@ -304,13 +314,18 @@ def _of_labels(first: FirstPass, wrong: Tensor, share: float) -> dict[str, Tenso
     # g_B = (1−λ) g_clean + λ g_noise: the mean of the rest needs no pass of its own.
     clean = (first.gradient - share * noise) / (1 - share) if share < 1 else torch.zeros_like(noise)
     found = {"noise": noise, "clean": clean, "true": first.gradient_of(first.true_labels, keep_graph=True)}
-    if len(rows) > 1:
-        shuffled = rows[draw(torch.ones(len(rows), device=rows.device), len(rows), first.generator)]
-        part = shuffled[: len(rows) // 2]
-        half = first.gradient_of(labels[part], part, keep_graph=True)
-        found["half"] = half
-        found["other_half"] = (noise * len(rows) - half * len(part)) / (len(rows) - len(part))
-    return found
+    return found | _halves(first, "noise", rows, noise) | _halves(first, "clean", (~wrong).nonzero().flatten(), clean)
+
+
+def _halves(first: FirstPass, name: str, rows: Tensor, mean: Tensor) -> dict[str, Tensor]:
+    """The gradients of two random halves of ``rows``, whose gradient is ``mean``; nothing below two rows."""
+    if len(rows) < 2:
+        return {}
+    shuffled = rows[draw(torch.ones(len(rows), device=rows.device), len(rows), first.generator)]
+    part = shuffled[: len(rows) // 2]
+    half = first.gradient_of(first.labels[part], part, keep_graph=True)
+    rest = (mean * len(rows) - half * len(part)) / (len(rows) - len(part))
+    return {f"{name}_half": half, f"other_{name}_half": rest}
 
 
 def _geometry(vectors: Mapping[str, Tensor]) -> dict[str, float]:

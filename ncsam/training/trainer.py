@@ -208,7 +208,7 @@ class Trainer:
     def _diagnose(self, epoch: int) -> None:
         """Look at the gradients after an epoch, on the batches that come next."""
         config = self.config
-        if self._diagnosis is None or (epoch % config.diagnose_every and epoch != config.epochs):
+        if self._diagnosis is None or not config.diagnoses(epoch):
             return
         started = time.perf_counter()
         self.diagnosed[epoch] = self._diagnosis.batches(self.model, epoch, config.diagnose)

@@ -14,6 +14,7 @@ from landscape_cli.main import run as landscape
 from landscape_cli.shared.verdict_tables import show_comparison
 from ncsam.runs.run import Run
 from ncsam.study.files import collect, write_study
+from ncsam.study.statements import VERSIONS
 from ncsam.study.verdicts import judge
 from tests.ncsam.study.synthetic import table
 
@@ -83,7 +84,8 @@ def test_theory_judges_a_study_file_as_the_library_does(study_file: Path, capsys
     assert found["kind"] == "theory"
     (study,) = found["studies"]
     assert set(study) == {
-        "data", "model", "noise", "level", "family", "check", "joint", "seeds_needed", "statements", "secondary"
+        "data", "model", "noise", "level", "family", "check", "joint", "version", "seeds_needed", "statements",
+        "secondary",
     }  # fmt: skip
     assert all(set(statement) == KEYS for statement in study["statements"])
     assert all(set(row) == {"statement", "quantity", "estimate", "low", "high", "seeds"} for row in study["secondary"])
@@ -98,7 +100,7 @@ def test_theory_prints_every_statement_its_endpoint_and_the_joint_reading(
 ) -> None:
     assert landscape(["theory", str(study_file), "--secondary"]) == 0
     printed = capsys.readouterr().out
-    for name in ("T1", "T2", "T3", "T4", "T5", "T6a", "T6b", "T7", "T8", "T9"):
+    for name in (statement.id for statement in VERSIONS[2].statements):
         assert f"\n{name} " in printed
         assert f"\n{name}: " in printed
     assert "T3-T5 together" in printed
@@ -106,11 +108,32 @@ def test_theory_prints_every_statement_its_endpoint_and_the_joint_reading(
     assert "Theorem 1, 0-1 error" in printed
 
 
+def test_theory_judges_by_the_version_that_is_asked_for(study_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert landscape(["theory", str(study_file), "--statements", "1", "--json"]) == 0
+    (study,) = json.loads(capsys.readouterr().out)["studies"]
+    assert study["version"] == 1
+    assert [s["verdict"] for s in study["statements"]] == judge(table(gain=0.05, opposing=0.3), 1).verdict.tolist()
+
+
+def test_theory_shows_sharpness_by_measure(study_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert landscape(["theory", str(study_file), "--by-measure"]) == 0
+    printed = capsys.readouterr().out
+    assert "tr DHD (declared)" in printed
+    assert "adaptive sharpness" in printed
+    assert landscape(["theory", str(study_file), "--by-measure", "--json"]) == 0
+    (study,) = json.loads(capsys.readouterr().out)["studies"]
+    declared = [row for row in study["by_measure"] if row["primary"]]
+    verdicts = {s["id"]: s["verdict"] for s in study["statements"]}
+    assert {row["statement"]: row["verdict"] for row in declared} == {
+        name: verdicts[name] for name in ("T6a", "T6b-NCSAM", "T6b-SAM", "T9")
+    }
+
+
 def test_theory_as_markdown_and_latex(study_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert landscape(["theory", str(study_file), "--markdown"]) == 0
     verdicts, _, accuracies = capsys.readouterr().out.partition("\n|  | symmetric:0 |")
     rows = [line for line in verdicts.splitlines() if line.startswith("|")]
-    assert len(rows) == 12
+    assert len(rows) == 2 + len(VERSIONS[2].statements)
     assert len({line.count("|") for line in rows}) == 1
     assert "| ncsam | " in accuracies
     assert "mean ± standard deviation" in accuracies
@@ -118,7 +141,7 @@ def test_theory_as_markdown_and_latex(study_file: Path, capsys: pytest.CaptureFi
     latex = capsys.readouterr().out
     assert latex.count(r"\begin{tabular}") == 2
     body = latex.split(r"\midrule")[1].split(r"\bottomrule")[0].strip().splitlines()
-    assert len(body) == 10
+    assert len(body) == len(VERSIONS[2].statements)
     assert all(line.endswith(r"\\") and line.count(" & ") == 9 for line in body)
     assert not [c for c in "\n".join(body) if ord(c) > 127]
 

@@ -15,7 +15,7 @@ from ncsam.report import page, prose
 from ncsam.report.captions import CAPTIONS
 from ncsam.study.files import StudyFiles
 from ncsam.study.radius_control import radius_control
-from ncsam.study.statements import STATEMENTS
+from ncsam.study.statements import VERSIONS
 from ncsam.study.table import Study, studies, table_of
 from ncsam.study.verdicts import NOT_MEASURED, contrasts_of, judge
 from tests.ncsam.study.folder import study_rows, write_folder
@@ -32,9 +32,9 @@ def with_sharpness(**of: float) -> list[dict[str, Any]]:
     return [{**row, SHARPNESS: of.get(row["arm"], row[SHARPNESS]) * (1 + 0.001 * row["seed"])} for row in study_rows(4)]
 
 
-def answer_to(rows: list[dict[str, Any]], statement: str) -> prose.Answer:
+def answer_to(rows: list[dict[str, Any]], statement: str, version: int = 1) -> prose.Answer:
     made = study(rows)
-    return next(a for a in prose.answers(made, judge(made), None) if a.statement == statement)
+    return next(a for a in prose.answers(made, judge(made, version), None) if a.statement == statement)
 
 
 def test_an_answer_about_two_arms_says_each_ones_own_result() -> None:
@@ -49,12 +49,20 @@ def test_an_answer_about_two_arms_says_each_ones_own_result() -> None:
 
 def test_the_contrasts_alone_give_the_verdict_of_the_one_that_decides() -> None:
     made = study(with_sharpness(sgd=1.0, sam=0.5, ncsam=2.0))
-    verdicts = judge(made)
-    for i, statement in enumerate(STATEMENTS):
+    verdicts = judge(made, 1)
+    for i, statement in enumerate(VERSIONS[1].statements):
         found = {c.name: c for c in contrasts_of(statement, made)}
         assert list(found) == list(statement.contrasts)
         if verdicts.verdict[i] != NOT_MEASURED:
             assert found[str(verdicts.contrast[i])].interval.mean == verdicts.estimate[i]
+
+
+def test_every_statement_with_a_question_is_answered_in_its_own_unit() -> None:
+    made = study([{**row, "test_error": 1 - row["test_accuracy"]} for row in study_rows(4)])
+    for version in VERSIONS.values():
+        found = {a.statement: a for a in prose.answers(made, judge(made, version.number), None)}
+        assert {s.id for s in version.statements if s.question} <= set(found)
+    assert re.search(r"[+−]\d+\.\d points of accuracy \(NCSAM - SGD\)", found["T7-SGD"].because)
 
 
 @pytest.mark.parametrize(

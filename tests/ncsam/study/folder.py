@@ -34,7 +34,7 @@ def study_rows(seeds: int = 3, controls: Sequence[str] = ("matched",)) -> list[d
     """sgd, sam and ncsam at 0 and 40 %, the controls at 40 % only; sharpness of two measures."""
     kept = []
     for row in rows(seeds, gain=0.05, opposing=0.3, rotation=0.5):
-        if row["rate"] not in (0.0, 0.4) or row["arm"] == "clean-direction":
+        if row["rate"] not in (0.0, 0.4) or row["arm"] in ("clean-direction", "replay"):
             continue
         row = {**row, "top_eigenvalue/mixed": 10 * row["adaptive/mixed"]}
         row["perturbation_norm"] = {"sgd": 0.0, "sam": 0.05, "ncsam": 0.04, "matched": 0.03}[row["arm"]]

@@ -57,6 +57,16 @@ def test_a_plan_fixes_everything_that_could_be_chosen_after_looking() -> None:
     assert power["T1", "bound, clean risk"]["smallest_true_effect"] is None
 
 
+def test_a_statement_in_several_parts_has_one_standard_deviation_or_several() -> None:
+    asked = {"T7": 0.008, "T7-SGD": 0.004, "T6b-SAM/SAM": 0.1}
+    content = draw_up(sweep(seeds=10, plan={"sd": asked})).content
+    power = {e["statement"]: (e["sd"], e["smallest_true_effect"]) for e in content["power"]["contrasts"]}
+    assert [power[name][0] for name in ("T7-SAM", "T7-SGD", "T7-replay", "T6b-SAM", "T6b-NCSAM")] == [
+        0.008, 0.004, 0.008, 0.1, None,
+    ]  # fmt: skip
+    assert power["T7-SGD"][1] - 0.01 == pytest.approx((power["T7-SAM"][1] - 0.01) / 2, rel=0.01)
+
+
 @pytest.mark.parametrize("n", [2, 3, 6, 10, 20])
 def test_the_effect_that_is_found_is_that_of_the_noncentral_t(n: int) -> None:
     sd, m, draws = 0.8, 1.0, 200_000

@@ -74,8 +74,10 @@ def test_every_quantity_against_plain_autograd() -> None:
         "kept": kept, "pick_precision": 1 / 3, "pick_lift": 1.0,
         "flips_to_true": float((temporary == true)[wrong].double().mean()),
         "random_flips_to_true": float((temporary == true)[wrong].double().mean()),
+        "cos_true_clean": cosine(truth, clean), "cos_sam_clean": cosine(g, clean),
+        "cos_ncsam_clean": cosine(epsilon[1], clean), "cos_mirrored_clean": cosine(epsilon[-1], clean),
     }  # fmt: skip
-    assert set(expected) == set(QUANTITIES) - {"cos_noise_halves"}
+    assert set(expected) == set(QUANTITIES) - {"cos_noise_halves", "cos_clean_halves"}
     for name, value in expected.items():
         assert found[name] == pytest.approx(value, rel=1e-9, abs=1e-12), name
 
@@ -94,6 +96,7 @@ def test_two_halves_of_equal_samples_point_alike() -> None:
     model, x, observed, true = problem(12)
     x, observed, true = (t[:1].expand(12, *t.shape[1:]).clone() for t in (x, observed, true))
     assert look(model, x, observed, true)["cos_noise_halves"] == pytest.approx(1.0)
+    assert look(model, x, true, true)["cos_clean_halves"] == pytest.approx(1.0)
 
 
 def test_without_wrong_labels_there_is_no_noise_gradient_and_without_clean_ones_no_clean() -> None:

@@ -1,0 +1,164 @@
+"""Version 2: each verdict can come out all three ways, and none hangs on an identity or on what was not measured."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ncsam.records import Verdicts
+from ncsam.study import statements
+from ncsam.study.statements import LATEST, VERSIONS
+from ncsam.study.table import table_of
+from ncsam.study.verdicts import describe, judge
+from tests.ncsam.study.synthetic import rows, table, tuned
+
+VERSION = VERSIONS[2]
+IDS = [statement.id for statement in VERSION.statements]
+CLEAR = [
+    ("T1", {"risk_tau": 1}, "supported"),
+    ("T1", {"risk_tau": -1}, "contradicted (opposite)"),
+    ("T2", {"lost": 0.3}, "supported"),
+    ("T2", {"lost": 0.0}, "contradicted (equivalent)"),
+    ("T2", {"lost": -0.3}, "contradicted (opposite)"),
+    ("T3", {"opposed": 0.3}, "supported"),
+    ("T3", {"opposed": 0.0}, "contradicted (equivalent)"),
+    ("T3", {"opposed": -0.3}, "contradicted (opposite)"),
+    ("T4", {"simulated": 0.2}, "supported"),
+    ("T4", {"simulated": 0.0}, "contradicted (equivalent)"),
+    ("T4", {"simulated": -0.2}, "contradicted (opposite)"),
+    ("T5", {"brought": 0.2}, "supported"),
+    ("T5", {"brought": 0.0}, "contradicted (equivalent)"),
+    ("T5", {"brought": -0.2}, "contradicted (opposite)"),
+    ("T6a", {"slope": 0.5}, "supported"),
+    ("T6a", {"slope": 0.0}, "contradicted (equivalent)"),
+    ("T6a", {"slope": -0.5}, "contradicted (opposite)"),
+    *(
+        (f"T6b-{arm}", {"flatter": size}, verdict)
+        for arm in ("NCSAM", "SAM")
+        for size, verdict in (
+            (0.4, "supported"), (0.0, "contradicted (equivalent)"), (-0.4, "contradicted (opposite)")
+        )
+    ),
+    *(
+        (f"T7-{arm}", {"gain": size}, verdict)
+        for arm in ("SAM", "SGD", "replay")
+        for size, verdict in (
+            (0.05, "supported"), (0.0, "contradicted (equivalent)"), (-0.05, "contradicted (opposite)")
+        )
+    ),
+    ("T8", {"extra_drop": 0.0}, "supported"),
+    ("T8", {"extra_drop": 0.1}, "contradicted (opposite)"),
+    ("T9", {"error_tau": 1}, "supported"),
+    ("T9", {"error_tau": -1}, "contradicted (opposite)"),
+]  # fmt: skip
+AT_M = {
+    "lost": 0.1, "opposed": 0.1, "simulated": 0.1, "brought": 0.05, "slope": 0.1, "flatter": 0.1, "gain": 0.01,
+    "extra_drop": 0.02,
+}  # fmt: skip
+
+
+def of(found: Verdicts, statement: str, field: str = "verdict") -> str:
+    return getattr(found, field)[found.statements.tolist().index(statement)]
+
+
+@pytest.mark.parametrize(("statement", "effects", "expected"), CLEAR)
+def test_a_clear_effect_decides(statement: str, effects: dict[str, float], expected: str) -> None:
+    assert of(judge(tuned(**effects)), statement) == expected
+
+
+def test_the_clear_effects_are_of_every_statement_and_both_ways() -> None:
+    for statement in IDS:
+        assert {"supported", "contradicted"} <= {expected.split()[0] for s, _, expected in CLEAR if s == statement}
+
+
+def test_effects_of_m_drowned_in_noise_are_undecided_nearly_always() -> None:
+    found = [judge(tuned(seeds=3, spread=0.2, draw=draw, **AT_M)) for draw in range(5)]
+    for statement in IDS:
+        assert [of(verdicts, statement) for verdicts in found].count("undecided") >= 3, statement
+
+
+def test_the_latest_version_judges_unless_another_is_asked_for() -> None:
+    assert LATEST == 2
+    study = table(gain=0.05, flatter=0.4)
+    assert judge(study).version == 2
+    assert judge(study).statements.tolist() == IDS
+    assert judge(study, 1).version == 1
+    assert len(judge(study, 1).statements) == 10
+    assert set(describe(study).statement) <= set(IDS)
+
+
+def test_every_version_but_the_latest_says_why_it_was_superseded() -> None:
+    assert all(bool(v.superseded) == (v.number != LATEST) for v in VERSIONS.values())
+
+
+def test_every_statement_says_what_the_paper_claims_why_this_endpoint_and_what_could_refute_it() -> None:
+    for statement in VERSION.statements:
+        for text in (statement.claim, statement.why, statement.control):
+            assert text.endswith(".")
+        assert VERSION[statement.id] is statement
+
+
+def test_untuned_sam_is_no_opponent() -> None:
+    found = judge(table(gain=0.05))
+    assert of(found, "T7-SAM") == "undecided"
+    assert "not tuned" in of(found, "T7-SAM", "note")
+    assert of(found, "T7-SGD") == "supported"
+
+
+def test_the_check_is_on_untuned_sgd() -> None:
+    study = rows(gain=0.05, memorised=0.9)
+    assert of(judge(table_of(study)), "T7-SGD") == "supported"
+    tuning = [{**row, "name": f"t{row['name']}", "role": "tuning"} for row in study if row["arm"] == "sgd"]
+    found = judge(table_of(study + tuning))
+    assert of(found, "T7-SGD") == "undecided"
+    assert "no arm 'sgd-untuned'" in str(found.check)
+    plain = [{**row, "name": f"u{row['name']}", "arm": "sgd-untuned"} for row in study if row["arm"] == "sgd"]
+    assert of(judge(table_of(study + tuning + plain)), "T7-SGD") == "supported"
+    for row in plain:
+        row["memorisation"] = 0.2
+    assert of(judge(table_of(study + tuning + plain)), "T7-SGD") == "undecided"
+
+
+def test_without_a_measurable_ceiling_nothing_is_said_of_the_noise_gradient() -> None:
+    found = judge(table(ceiling=0.0, simulated=0.3, spread=0.01))
+    for statement, name in (("T3", "early/noise_ceiling"), ("T4", "noise_ceiling")):
+        assert of(found, statement).split()[0] in ("undecided", "not")
+        assert name in of(found, statement, "note")
+
+
+def test_a_curvature_that_has_no_logarithm_leaves_its_seed_out_and_says_so() -> None:
+    study = rows(flatter=0.4)
+    for row in study:
+        if (row["arm"], row["seed"]) == ("sam", 3):
+            row["adaptive_trace/clean_part"] = -0.1
+    found = judge(table_of(study))
+    assert of(found, "T6b-SAM", "pairs") == 9
+    assert "seeds 3" in of(found, "T6b-SAM", "note")
+    assert "left out" not in of(found, "T6b-NCSAM", "note")
+
+
+def test_the_rotation_is_of_the_labels_alone_and_its_trend_needs_no_clean_anchor() -> None:
+    study = rows(lost=0.3)
+    for row in study:
+        for name in ("cos_true_clean", "cos_sam_clean"):
+            row[name] *= 1 - 0.5 * row["rate"]  # both fall alike: batches of fewer right labels
+    found = judge(table_of(study))
+    assert of(found, "T2", "estimate") == pytest.approx(0.3, abs=0.01)
+    assert of(found, "T2", "test") == "Page"
+    unturned = judge(table_of([{**row, "cos_sam_clean": row["cos_true_clean"]} for row in study]))
+    assert of(unturned, "T2").startswith("contradicted")
+
+
+def test_holm_counts_thirteen() -> None:
+    found = judge(tuned(gain=0.05))
+    assert found.family == len(IDS) == 13
+    assert VERSION.seeds_needed == 10  # 2/2¹⁰ · 13 < 0.05 < 2/2⁹ · 13
+    assert not found.preliminary[IDS.index("T7-SAM")]
+    assert (found.p_holm >= found.p_value)[np.isfinite(found.p_value)].all()
+
+
+def test_statements_of_a_version_have_one_id_each() -> None:
+    for version in VERSIONS.values():
+        ids = [s.id for s in version.statements]
+        assert len(set(ids)) == len(ids)
+    assert statements.EVERY_ARM == ""
