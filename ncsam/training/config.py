@@ -120,11 +120,12 @@ class TrainConfig:
         for name in ("data", "noise", "model", "optimizer", "loss", "lr_schedule"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected text")
-        if not isinstance(self.like, str | None) or (self.like is None) is (self.optimizer == "replay"):
-            raise ValueError(
-                f"like is {self.like!r} and the optimizer {self.optimizer!r}; replay, and no other, needs the run that "
-                "it is like"
-            )
+        if not isinstance(self.like, str | None):
+            raise ValueError(f"like is {self.like!r}, expected the name of a run file")
+        if self.like is None and self.optimizer == "replay":
+            raise ValueError("optimizer 'replay' has no run to replay; name its file with like")
+        if self.like is not None and self.optimizer != "replay":
+            raise ValueError(f"like is {self.like!r}, but {self.optimizer!r} replays nothing; leave it out")
         if "norms" in self.options:
             raise ValueError("norms are no option of a run; name the run that has them with like")
         for name in ("augment", "compile", "samples"):

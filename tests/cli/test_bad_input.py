@@ -137,7 +137,7 @@ BAD = [
     (["inspect", "missing.h5"], "missing.h5: there is no such file"),
     (["inspect", "notes.txt"], "not an HDF5 file"),
     (["verify"], "Missing argument 'FILES...'"),
-    (["export", "run.h5", "--format", "csv"], "holds labels, training, weights/3; give the NAME of one"),
+    (["export", "run.h5", "--format", "csv"], "holds labels, steps, training, weights/3; give the NAME of one"),
     (["export", "run.h5", "trainin", "--format", "csv"], "there is no 'trainin', did you mean 'training'?"),
     (["export", "run.h5", "training", "--format", "cvs"], "did you mean 'csv'?"),
     (["export", "run.h5", "training", "--format", "li"], "training is no line or plane"),

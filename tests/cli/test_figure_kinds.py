@@ -53,7 +53,7 @@ RECORDS: dict[str, tuple[Callable[[], Record], set[str]]] = {
         {"verdicts", "radius", "against_noise", "sharpness", "arms", "gap", "bound"},
     ),
 }
-ELSEWHERE = {"", "keskar_sharpness", "spectrum", "secondary"}  # the base; of others' fields; and what has no figure
+ELSEWHERE = {"", "keskar_sharpness", "spectrum", "secondary", "steps"}  # the base; others' fields; no figure
 
 
 @pytest.mark.parametrize("kind", RECORDS)

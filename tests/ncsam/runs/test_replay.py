@@ -228,8 +228,12 @@ def test_a_skipped_step_is_recorded_as_such(tmp_path: Path) -> None:
 
 
 def test_what_replay_needs_and_others_do_not_is_told_at_once() -> None:
-    for changes in ({"optimizer": "replay"}, {"optimizer": "sam", "like": "run.h5"}, {"like": 3}):
-        with pytest.raises(ValueError, match="replay, and no other, needs the run that it is like"):
+    for changes, message in (
+        ({"optimizer": "replay"}, "has no run to replay; name its file with like"),
+        ({"optimizer": "sam", "like": "run.h5"}, "like is 'run.h5', but 'sam' replays nothing"),
+        ({"optimizer": "replay", "like": 3}, "like is 3, expected the name of a run file"),
+    ):
+        with pytest.raises(ValueError, match=message):
             TrainConfig(**changes)
     with pytest.raises(ValueError, match="norms are no option of a run"):
         TrainConfig(optimizer="replay", like="run.h5", options={"norms": [0.1]})
