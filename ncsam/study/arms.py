@@ -42,7 +42,7 @@ ARMS: Mapping[str, Arm] = {
     "asam": Arm("adaptive SAM", "#7F3800", "s", _DOTTED, filled=False),
     "matched": Arm("matched", "#E69F00", "D", _DASH_DOT_DOT),
     "replay": Arm("replay", "#B07A3A", "D", _DASH_DOT_DOT, filled=False),
-    "replay-unprojected": Arm("replay, unprojected", "#D9B26A", "d", _LONG, filled=False),
+    "replay-unprojected": Arm("replay, unprojected", "#6B2D3A", "d", _SOLID, filled=False),
     "random-direction": Arm("random direction", "#56B4E9", "X", _SOLID),
     "random-picks": Arm("random picks", "#777777", "P", _LONG),
     "gstar-only": Arm("g* only", "#A89500", "p", _LONG),
