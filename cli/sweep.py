@@ -136,7 +136,7 @@ def command(
     from ncsam.sweep import Rows, SweepFolder, run_cells
     from ncsam.sweep.folder import shard as every_nth
 
-    from .shared.sweep_folder import connected, open_folder, refuse_failures, refuse_unfinished
+    from .shared.sweep_folder import connected, open_folder, refuse_failures, refuse_unfinished, tuning_told
 
     kept = None if rows is None else Rows(rows)
     if status is not None:
@@ -183,6 +183,8 @@ def command(
                     f"{out}: tuning, shard {shard} is complete, others are not; start all shards once more later"
                 )
                 return
+            for line in tuning_told(folder.choices() or []):
+                progress.notes.info("tuning: %s", line)
         cells = folder.cells()
         part = every_nth(cells, *_shard(shard))
         bar = progress.bar("train and measure", quiet, resumable=True, unit="run")
@@ -386,7 +388,8 @@ def _duration(seconds: float) -> str:
 def _show_status(folder: SweepFolder, as_json: bool) -> None:
     runs, tuning = folder.status(), folder.tuning_status()
     if as_json:
-        click.echo(json.dumps({"kind": "status", **vars(runs), "tuning": vars(tuning)}))
+        chosen = folder.choices() or []
+        tables.echo_json({"kind": "status", **vars(runs), "tuning": vars(tuning), "choices": chosen})
         return
     found = {"tuning runs": tuning, "runs": runs} if folder.sweep.tuning is not None else {"runs": runs}
     for what, progressed in found.items():
@@ -397,3 +400,7 @@ def _show_status(folder: SweepFolder, as_json: bool) -> None:
         for state in ("damaged", "begun", "pending"):
             for name in getattr(progressed, state):
                 click.echo(f"  {state:<8} {name}")
+    if choices := folder.choices():
+        from .shared.sweep_folder import tuning_told
+
+        click.echo("\n".join(tuning_told(choices)))

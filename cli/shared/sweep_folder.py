@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -62,6 +62,39 @@ def connected(scheduler: str | None) -> Iterator[Cluster | None]:
             logging.getLogger(name).setLevel(logging.CRITICAL)
     with Cluster(scheduler) as cluster:
         yield cluster
+
+
+def tuning_told(choices: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What tuning chose, in short: of each arm what, out of how many, how sure; and whether the effort was equal."""
+    lines = []
+    for choice in choices:
+        means = {spelled(candidate): mean for candidate, mean in choice["tried"]}
+        chosen, best = spelled(choice["chosen"]), spelled(choice["best"])
+        line = f"{choice['arm']} at {choice['noise']}: {chosen} ({means[chosen]:.1%} of {len(means)} candidates"
+        line += "" if chosen == best else f"; best is {best}, {means[best]:.1%}"
+        line += f"; {choice['within']} within one standard error"
+        line += f"; tied with the best: {', '.join(map(spelled, choice['tied']))}" if choice["tied"] else ""
+        lines.append(f"{line})")
+        lines += [f"  {key}: {told}" for key, told in choice["at_edge"].items()]
+        alone = [f"{one['seed']} {spelled(one['chosen'])} {_alone(one)}" for one in choice["alone"]]
+        lines.append(f"  each seed alone: {'; '.join(alone)}")
+    widened = [f"{c['arm']} at {c['noise']} by {c['extra']} ({spelled(c['widened'])})" for c in choices if c["extra"]]
+    asked = ", ".join(sorted({str(choice["asked"]) for choice in choices}))
+    lines.append(
+        f"equal effort: {asked} candidates for each arm on {len(choices[0]['seeds'])} seeds"
+        + (f"; then widened: {', '.join(widened)}" if widened else "; no grid was widened")
+    )
+    return lines
+
+
+def spelled(candidate: Mapping[str, Any]) -> str:
+    """A candidate in a line."""
+    return ", ".join(f"{key} = {value}" for key, value in candidate.items())
+
+
+def _alone(one: Mapping[str, Any]) -> str:
+    elsewhere = "" if one["elsewhere"] is None else f", {one['elsewhere']:.1%} on the others"
+    return f"({one['accuracy']:.1%} there{elsewhere})"
 
 
 def refuse_unfinished(folder: SweepFolder) -> None:

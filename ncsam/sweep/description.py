@@ -32,6 +32,7 @@
     seeds = [100, 101]
     lr = [0.02, 0.05]
     weight_decay = [0.0, 1e-3]
+    widen = 2                                    # continue an axis by up to two values where the best is at its end
 
     [plan]                                       # optional: for `landscape plan`, see ncsam.sweep.plan
 
@@ -46,7 +47,7 @@ import itertools
 import math
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -55,9 +56,14 @@ from landscape import inputs
 from landscape._suggest import did_you_mean
 from ncsam import noise as label_noise
 from ncsam.optimizers import options_of, resolve_options
+from ncsam.optimizers.options import with_options
+from ncsam.optimizers.variants import OPTIMIZERS
 from ncsam.sweep.cells import MEASURES, REPORTED, TUNING, Cell, cell_name, settings_of, spelled
+from ncsam.sweep.grids import reachable
 from ncsam.training.config import TrainConfig
 
+WIDEST = 8
+"""Values by which an axis may be continued at most: a factor of 256 where values double."""
 _FIELDS = {f.name for f in dataclasses.fields(TrainConfig)} - {"seeds", "options", "optimizer", "noise"}
 
 
@@ -93,10 +99,12 @@ class Tuning:
     Attributes:
         seeds: disjoint from the reported ones.
         train: values to try of fields of the configuration, each with each, by arms without lists of their own.
+        widen: values by which a numeric axis of a grid may be continued, see :mod:`ncsam.sweep.tuning`.
     """
 
     seeds: tuple[int, ...]
     train: Mapping[str, tuple[Any, ...]]
+    widen: int = 0
 
     def tried(self, arm: Arm) -> Mapping[str, tuple[Any, ...]]:
         """The values that ``arm`` tries, each with each; a replay takes what is chosen for the arm it is like."""
@@ -232,18 +240,45 @@ class Sweep:
         configs = {cell.name: cell.config for cell in found}
         return [c if c.replays is None else dataclasses.replace(c, source=configs[c.replays]) for c in found]
 
-    def tuning_cells(self) -> list[tuple[Cell, dict[str, Any]]]:
-        """Cells of the tuning with the candidate that each tries; nothing but the training is done in them."""
+    def tuning_cells(
+        self, candidates: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]] | None = None
+    ) -> list[tuple[Cell, dict[str, Any]]]:
+        """Cells of the tuning with the candidate that each tries; nothing but the training is done in them.
+
+        Args:
+            candidates: by arm and noise; those of the grids as they are described if none.
+        """
         if self.tuning is None:
             return []
         found = []
         for seed, noise, arm in self._grid(self.tuning.seeds):
-            for candidate in self.tuning.candidates(arm):
+            own = self.tuning.candidates(arm) if candidates is None else candidates.get((arm.name, noise), ())
+            for candidate in map(dict, own):
                 tried = "-".join(f"{key}{spelled(value)}" for key, value in candidate.items())
                 config = self._config(arm, noise, seed, candidate)
                 name = cell_name(f"tuning-{arm.name}-{tried}", noise, seed)
                 found.append((Cell(name, arm.name, config, {}, TUNING, self.trust, plan=self.plan), candidate))
         return found
+
+    def possible(self, arm: str, noise: str, candidate: Mapping[str, Any]) -> bool:
+        """Tell whether an arm can be trained with a candidate's values."""
+        (own,) = (other for other in self.arms if other.name == arm)
+        try:
+            config = self._config(own, noise, self.seeds[0], candidate)
+            with_options(OPTIMIZERS[own.optimizer].prototype, config.options)
+        except ValueError:
+            return False
+        return True
+
+    def reachable_tuning_cells(self) -> list[tuple[Cell, dict[str, Any]]]:
+        """The tuning's cells of every candidate that widening the grids may lead to, those of the grids among them."""
+        if self.tuning is None:
+            return []
+        candidates = {}
+        for noise, arm in itertools.product(self.noise, self.arms):
+            reached = reachable(self.tuning.candidates(arm), self.tuning.widen)
+            candidates[arm.name, noise] = [c for c in reached if self.possible(arm.name, noise, c)]
+        return self.tuning_cells(candidates)
 
     def _check_count(self) -> None:
         """Refuse more runs than the limit, which are counted without being listed."""
@@ -354,8 +389,11 @@ def _tuning(table: Any) -> Tuning | None:
     _table(table, "[tune]")
     if "seeds" not in table:
         raise ValueError("[tune] needs seeds, such as seeds = [100, 101]")
-    tried = {key: value for key, value in table.items() if key != "seeds"}
-    return Tuning(_seeds(table["seeds"]), _lists(tried, _FIELDS, "[tune]"))
+    tried = {key: value for key, value in table.items() if key not in ("seeds", "widen")}
+    widen = table.get("widen", 0)
+    if type(widen) is not int or not 0 <= widen <= WIDEST:
+        raise ValueError(f"[tune] widen is {widen!r}, expected a whole number, 0…{WIDEST}")
+    return Tuning(_seeds(table["seeds"]), _lists(tried, {*_FIELDS, "widen"}, "[tune]"), widen)
 
 
 def _lists(tried: Mapping[str, Any], known: Iterable[str], where: str) -> dict[str, tuple[Any, ...]]:

@@ -18,6 +18,7 @@ from ncsam.study.table import REPORTED
 from ncsam.sweep.canonical import plain
 from ncsam.sweep.cells import Cell, plan_named
 from ncsam.sweep.description import Arm
+from ncsam.sweep.grids import reachable
 from ncsam.sweep.plan import Plan, changes_since
 from ncsam.sweep.rows import Row
 from ncsam.training.config import TrainConfig
@@ -67,9 +68,12 @@ def deviations(plan: Plan, source: CellTable | Path, *, statements: int | None =
     planned = {cell.name: cell for cell in sweep.cells()}
     lines += _extra(planned, reported)
     lines += _settings(plan, planned, reported)
-    tuning = {cell.name: cell for cell, _ in sweep.tuning_cells()}
-    if absent := len(tuning.keys() - {run.name for run in tried}):
-        lines.append(f"missing: {absent} of {len(tuning)} runs of tuning")
+    grid = {cell.name for cell, _ in sweep.tuning_cells()}
+    if absent := len(grid - {run.name for run in tried}):
+        lines.append(f"missing: {absent} of {len(grid)} runs of tuning")
+    tuning = {cell.name: cell for cell, _ in sweep.reachable_tuning_cells()}
+    if other := [run for run in tried if run.name not in tuning]:
+        lines.append(f"not in the plan: {_runs(len(other))} of tuning, such as {other[0].name}")
     lines += [f"tuning: {line}" for line in _settings(plan, tuning, tried)]
     return [*lines, *_hashes(plan, found)]
 
@@ -198,7 +202,8 @@ def _settings(plan: Plan, planned: Mapping[str, Cell], found: Iterable[_Found]) 
 def _candidates(arm: Arm, plan: Plan) -> list[dict[str, Any]]:
     """What tuning may choose for an arm; a replay takes the fields of the configuration from the arm it is like."""
     arms = {planned["name"]: planned for planned in plan.content["arms"]}
-    candidates: list[dict[str, Any]] = arms[arm.like or arm.name]["candidates"]
+    tuning = plan.content["tuning"]
+    candidates = reachable(arms[arm.like or arm.name]["candidates"], 0 if tuning is None else tuning["widen"])
     if arm.like is None:
         return candidates
     fields = {field.name for field in dataclasses.fields(TrainConfig)}

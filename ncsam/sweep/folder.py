@@ -8,6 +8,7 @@ import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,12 @@ from ncsam.sweep.description import Sweep
 from ncsam.sweep.plan import Plan
 from ncsam.sweep.pool import Failure, Progress
 from ncsam.sweep.rows import Rows
-from ncsam.sweep.tuning import Choice, choose, validation_accuracy
+from ncsam.sweep.tuning import Choice, choose, trials_of, validation_accuracy, widenings
 
 Shard = tuple[int, int]
 """Which part of how many, counted from 1."""
+Trying = tuple[Cell, Mapping[str, Any]]
+"""A cell of the tuning and the candidate that it tries."""
 Runner = Callable[..., list[Failure]]
 """Runs cells into a folder: :func:`ncsam.sweep.run_cells`, or ``run_cells`` of a :class:`~ncsam.sweep.Cluster`."""
 
@@ -166,13 +169,29 @@ class SweepFolder:
         if self.sweep.tuning is None:
             return self.sweep.cells()
         path = self.root / "tuning.json"
-        if not path.exists():
+        if (choices := self.choices()) is None:
             raise StoreError(f"{path}: the tuning of this sweep is not finished; continue it with --resume")
         try:
-            choices = {(c["arm"], c["noise"]): dict(c["chosen"]) for c in inputs.read_json(path)}
-            return self.sweep.cells(choices)
+            return self.sweep.cells({(c["arm"], c["noise"]): dict(c["chosen"]) for c in choices})
         except (KeyError, TypeError, ValueError) as error:
             raise StoreError(f"{path}: not the tuning of this sweep ({error}); remove it and --resume") from error
+
+    def choices(self) -> list[dict[str, Any]] | None:
+        """What tuning chose, as :class:`~ncsam.sweep.tuning.Choice` has it; none while it is not finished.
+
+        Raises:
+            StoreError: its file cannot be read.
+        """
+        path = self.root / "tuning.json"
+        if not path.exists():
+            return None
+        try:
+            found = inputs.read_json(path)
+        except ValueError as error:
+            raise StoreError(f"{error}; remove it and --resume") from error
+        if not isinstance(found, list) or not all(isinstance(choice, dict) for choice in found):
+            raise StoreError(f"{path}: not the tuning of this sweep; remove it and --resume")
+        return found
 
     def paths(self) -> list[Path]:
         """The files of the reported runs, as :meth:`cells`."""
@@ -189,14 +208,48 @@ class SweepFolder:
         Returns:
             What failed, and what was chosen: nothing while other parts are not complete.
         """
-        tried = self.sweep.tuning_cells()
-        cells = [cell for cell, _ in tried]
-        failures = self._run(shard(cells, *part), self.tuning, runner, progress)
-        if failures or Progressed.of(cells, self.tuning, self.rows).unfinished:
-            return failures, []
-        choices = choose(tried, self._score)
+        while True:
+            tried, last = self.tried()
+            cells = [cell for cell, _ in last]
+            if not Progressed.of(cells, self.tuning, self.rows).unfinished:
+                break
+            failures = self._run(shard(cells, *part), self.tuning, runner, progress)
+            if failures or Progressed.of(cells, self.tuning, self.rows).unfinished:
+                return failures, []
+        tuning = self.sweep.tuning
+        assert tuning is not None
+        asked = {arm.name: tuning.count(arm) for arm in self.sweep.arms}
+        choices = choose(tried, self._score, asked, tuning.widen)
         _write_json(self.root / "tuning.json", [dataclasses.asdict(choice) for choice in choices])
         return [], choices
+
+    def tried(self) -> tuple[list[Trying], list[Trying]]:
+        """All cells of the tuning that are known to be needed, and the last of them, by which grids were widened.
+
+        While these last are not complete, it is not known whether more are needed.
+
+        Raises:
+            StoreError: a file is damaged.
+        """
+        last: list[Trying] = [*self.sweep.tuning_cells()]
+        found = last
+        tuning = self.sweep.tuning
+        asked = {arm.name: tuning.count(arm) for arm in self.sweep.arms} if tuning is not None else {}
+        while tuning is not None and not Progressed.of((cell for cell, _ in last), self.tuning, self.rows).unfinished:
+            more = {
+                (arm, noise): widenings(
+                    trials,
+                    asked[arm],
+                    tuning.widen,
+                    partial(self.sweep.possible, arm, noise),
+                )
+                for (arm, noise), trials in trials_of(found, self._score).items()
+            }
+            if not any(more.values()):
+                break
+            last = [*self.sweep.tuning_cells(more)]
+            found = [*found, *last]
+        return found, last
 
     def run(self, cells: Sequence[Cell], runner: Runner, *, progress: Progress | None = None) -> list[Failure]:
         """Run ``cells``, some of :meth:`cells`; what is complete is kept, and what has a row is not run."""
@@ -241,7 +294,7 @@ class SweepFolder:
 
     def everything(self) -> list[tuple[Cell, Path]]:
         """All cells, as they are without tuning, and where their files lie."""
-        tried = [(cell, self.tuning) for cell, _ in self.sweep.tuning_cells()]
+        tried = [(cell, self.tuning) for cell, _ in self.sweep.reachable_tuning_cells()]
         return [*tried, *((cell, self.runs) for cell in self.sweep.cells())]
 
     def clear(self) -> None:
@@ -261,7 +314,7 @@ class SweepFolder:
             StoreError: a run is missing or damaged.
         """
         cells = [(cell, self.runs) for cell in self.cells()]
-        cells += [(cell, self.tuning) for cell, _ in self.sweep.tuning_cells()]
+        cells += [(cell, self.tuning) for cell, _ in self.tried()[0]]
         found: list[tuple[Mapping[str, Any], Stamped]] = []
         for cell, at in cells:
             kept = None if self.rows is None else self.rows.of(cell)
@@ -290,8 +343,8 @@ class SweepFolder:
         return Progressed.of(self.cells() if tuned else self.sweep.cells(), self.runs, self.rows if tuned else None)
 
     def tuning_status(self) -> Progressed:
-        """Progress of the tuning's cells."""
-        return Progressed.of((cell for cell, _ in self.sweep.tuning_cells()), self.tuning, self.rows)
+        """Progress of the tuning's cells, those by which grids were widened among them as far as they are known."""
+        return Progressed.of((cell for cell, _ in self.tried()[0]), self.tuning, self.rows)
 
 
 def _noted(ends: Iterable[Any], folder: Path, rows: Rows) -> Iterator[Any]:

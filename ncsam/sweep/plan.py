@@ -177,7 +177,7 @@ def resolved(sweep: Sweep) -> dict[str, Any]:
         "train": everywhere,
         "arms": arms,
         "measures": {name: dict(settings) for name, settings in sweep.measures.items()},
-        "tuning": None if tuning is None else {"rule": RULE},
+        "tuning": None if tuning is None else {"rule": RULE, "widen": tuning.widen},
     }
     return dict(plain(found))
 

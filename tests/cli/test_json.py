@@ -66,6 +66,7 @@ CHECKS: dict[str, Callable[[Any], bool]] = {
     "number": lambda value: value is None or isinstance(value, int | float),
     "boolean": lambda value: isinstance(value, bool),
     "texts": lambda value: isinstance(value, list) and all(isinstance(v, str) for v in value),
+    "list": lambda value: isinstance(value, list),
     "object": lambda value: isinstance(value, dict),
     "objects": lambda value: isinstance(value, list) and all(isinstance(v, dict) for v in value) and bool(value),
     "numbers by name": lambda value: isinstance(value, dict) and all(_numbers(v, 0) for v in value.values()),
