@@ -54,6 +54,7 @@ from landscape._suggest import did_you_mean
 from ncsam import noise as label_noise
 from ncsam.optimizers import options_of, resolve_options
 from ncsam.sweep.cells import MEASURES, REPORTED, TUNING, Cell, cell_name, settings_of, spelled
+from ncsam.training import losses
 from ncsam.training.config import TrainConfig
 
 _FIELDS = {f.name for f in dataclasses.fields(TrainConfig)} - {"seeds", "options", "optimizer", "noise"}
@@ -278,6 +279,7 @@ class Sweep:
         fields = {**self.train, **arm.train, **{key: value for key, value in tuned.items() if key not in options}}
         fields |= {"noise": noise, "optimizer": arm.optimizer, "options": options}
         try:
+            losses.parse(fields.get("loss", "ce"))
             return TrainConfig.from_dict(fields).with_seed(seed)
         except (TypeError, ValueError) as error:
             raise ValueError(f"arm {arm.name!r}: {error}") from error
