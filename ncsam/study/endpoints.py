@@ -9,7 +9,7 @@ import numpy as np
 
 from landscape.records import Record
 from ncsam.noise.spelling import KINDS
-from ncsam.records import BoundTable, Diagnostics, SharpnessTable, Spectrum
+from ncsam.records import BoundTable, Diagnostics, SharpnessTable, Spectrum, Training
 from ncsam.runs.run import Run
 from ncsam.study.table import spell
 from ncsam.training.config import LAST_EPOCHS
@@ -22,6 +22,8 @@ ENDPOINTS: Mapping[str, str] = {
     "mean_drop": "best mean of five evaluated epochs in a row - test_accuracy",
     "balanced_accuracy": "mean over the classes of the accuracy on the test data, mean of the last five epochs",
     "val_accuracy": "accuracy on the held-out part with observed labels, last epoch; for tuning",
+    "early_stopped_accuracy": "accuracy on the clean test data at the evaluated epoch of the best accuracy on the "
+    "held-out part with observed labels",
     "memorisation": "share of wrong labels that are predicted, last epoch",
     "corrected": "share of wrong-labelled samples predicted as their true class, last epoch",
     "gap": "test loss - loss of the rightly labelled training part, last epoch (nats)",
@@ -125,7 +127,18 @@ def _of_training(run: Run) -> dict[str, float]:
         found["corrected"] = float(training.corrected[-1])
     if "val" in losses:
         found["val_accuracy"] = float(training.of_view("val")[-1])
+        found["early_stopped_accuracy"] = early_stopped_accuracy(training)
     return found | {f"loss/{view}": loss for view, loss in losses.items()}
+
+
+def early_stopped_accuracy(training: Training) -> float:
+    """Clean test accuracy at the epoch of the best accuracy on the held-out part with its observed labels.
+
+    Of the evaluated epochs, the first of several that are best. This is what stopping early on validation labels, which
+    are as noisy as those trained on, would report.
+    """
+    val, evaluated = training.of_view("val"), training.evaluated
+    return float(training.of_view("test")[int(np.argmax(np.where(evaluated, val, -np.inf)))])
 
 
 def _best_mean(accuracy: np.ndarray) -> float:

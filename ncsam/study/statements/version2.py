@@ -175,6 +175,14 @@ def _t7(study: Study) -> Mapping[str, Effect]:
     return {f"NCSAM - {arm}": difference("test_accuracy", "ncsam", arm) for arm in study.arms if arm != "ncsam"}
 
 
+def _early_stopped(study: Study) -> Mapping[str, Effect]:
+    def effect(study: Study) -> np.ndarray:
+        stopped = study.of("early_stopped_accuracy", "sgd", CONTRAST_RATE)
+        return study.of("test_accuracy", "ncsam", CONTRAST_RATE) - stopped
+
+    return {"NCSAM - SGD stopped early on validation labels as noisy as the others": effect}
+
+
 def _nothing(study: Study) -> Mapping[str, Effect]:
     return {}
 
@@ -372,7 +380,7 @@ _T7 = (
         "SGD",
         "sgd",
         (_memorises,),
-        _nothing,
+        _early_stopped,
         "The base optimizer with the same schedule.",
         "Early stopping, label smoothing and GCE, which are cheaper.",
     ),
