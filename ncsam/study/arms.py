@@ -49,6 +49,11 @@ ARMS: Mapping[str, Arm] = {
     "oracle": Arm("oracle", "#000000", "*", _DASH_DOT),
     "clean-direction": Arm("clean direction", "#333333", "h", _DASHED, filled=False),
     "clean-part-direction": Arm("clean-part direction", "#5F6F8F", "h", _DOTTED),
+    "m-sam": Arm("m-SAM", "#C9A0DC", "d", _DASHED),
+    "label-smoothing": Arm("label smoothing", "#4B2E83", ">", _SOLID),
+    "gce": Arm("GCE", "#8B1A1A", ">", _DASH_DOT, filled=False),
+    "elr": Arm("ELR", "#1B3A57", "<", _LONG, filled=False),
+    "mixup": Arm("mixup", "#3B2F00", "8", _DOTTED),
 }
 _OPTIONS = {"rho": "ρ", "kappa": "κ", "flip_ratio": "flip ratio"}  # that a sweep names its arms by
 _VARIED = re.compile(rf"-({'|'.join(_OPTIONS)})(-?\d[\d.e-]*)")
