@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from landscape.store import StoreError
 from ncsam.sweep import Cell, Sweep, SweepFolder, draw_up
 from ncsam.sweep.deviations import deviations
 from ncsam.sweep.grids import axes, beyond, reachable
@@ -260,6 +261,16 @@ def test_a_plan_allows_what_its_widening_allows(tmp_path: Path) -> None:
     ours = Cell.from_dict({**other.to_dict(), "plan": plan.hash})
     ours.run(ours.path(tmp_path))
     assert deviations(plan, tmp_path) == ["sam: rho = 8.0 is no candidate of its tuning (1 run)"]
+
+
+def test_runs_of_another_sweep_are_not_chosen_from(tmp_path: Path) -> None:
+    train = {"epochs": 1, "train_samples": 60, "test_samples": 30, "val_fraction": 0.2}
+    described = {"train": train, "arms": [{"optimizer": "sgd"}], "tune": {"seeds": [100], "lr": [0.1]}}
+    folder = SweepFolder.create(sweep(**described), tmp_path)
+    assert folder.tune(Here())[1]
+    changed = SweepFolder.create(sweep(**{**described, "train": {**train, "weight_decay": 0.5}}), tmp_path)
+    with pytest.raises(StoreError, match="the file exists"):
+        changed.tune(Here())
 
 
 def test_a_failure_of_the_tuning_is_told(tmp_path: Path) -> None:
