@@ -13,7 +13,7 @@ from .shared import options, progress, tables
 from .shared.training_options import setting
 
 _COMPENSATION = ("kappa", "flip_ratio", "sign", "project", "label_smoothing", "schedule", "scale")
-_OPTIMIZER_OPTIONS = ("rho", *_COMPENSATION, "eta", "clusters", "features")
+_OPTIMIZER_OPTIONS = ("rho", *_COMPENSATION, "eta", "m", "clusters", "features")
 # What these say matters only with some values of another option; elsewhere they are refused rather than ignored.
 _MATTERS_WITH = {
     "momentum": ("base_optimizer", ("sgd",)),
@@ -68,7 +68,12 @@ def _presets() -> str:
 @setting("optimizer", "sgd, sam, ncsam or a control.")
 @setting("like", "Run file whose perturbation's length replay takes, step by step.")
 @click.option("--rho", type=options.size(), show_default="the optimizer's", help="Radius of the perturbation, L2 norm.")
-@click.option("--kappa", type=options.size(), show_default="the optimizer's", help="Height of NCSAM's schedule.")
+@click.option(
+    "--kappa",
+    type=options.SIGNED,
+    show_default="the optimizer's",
+    help="Height of NCSAM's schedule; below 0: subtracted.",
+)
 @click.option(
     "--flip-ratio",
     type=options.SHARE,
@@ -81,6 +86,7 @@ def _presets() -> str:
 @click.option("--schedule", help="NCSAM's schedule: paper, linear or constant.")
 @click.option("--scale", help="NCSAM's scaling: raw or relative.")
 @click.option("--eta", type=options.size(), help="Added to |w| by adaptive SAM.")
+@click.option("--m", type=options.count(1, 1_000_000), help="Samples that share a perturbation of m-sam.")
 @click.option("--clusters", type=options.count(1, 1_000_000), help="Clusters of the released NCSAM.")
 @click.option("--features", show_default="the last linear one", help="Layer whose input the released NCSAM clusters.")
 @options.section("Base optimizer")
@@ -91,7 +97,8 @@ def _presets() -> str:
 @setting("weight_decay", "Through the gradient; adamw: direct.")
 @setting("betas", "Of adam and adamw.", type=options.BELOW_1, metavar="X X", nargs=2)
 @options.section("Training")
-@setting("loss", "ce, smooth:0.1, gce:0.7 or sce:0.1,1.0.")
+@setting("loss", "ce, smooth:0.1, gce:0.7, sce:0.1,1.0 or elr:3,0.7.")
+@setting("mixup", "Train on mixtures of two samples, shares from Beta(X, X); 0: no.")
 @setting("epochs", "Passes over the training set.")
 @setting("batch_size", "Samples a step.")
 @setting("warmup", "Share of epochs that all optimizers share.")

@@ -4,6 +4,7 @@ from landscape._version import __version__ as __version__
 from ncsam import data as data, figures as figures, models as models, noise as noise
 from ncsam.measurements.theorem1 import theorem1_bound as theorem1_bound
 from ncsam.optimizers import (
+    MSAM as MSAM,
     NCSAM as NCSAM,
     SAM as SAM,
     CleanDirection as CleanDirection,

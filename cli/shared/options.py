@@ -36,6 +36,7 @@ def positive(high: float = LARGEST) -> click.FloatRange:
     return click.FloatRange(0, high, min_open=True)
 
 
+SIGNED = click.FloatRange(-LARGEST, LARGEST)
 SHARE = click.FloatRange(0, 1)
 BELOW_1 = click.FloatRange(0, 1, max_open=True)
 SEEDS = click.IntRange(0, 2**32 - 1)  # what NumPy's and scikit-learn's generators take

@@ -4,6 +4,7 @@ from ncsam.optimizers.registry import build, options_of, resolve_options
 from ncsam.optimizers.sharpness_aware import ProjectionWarning, RoundingWarning, SharpnessAware, StepInfo
 from ncsam.optimizers.variants import (
     ASAM,
+    MSAM,
     NCSAM,
     OPTIMIZERS,
     SAM,
@@ -22,6 +23,7 @@ from ncsam.optimizers.variants import (
 
 __all__ = [
     "ASAM",
+    "MSAM",
     "NCSAM",
     "OPTIMIZERS",
     "SAM",

@@ -77,6 +77,7 @@ class Perturbation(ABC):
         draws: whether ``first.generator`` is used, so that the optimizer takes a seed.
         reuses_graph: whether :meth:`FirstPass.gradient_of` is used, so that the graph must be kept.
         features_of: name of the layer whose input ``first.features`` shall hold; "" for the last ``nn.Linear``.
+        group: samples that share an ε, in groups of the batch that each go through the model alone; all of it if none.
         adds_to_sam: whether ε contains SAM's, so that a projection which discards most of it deserves a warning.
     """
 
@@ -86,6 +87,7 @@ class Perturbation(ABC):
     draws = False
     reuses_graph = False
     features_of: str | None = None
+    group: int | None = None
     adds_to_sam = False
 
     def active(self, progress: float | None) -> bool:
@@ -156,6 +158,30 @@ class AdaptiveAscent(Perturbation):
 
 
 @dataclass(frozen=True)
+class GroupwiseAscent(Perturbation):
+    """ε_k = ρ g_k / ‖g_k‖ of each group k of m samples: m-SAM (Foret et al. 2021, arXiv 2010.01412, on m-sharpness).
+
+    The step descends with the mean over the groups of ∇L_k(w + ε_k), each group counting what it weighs in the loss.
+    """
+
+    rho: float = option(0.05, "ρ = ‖ε_k‖.")
+    _: KW_ONLY
+    m: int = option(1, "samples of a group; a batch that m does not divide is cut into equal groups of fewer.")
+
+    def __post_init__(self) -> None:
+        _check_size("rho", self.rho)
+        if isinstance(self.m, bool) or not isinstance(self.m, int) or self.m < 1:
+            raise ValueError(f"m is {self.m!r}, expected a whole number of samples ≥ 1")
+
+    @property
+    def group(self) -> int:  # type: ignore[override]
+        return self.m
+
+    def __call__(self, first: FirstPass) -> Perturbed:
+        return Perturbed(_of_length(self.rho, first.gradient))
+
+
+@dataclass(frozen=True)
 class TrueLabelAscent(Perturbation):
     """ε = ρ g(y) / ‖g(y)‖ with the *true* labels y: what perfect compensation would give (*clean direction*)."""
 
@@ -201,7 +227,9 @@ class Compensated(Perturbation):
     """
 
     rho: float = option(0.05, "ρ, SAM's radius and that of the projection.")
-    kappa: float = option(0.1, "κ, the height of the schedule s(t).")
+    kappa: float = option(
+        0.1, "κ, the height of the schedule s(t); below 0 it subtracts, as ``sign=-1`` does with |κ|."
+    )
     _: KW_ONLY
     noise: NoiseGradient = field(default_factory=SimulatedNoise)
     sign: int = option(1, "+1 adds s g* (eq. 12), −1 subtracts it.")
@@ -216,7 +244,8 @@ class Compensated(Perturbation):
 
     def __post_init__(self) -> None:
         _check_size("rho", self.rho)
-        _check_size("kappa", self.kappa)
+        if not math.isfinite(self.kappa):
+            raise ValueError(f"kappa is {self.kappa}, expected a finite number")
         if self.sign not in (1, -1):
             raise ValueError(f"sign is {self.sign!r}, expected +1 (the paper's) or -1")
         _check_choice("schedule", self.schedule, SCHEDULES)
@@ -244,7 +273,7 @@ class Compensated(Perturbation):
     def active(self, progress: float | None) -> bool:
         if self._warming_up(progress) and self.warmup_step == "base":
             return False
-        return self.rho > 0 or (self.kappa > 0 and not self.project)
+        return self.rho > 0 or (self.kappa != 0 and not self.project)
 
     def __call__(self, first: FirstPass) -> Perturbed:
         ascent = _of_length(self.rho, first.gradient)
@@ -252,10 +281,13 @@ class Compensated(Perturbation):
             return Perturbed(ascent)
         assert first.progress is not None
         noise = self.noise(first)
-        s = self.kappa * SCHEDULES[self.schedule](first.progress)
+        s, sign = (
+            abs(self.kappa) * SCHEDULES[self.schedule](first.progress),
+            self.sign if self.kappa > 0 else -self.sign,
+        )
         shift = _of_length(s * self.rho, noise.vector) if self.scale == "relative" else noise.vector * s
         length = torch.linalg.vector_norm(shift)
-        epsilon = ascent.add_(shift, alpha=self.sign) if self.ascent else shift.mul_(self.sign)
+        epsilon = ascent.add_(shift, alpha=sign) if self.ascent else shift.mul_(sign)
         if not self.project:
             return Perturbed(epsilon, length, 1.0, noise.picked)
         kept = (self.rho / torch.linalg.vector_norm(epsilon)).clamp(max=1.0)

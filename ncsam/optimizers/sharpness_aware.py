@@ -19,7 +19,8 @@ from ncsam.optimizers.checks import check_base, check_initialised, check_scaler,
 from ncsam.optimizers.first_pass import NO_PART, FirstPass
 from ncsam.optimizers.in_place import Buffers, buffers_of, norm, realised, shifted
 from ncsam.optimizers.loss_mean import LossFn, ignored_label
-from ncsam.optimizers.mini_batch import Forward, MiniBatch
+from ncsam.optimizers.mini_batch import Forward, MiniBatch, unwrapped
+from ncsam.optimizers.nested import join, rows_in
 from ncsam.optimizers.perturbations import Perturbation
 
 
@@ -34,6 +35,8 @@ class RoundingWarning(UserWarning):
 @dataclass(frozen=True)
 class StepInfo:
     """Record of one step. Norms are global Euclidean norms, in the unit of the weights or of the gradient.
+
+    Of a perturbation by groups, norms and cosine are means over the groups.
 
     Attributes:
         loss: L_B(w), before the step; under DDP of this rank's part.
@@ -125,6 +128,10 @@ class SharpnessAware(Optimizer):
         # Optimizer.__init__ is left out on purpose: it would make parameter groups and a state of its own.
         check_base(base, model, SharpnessAware)
         features_module(model, perturbation.features_of)  # a layer that is not there is told now
+        if perturbation.group is not None and isinstance(unwrapped(model), DistributedDataParallel):
+            raise ValueError(
+                "groups are perturbed on one process; under DistributedDataParallel take SAM, a group a rank"
+            )
         self.model, self.base, self.perturbation = model, base, perturbation
         self.synchronised = synchronised
         ranks = self._ranks()
@@ -200,6 +207,8 @@ class SharpnessAware(Optimizer):
         scaler = scaler if scaler is not None and scaler.is_enabled() else None
         check_scaler(scaler, params)
         scale = _loss_scale(scaler, params[0].device) if scaler is not None else 1.0
+        if (group := self.perturbation.group) is not None:  # which saves as much memory as micro-batches do
+            microbatches = max(1, -(-rows_in(y) // group))
         batch = MiniBatch(
             self.model,
             x,
@@ -212,7 +221,9 @@ class SharpnessAware(Optimizer):
         )
         before = Buffers(buffers)
         try:
-            if self.perturbation.active(progress):
+            if self.perturbation.group is not None and self.perturbation.active(progress):
+                info = self._grouped_step(batch, params, before.live, scaler)
+            elif self.perturbation.active(progress):
                 info = self._perturbed_step(batch, params, before.live, progress, true_labels, scaler)
             else:
                 info = self._base_step(batch, params, scaler)
@@ -299,11 +310,8 @@ class SharpnessAware(Optimizer):
             finally:
                 after_first.restore()
             why, perturbed_loss, _ = self._update(batch, params, loss_there, scaler)
-        elif scaler is not None:
-            # A gradient that overflows, so that the scaler, which judges .grad alone, backs off.
-            params[0].grad = torch.full_like(params[0], torch.inf)
-            scaler.unscale_(self.base)
-            scaler.update()
+        else:
+            self._back_off(params, scaler)
         return StepInfo(
             loss=loss,
             perturbed_loss=perturbed_loss,
@@ -318,6 +326,65 @@ class SharpnessAware(Optimizer):
             picked=picked,
             skipped=why,
             outputs=outputs,
+            labels=batch.y,
+            ignored=ignored_label(batch.loss_fn),
+        )
+
+    def _grouped_step(
+        self, batch: MiniBatch, params: list[Tensor], buffers: Sequence[Tensor], scaler: torch.amp.GradScaler | None
+    ) -> StepInfo:
+        """The step of a perturbation by groups, which are the micro-batches of ``batch``: one after the other."""
+        outputs: list[Any] = []
+        seen: list[list[float]] = []  # of each group: share of the loss, loss at w, there, three norms, cosine
+        why = None
+        for part in batch.parts:
+            if part.share == 0.0:  # the loss leaves out all of its samples
+                with torch.no_grad():
+                    outputs.append(batch.forward(part.x, sync=False))
+                continue
+            scale = batch.scale * part.share  # so that the gradients of the groups add up to the batch's
+            group = MiniBatch(self.model, part.x, part.y, batch.loss_fn, forward=self._forward, scale=scale)
+            batch.forget_casts()
+            first = FirstPass(
+                group, params, true_labels=None, progress=None, generator=self._generator, reuse_graph=False
+            )
+            outputs.append(first.own_outputs)
+            after_first = Buffers(buffers)
+            with batch.full_precision():
+                wanted = self.perturbation(first).epsilon
+                epsilon = realised(first.params, wanted)
+                norms = [torch.linalg.vector_norm(vector) for vector in (first.gradient, epsilon, wanted)]
+                loss, *lengths, along = _on_host(first.loss, *norms, torch.dot(first.gradient, epsilon))
+            if not all(map(math.isfinite, (loss, *lengths))):
+                why = f"loss is {loss}, gradient has norm {lengths[0]}, at w in a group of the batch"
+                break
+            batch.forget_casts()
+            try:
+                with shifted(first.params, epsilon):
+                    there, _ = group.descend()
+            finally:
+                after_first.restore()
+            moved = lengths[0] * lengths[1] > 0
+            cosine = along / (lengths[0] * lengths[1]) if moved else math.nan
+            seen.append([part.share, loss, *_on_host(there), *lengths, cosine])
+        perturbed_loss = math.nan
+        if why is None:
+            batch.check_adds_up(outputs, [p.y for p in batch.parts], [p.share for p in batch.parts], batch.loss_fn)
+            there = torch.tensor(math.fsum(share * value for share, _, value, *_ in seen), dtype=torch.float64)
+            why, perturbed_loss, _ = self._update(batch, params, there, scaler)
+        else:
+            self._back_off(params, scaler)
+        _, _, _, sizes, lengths, wants, cosines = map(list, zip(*seen, strict=True)) if seen else ([],) * 7
+        return StepInfo(
+            loss=math.fsum(share * value for share, value, *_ in seen) if seen else math.nan,
+            perturbed_loss=perturbed_loss,
+            gradient_norm=_mean(sizes),
+            rho=self.perturbation.rho,
+            perturbation_norm=_mean(lengths),
+            wanted_norm=_mean(wants),
+            cosine=_mean([c for c in cosines if not math.isnan(c)]),
+            skipped=why,
+            outputs=join(outputs),
             labels=batch.y,
             ignored=ignored_label(batch.loss_fn),
         )
@@ -347,6 +414,13 @@ class SharpnessAware(Optimizer):
             if scaler is not None:
                 scaler.update()
         return why, value, size
+
+    def _back_off(self, params: list[Tensor], scaler: torch.amp.GradScaler | None) -> None:
+        """Let the scaler, which judges ``.grad`` alone, see a gradient that overflows."""
+        if scaler is not None:
+            params[0].grad = torch.full_like(params[0], torch.inf)
+            scaler.unscale_(self.base)
+            scaler.update()
 
     def _ranks(self) -> Ranks | None:
         """The processes that step as one; made anew each time, since an optimizer can be copied and a group cannot."""
@@ -468,6 +542,10 @@ def _on_host(*scalars: Tensor | float) -> list[float]:
     wide = torch.float32 if far[0].device.type == "mps" else torch.float64  # MPS has no float64
     near = iter(torch.stack([s.detach().to(far[0].device, wide) for s in far]).tolist())
     return [next(near) if isinstance(s, Tensor) and not s.is_cpu else float(s) for s in scalars]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values) if values else math.nan
 
 
 def _loss_scale(scaler: torch.amp.GradScaler, device: torch.device) -> float:

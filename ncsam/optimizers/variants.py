@@ -15,6 +15,7 @@ from ncsam.optimizers.perturbations import (
     AdaptiveAscent,
     CleanPartAscent,
     Compensated,
+    GroupwiseAscent,
     MatchedAscent,
     NoPerturbation,
     Perturbation,
@@ -85,6 +86,22 @@ class SAM(Variant, perturbation=SharpnessAscent()):
 
 class ASAM(SAM, perturbation=AdaptiveAscent()):
     """Adaptive SAM: ε = ρ T² g/‖T g‖ with T = |w| + η, elementwise (Kwon et al. 2021, arXiv 2102.11600)."""
+
+
+class MSAM(Variant, perturbation=GroupwiseAscent()):
+    """m-SAM: each group of m samples has its own ε, the descent is the mean over groups (Foret et al. 2021).
+
+    m = 1, the default, is the 1-SAM of studies of label noise (Baek et al. 2024, arXiv 2405.03676); m = batch size is
+    SAM. Each group goes through the model alone, so that BatchNorm normalises over the group, as on a device of its
+    own, and moves its statistics once for each group; a step takes as many passes as SAM on batches of m samples.
+
+    >>> import torch, ncsam
+    >>> model = torch.nn.Linear(2, 3)
+    >>> opt = ncsam.MSAM(model, torch.optim.SGD(model.parameters(), lr=0.1), rho=0.05, m=2)
+    >>> info = opt.step(torch.eye(4, 2), torch.tensor([0, 1, 2, 0]), torch.nn.functional.cross_entropy)
+    >>> round(info.perturbation_norm, 6)
+    0.05
+    """
 
 
 class NCSAM(Variant, perturbation=Compensated()):
@@ -181,6 +198,7 @@ OPTIMIZERS: dict[str, type[Variant]] = {
     "sgd": Plain,
     "sam": SAM,
     "asam": ASAM,
+    "m-sam": MSAM,
     "ncsam": NCSAM,
     "ncsam-released": NCSAMReleased,
     "clean-direction": CleanDirection,

@@ -1,6 +1,6 @@
 """Inference over seeds and arms: intervals, exact tests, rank agreement, comparisons at equal fit, mediation."""
 
-from ncsam.statistics.at_equal_fit import difference_at_equal, drop_from_best_mean, mean_difference_at_equal
+from ncsam.statistics.at_equal_fit import difference_at_equal, drop_from_best_mean, mean_difference_at_equal, value_at
 from ncsam.statistics.inference import (
     LEVEL,
     Interval,
@@ -34,5 +34,6 @@ __all__ = [
     "smallest_sign_flip_p",
     "t_interval",
     "t_intervals",
+    "value_at",
     "verdict",
 ]

@@ -47,7 +47,7 @@ def difference_at_equal(
         )
     levels = np.atleast_1d(np.asarray(at, float))
     found = [
-        [_value_at(a, m, level) - _value_at(b, n, level) for level in levels]
+        [value_at(a, m, level) - value_at(b, n, level) for level in levels]
         for a, b, m, n in zip(one, other, by_one, by_other, strict=True)
     ]
     return np.array(found).reshape(len(one), len(levels))
@@ -102,7 +102,7 @@ def drop_from_best_mean(history: ArrayLike, window: int = WINDOW) -> np.ndarray:
     return found.reshape(table.shape[:-1])
 
 
-def _value_at(values: np.ndarray, matched: np.ndarray, level: float) -> float:
+def value_at(values: np.ndarray, matched: np.ndarray, level: float) -> float:
     """The value where the matched quantity first equals a level, epoch by epoch; NaN where it never does."""
     known = np.isfinite(values) & np.isfinite(matched)
     v, q = values[known], matched[known]

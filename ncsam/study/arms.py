@@ -49,9 +49,14 @@ ARMS: Mapping[str, Arm] = {
     "oracle": Arm("oracle", "#000000", "*", _DASH_DOT),
     "clean-direction": Arm("clean direction", "#333333", "h", _DASHED, filled=False),
     "clean-part-direction": Arm("clean-part direction", "#5F6F8F", "h", _DOTTED),
+    "m-sam": Arm("m-SAM", "#C9A0DC", "d", _DASHED),
+    "label-smoothing": Arm("label smoothing", "#4B2E83", ">", _SOLID),
+    "gce": Arm("GCE", "#8B1A1A", ">", _DASH_DOT, filled=False),
+    "elr": Arm("ELR", "#1B3A57", "<", _LONG, filled=False),
+    "mixup": Arm("mixup", "#3B2F00", "8", _DOTTED),
 }
 _OPTIONS = {"rho": "ρ", "kappa": "κ", "flip_ratio": "flip ratio"}  # that a sweep names its arms by
-_VARIED = re.compile(rf"-({'|'.join(_OPTIONS)})(\d[\d.e-]*)")
+_VARIED = re.compile(rf"-({'|'.join(_OPTIONS)})(-?\d[\d.e-]*)")
 _BY_NAME = {arm.name: key for key, arm in ARMS.items()}
 
 
@@ -72,12 +77,12 @@ def is_variant(arm: str) -> bool:
 def printed(arm: str) -> str:
     """The name that an arm is printed under: the table's, with what a sweep varied; any other as it is.
 
-    >>> printed("sam-rho0.2"), printed("ncsam-unprojected"), printed("mine")
-    ('SAM, ρ = 0.2', 'NCSAM, unprojected', 'mine')
+    >>> printed("sam-rho0.2"), printed("ncsam-kappa-0.1"), printed("ncsam-unprojected"), printed("mine")
+    ('SAM, ρ = 0.2', 'NCSAM, κ = −0.1', 'NCSAM, unprojected', 'mine')
     """
     if key_of(arm) not in ARMS:
         return arm
-    varied = [f"{_OPTIONS[option]} = {value}" for option, value in _VARIED.findall(arm)]
+    varied = [f"{_OPTIONS[option]} = {re.sub('^-', '−', value)}" for option, value in _VARIED.findall(arm)]
     return ", ".join([ARMS[key_of(arm)].name, *varied])
 
 
@@ -89,7 +94,7 @@ def family_of(optimizer: str, options: Mapping[str, Any]) -> str:
     """
     if optimizer != "ncsam":
         return printed(optimizer)
-    minus = "" if options.get("sign", 1) > 0 else "-minus"
+    minus = "" if options.get("sign", 1) * options.get("kappa", 1) >= 0 else "-minus"
     return printed(f"ncsam{minus}{'' if options.get('project', True) else '-unprojected'}")
 
 

@@ -9,19 +9,28 @@ import numpy as np
 
 from landscape.records import Record
 from ncsam.noise.spelling import KINDS
-from ncsam.records import BoundTable, Diagnostics, SharpnessTable, Spectrum
+from ncsam.records import BoundTable, Diagnostics, SharpnessTable, Spectrum, Training
 from ncsam.runs.run import Run
+from ncsam.statistics import drop_from_best_mean, value_at
 from ncsam.study.table import spell
 from ncsam.training.config import LAST_EPOCHS
 
+MEMORISED = (0.1, 0.25, 0.5)
+CLEAN_LOSSES = (1.0, 0.5, 0.2)
 ENDPOINTS: Mapping[str, str] = {
     "test_accuracy": "accuracy on the clean test data, mean of the last five epochs",
     "best_accuracy": "the best evaluated epoch's",
     "test_error": "1 - test_accuracy",
     "drop": "best_accuracy - test_accuracy",
     "mean_drop": "best mean of five evaluated epochs in a row - test_accuracy",
+    "test_accuracy@memorised=X": "test accuracy where a share X of the wrong labels is first predicted, linear between "
+    "epochs; X is in MEMORISED",
+    "test_accuracy@clean_loss=X": "the same where the loss of the rightly labelled part first is X nats; X is in "
+    "CLEAN_LOSSES",
     "balanced_accuracy": "mean over the classes of the accuracy on the test data, mean of the last five epochs",
     "val_accuracy": "accuracy on the held-out part with observed labels, last epoch; for tuning",
+    "early_stopped_accuracy": "accuracy on the clean test data at the evaluated epoch of the best accuracy on the "
+    "held-out part with observed labels",
     "memorisation": "share of wrong labels that are predicted, last epoch",
     "corrected": "share of wrong-labelled samples predicted as their true class, last epoch",
     "gap": "test loss - loss of the rightly labelled training part, last epoch (nats)",
@@ -112,7 +121,7 @@ def _of_training(run: Run) -> dict[str, float]:
         "best_accuracy": best,
         "test_error": 1 - last,
         "drop": best - last,
-        "mean_drop": _best_mean(test[np.isfinite(test)]) - last,
+        "mean_drop": float(drop_from_best_mean(test)),
         "memorisation": float(training.memorisation[-1]),
         "gap": losses["test"] - losses["clean_part"],
         "realized_rate": float(run.labels.realized_rate),
@@ -125,13 +134,28 @@ def _of_training(run: Run) -> dict[str, float]:
         found["corrected"] = float(training.corrected[-1])
     if "val" in losses:
         found["val_accuracy"] = float(training.of_view("val")[-1])
-    return found | {f"loss/{view}": loss for view, loss in losses.items()}
+        found["early_stopped_accuracy"] = early_stopped_accuracy(training)
+    return found | dict(_at_equal_fit(training)) | {f"loss/{view}": loss for view, loss in losses.items()}
 
 
-def _best_mean(accuracy: np.ndarray) -> float:
-    """The best mean of as many evaluations in a row as the last accuracies are a mean of."""
-    few = min(LAST_EPOCHS, len(accuracy))
-    return float(np.convolve(accuracy, np.full(few, 1 / few), "valid").max())
+def early_stopped_accuracy(training: Training) -> float:
+    """Clean test accuracy at the epoch of the best accuracy on the held-out part with its observed labels.
+
+    Of the evaluated epochs, the first of several that are best. This is what stopping early on validation labels, which
+    are as noisy as those trained on, would report.
+    """
+    val, evaluated = training.of_view("val"), training.evaluated
+    return float(training.of_view("test")[int(np.argmax(np.where(evaluated, val, -np.inf)))])
+
+
+def _at_equal_fit(training: Training) -> Iterator[tuple[str, float]]:
+    """Test accuracy where the run first reached stated values of memorisation and of the loss on the clean part."""
+    test = training.of_view("test")
+    for level in MEMORISED:
+        yield f"test_accuracy@memorised={level:g}", value_at(test, training.memorisation, level)
+    loss = training.loss[:, training.views.tolist().index("clean_part")]
+    for level in CLEAN_LOSSES:
+        yield f"test_accuracy@clean_loss={level:g}", value_at(test, loss, level)
 
 
 def _of_result(name: str, record: Record, run: Run) -> Iterator[tuple[str, float]]:

@@ -109,9 +109,9 @@ def describe(source: CellTable | Curves | Study, version: int = LATEST) -> Secon
     for statement in VERSIONS[version].statements:
         named = {**statement.contrasts} if len(statement.contrasts) > 1 else {}
         for name, effect in {**named, **statement.secondary(study)}.items():
-            interval = t_interval(effect(study), LEVEL)
-            if interval.n:
-                rows.append((statement.id, name, interval))
+            rows.append((statement.id, name, t_interval(effect(study), LEVEL)))
+        rows += [(statement.id, name, interval) for name, interval in statement.described(study).items()]
+    rows = [row for row in rows if row[2].n]
     return Secondary(
         statement=np.array([r[0] for r in rows], dtype=str),
         quantity=np.array([r[1] for r in rows], dtype=str),
@@ -199,6 +199,8 @@ def _deciding(intervals: dict[str, Interval], m: float) -> tuple[str, str]:
 
 
 def _p_value(statement: Statement, study: Study, effects: np.ndarray) -> tuple[float, str]:
+    if statement.interval is not None:  # its seeds are not all that varies, so that flipping their signs is no test
+        return math.nan, "none, the interval alone"
     if statement.trend is not None:
         p = page_p(statement.trend(study))
         if not math.isnan(p):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -184,7 +185,8 @@ class UnitCosts:
     def on_views(self, settings: Mapping[str, Any]) -> float:
         """Seconds of a product on every view; the clean and the noisy part together are the whole once more."""
         views = {view for view in settings.get("views", ANALYSIS_VIEWS) if view != "noisy_part"}
-        return self.product * sum(self.test if view == "test" else self.train for view in views)
+        most = settings.get("subset") or math.inf
+        return self.product * sum(min(most, self.test if view == "test" else self.train) for view in views)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +213,8 @@ def _spectrum_seconds(settings: Mapping[str, Any], unit: UnitCosts) -> float:
 
 
 def _sharpness_seconds(settings: Mapping[str, Any], unit: UnitCosts) -> float:
-    return unit.on_views(settings) * 2
+    products = settings.get("trace_matvecs", 0) + (PRODUCTS // 2 if settings.get("top_tol") else 0)
+    return unit.on_views(settings) * (2 + products)
 
 
 def _diagnostics_seconds(settings: Mapping[str, Any], unit: UnitCosts) -> float:

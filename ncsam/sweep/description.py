@@ -33,6 +33,7 @@
     lr = [0.02, 0.05]
     weight_decay = [0.0, 1e-3]
     widen = 2                                    # continue an axis by up to two values where the best is at its end
+    noise = "symmetric:0.4"                      # tune there only, for all noise; without it under each by itself
 
     [plan]                                       # optional: for `landscape plan`, see ncsam.sweep.plan
 
@@ -60,6 +61,7 @@ from ncsam.optimizers.options import with_options
 from ncsam.optimizers.variants import OPTIMIZERS
 from ncsam.sweep.cells import MEASURES, REPORTED, TUNING, Cell, cell_name, settings_of, spelled
 from ncsam.sweep.grids import reachable
+from ncsam.training import losses
 from ncsam.training.config import TrainConfig
 
 WIDEST = 8
@@ -76,7 +78,7 @@ class Arm:
         train: fields of the configuration that differ from what all share.
         noise: where it is run; everywhere if none.
         tune: values to try of its options and of fields of the configuration, each with each; none to take those that
-            all arms try.
+            all arms try, and empty for an arm that is compared as it is.
     """
 
     name: str
@@ -100,11 +102,13 @@ class Tuning:
         seeds: disjoint from the reported ones.
         train: values to try of fields of the configuration, each with each, by arms without lists of their own.
         widen: values by which a numeric axis of a grid may be continued, see :mod:`ncsam.sweep.tuning`.
+        noise: under which all tuning is done, for the runs under every noise; each noise by itself if none.
     """
 
     seeds: tuple[int, ...]
     train: Mapping[str, tuple[Any, ...]]
     widen: int = 0
+    noise: str | None = None
 
     def tried(self, arm: Arm) -> Mapping[str, tuple[Any, ...]]:
         """The values that ``arm`` tries, each with each; a replay takes what is chosen for the arm it is like."""
@@ -139,6 +143,7 @@ class Sweep:
         description: the mapping that it was built from.
         trust: import a ``package.module:factory`` that it names as data or model; it is the caller who can know.
         plan: hash of the plan that it is run by, which its runs carry.
+        fewer: number of the first seeds that are run under a noise, where these are not all.
     """
 
     seeds: tuple[int, ...]
@@ -150,6 +155,7 @@ class Sweep:
     description: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
     trust: bool = False
     plan: str | None = None
+    fewer: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Sweep:
@@ -162,7 +168,7 @@ class Sweep:
         >>> [cell.name for cell in sweep.cells()]
         ['sam-rho0.1-none-seed0', 'sam-rho0.2-none-seed0', 'sam-rho0.1-none-seed1', 'sam-rho0.2-none-seed1']
         """
-        known = ("seeds", "noise", "train", "arms", "measure", "tune", "plan")
+        known = ("seeds", "fewer_seeds", "noise", "train", "arms", "measure", "tune", "plan")
         _known(_table(description, "the sweep"), known, "the sweep")
         _table(description.get("plan", {}), "[plan]")
         for key in ("seeds", "noise", "arms"):
@@ -179,7 +185,9 @@ class Sweep:
         arms = tuple(_replaying(arm, arms, noise) for arm in arms)
         measures = _measures(description.get("measure", {}))
         tuning = _tuning(description.get("tune"))
-        sweep = cls(_seeds(description["seeds"]), noise, train, arms, measures, tuning, dict(description))
+        seeds = _seeds(description["seeds"])
+        fewer = _fewer(description.get("fewer_seeds", {}), noise, len(seeds))
+        sweep = cls(seeds, noise, train, arms, measures, tuning, dict(description), fewer=fewer)
         sweep._check_count()
         sweep._check_tuning()
         # A value out of range is told now
@@ -225,7 +233,10 @@ class Sweep:
         """
         found = []
         for seed, noise, arm in self._grid(self.seeds):
-            tuned = (chosen or {}).get((arm.like or arm.name, noise), {})
+            if seed not in self._seeds_at(noise):
+                continue
+            at = noise if self.tuning is None else self.tuning.noise or noise
+            tuned = (chosen or {}).get((arm.like or arm.name, at), {})
             if arm.like is not None:  # the options are those of another optimizer
                 tuned = {key: value for key, value in tuned.items() if key in _FIELDS}
             replays = None if arm.like is None else cell_name(arm.like, noise, seed)
@@ -251,7 +262,7 @@ class Sweep:
         if self.tuning is None:
             return []
         found = []
-        for seed, noise, arm in self._grid(self.tuning.seeds):
+        for seed, noise, arm in self._grid(self.tuning.seeds, self.tuning.noise):
             own = self.tuning.candidates(arm) if candidates is None else candidates.get((arm.name, noise), ())
             for candidate in map(dict, own):
                 tried = "-".join(f"{key}{spelled(value)}" for key, value in candidate.items())
@@ -282,11 +293,13 @@ class Sweep:
 
     def _check_count(self) -> None:
         """Refuse more runs than the limit, which are counted without being listed."""
-        where = [len(self.noise) if arm.noise is None else len({*arm.noise} & {*self.noise}) for arm in self.arms]
-        count = len(self.seeds) * sum(where)
+        where = [{*self.noise} if arm.noise is None else {*arm.noise} & {*self.noise} for arm in self.arms]
+        count = sum(len(self._seeds_at(noise)) for noises in where for noise in noises)
         if self.tuning is not None:
+            only = self.tuning.noise
+            tuned = [len(noises if only is None else noises & {only}) for noises in where]
             tried = [self.tuning.count(arm) for arm in self.arms]
-            count += len(self.tuning.seeds) * sum(n * m for n, m in zip(where, tried, strict=True))
+            count += len(self.tuning.seeds) * sum(n * m for n, m in zip(tuned, tried, strict=True))
         _check_cells(count)
 
     def _check_tuning(self) -> None:
@@ -298,10 +311,16 @@ class Sweep:
             return
         if set(self.tuning.seeds) & set(self.seeds):
             raise ValueError("tuning and reported runs share seeds; [tune] needs seeds of its own")
-        counts = {arm.name: self.tuning.count(arm) for arm in self.arms if arm.like is None}
+        if self.tuning.noise is not None and self.tuning.noise not in self.noise:
+            raise ValueError(f"[tune] noise is {self.tuning.noise!r}, expected one of {', '.join(self.noise)}")
+        fixed_arms = {arm.name for arm in self.arms if arm.like is not None or arm.tune == {}}
+        counts = {arm.name: self.tuning.count(arm) for arm in self.arms if arm.name not in fixed_arms}
         if len(set(counts.values())) > 1:
             tries = ", ".join(f"{name} {count}" for name, count in counts.items())
-            raise ValueError(f"arms are not tuned with equal effort: {tries} candidates; list as many for each")
+            raise ValueError(
+                f"arms are not tuned with equal effort: {tries} candidates; list as many for each, "
+                "or tune = {} for an arm that is compared as it is"
+            )
         for arm in self.arms:
             if arm.tune is None and arm.like is None and (fixed := sorted(set(arm.train) & set(self.tuning.train))):
                 raise ValueError(
@@ -310,16 +329,21 @@ class Sweep:
         if not any(counts.values()):
             raise ValueError("[tune] needs at least one list of values, such as lr = [0.02, 0.05]")
 
-    def _grid(self, seeds: Iterable[int]) -> Iterable[tuple[int, str, Arm]]:
+    def _grid(self, seeds: Iterable[int], only: str | None = None) -> Iterable[tuple[int, str, Arm]]:
         for seed, noise, arm in itertools.product(seeds, self.noise, self.arms):
-            if arm.noise is None or noise in arm.noise:
+            if (arm.noise is None or noise in arm.noise) and noise == (only or noise):
                 yield seed, noise, arm
+
+    def _seeds_at(self, noise: str) -> tuple[int, ...]:
+        """The seeds of the reported runs under a noise."""
+        return self.seeds[: self.fewer.get(noise)]
 
     def _config(self, arm: Arm, noise: str, seed: int, tuned: Mapping[str, Any]) -> TrainConfig:
         options = {key: tuned.get(key, value) for key, value in arm.options.items()}
         fields = {**self.train, **arm.train, **{key: value for key, value in tuned.items() if key not in options}}
         fields |= {"noise": noise, "optimizer": arm.optimizer, "options": options}
         try:
+            losses.parse(fields.get("loss", "ce"))
             return TrainConfig.from_dict(fields).with_seed(seed)
         except (TypeError, ValueError) as error:
             raise ValueError(f"arm {arm.name!r}: {error}") from error
@@ -389,11 +413,14 @@ def _tuning(table: Any) -> Tuning | None:
     _table(table, "[tune]")
     if "seeds" not in table:
         raise ValueError("[tune] needs seeds, such as seeds = [100, 101]")
-    tried = {key: value for key, value in table.items() if key not in ("seeds", "widen")}
+    tried = {key: value for key, value in table.items() if key not in ("seeds", "widen", "noise")}
+    at = table.get("noise")
+    if at is not None and not isinstance(at, str):
+        raise ValueError(f"[tune] noise is {at!r}, expected one of the sweep's")
     widen = table.get("widen", 0)
     if type(widen) is not int or not 0 <= widen <= WIDEST:
         raise ValueError(f"[tune] widen is {widen!r}, expected a whole number, 0…{WIDEST}")
-    return Tuning(_seeds(table["seeds"]), _lists(tried, {*_FIELDS, "widen"}, "[tune]"), widen)
+    return Tuning(_seeds(table["seeds"]), _lists(tried, {*_FIELDS, "widen", "noise"}, "[tune]"), widen, at)
 
 
 def _lists(tried: Mapping[str, Any], known: Iterable[str], where: str) -> dict[str, tuple[Any, ...]]:
@@ -424,6 +451,15 @@ def _seeds(value: Any) -> tuple[int, ...]:
     if not seeds or any(type(s) is not int or s < 0 for s in seeds) or len(set(seeds)) != len(seeds):
         raise ValueError(f"seeds is {value!r}, expected a number of seeds or a list of different ones ≥ 0")
     return tuple(seeds)
+
+
+def _fewer(table: Any, noise: Sequence[str], seeds: int) -> dict[str, int]:
+    """How many of the seeds are run under some noise."""
+    _known(_table(table, "fewer_seeds"), noise, "fewer_seeds")
+    for spec, count in table.items():
+        if type(count) is not int or not 1 <= count <= seeds:
+            raise ValueError(f"fewer_seeds of {spec} is {count!r}, expected a whole number, 1…{seeds}")
+    return dict(table)
 
 
 def _noise(values: Any, where: str) -> tuple[str, ...]:

@@ -51,17 +51,24 @@ def estimate(cells: Sequence[Cell], *, trust: bool = False) -> Cost:
 def _estimate(cells: Sequence[Cell], trust: bool) -> Cost:
     seconds, size = 0.0, 0
     problems: dict[tuple[Any, ...], Problem] = {}
-    known: dict[tuple[Any, ...], tuple[float, float, float, int]] = {}
+    steps: dict[tuple[Any, ...], float] = {}
+    passes: dict[tuple[Any, ...], tuple[float, float, int]] = {}
     for cell in cells:
         config = cell.config
         shape = (config.data, config.train_samples, config.test_samples, config.val_fraction)
         if shape not in problems:
             problems[shape] = Problem.of(config, trust=trust)
         problem = problems[shape]
-        arm = (*shape, config.model, config.optimizer, config.batch_size, config.loss, repr(config.options))
-        if arm not in known:
-            known[arm] = _costs(cell, problem, trust)
-        step, forward, product, weights = known[arm]
+        network = (*shape, config.model)
+        # The size of an option decides nothing about the time, and there may be many candidates.
+        arm = (*network, config.optimizer, config.batch_size, config.loss.partition(":")[0])
+        if arm not in steps or network not in passes:
+            trainer, small = _first_steps(cell, problem, trust)
+            if arm not in steps:
+                steps[arm] = _step_seconds(trainer)
+            if network not in passes:
+                passes[network] = _pass_seconds(trainer, small)
+        step, (forward, product, weights) = steps[arm], passes[network]
         unit = UnitCosts(len(problem.train), len(problem.dataset.test_y), forward, product)
         everything = unit.train + len(problem.val) + unit.test
         seconds += config.epochs * -(-unit.train // config.batch_size) * step
@@ -72,8 +79,8 @@ def _estimate(cells: Sequence[Cell], trust: bool) -> Cost:
     return Cost(seconds, size)
 
 
-def _costs(cell: Cell, problem: Problem, trust: bool) -> tuple[float, float, float, int]:
-    """Seconds of a step, of the forward pass of a sample, of a Hessian product for a sample; bytes of the weights."""
+def _first_steps(cell: Cell, problem: Problem, trust: bool) -> tuple[Trainer, Problem]:
+    """A trainer of the cell on a few of its samples, and these."""
     rows = problem.train[:_SAMPLES]
     small = dataclasses.replace(problem, train=rows, val=rows[:0])
     small = dataclasses.replace(
@@ -83,16 +90,22 @@ def _costs(cell: Cell, problem: Problem, trust: bool) -> tuple[float, float, flo
     config = dataclasses.replace(cell.config, val_fraction=0.0, warmup=0.0, checkpoints=())
     if config.like is not None:  # its norms are not known yet; a step of it costs what one of SAM does
         config = dataclasses.replace(config, optimizer="sam", options={}, like=None)
-    trainer = Trainer(config, small, trust=trust)
-    batches = -(-len(rows) // config.batch_size)
-    step = _time(lambda: trainer.train_epoch(1), max(1, _STEPS // batches)) / batches
+    return Trainer(config, small, trust=trust), small
+
+
+def _step_seconds(trainer: Trainer) -> float:
+    batches = -(-len(trainer.problem.train) // trainer.config.batch_size)
+    return _time(lambda: trainer.train_epoch(1), max(1, _STEPS // batches)) / batches
+
+
+def _pass_seconds(trainer: Trainer, small: Problem) -> tuple[float, float, int]:
+    """Seconds of the forward pass of a sample, of a Hessian product for a sample; bytes of the weights."""
     objective = small.objective(trainer.model, ["mixed"])
-    forward = _time(objective.evaluate, 2) / len(rows)
+    forward = _time(objective.evaluate, 2) / len(small.train)
     H = landscape.HessianOperator(objective)
     v = objective.gradient()
-    product = _time(lambda: H @ v, 2) / len(rows)
-    weights = sum(t.nbytes for t in trainer.model.state_dict().values())
-    return step, forward, product, weights
+    product = _time(lambda: H @ v, 2) / len(small.train)
+    return forward, product, sum(t.nbytes for t in trainer.model.state_dict().values())
 
 
 def _time(call: Callable[[], object], repeats: int) -> float:

@@ -177,7 +177,8 @@ def resolved(sweep: Sweep) -> dict[str, Any]:
         "train": everywhere,
         "arms": arms,
         "measures": {name: dict(settings) for name, settings in sweep.measures.items()},
-        "tuning": None if tuning is None else {"rule": RULE, "widen": tuning.widen},
+        "tuning": None if tuning is None else {"rule": RULE, "widen": tuning.widen, "noise": tuning.noise},
+        "fewer_seeds": dict(sweep.fewer),
     }
     return dict(plain(found))
 

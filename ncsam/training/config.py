@@ -28,6 +28,7 @@ COUNTS = {
 """Least and greatest of the settings that are whole numbers."""
 NUMBERS = {
     "lr": (0.0, LARGEST), "momentum": (0.0, 1.0), "weight_decay": (0.0, LARGEST), "warmup_rho": (0.0, LARGEST),
+    "mixup": (0.0, 1e6),
 }  # fmt: skip
 """Least and greatest of those that are not."""
 FRACTIONS = ("warmup", "val_fraction")
@@ -55,8 +56,9 @@ class TrainConfig:
         warmup: fraction of the epochs, at the start, with the same steps whatever the optimizer.
         warmup_step: what they are: ``base``, the base optimizer alone, or ``sam``, SAM with radius ``warmup_rho``.
         warmup_rho: has an effect with ``sam`` only; not the optimizer's, so that arms of any rho share the warm-up.
-        loss: that is trained on: ``ce``, ``smooth:0.1``, ``gce:0.7``, ``sce:0.1,1.0``, see
+        loss: that is trained on: ``ce``, ``smooth:0.1``, ``gce:0.7``, ``sce:0.1,1.0``, ``elr:3,0.7``, see
             :func:`ncsam.training.losses.parse`. What is reported of the views is cross-entropy, whatever the loss.
+        mixup: α of :mod:`ncsam.training.mixup`, whose draws are seeded with the order; 0 for none.
         augment: pad, crop and flip the training images, anew in each epoch.
         train_samples, test_samples: take only the first so many samples of the training or test set; all if none.
         val_fraction: share of the training set held out, with its observed labels.
@@ -98,6 +100,7 @@ class TrainConfig:
     warmup_step: str = "base"
     warmup_rho: float = 0.05
     loss: str = "ce"
+    mixup: float = 0.0
     augment: bool = False
     train_samples: int | None = None
     test_samples: int | None = None

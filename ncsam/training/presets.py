@@ -65,6 +65,7 @@ _COMMON = {
     "betas": Setting((0.9, 0.999), OURS),  # without effect: Adam's
     "lr_schedule": Setting("cosine", RELEASED),
     "warmup_rho": Setting(0.05, OURS),  # without effect while the warm-up takes base steps
+    "mixup": Setting(0.0, OURS),
     "augment": Setting(True, OURS),
     "val_fraction": Setting(0.1, OURS),
     "precision": Setting("fp32", OURS),

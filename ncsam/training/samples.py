@@ -16,11 +16,15 @@ _SHARE = 0.5  # of an accelerator's free memory that data may take; the rest is 
 
 
 class Batch(NamedTuple):
-    """Inputs ready for the model (B, …), observed and true labels (B,), on the device."""
+    """Inputs ready for the model (B, …), observed and true labels (B,), on the device.
+
+    ``rows`` says which of the training samples they are, in the order of :attr:`ncsam.training.problem.Problem.train`.
+    """
 
     x: Tensor
     observed: Tensor
     true: Tensor
+    rows: Tensor
 
 
 class Samples:
@@ -80,7 +84,7 @@ class Samples:
             if self._augment is not None:
                 x = self._augment(x, self._index[rows], epoch)
             observed, true = self._observed.index_select(0, rows), self._true.index_select(0, rows)
-            yield Batch(self._dataset.prepare(x).contiguous(memory_format=self.memory_format), observed, true)
+            yield Batch(self._dataset.prepare(x).contiguous(memory_format=self.memory_format), observed, true, rows)
 
 
 def _fits(inputs: Tensor, device: torch.device) -> bool:

@@ -15,15 +15,16 @@ from torch.utils._pytree import tree_map_only
 
 from ncsam import models, optimizers
 from ncsam.optimizers import StepInfo
-from ncsam.optimizers.perturbations import NoPerturbation
+from ncsam.optimizers.perturbations import AdaptiveAscent, NoPerturbation, ReplayedAscent, SharpnessAscent
 from ncsam.records import Diagnostics, SampleHistory, Steps, Training
 from ncsam.training import execution, losses
 from ncsam.training.config import TrainConfig, learning_rate_schedule
 from ncsam.training.gradient_diagnostics import Diagnosis
+from ncsam.training.mixup import Mixtures, mixed
 from ncsam.training.predictions import Histories, class_accuracy, confusion_matrix, logits, losses_and_margins
 from ncsam.training.problem import VIEWS, Problem, batch_size_for
 from ncsam.training.replay import StepNorms
-from ncsam.training.samples import Samples
+from ncsam.training.samples import Batch, Samples
 
 Row = dict[str, Any]
 _EVALUATED = ("memorisation", "corrected", "balanced_accuracy")  # one number each, besides what has an axis
@@ -33,6 +34,8 @@ _ARRAYS = (
     "diagnosed",
     "step_norms",
 )  # of a trainer, which hold arrays; a state has tensors in their place
+_OF_WHOLE_BATCHES = (NoPerturbation, SharpnessAscent, AdaptiveAscent, ReplayedAscent)
+"""Perturbations that ask for no loss but that of the batch as it is."""
 
 
 class Trainer:
@@ -102,6 +105,10 @@ class Trainer:
         if replay is not None:
             replay.check(config, dataset.hash, -(-len(self._samples) // config.batch_size))
         self._optimizer, self._warmup = self._arms(place, replay)
+        self._check_loss()
+        self._targets: Tensor | None = None  # of the loss that remembers the samples
+        if isinstance(self._loss, losses.EarlyLearning):
+            self._targets = torch.zeros(len(self._samples), dataset.num_classes, device=place)
         self.views = tuple(v for v in VIEWS if v != "val" or len(self.problem.val))
         self._checked = False
         self.rows: list[Row] = []
@@ -137,6 +144,20 @@ class Trainer:
         if config.warmup_step == "sam":
             return chosen, optimizers.SAM(self.model, base, config.warmup_rho, forward=forward)
         return chosen, optimizers.Plain(self.model, base, forward=forward)
+
+    def _check_loss(self) -> None:
+        """Refuse a loss of whole batches with what takes them apart."""
+        config = self.config
+        remembers = isinstance(self._loss, losses.EarlyLearning)
+        if not remembers and not config.mixup:
+            return
+        what = f"loss {config.loss}" if remembers else f"mixup {config.mixup:g}"
+        if not isinstance(self._optimizer.perturbation, _OF_WHOLE_BATCHES):
+            raise ValueError(f"{what} is of whole batches, which {config.optimizer} takes apart; take sgd, sam or asam")
+        if remembers and config.mixup:
+            raise ValueError(f"{what} remembers samples, which mixup {config.mixup:g} mixes; leave one of them out")
+        if remembers and config.diagnose:
+            raise ValueError(f"{what} is of whole batches, of which diagnose looks at parts; leave one of them out")
 
     def epochs(self) -> Iterator[Row]:
         """Train from where the trainer stands to the end, yielding the row of each epoch."""
@@ -190,6 +211,7 @@ class Trainer:
             "optimizer": self._optimizer.state_dict(),
             **tree_map_only(np.ndarray, torch.from_numpy, {name: getattr(self, name) for name in _ARRAYS}),
             "samples": dict(self._histories.by_epoch) if self._histories is not None else {},
+            "targets": self._targets,
             "seconds": dict(self.seconds),
         }
 
@@ -203,6 +225,8 @@ class Trainer:
             setattr(self, name, tree_map_only(Tensor, lambda t: t.cpu().numpy(), state.get(name, {})))
         if self._histories is not None:
             self._histories.by_epoch = {epoch: values.cpu() for epoch, values in state["samples"].items()}
+        if self._targets is not None:
+            self._targets.copy_(state["targets"])
         self.seconds = dict(state["seconds"])
 
     def _diagnose(self, epoch: int) -> None:
@@ -222,12 +246,14 @@ class Trainer:
             group["lr"] = self._lr(epoch)
         self.model.train()
         means, norms = _Means(), []
+        mixtures = Mixtures(self.config.mixup, self.config.seeds["order"], epoch) if self.config.mixup else None
         for batch in self._samples.batches(epoch):
+            x, loss = self._inputs_and_loss(batch, mixtures)
             with self._step_context():
                 info = opt.step(
-                    batch.x,
+                    x,
                     batch.observed,
-                    self._loss,
+                    loss,
                     progress=epoch / self.config.epochs,
                     true_labels=batch.true,
                 )
@@ -236,6 +262,17 @@ class Trainer:
         if not isinstance(self._optimizer.perturbation, NoPerturbation):
             self.step_norms[epoch] = np.array(norms, np.float32)
         return means.row(self._optimizer.perturbation.rho)
+
+    def _inputs_and_loss(self, batch: Batch, mixtures: Mixtures | None) -> tuple[Tensor, losses.Loss]:
+        """What a batch is trained on, and by which loss: where one belongs to the batch, that."""
+        if self._targets is not None:
+            assert isinstance(self._loss, losses.EarlyLearning)
+            return batch.x, self._loss.of_batch(self._targets, batch.rows)
+        if mixtures is None:
+            return batch.x, self._loss
+        share, partner = mixtures.next(len(batch.observed))
+        x, loss = mixed(batch.x, batch.observed, self._loss, share, partner.to(batch.x.device))
+        return x.contiguous(memory_format=self._samples.memory_format), loss
 
     def _after_epoch(self, epoch: int) -> Row:
         """What is noted of the views and of every training sample, from one forward pass over each."""

@@ -59,6 +59,7 @@ def check_by_rank(ranks: list[dict[str, Any]]) -> None:
 def check_refusals(ranks: list[dict[str, Any]]) -> None:
     for found in ranks:
         assert found["seeds"].startswith(f"synchronised ranks have seeds {list(range(len(ranks)))}, expected the same")
+        assert found["groups"].startswith("groups are perturbed on one process; under DistributedDataParallel take SAM")
         assert found["weights"].startswith("the loss is no plain mean over the rows: ")
         assert found["weights"].endswith("whose own mean is known, or leave synchronised out")
 

@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel as DDP
 from landscape.ranks import Ranks
 from ncsam.optimizers.first_pass import FirstPass
 from ncsam.optimizers.mini_batch import MiniBatch
-from tests.ncsam.optimizers.problem import ALL, UNSEEDED, data, loss_fn, make, mlp, weights
+from tests.ncsam.optimizers.problem import UNSEEDED, WHOLE, data, loss_fn, make, mlp, weights
 
 F64 = torch.float64
 STEPS = 3
@@ -25,16 +25,16 @@ def synchronised() -> dict[str, Any]:
     warnings.filterwarnings("ignore", "projection keeps")
     plain = {
         f"{name} x{parts}": _beside_the_whole(name, parts)
-        for name in ALL
+        for name in WHOLE
         for parts in ((1, 2) if name == "ncsam" else (1,))
     }
-    return plain | {f"{name} weighted": _beside_the_whole(name, 1, weighted=True) for name in ALL}
+    return plain | {f"{name} weighted": _beside_the_whole(name, 1, weighted=True) for name in WHOLE}
 
 
 def by_rank() -> dict[str, Any]:
     """Each optimizer, every rank perturbed by itself, beside the average of what each would do, written out."""
     warnings.filterwarnings("ignore", "projection keeps")
-    return {name: _beside_the_average(name) for name in ALL if name != "sgd"}
+    return {name: _beside_the_average(name) for name in WHOLE if name != "sgd"}
 
 
 def quick() -> dict[str, Any]:
@@ -58,6 +58,7 @@ def refusals() -> dict[str, str]:
     opt = make("sam", DDP(mlp(F64)), synchronised=True)
     for name, act in {
         "seeds": lambda: make("ncsam", DDP(mlp(F64)), synchronised=True, seed=ranks.rank),
+        "groups": lambda: make("m-sam", DDP(mlp(F64))),
         "weights": lambda: opt.step(x, y, lambda z, t: loss_fn(z, t, weight=WEIGHT)),
     }.items():
         try:

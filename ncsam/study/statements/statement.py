@@ -39,6 +39,7 @@ class Statement:
         interval: of the effect, where it is not the t-interval over the seeds; its seeds are those of the contrast.
         checks: undecided where one of them says why the study cannot tell.
         secondary: descriptive effects by name.
+        described: descriptive intervals by name, where these are not over per-seed effects.
         claim: what the paper says, and where.
         why: the reason for this endpoint.
         control: what could have refuted the statement, or a verdict on it.
@@ -57,6 +58,7 @@ class Statement:
     interval: Callable[[Study], Interval] | None = None
     checks: tuple[Check, ...] = ()
     secondary: Secondary = lambda study: {}
+    described: Callable[[Study], Mapping[str, Interval]] = lambda study: {}
     claim: str = ""
     why: str = ""
     control: str = ""

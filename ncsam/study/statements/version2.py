@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from ncsam.statistics import LEVEL, t_interval
+from ncsam.statistics import LEVEL, Interval, kendall_interval, t_interval
 from ncsam.study.effects import (
     CONTRAST_RATE,
     Effect,
@@ -172,7 +172,21 @@ def _t6b(arm: str) -> Callable[[Study], Mapping[str, Effect]]:
 
 
 def _t7(study: Study) -> Mapping[str, Effect]:
-    return {f"NCSAM - {arm}": difference("test_accuracy", "ncsam", arm) for arm in study.arms if arm != "ncsam"}
+    found: dict[str, Effect] = {
+        f"NCSAM - {arm}": difference("test_accuracy", "ncsam", arm) for arm in study.arms if arm != "ncsam"
+    }
+    for endpoint in study.measured("test_accuracy@"):
+        at = endpoint.partition("@")[2].replace("_", " ")
+        found[f"NCSAM - SAM at {at}"] = difference(endpoint, "ncsam", "sam")
+    return found
+
+
+def _early_stopped(study: Study) -> Mapping[str, Effect]:
+    def effect(study: Study) -> np.ndarray:
+        stopped = study.of("early_stopped_accuracy", "sgd", CONTRAST_RATE)
+        return study.of("test_accuracy", "ncsam", CONTRAST_RATE) - stopped
+
+    return {"NCSAM - SGD stopped early on validation labels as noisy as the others": effect}
 
 
 def _nothing(study: Study) -> Mapping[str, Effect]:
@@ -225,17 +239,31 @@ def flatter(arm: str, printed: str, sharpness: str = SHARPNESS) -> Statement:
     )
 
 
+def _agreement(sharpness: str, given: str | None = None) -> Callable[[Study], Interval]:
+    """Interval of τ(sharpness, clean test error), arms and seeds taken at random; of the partial τ if ``given``."""
+
+    def interval(study: Study) -> Interval:
+        x, y = (study.over_arms(name, CONTRAST_RATE) for name in (sharpness, "test_error"))
+        return kendall_interval(x, y, None if given is None else study.over_arms(given, CONTRAST_RATE))
+
+    return interval
+
+
 def generalises(sharpness: str = SHARPNESS) -> Statement:
     """T9 with a measure of sharpness on a view, by the name of its endpoint."""
     return Statement(
         "T9",
         "flatter solutions generalise better under noise",
-        f"Kendall's τ over the arms at 40 % between {sharpness} and clean test error, arms resampled",
+        f"Kendall's τ over the arms at 40 % between {sharpness} and clean test error, arms at random",
         {"sharpness, test error": rank_agreement(sharpness, "test_error", at_contrast)},
         0.2,
         (((sharpness, "test_error"), (EVERY_ARM,), at_contrast),),
         unit=(1, "in Kendall’s τ"),
         question="Do flatter solutions generalise better under noise?",
+        interval=_agreement(sharpness),
+        described=lambda study: {
+            "partial τ, given the share of wrong labels fitted": _agreement(sharpness, "memorisation")(study)
+        },
         claim="Flatness of the minimum is what generalisation under label noise depends on (Theorem 1).",
         why="Within one noise rate, since the rate moves both; arms are a sample of methods, so that their number "
         "limits what is known, however many seeds there are.",
@@ -372,7 +400,7 @@ _T7 = (
         "SGD",
         "sgd",
         (_memorises,),
-        _nothing,
+        _early_stopped,
         "The base optimizer with the same schedule.",
         "Early stopping, label smoothing and GCE, which are cheaper.",
     ),

@@ -14,10 +14,12 @@ from ncsam.optimizers import OPTIMIZERS, SharpnessAware
 CLASSES, FEATURES, BATCH = 5, 6, 20
 loss_fn = nn.functional.cross_entropy
 ALL = sorted(OPTIMIZERS)
-UNSEEDED = ("sgd", "sam", "asam", "clean-direction", "clean-part-direction", "replay")
+WHOLE = [name for name in ALL if name != "m-sam"]
+"""Those that perturb by the whole batch, not by groups of it."""
+UNSEEDED = ("sgd", "sam", "asam", "m-sam", "clean-direction", "clean-part-direction", "replay")
 """Those that draw nothing and take no seed."""
-NEEDED: dict[str, dict[str, Any]] = {"replay": {"norms": [0.05 + 0.01 * step for step in range(20)]}}
-"""Options without which an optimizer cannot step."""
+NEEDED: dict[str, dict[str, Any]] = {"m-sam": {"m": 5}, "replay": {"norms": [0.05 + 0.01 * step for step in range(20)]}}
+"""Options without which an optimizer cannot step, or not with BatchNorm."""
 
 
 def data(seed: int = 0, dtype: torch.dtype = torch.float32, batch: int = BATCH) -> tuple[Tensor, Tensor, Tensor]:

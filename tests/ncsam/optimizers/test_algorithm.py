@@ -64,7 +64,7 @@ class Literal:
         sam = rho * g / math.sqrt(float(g @ g))
         z = self.model(x).detach()
         star = self.gradient(x, self.wrong_labels(z, y, rows), rows, self.o.get("label_smoothing", 0.0))
-        s = self.schedule(t)
+        s = self.schedule(t)  # of the sign of kappa
         add = s * rho * star / math.sqrt(float(star @ star)) if self.o.get("scale") == "relative" else s * star
         epsilon = sam + self.o.get("sign", 1) * add
         length = math.sqrt(float(epsilon @ epsilon))
@@ -88,6 +88,10 @@ CASES: dict[str, dict[str, Any]] = {
     "paper": {},
     "weak enough not to be projected": {"rho": 0.5, "kappa": 0.01, "sign": -1},
     "minus": {"sign": -1},
+    "negative dose": {"kappa": -0.1},
+    "negative dose unprojected": {"kappa": -0.1, "project": False},
+    "negative dose, relative": {"kappa": -0.7, "scale": "relative", "project": False},
+    "negative dose of the minus sign": {"kappa": -0.2, "sign": -1, "project": False},
     "unprojected": {"project": False},
     "minus unprojected": {"sign": -1, "project": False},
     "smoothed": {"label_smoothing": 0.1, "project": False},
@@ -132,6 +136,24 @@ def test_ncsam_is_algorithm_1(build_model: Any, options: dict[str, Any], monkeyp
         torch.testing.assert_close(weights(model), weights(reference), rtol=TOL, atol=TOL)
 
 
+@pytest.mark.parametrize("name", ["ncsam", "ncsam-released", "matched", "gstar-only", "random-direction", "oracle"])
+@pytest.mark.parametrize("options", [{}, {"project": False}, {"scale": "relative", "project": False}], ids=str)
+def test_a_negative_dose_is_the_minus_sign_bitwise(name: str, options: dict[str, Any]) -> None:
+    a, b = mlp(), mlp()
+    below, minus = make(name, a, kappa=-0.3, **options), make(name, b, kappa=0.3, sign=-1, **options)
+    for i in range(3):
+        x, y, true = data(seed=i)
+        one, other = (opt.step(x, y, loss_fn, progress=0.5, true_labels=true) for opt in (below, minus))
+        assert one.compensation_norm == other.compensation_norm >= 0
+    assert torch.equal(weights(a), weights(b))
+
+
+def test_relative_kappa_is_the_length_of_the_compensation_over_rho() -> None:
+    for kappa in (0.1, 0.3, 1.0, 3.0, -0.3):
+        info, _, _ = one_step("ncsam", scale="relative", kappa=kappa, rho=0.2)
+        assert info.relative_compensation == pytest.approx(abs(kappa), rel=TOL)
+
+
 def ascent(g: Tensor, rho: float = 0.05) -> Tensor:
     return rho * g / g.norm()
 
@@ -157,6 +179,73 @@ def test_adaptive_sam_is_kwon_equation_10_and_invariant_to_rescaling() -> None:
         assert info.perturbation_norm == pytest.approx(float(epsilon.norm()), rel=TOL)
         literal.descend(x, y, epsilon)
         torch.testing.assert_close(weights(model), weights(reference), rtol=TOL, atol=TOL)
+
+
+@pytest.mark.parametrize("build_model", [mlp, bn], ids=["mlp", "batchnorm"])
+@pytest.mark.parametrize("m", [1, 4, 5, 7, 20, 99])
+def test_m_sam_perturbs_each_group_by_itself_and_descends_with_the_mean(build_model: Any, m: int) -> None:
+    if build_model is bn and m == 1:
+        return  # BatchNorm of torch refuses a batch of one sample
+    model, reference = build_model(torch.float64), build_model(torch.float64)
+    opt, literal = make("m-sam", model, rho=0.3, m=m), Literal(reference)
+    for i in range(4):
+        x, y, _ = data(seed=i, dtype=torch.float64)
+        info = opt.step(x, y, loss_fn)
+        w, descent, losses = weights(reference), torch.zeros_like(weights(reference)), []
+        groups = math.ceil(len(y) / m)
+        edges = [len(y) * k // groups for k in range(groups + 1)]
+        for k in range(groups):
+            rows = slice(edges[k], edges[k + 1])
+            share = (edges[k + 1] - edges[k]) / len(y)
+            g = literal.gradient(x[rows], y[rows])  # moves BatchNorm's statistics
+            moved = [b.clone() for b in reference.buffers()]
+            literal.put(w + 0.3 * g / g.norm())
+            losses.append(share * float(loss_fn(reference(x[rows]), y[rows]).detach()))
+            descent += share * literal.gradient(x[rows], y[rows])
+            literal.put(w)
+            for buffer, value in zip(reference.buffers(), moved, strict=True):
+                buffer.copy_(value)
+        literal.velocity = MOMENTUM * literal.velocity + descent + DECAY * w
+        literal.put(w - LR * literal.velocity)
+        assert info.perturbation_norm == pytest.approx(0.3, rel=TOL)
+        assert info.cosine == pytest.approx(1.0, rel=TOL)
+        assert info.perturbed_loss == pytest.approx(sum(losses), rel=TOL)
+        assert len(info.outputs) == len(y)
+        torch.testing.assert_close(weights(model), weights(reference), rtol=TOL, atol=TOL)
+        torch.testing.assert_close([*model.buffers()], [*reference.buffers()], rtol=TOL, atol=TOL)
+
+
+def test_m_sam_of_the_whole_batch_is_sam_bitwise() -> None:
+    a, b = bn(), bn()
+    for i in range(3):
+        x, y, _ = data(seed=i)
+        one, other = make("m-sam", a, m=20).step(x, y, loss_fn), make("sam", b).step(x, y, loss_fn)
+        assert (one.loss, one.perturbed_loss, one.perturbation_norm) == pytest.approx(
+            (other.loss, other.perturbed_loss, other.perturbation_norm)
+        )
+    assert torch.equal(weights(a), weights(b))
+
+
+def test_m_sam_counts_a_group_what_it_weighs_and_leaves_out_what_is_ignored() -> None:
+    x, y, _ = data(dtype=torch.float64)
+    y[4:8] = -100
+    y[9] = -100
+    model, reference = mlp(torch.float64), mlp(torch.float64)
+    info = make("m-sam", model, rho=0.3, m=4).step(x, y, loss_fn)
+    literal, w, counted = Literal(reference), weights(reference), int((y >= 0).sum())
+    descent = torch.zeros_like(w)
+    for start in range(0, 20, 4):
+        kept = [k for k in range(start, start + 4) if y[k] >= 0]
+        if kept:
+            g = literal.gradient(x[kept], y[kept])
+            literal.put(w + 0.3 * g / g.norm())
+            descent += len(kept) / counted * literal.gradient(x[kept], y[kept])
+            literal.put(w)
+    literal.put(w - LR * (descent + DECAY * w))
+    torch.testing.assert_close(weights(model), weights(reference), rtol=TOL, atol=TOL)
+    assert len(info.outputs) == 20
+    info = make("m-sam", mlp(), m=4).step(x.float(), torch.full_like(y, -100), loss_fn)
+    assert info.skipped == "loss is nan, gradient has norm 0.0, at w in a group of the batch"
 
 
 def one_step(name: str, **options: Any) -> tuple[Any, Tensor, Literal]:

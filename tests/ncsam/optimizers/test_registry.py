@@ -20,8 +20,8 @@ from tests.ncsam.optimizers.problem import make, mlp, sgd, train
 
 def test_every_arm_of_the_comparison_is_there() -> None:
     assert list(OPTIMIZERS) == [
-        *("sgd", "sam", "asam", "ncsam", "ncsam-released", "clean-direction", "clean-part-direction", "matched"),
-        *("replay", "random-direction", "random-picks", "gstar-only", "oracle"),
+        *("sgd", "sam", "asam", "m-sam", "ncsam", "ncsam-released", "clean-direction"),
+        *("clean-part-direction", "matched", "replay", "random-direction", "random-picks", "gstar-only", "oracle"),
     ]
 
 
@@ -35,7 +35,9 @@ def test_every_arm_of_the_comparison_is_there() -> None:
         ("matched", {"kapa": 1}, "unknown option of matched 'kapa', did you mean 'kappa'?"),
         ("sam", {"rho": -1}, "rho is -1, expected a finite number ≥ 0"),
         ("replay", {"norms": [0.1, float("nan")]}, "norm of step 2 is nan, expected a finite number ≥ 0"),
-        ("ncsam", {"kappa": float("inf")}, "kappa is inf, expected a finite number ≥ 0"),
+        ("m-sam", {"m": 0}, "m is 0, expected a whole number of samples ≥ 1"),
+        ("m-sam", {"m": 2.0}, "m is 2.0, expected a whole number of samples ≥ 1"),
+        ("ncsam", {"kappa": float("inf")}, "kappa is inf, expected a finite number"),
         ("ncsam", {"flip_ratio": 1.2}, "flip_ratio is 1.2, expected a share in [0, 1]"),
         ("ncsam", {"sign": 0}, "sign is 0, expected +1 (the paper's) or -1"),
         ("ncsam", {"schedule": "cosine"}, "schedule is 'cosine', expected one of 'paper', 'linear', 'constant'"),
@@ -60,6 +62,7 @@ def test_every_listed_option_is_taken(name: str) -> None:
     values |= {"flip_ratio": 0.5, "sign": -1, "project": True, "label_smoothing": 0.2, "warmup": 0.05, "seed": 4}
     values |= {
         "norms": (0.1, 0.2),
+        "m": 6,
         "clusters": 3,
         "schedule": "linear",
         "scale": "relative",

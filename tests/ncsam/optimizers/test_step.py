@@ -16,6 +16,7 @@ from tests.ncsam.optimizers.problem import (
     BATCH,
     CLASSES,
     FEATURES,
+    WHOLE,
     bn,
     data,
     dropout,
@@ -99,7 +100,7 @@ def test_any_base_instance_takes_the_gradient_at_the_perturbed_weights(base: str
 
 
 @quiet
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", WHOLE)
 def test_batchnorm_statistics_move_once_a_step(name: str) -> None:
     model, reference = bn(), bn()
     x, y, true = data()

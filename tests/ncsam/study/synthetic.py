@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +17,12 @@ ARMS = ("sgd", "sam", "ncsam", "matched", "clean-direction", "replay")
 
 
 def rows(
-    seeds: int = 10, spread: float = 1e-3, noise: str = "symmetric", draw: int = 0, **effects: float
+    seeds: int = 10,
+    spread: float = 1e-3,
+    noise: str = "symmetric",
+    draw: int = 0,
+    arms: Sequence[str] = ARMS,
+    **effects: float,
 ) -> list[dict[str, Any]]:
     """Rows of a study in which each effect has the stated size, and no other has; plain SGD memorises by default.
 
@@ -29,7 +35,7 @@ def rows(
     found = []
     for seed in range(seeds):
         for r, rate in enumerate(RATES):
-            for a, arm in enumerate(ARMS):
+            for a, arm in enumerate(arms):
                 sharpness = 1.0 + get("slope", 0.0) * (rate - 0.3)
                 flat = arm in ("sam", "ncsam")
                 numbers = {
@@ -83,7 +89,7 @@ def rows(
 @lru_cache(maxsize=1024)
 def _draws(name: str, draw: int) -> np.ndarray:
     """Standard normal draws of one endpoint, (arms, rates, seeds), whatever other endpoints there are."""
-    return np.random.default_rng([zlib.crc32(name.encode()), draw]).normal(size=(len(ARMS), len(RATES), 32))
+    return np.random.default_rng([zlib.crc32(name.encode()), draw]).normal(size=(32, len(RATES), 32))
 
 
 def table(seeds: int = 10, spread: float = 1e-3, **effects: Any) -> CellTable:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,10 +12,11 @@ from ncsam.study import statements
 from ncsam.study.statements import LATEST, VERSIONS
 from ncsam.study.table import table_of
 from ncsam.study.verdicts import describe, judge
-from tests.ncsam.study.synthetic import rows, table, tuned
+from tests.ncsam.study.synthetic import ARMS, rows, table, tuned
 
 VERSION = VERSIONS[2]
 IDS = [statement.id for statement in VERSION.statements]
+MANY = (*ARMS, *(f"mine{n}" for n in range(10)))
 CLEAR = [
     ("T1", {"risk_tau": 1}, "supported"),
     ("T1", {"risk_tau": -1}, "contradicted (opposite)"),
@@ -48,8 +51,8 @@ CLEAR = [
     ),
     ("T8", {"extra_drop": 0.0}, "supported"),
     ("T8", {"extra_drop": 0.1}, "contradicted (opposite)"),
-    ("T9", {"error_tau": 1}, "supported"),
-    ("T9", {"error_tau": -1}, "contradicted (opposite)"),
+    ("T9", {"error_tau": 1, "arms": MANY}, "supported"),
+    ("T9", {"error_tau": -1, "arms": MANY}, "contradicted (opposite)"),
 ]  # fmt: skip
 AT_M = {
     "lost": 0.1, "opposed": 0.1, "simulated": 0.1, "brought": 0.05, "slope": 0.1, "flatter": 0.1, "gain": 0.01,
@@ -62,7 +65,7 @@ def of(found: Verdicts, statement: str, field: str = "verdict") -> str:
 
 
 @pytest.mark.parametrize(("statement", "effects", "expected"), CLEAR)
-def test_a_clear_effect_decides(statement: str, effects: dict[str, float], expected: str) -> None:
+def test_a_clear_effect_decides(statement: str, effects: dict[str, Any], expected: str) -> None:
     assert of(judge(tuned(**effects)), statement) == expected
 
 
@@ -147,6 +150,17 @@ def test_the_rotation_is_of_the_labels_alone_and_its_trend_needs_no_clean_anchor
     assert of(found, "T2", "test") == "Page"
     unturned = judge(table_of([{**row, "cos_sam_clean": row["cos_true_clean"]} for row in study]))
     assert of(unturned, "T2").startswith("contradicted")
+
+
+def test_few_arms_say_little_however_much_they_agree() -> None:
+    found = judge(tuned(error_tau=1))
+    at = found.statements.tolist().index("T9")
+    assert found.verdict[at] == "undecided"
+    assert found.estimate[at] == pytest.approx(1.0)
+    assert found.low[at] < 0.2
+    assert np.isnan(found.p_value[at])
+    described = describe(tuned(error_tau=1, spread=0.02))
+    assert "partial τ, given the share of wrong labels fitted" in described.quantity.tolist()
 
 
 def test_holm_counts_thirteen() -> None:

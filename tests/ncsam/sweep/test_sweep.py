@@ -93,6 +93,47 @@ def test_arms_may_tune_different_things_with_equal_effort() -> None:
     assert by_name["sgd-symmetric-0.4-seed3"].lr == 0.05
 
 
+def test_the_length_of_the_compensation_over_rho_and_signed_doses_are_swept_and_tuned() -> None:
+    tune = {"rho": [0.05, 0.2], "kappa": [0.1, 0.3, 1.0, 3.0]}
+    arms = [
+        {"optimizer": "ncsam", "scale": "relative", "tune": tune},
+        {
+            "optimizer": "ncsam",
+            "name": "dose",
+            "kappa": [-0.1, 0, 0.1],
+            "tune": {"lr": [0.01 * i for i in range(1, 9)]},
+        },
+    ]
+    sweep = Sweep.from_dict({**SMALL, "arms": arms, "tune": {"seeds": [100]}})
+    tried = [cell.config.options for cell, _ in sweep.tuning_cells() if cell.arm == "ncsam"]
+    assert [(o["scale"], o["rho"], o["kappa"]) for o in tried] == [
+        ("relative", rho, kappa) for rho in (0.05, 0.2) for kappa in (0.1, 0.3, 1.0, 3.0)
+    ]
+    assert [arm.name for arm in sweep.arms] == ["ncsam", "dose-kappa-0.1", "dose-kappa0", "dose-kappa0.1"]
+
+
+def test_losses_are_swept_and_tuned_as_arms() -> None:
+    arms = [
+        {"optimizer": "sgd", "name": "gce", "loss": "gce:0.7", "tune": {"loss": ["gce:0.5", "gce:0.7"]}},
+        {
+            "optimizer": "sgd",
+            "name": "label-smoothing",
+            "loss": "smooth:0.1",
+            "tune": {"loss": ["smooth:0.1", "smooth:0.3"]},
+        },
+        {"optimizer": "sam", "tune": {"rho": [0.05, 0.1]}},
+    ]
+    sweep = Sweep.from_dict({**SMALL, "arms": arms, "tune": {"seeds": [100]}})
+    assert [cell.config.loss for cell, _ in sweep.tuning_cells()] == [
+        "gce:0.5", "gce:0.7", "smooth:0.1", "smooth:0.3", "ce", "ce"
+    ]  # fmt: skip
+    chosen = {("gce", "symmetric:0.4"): {"loss": "gce:0.5"}}
+    assert [cell.config.loss for cell in sweep.cells(chosen)] == ["gce:0.5", "smooth:0.1", "ce"]
+    with pytest.raises(ValueError, match="arm 'gce': unknown loss 'gec', did you mean 'gce'") as error:
+        Sweep.from_dict({**SMALL, "arms": [{**arms[0], "tune": {"loss": ["gec:0.5"]}}], "tune": {"seeds": [100]}})
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -247,7 +247,7 @@ def test_a_plan_allows_what_its_widening_allows(tmp_path: Path) -> None:
     train = {"epochs": 1, "train_samples": 60, "test_samples": 30, "val_fraction": 0.2}
     arms = [{"optimizer": "sam", "tune": {"rho": [1.0, 2.0]}}]
     plan = draw_up(sweep(seeds=1, train=train, arms=arms, tune={"seeds": [100], "widen": 1}))
-    assert plan.content["tuning"] == {"rule": RULE, "widen": 1}
+    assert plan.content["tuning"] == {"rule": RULE, "widen": 1, "noise": None}
     (cell,) = plan.sweep.cells({("sam", "symmetric:0.4"): {"rho": 4.0}})
     every = [cell, *(tried for tried, _ in plan.sweep.reachable_tuning_cells())]
     assert len(every) == 5
@@ -283,3 +283,48 @@ def test_a_failure_of_the_tuning_is_told(tmp_path: Path) -> None:
 
     assert folder.tune(runner) == (failed, [])
     assert folder.choices() is None
+
+
+def test_an_arm_with_an_empty_table_is_compared_as_it_is() -> None:
+    arms = [{"optimizer": "sam", "tune": {"rho": [0.1, 0.2]}}, {"optimizer": "sgd", "tune": {}}]
+    described = Sweep.from_dict({"seeds": 2, "noise": ["none"], "arms": arms, "tune": {"seeds": [100]}})
+    assert {cell.arm for cell, _ in described.tuning_cells()} == {"sam"}
+    assert {cell.arm for cell in described.cells()} == {"sam", "sgd"}
+    del arms[1]["tune"]
+    with pytest.raises(ValueError, match=r"tune = \{\} for an arm"):
+        Sweep.from_dict({"seeds": 2, "noise": ["none"], "arms": arms, "tune": {"seeds": [100]}})
+
+
+def test_what_is_tuned_under_one_noise_serves_all_and_some_noise_has_fewer_seeds() -> None:
+    described = Sweep.from_dict(
+        {
+            "seeds": 3,
+            "fewer_seeds": {"symmetric:0.2": 2},
+            "noise": ["symmetric:0.2", "symmetric:0.4"],
+            "arms": [{"optimizer": "sam", "tune": {"rho": [0.1, 0.2]}}],
+            "tune": {"seeds": [100], "noise": "symmetric:0.4"},
+        }
+    )
+    assert {cell.config.noise for cell, _ in described.tuning_cells()} == {"symmetric:0.4"}
+    assert {cell.config.noise for cell, _ in described.reachable_tuning_cells()} == {"symmetric:0.4"}
+    cells = described.cells({("sam", "symmetric:0.4"): {"rho": 0.2}})
+    assert [(cell.config.noise, cell.seed) for cell in cells] == [
+        *((noise, seed) for seed in (0, 1) for noise in ("symmetric:0.2", "symmetric:0.4")),
+        ("symmetric:0.4", 2),
+    ]
+    assert {cell.config.options["rho"] for cell in cells} == {0.2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"fewer_seeds": {"symmetric:0.3": 1}}, "symmetric:0.3"),
+        ({"fewer_seeds": {"symmetric:0.4": 4}}, "1…3"),
+        ({"tune": {"seeds": [100], "noise": "pair:0.4", "lr": [0.1, 0.2]}}, "pair:0.4"),
+        ({"tune": {"seeds": [100], "noise": 3, "lr": [0.1, 0.2]}}, "noise is 3"),
+    ],
+)
+def test_noise_that_the_sweep_does_not_have_is_told(changes: dict[str, Any], told: str) -> None:
+    described = {"seeds": 3, "noise": ["symmetric:0.4"], "arms": [{"optimizer": "sam"}], **changes}
+    with pytest.raises(ValueError, match=told):
+        Sweep.from_dict(described)

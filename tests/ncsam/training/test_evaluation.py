@@ -17,7 +17,7 @@ from landscape_cli.main import run as landscape
 from ncsam import Run, TrainConfig, Trainer
 from ncsam.figures import training_by_rate, training_curves, training_of_controls
 from ncsam.runs.train import train_run
-from ncsam.study.endpoints import endpoints_of
+from ncsam.study.endpoints import early_stopped_accuracy, endpoints_of
 from ncsam.sweep.cells import Cell
 from ncsam.sweep.estimate import estimate
 from ncsam.sweep.tuning import validation_accuracy
@@ -203,3 +203,13 @@ def test_a_sweep_is_estimated_by_the_evaluations_it_makes() -> None:
         estimate([Cell("one", "sgd", dataclasses.replace(config, evaluate_every=n))]).seconds for n in (1, 10_000)
     )
     assert seldom < every
+
+
+def test_early_stopping_reports_the_test_accuracy_of_the_best_validation_epoch(runs: dict[int, Run]) -> None:
+    for run in runs.values():
+        training, best, found = run.training, -1.0, -1.0
+        for epoch, val, test in zip(training.epochs, training.of_view("val"), training.of_view("test"), strict=True):
+            if epoch in training.epochs[training.evaluated] and val > best:  # the first of several that are best
+                best, found = val, test
+        assert early_stopped_accuracy(training) == endpoints_of(run)["early_stopped_accuracy"] == found
+        assert found >= 0

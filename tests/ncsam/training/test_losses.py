@@ -117,9 +117,73 @@ def test_wrong_labels_pull_less_under_the_robust_losses() -> None:
         ("sce:1,1,4", "log_zero is 4.0, expected a finite number < 0"),
         ("sce:a,b", "does not hold numbers"),
         ("ce:1", "has 1 numbers; spell it ce"),
+        ("elr:3", "has 1 numbers; spell it elr or elr:WEIGHT,BETA"),
+        ("elr:-1,0.7", "weight is -1.0, expected a number ≥ 0"),
+        ("elr:3,1", r"beta is 1.0, expected a number in \[0, 1\)"),
     ],
 )
 def test_what_is_spelled_wrongly_is_named(spec: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         losses.parse(spec)
     assert "\n" not in str(error.value)
+
+
+def remembered(spread: float = 3.0, steps: int = 4) -> tuple[list[float], np.ndarray, torch.Tensor, torch.Tensor]:
+    """A few evaluations of ELR of overlapping batches: values, targets, last logits and their gradient."""
+    rng, targets = np.random.default_rng(1), torch.zeros(9, 5, dtype=torch.float64)
+    loss, values = losses.parse("elr:3,0.7"), []
+    for _ in range(steps):
+        rows = torch.from_numpy(rng.permutation(9)[:6])
+        logits = torch.from_numpy(spread * rng.standard_normal((6, 5))).requires_grad_()
+        value = loss.of_batch(targets, rows)(logits, rows % 5)
+        (gradient,) = torch.autograd.grad(value, logits)
+        values.append(value.item())
+    return values, targets.numpy(), logits.detach(), gradient
+
+
+def test_elr_follows_the_paper_sample_by_sample() -> None:
+    values, targets, _, gradient = remembered()
+    rng, literal = np.random.default_rng(1), {}
+    for value in values:
+        rows = rng.permutation(9)[:6]
+        z = 3.0 * rng.standard_normal((6, 5))
+        total, slope = 0.0, np.zeros((6, 5))
+        for k, row in enumerate(rows.tolist()):
+            p = np.exp(z[k]) / np.exp(z[k]).sum()
+            clamped = np.clip(p, 1e-4, 1 - 1e-4)
+            literal[row] = 0.7 * literal.get(row, np.zeros(5)) + 0.3 * clamped / clamped.sum()
+            agreement = float(clamped @ literal[row])
+            total += (-np.log(p[row % 5]) + 3.0 * np.log(1 - agreement)) / 6
+            inside = (p > 1e-4) & (p < 1 - 1e-4)  # no gradient through a clamp, nor through the target
+            by_p = -3.0 / (1 - agreement) * literal[row] * inside
+            slope[k] = (p - np.eye(5)[row % 5] + p * (by_p - by_p @ p)) / 6
+        assert value == pytest.approx(total, rel=100 * EPS)
+    np.testing.assert_allclose(gradient.numpy(), slope, rtol=1e4 * EPS, atol=1e2 * EPS)
+    assert sorted(literal) == list(range(9))
+    for row, target in literal.items():
+        np.testing.assert_allclose(targets[row], target, rtol=100 * EPS)
+
+
+def test_elr_moves_its_targets_once_a_batch_and_by_no_nan() -> None:
+    targets, rows, labels = torch.zeros(4, 3), torch.tensor([1, 3]), torch.tensor([0, 1])
+    loss = losses.parse("elr").of_batch(targets, rows)
+    loss(torch.tensor([[1.0, 0, 0], [torch.nan, 0, 0]]), labels)
+    assert targets[[0, 2, 3]].eq(0).all()
+    after = targets.clone()
+    assert after[1].sum().item() == pytest.approx(0.3)
+    second = loss(torch.zeros(2, 3), labels)  # as in SAM's second pass
+    assert torch.equal(targets, after)
+    expected = np.log(3) + 3 / 2 * np.log(1 - 0.1)
+    assert second.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_elr_without_its_samples_is_refused_in_one_line() -> None:
+    with pytest.raises(ValueError, match="is of samples that it remembers"):
+        losses.parse("elr")(*batch())
+
+
+def test_extreme_logits_leave_elr_finite() -> None:
+    values, targets, _, gradient = remembered(spread=500.0)
+    assert np.isfinite(values).all()
+    assert np.isfinite(targets).all()
+    assert torch.isfinite(gradient).all()
