@@ -237,7 +237,7 @@ def test_each_deviation_is_told(study: tuple[Plan, SweepFolder]) -> None:
             of(one, options={**options, "rho": 9.0}),
             [
                 "sam: rho = 9.0 is no candidate of its tuning (1 run)",
-                "sam at symmetric:0.4: 2 different settings, where tuning chooses one for all seeds",
+                "sam, tuned at symmetric:0.4: 2 different settings, where one is chosen for all its runs",
             ],
         ),
         ([row for row in rows if row not in tried[:5]], ["missing: 5 of 12 runs of tuning"]),

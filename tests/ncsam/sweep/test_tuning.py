@@ -328,3 +328,12 @@ def test_noise_that_the_sweep_does_not_have_is_told(changes: dict[str, Any], tol
     described = {"seeds": 3, "noise": ["symmetric:0.4"], "arms": [{"optimizer": "sam"}], **changes}
     with pytest.raises(ValueError, match=told):
         Sweep.from_dict(described)
+
+
+def test_an_arm_that_is_not_run_where_tuning_is_done_is_refused() -> None:
+    arms = [{"optimizer": "sgd"}, {"optimizer": "sam", "noise": ["none"]}]
+    tune = {"seeds": [100], "lr": [0.05, 0.1], "noise": "symmetric:0.4"}
+    with pytest.raises(ValueError, match=r"arm 'sam' is not run at symmetric:0\.4, where all tuning is done"):
+        sweep(noise=["none", "symmetric:0.4"], arms=arms, tune=tune)
+    described = sweep(noise=["none", "symmetric:0.4"], arms=[arms[0], {**arms[1], "tune": {}}], tune=tune)
+    assert {cell.arm for cell, _ in described.tuning_cells()} == {"sgd"}
