@@ -26,7 +26,7 @@
     [measure]                                    # KIND or KIND/NAME, see ncsam.sweep.cells.MEASURES
     sharpness = {}
     "sharpness/wide" = { adaptive_rho = 2.0 }    # the same kind again, kept as sharpness/wide
-    line = { points = 21, at = ["symmetric:0.4"] }
+    line = { points = 21, at = ["symmetric:0.4"], arms = ["sam-rho0.05"] }
 
     [tune]                                       # optional: chosen on the validation part, on seeds of its own
     seeds = [100, 101]
@@ -138,7 +138,7 @@ class Sweep:
         noise: label noise as spelled on the command line.
         train: fields of :class:`~ncsam.TrainConfig` that all cells share.
         arms: what is compared.
-        measures: settings of each measurement; ``at`` among them restricts it to some noise.
+        measures: settings of each measurement; ``at`` among them restricts it to some noise, ``arms`` to some arms.
         tuning: none to use the settings as they are.
         description: the mapping that it was built from.
         trust: import a ``package.module:factory`` that it names as data or model; it is the caller who can know.
@@ -241,9 +241,9 @@ class Sweep:
                 tuned = {key: value for key, value in tuned.items() if key in _FIELDS}
             replays = None if arm.like is None else cell_name(arm.like, noise, seed)
             measures = {
-                name: {key: value for key, value in settings.items() if key != "at"}
+                name: {key: value for key, value in settings.items() if key not in ("at", "arms")}
                 for name, settings in self.measures.items()
-                if noise in settings.get("at", (noise,))
+                if noise in settings.get("at", (noise,)) and arm.name in settings.get("arms", (arm.name,))
             }
             config = self._config(arm, noise, seed, tuned)
             name = cell_name(arm.name, noise, seed)
@@ -445,7 +445,11 @@ def _measures(table: Any) -> dict[str, dict[str, Any]]:
     for name, settings in measures.items():
         for part in name.split("/"):
             inputs.file_name(part, "a measurement")
-        _known(settings, {*settings_of(name), "at"}, f"[measure] {name}")
+        _known(settings, {*settings_of(name), "at", "arms"}, f"[measure] {name}")
+        for key in ("at", "arms"):
+            listed = settings.get(key, [])
+            if not isinstance(listed, list) or not all(isinstance(one, str) for one in listed):
+                raise ValueError(f"[measure] {name} {key} is {listed!r}, expected a list of names")
     return measures
 
 

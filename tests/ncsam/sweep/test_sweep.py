@@ -353,3 +353,20 @@ def test_cells_of_an_overlapping_shard_are_tried_again(tmp_path: Path) -> None:
 
         assert pool.run_cells([first, second], tmp_path, workers=1, progress=progress) == []
     assert [cell.name for cell in ended] == [second.name, first.name]
+
+
+def test_a_measurement_can_be_of_some_arms_alone() -> None:
+    described = {
+        "seeds": 1,
+        "noise": ["none"],
+        "arms": [{"optimizer": "sgd"}, {"optimizer": "sam"}],
+        "measure": {"sharpness": {}, "bound": {"arms": ["sam"]}},
+    }
+    assert [sorted(cell.measures) for cell in Sweep.from_dict(described).cells()] == [
+        ["sharpness"],
+        ["bound", "sharpness"],
+    ]
+    assert "arms" not in Sweep.from_dict(described).cells()[1].measures["bound"]
+    described["measure"]["bound"] = {"arms": "sam"}
+    with pytest.raises(ValueError, match="arms is 'sam', expected a list"):
+        Sweep.from_dict(described)
