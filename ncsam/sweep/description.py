@@ -322,6 +322,12 @@ class Sweep:
                 "or tune = {} for an arm that is compared as it is"
             )
         for arm in self.arms:
+            only = self.tuning.noise
+            if only is not None and counts.get(arm.name) and arm.noise is not None and only not in arm.noise:
+                raise ValueError(
+                    f"arm {arm.name!r} is not run at {only}, where all tuning is done; run it there too, or give it "
+                    "tune = {} to take it as it is"
+                )
             if arm.tune is None and arm.like is None and (fixed := sorted(set(arm.train) & set(self.tuning.train))):
                 raise ValueError(
                     f"arm {arm.name!r} has a {fixed[0]} of its own, which [tune] would choose; drop one of the two"

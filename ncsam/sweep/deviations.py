@@ -168,6 +168,7 @@ def _extra(planned: Mapping[str, Cell], found: Iterable[_Found]) -> Iterator[str
 def _settings(plan: Plan, planned: Mapping[str, Cell], found: Iterable[_Found]) -> Iterator[str]:
     """Settings that differ from the plan's; those that tuning chooses must be of one of the arm's candidates."""
     tuned = {arm.name: _candidates(arm, plan) for arm in plan.sweep.arms}
+    tuned_at = None if plan.sweep.tuning is None else plan.sweep.tuning.noise
     differing: Counter[str] = Counter()
     chosen: dict[tuple[str, str], set[str]] = defaultdict(set)
     for run in found:
@@ -183,7 +184,7 @@ def _settings(plan: Plan, planned: Mapping[str, Cell], found: Iterable[_Found]) 
         free = {_setting(key, wanted) for candidate in candidates for key in candidate}
         if free:
             taken = {key: run.settings[key] for key in sorted(free) if key in run.settings}
-            chosen[cell.arm, cell.config.noise].add(json.dumps(taken, sort_keys=True))
+            chosen[cell.arm, tuned_at or cell.config.noise].add(json.dumps(taken, sort_keys=True))
             tried = [{_setting(k, wanted): v for k, v in candidate.items()} for candidate in candidates]
             if not any(all(candidate.get(key) == value for key, value in taken.items()) for candidate in tried):
                 differing[f"{cell.arm}: {_listed(taken)} is no candidate of its tuning"] += 1
@@ -196,7 +197,7 @@ def _settings(plan: Plan, planned: Mapping[str, Cell], found: Iterable[_Found]) 
     yield from (f"{line} ({_runs(count)})" for line, count in differing.items())
     for (arm, noise), values in chosen.items():
         if len(values) > 1:
-            yield f"{arm} at {noise}: {len(values)} different settings, where tuning chooses one for all seeds"
+            yield f"{arm}, tuned at {noise}: {len(values)} different settings, where one is chosen for all its runs"
 
 
 def _candidates(arm: Arm, plan: Plan) -> list[dict[str, Any]]:

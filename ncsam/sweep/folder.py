@@ -208,14 +208,18 @@ class SweepFolder:
         Returns:
             What failed, and what was chosen: nothing while other parts are not complete.
         """
+        ran: set[str] = set()
         while True:
             tried, last = self.tried()
-            cells = [cell for cell, _ in last]
-            if not Progressed.of(cells, self.tuning, self.rows).unfinished:
+            mine = shard([cell for cell, _ in tried], *part)
+            todo = [cell for cell in mine if cell.name not in ran]  # complete ones too: are they of this sweep?
+            if not todo:
                 break
-            failures = self._run(shard(cells, *part), self.tuning, runner, progress)
-            if failures or Progressed.of(cells, self.tuning, self.rows).unfinished:
+            if failures := self._run(todo, self.tuning, runner, progress):
                 return failures, []
+            ran.update(cell.name for cell in todo)
+        if Progressed.of((cell for cell, _ in last), self.tuning, self.rows).unfinished:
+            return [], []
         tuning = self.sweep.tuning
         assert tuning is not None
         asked = {arm.name: tuning.count(arm) for arm in self.sweep.arms}

@@ -38,6 +38,7 @@ from ncsam.training.config import TrainConfig
 KIND, FORMAT = "study plan", 1
 POWER = 0.8
 """Chance with which the smallest true effect of a plan would be found."""
+_PARTS = ("created", "sweep", "seeds", "arms", "tuning", "statements", "exclusions", "pilots", "power")
 _KEYS = ("exclusions", "pilots", "sd")
 _DRAWN = (
     "seeds",
@@ -101,6 +102,8 @@ class Plan:
                 f"{path}: its content has the SHA-256 {plan.hash[:12]}…, it says {str(told)[:12]}…: it was changed "
                 "after it was drawn up; take the file as it was committed"
             )
+        if missing := [key for key in _PARTS if key not in found]:
+            raise ValueError(f"{path}: is no plan, it has no {missing[0]!r}; draw one up with `landscape plan`")
         try:
             resolved(plan.sweep), plan.version, plan.content["statements"]["statements"]
         except (KeyError, TypeError, ValueError) as error:
@@ -108,8 +111,12 @@ class Plan:
         return plan
 
     def write(self, path: Path) -> None:
-        """Write it with its hash, in one step."""
-        with replacing(path, shared=True) as temporary:
+        """Write it with its hash, in one step.
+
+        Raises:
+            ValueError, OSError: the path is no place for a file.
+        """
+        with replacing(inputs.output(path), shared=True) as temporary:
             text = json.dumps({**self.content, "sha256": self.hash}, indent=1, ensure_ascii=False, sort_keys=True)
             temporary.write_text(text + "\n", encoding="utf-8")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -476,6 +477,52 @@ given(
     make=toml("#" * (1 << 21)),
 )
 given("limits that are none", ["sweep", "--limits", "input=all", "--dry-run"], "expected cells, classes, input")
+
+
+def plan_file(**content: Any) -> Make:
+    """A plan with its own hash, whatever it says."""
+
+    def make(here: Path) -> None:
+        from ncsam.sweep.canonical import digest
+
+        parts = dict.fromkeys(("created", "seeds", "arms", "tuning", "exclusions", "pilots", "power"))
+        whole = {"kind": "study plan", "format": 1, **parts, "sweep": None, "statements": None, **content}
+        (here / "plan.json").write_text(json.dumps({**whole, "sha256": digest(whole)}))
+
+    return make
+
+
+NO_PLAN: dict[str, tuple[Make, str]] = {
+    "a plan that is no JSON": (holding("plan.json", b"\xff\x00"), "plan.json: not a text file"),
+    "a plan nested too deep": (holding("plan.json", b"[" * 100_000), "plan.json: is nested too deep"),
+    "a plan that is a list": (holding("plan.json", b"[]"), "plan.json: is no plan"),
+    "a plan of nothing": (plan_file(), "plan.json: its sweep cannot be used"),
+    "a plan without its parts": (
+        holding(
+            "plan.json",
+            b'{"kind": "study plan", "format": 1, "sha256": "%s"}'
+            % hashlib.sha256(b'{"format":1,"kind":"study plan"}').hexdigest().encode(),
+        ),
+        "it has no 'created'",
+    ),
+    "a plan whose sweep is text": (plan_file(sweep="rm -rf"), "plan.json: its sweep cannot be used"),
+    "a plan whose sweep is empty": (plan_file(sweep={}), "plan.json: its sweep cannot be used"),
+    "a plan of 10^12 seeds": (
+        plan_file(sweep={"seeds": 10**12, "noise": ["none"], "arms": [{"optimizer": "sgd"}]}),
+        "runs or more",
+    ),
+    "a plan of statements that are text": (
+        plan_file(sweep={"seeds": 1, "noise": ["none"], "arms": [{"optimizer": "sgd"}]}, statements="all"),
+        "plan.json: its sweep cannot be used",
+    ),
+    "a plan of an arm that leads elsewhere": (
+        plan_file(sweep={"seeds": 1, "noise": ["none"], "arms": [{"optimizer": "sgd", "name": "../../x"}]}),
+        "cannot name an arm",
+    ),
+}
+for what, (make, told) in NO_PLAN.items():
+    given(what, ["plan", "--check", "plan.json"], told, make=make)
+    given(f"a sweep by {what}", ["sweep", "--plan", "plan.json", "--out", "swept"], told, make=make)
 
 
 def sweep_json(text: str) -> Make:

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import json
 import math
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +238,7 @@ def test_each_deviation_is_told(study: tuple[Plan, SweepFolder]) -> None:
             of(one, options={**options, "rho": 9.0}),
             [
                 "sam: rho = 9.0 is no candidate of its tuning (1 run)",
-                "sam at symmetric:0.4: 2 different settings, where tuning chooses one for all seeds",
+                "sam, tuned at symmetric:0.4: 2 different settings, where one is chosen for all its runs",
             ],
         ),
         ([row for row in rows if row not in tried[:5]], ["missing: 5 of 12 runs of tuning"]),
@@ -271,3 +272,14 @@ def test_a_sweep_with_a_plans_table_is_the_same_sweep() -> None:
     assert Sweep.from_dict({**SMALL, "plan": ASKED}).cells() == sweep().cells()
     with pytest.raises(ValueError, match=r"\[plan\] is 3, expected a table"):
         sweep(plan=3)
+
+
+def test_the_documented_description_can_be_planned() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "plan.md").read_text(encoding="utf-8")
+    described = tomllib.loads(page.partition("```toml\n")[2].partition("```")[0])
+    content = draw_up(Sweep.from_dict(described)).content
+    assert content["pilots"][0]["looked_at"]
+    assert content["tuning"]["widen"] == 2
+    power = {entry["statement"]: entry for entry in content["power"]["contrasts"]}
+    assert power["T5"]["source"] == "the pilot"
+    assert power["T7-SAM"]["smallest_true_effect"] == pytest.approx(0.018, abs=5e-4)

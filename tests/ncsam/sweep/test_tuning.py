@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from landscape.store import StoreError
 from ncsam.sweep import Cell, Sweep, SweepFolder, draw_up
 from ncsam.sweep.deviations import deviations
 from ncsam.sweep.grids import axes, beyond, reachable
@@ -262,6 +263,16 @@ def test_a_plan_allows_what_its_widening_allows(tmp_path: Path) -> None:
     assert deviations(plan, tmp_path) == ["sam: rho = 8.0 is no candidate of its tuning (1 run)"]
 
 
+def test_runs_of_another_sweep_are_not_chosen_from(tmp_path: Path) -> None:
+    train = {"epochs": 1, "train_samples": 60, "test_samples": 30, "val_fraction": 0.2}
+    described = {"train": train, "arms": [{"optimizer": "sgd"}], "tune": {"seeds": [100], "lr": [0.1]}}
+    folder = SweepFolder.create(sweep(**described), tmp_path)
+    assert folder.tune(Here())[1]
+    changed = SweepFolder.create(sweep(**{**described, "train": {**train, "weight_decay": 0.5}}), tmp_path)
+    with pytest.raises(StoreError, match="the file exists"):
+        changed.tune(Here())
+
+
 def test_a_failure_of_the_tuning_is_told(tmp_path: Path) -> None:
     folder = SweepFolder.create(sweep(), tmp_path)
     failed: list[Failure] = []
@@ -317,3 +328,12 @@ def test_noise_that_the_sweep_does_not_have_is_told(changes: dict[str, Any], tol
     described = {"seeds": 3, "noise": ["symmetric:0.4"], "arms": [{"optimizer": "sam"}], **changes}
     with pytest.raises(ValueError, match=told):
         Sweep.from_dict(described)
+
+
+def test_an_arm_that_is_not_run_where_tuning_is_done_is_refused() -> None:
+    arms = [{"optimizer": "sgd"}, {"optimizer": "sam", "noise": ["none"]}]
+    tune = {"seeds": [100], "lr": [0.05, 0.1], "noise": "symmetric:0.4"}
+    with pytest.raises(ValueError, match=r"arm 'sam' is not run at symmetric:0\.4, where all tuning is done"):
+        sweep(noise=["none", "symmetric:0.4"], arms=arms, tune=tune)
+    described = sweep(noise=["none", "symmetric:0.4"], arms=[arms[0], {**arms[1], "tune": {}}], tune=tune)
+    assert {cell.arm for cell, _ in described.tuning_cells()} == {"sgd"}
