@@ -234,9 +234,9 @@ class Objective:
         raise EmptyViewError("no view has samples")
 
     def unchecked(self) -> Self:
-        """The same objective without checks, on this process alone: for those who check it themselves."""
+        """The same loss without checks and metrics, on this process alone: for those who check it themselves."""
         plain = dataclasses.replace(self.context.call, precision=None)
-        return self.over(None)._with(checks="off", call=plain)
+        return self.over(None)._with(checks="off", call=plain, metrics={})
 
     def with_loss(self, loss_fn: Loss) -> Self:
         """The same objective with another loss, which is a mean over the same samples with the same weights."""
@@ -410,16 +410,8 @@ class Objective:
         """
         self._checked().only_view()
         check_slope(self)
-
-        def flat_gradient(batch: BatchLoss) -> Tensor:
-            leaves = list(batch.parameters.values())
-            loss = batch.loss()
-            if not loss.requires_grad:  # no sample of this micro-batch has to do with the parameters
-                return torch.zeros(self.layout.size, dtype=self.layout.dtype, device=self.layout.device)
-            grads = torch.autograd.grad(loss, leaves, materialize_grads=True)
-            return self.layout.flatten(dict(zip(batch.parameters, grads, strict=True)))
-
-        return self.accumulate(flat_gradient).to(self.layout.dtype)
+        total = self.accumulate(lambda batch: batch.gradient_of(batch.loss(), self.layout))
+        return total.to(self.layout.dtype)
 
     def accumulate(self, derivative: Callable[[BatchLoss], Tensor]) -> Tensor:
         """Sum ``derivative(batch)`` over the single view's micro-batches, in float64.
