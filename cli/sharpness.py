@@ -68,6 +68,7 @@ def command(
         epochs=opened.epochs if epochs == ("all",) else epochs,
         provenance=options.provenance(),
         progress=progress.bar("sharpness", quiet, resumable=True, unit="view"),
+        forecast=progress.forecast("sharpness"),
         ranks=torchrun.ranks(),
         **choices,
     )
