@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -131,23 +132,23 @@ def _check(context: Context, plan: Plan) -> None:
     names = {view.source for view in views.values()}
     unchecked = context.checks == "off"  # then each source, model and loss are asked for their form alone, and once
     unknown = {name for name in names if not (unchecked and _source_key(context, name) in inside)}
-    if unknown:
-        own = _own_parameters(context.model)
-        with holding(context.model, context.tensors()), torch.no_grad():
+    asks_mean = not (unchecked or _is_known_mean(context.criterion))
+    own = _own_parameters(context.model)
+    held = holding(context.model, context.tensors()) if unknown or asks_mean else nullcontext()
+    with held, torch.no_grad():
+        if unknown:
             context = _check_sources(context, plan, own, unknown, examples)
             if context.checks == "full" and plan.kept:
                 _check_further_batches(context, plan)
-    if context.selection.ranks is not None:  # one without samples of a source learns what the others found
-        found = {name: inside.get(_source_key(context, name)) for name in names}
-        for other in context.selection.ranks.gather(found):
-            inside |= {_source_key(context, name): value for name, value in other.items() if value is not None}
-    for name in names:
-        if inside.get(_source_key(context, name), False):
-            _check_inside([view for view in views.values() if view.source == name])
-    if not unchecked and not _is_known_mean(context.criterion):
-        with holding(context.model, context.tensors()), torch.no_grad():
-            for view in views.values():
-                _check_mean(context, view, plan, examples)
+        if context.selection.ranks is not None:  # one without samples of a source learns what the others found
+            found = {name: inside.get(_source_key(context, name)) for name in names}
+            for other in context.selection.ranks.gather(found):
+                inside |= {_source_key(context, name): value for name, value in other.items() if value is not None}
+        for name in names:
+            if inside.get(_source_key(context, name), False):
+                _check_inside([view for view in views.values() if view.source == name])
+        for view in views.values() if asks_mean else ():
+            _check_mean(context, view, plan, examples)
 
 
 def _check_sources(
@@ -492,6 +493,7 @@ class _Losses:
     ) -> None:
         self._context, self._view, self._number, self._part = context, view, number, part
         self._inside = template is None
+        self._dtypes: set[torch.dtype] | None = None
         rows, size = part.rows, length(labels_of(batch))
         own = batch if rows is None else select(batch, rows, size)
         self._data = own if template is None else template.rows(batch, part)
@@ -571,12 +573,14 @@ class _Losses:
         weight = self._context.criterion.normalizer(labels)
         if self._inside:
             # The model may have layers that compute in float32 whatever its loss is in.
-            loss, dtypes = self._context.criterion(self._context.call(data), labels), {torch.float32}
-        else:
+            loss, self._dtypes = self._context.criterion(self._context.call(data), labels), {torch.float32}
+        elif self._dtypes is None:  # the loss of the whole; its parts are computed alike
             with Dtypes() as within:
                 loss = self._context.criterion(data, labels)
-            dtypes = within.found
-        return _Half(data, labels, weight, loss, max(torch.finfo(dtype).eps for dtype in (loss.dtype, *dtypes)))
+            self._dtypes = within.found
+        else:
+            loss = self._context.criterion(data, labels)
+        return _Half(data, labels, weight, loss, max(torch.finfo(dtype).eps for dtype in (loss.dtype, *self._dtypes)))
 
     def compare(self, whole: _Half, parts: Sequence[_Half], what: str) -> None:
         weight, losses = sum(part.weight for part in parts), [float(part.loss) for part in parts]

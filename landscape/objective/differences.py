@@ -18,8 +18,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from landscape.objective.isolation import undisturbed
-
 if TYPE_CHECKING:
     from landscape.objective.context import Context
     from landscape.objective.evaluation.evaluate import Evaluate
@@ -98,12 +96,14 @@ def beside(objective: T) -> T:
 
 def random_direction(objective: Differentiable, seed: int = 0) -> Tensor:
     """A Gaussian direction (K,) that gives every parameter the size that it has, or the mean size where it is zero."""
-    weights, generator = objective.layout.unflatten(objective.weights), torch.Generator().manual_seed(seed)
-    mean = float(objective.weights.double().square().mean().sqrt()) or 1.0
-    sizes = {n: (float(torch.linalg.vector_norm(t)) / max(1, t.numel()) ** 0.5 or mean) for n, t in weights.items()}
-    return objective.layout.flatten(
-        {n: sizes[n] * torch.randn(t.shape, generator=generator, dtype=torch.float32).to(t) for n, t in weights.items()}
-    )
+    point, generator = objective.weights, torch.Generator().manual_seed(seed)
+    mean, drawn = 0.0, {}
+    for name, tensor in objective.layout.unflatten(point).items():
+        size = float(torch.linalg.vector_norm(tensor)) / max(1, tensor.numel()) ** 0.5
+        if size == 0:
+            size = mean = mean or float(torch.linalg.vector_norm(point.double())) / len(point) ** 0.5 or 1.0
+        drawn[name] = torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor).mul_(size)
+    return objective.layout.flatten(drawn)
 
 
 def compare(
@@ -227,6 +227,15 @@ def _least_precise(dtypes: Iterable[torch.dtype]) -> torch.dtype:
     return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
 
 
+def is_checked(objective: Differentiable) -> bool:
+    """Tell whether the gradient needs no :func:`check_slope`, having passed it or by the user's choice."""
+    return objective.context.checks == "off" or _slope_key(objective) in objective.context.found.derivatives
+
+
+def _slope_key(objective: Differentiable) -> Any:
+    return "slope", objective.context.key
+
+
 def check_slope(objective: Differentiable) -> None:
     """Refuse a gradient that is not the slope of the loss.
 
@@ -236,10 +245,6 @@ def check_slope(objective: Differentiable) -> None:
     Raises:
         DerivativeError: it is not.
     """
-    known = objective.context.found.derivatives
-    key = "slope", objective.context.key
-    if key in known or objective.context.checks == "off":
-        return
 
     def slope(whole: Differentiable) -> _Slope:
         few = beside(sample(whole))
@@ -247,11 +252,10 @@ def check_slope(objective: Differentiable) -> None:
         check_padding(objective, few, seen.padding)
         return _slope(few, random_direction(few), seen)
 
-    with undisturbed(objective.context.model):
-        found = precisely(objective, slope)
+    found = precisely(objective, slope)
     if found.outcome == "differs":
         raise _no_slope(found)
-    known[key] = found.outcome, found.deviation
+    objective.context.found.derivatives[_slope_key(objective)] = found.outcome, found.deviation
 
 
 def check_padding(objective: Differentiable, few: Differentiable, rows: Mapping[str, list[int]]) -> None:

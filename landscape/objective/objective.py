@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from landscape.objective.checks import CHECKS, callable_model, checked, is_inside
 from landscape.objective.context import Context, EmptyViewError
-from landscape.objective.differences import check_slope
+from landscape.objective.differences import check_slope, is_checked
 from landscape.objective.evaluation.evaluate import Evaluate, Evaluation, Prepare, along
 from landscape.objective.isolation import exclusive, holding, ordinary, undisturbed
 from landscape.objective.losses import Loss, MeanLoss, Metric, NormalizedLogits
@@ -408,8 +408,12 @@ class Objective:
         Raises:
             DerivativeError: (on first use) it is not the slope of the loss.
         """
-        self._checked().only_view()
-        check_slope(self)
+        if is_checked(self):
+            self._checked().only_view()
+        else:
+            with undisturbed(self.model):  # its state is set aside once for all checks
+                self._checked().only_view()
+                check_slope(self)
         total = self.accumulate(lambda batch: batch.gradient_of(batch.loss(), self.layout))
         return total.to(self.layout.dtype)
 

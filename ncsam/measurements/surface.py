@@ -179,10 +179,12 @@ def evaluate_surface(
     count = math.prod(len(grid) for grid in grids)
     fields = surface_fields(objective, by_class=how["by_class"])
 
+    recalibrated = how["batchnorm"] == "recalibrated"
+    recalibration = Recalibration(objective.over(None), how["batchnorm_samples"]) if recalibrated else None
+
     def forecast(part: PartRows) -> Forecast:
-        recalibrated = how["batchnorm"] == "recalibrated"
-        recalibration = Recalibration(objective.over(None), how["batchnorm_samples"]) if recalibrated else None
-        return of_points(objective, part.pending(), at_most=how["tolerance"] is not None, recalibration=recalibration)
+        at_most = how["tolerance"] is not None
+        return of_points(objective, part.pending(), at_most=at_most, recalibration=recalibration)
 
     with result_of(run, name, identity, count, fields, where, forecast=forecast) as (part, finish):
         record = draw(objective, *directions, *grids, **how, rows=part, progress=where.get("progress", iter))
