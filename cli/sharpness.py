@@ -83,6 +83,7 @@ def command(
         trace_matvecs=trace,
         provenance=options.provenance(),
         progress=progress.bar("sharpness", quiet, resumable=True, unit="view"),
+        forecast=progress.forecast("sharpness"),
         ranks=torchrun.ranks(),
         **choices,
     )

@@ -11,6 +11,7 @@ import landscape
 from landscape import Objective
 from landscape.records import Status
 from landscape.sharpness import LARGEST
+from ncsam.measurements.forecast import counted, timed
 from ncsam.measurements.measurement import ANALYSIS_VIEWS, Measurement, Place, by_epoch_and_view
 from ncsam.measurements.resumable import Where
 from ncsam.records import SharpnessTable
@@ -127,6 +128,18 @@ class _Sharpness(Measurement):
         rows = (1 + self._s["restarts"], 1 + self._s["steps"])
         ascents = {f"{name}_rises": rows for name in ("sam", "adaptive")} if rows != (1, 2) else {}
         return {**dict.fromkeys(names, ()), **ascents}
+
+    def forecast(self, place: Place) -> tuple[float, str]:
+        ascents = 1 + self._s["restarts"]
+        steps = ascents * (2 * self._s["steps"] + (max(20, self._s["steps"]) if self._asked("keskar_epsilon") else 0))
+        draws = 2 * self._s["samples"] * (self._asked("sigma") + self._asked("adaptive_sigma"))
+        objective = place.here
+        of_a_step, of_a_draw = timed(objective.gradient), timed(objective.loss)
+        work = counted(steps, "step") + (f" and {counted(draws, 'draw')}" if draws else "")
+        return steps * (of_a_step + of_a_draw) + draws * of_a_draw, work
+
+    def _asked(self, name: str) -> bool:
+        return self._s[name] is not None
 
     def measure(self, place: Place) -> tuple[Status, dict[str, Any]]:
         objective = place.here
