@@ -27,7 +27,7 @@ from torch import Tensor, nn
 import landscape
 
 _log = logging.getLogger("cost of checks")
-SAMPLES, BATCH, POINTS = 512, 128, 51
+SAMPLES, BATCH, POINTS, SIDE = 512, 128, 51, 25
 LOSSES: dict[str, Callable[[Any, Any], Tensor]] = {
     "nn.CrossEntropyLoss": nn.CrossEntropyLoss(),
     "a function": lambda outputs, labels: nn.functional.cross_entropy(outputs, labels),
@@ -51,12 +51,24 @@ def line(objective: landscape.Objective) -> object:
     return landscape.line(objective, direction, torch.linspace(-1, 1, POINTS), check=False)
 
 
+def plane(objective: landscape.Objective) -> object:
+    directions = [landscape.filter_normalized_direction(objective.model, seed=seed) for seed in (0, 1)]
+    axis = torch.linspace(-1, 1, SIDE)
+    return landscape.plane(objective, *directions, axis, axis, check=False)
+
+
+def eigenpairs(objective: landscape.Objective, count: int) -> object:
+    return landscape.top_eigenpairs(landscape.HessianOperator(objective), count)
+
+
 JOBS: dict[str, Callable[[landscape.Objective], object]] = {
     "loss": lambda objective: objective.loss(),
     "gradient": lambda objective: objective.gradient(),
     f"line of {POINTS} points": line,
     "SAM sharpness, 5 steps": lambda objective: landscape.sam_sharpness(objective, 0.05, steps=5),
-    "1 eigenpair": lambda objective: landscape.top_eigenpairs(landscape.HessianOperator(objective), 1),
+    "1 eigenpair": lambda objective: eigenpairs(objective, 1),
+    "5 eigenpairs": lambda objective: eigenpairs(objective, 5),
+    f"plane of {SIDE} × {SIDE} points": plane,
 }
 
 

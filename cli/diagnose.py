@@ -88,7 +88,9 @@ def command(
         raise click.UsageError("--bound is about the labels the run was trained on; leave --noise out")
     opened = Run(run, trust=trust)
     at = opened.epochs if epochs == ("all",) else epochs
-    where["progress"] = progress.bar("bound" if bound else "diagnose", quiet, resumable=True, unit="row")
+    label = "bound" if bound else "diagnose"
+    where["progress"] = progress.bar(label, quiet, resumable=True, unit="row")
+    where["forecast"] = progress.forecast(label)
     where["ranks"] = torchrun.ranks()
     where["provenance"] = options.provenance()
     found: BoundTable | Diagnostics

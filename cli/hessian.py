@@ -107,6 +107,7 @@ def command(
         warm_start=not cold,
         provenance=options.provenance(),
         progress=progress.bar("hessian", quiet, resumable=True, unit="view"),
+        forecast=progress.forecast("hessian"),
         ranks=torchrun.ranks(),
         **choices,
     )

@@ -38,6 +38,8 @@ from .shared import options, progress, tables, torchrun
     "--samples", type=options.count(2, 1_000_000), default=20, show_default=True, help="Pairs for the averages."
 )
 @click.option("--normalize-logits", is_flag=True, help="Measure the loss of normalised logits.")
+@click.option("--rise", type=options.positive(1e6), help="Also the adaptive radius at which the loss rises by this.")
+@click.option("--m", type=options.count(1, 2**31 - 1), help="Also the SAM sharpness of groups of so many samples.")
 @options.section("Curvature in relative changes of the weights")
 @click.option(
     "--trace",
@@ -81,6 +83,7 @@ def command(
         trace_matvecs=trace,
         provenance=options.provenance(),
         progress=progress.bar("sharpness", quiet, resumable=True, unit="view"),
+        forecast=progress.forecast("sharpness"),
         ranks=torchrun.ranks(),
         **choices,
     )
@@ -92,6 +95,8 @@ def command(
     averages = [(name, sigma, unit) for name, sigma, unit in averages if sigma is not None]
     heads += [f"{name.replace('_', ' ')} (sigma {sigma:g}{unit})" for name, sigma, unit in averages]
     heads += [] if found.keskar_epsilon is None else [f"Keskar (epsilon {found.keskar_epsilon:g})"]
+    heads += [] if found.rise_radius is None else [f"radius of a rise by {found.rise:g}"]
+    heads += [] if found.m_sharpness is None else [f"SAM, {found.m} at a time"]
     heads += [] if found.adaptive_trace is None else ["tr DHD ± s.e."]
     heads += [] if found.adaptive_top is None else ["λ1 of DHD ± residual"]
     curvature = [
@@ -109,6 +114,9 @@ def command(
                 values = [(getattr(found, name)[at], getattr(found, f"{name}_stderr")[at]) for name, _, _ in averages]
                 cells += [tables.with_error(*pair) for pair in values]
                 cells += [] if found.keskar is None else [f"{found.keskar[at]:.4g} %"]
+                cells += [] if found.rise_radius is None else [f"{found.rise_radius[at]:.4g}"]
+                if found.m_sharpness is not None and found.m_sharpness_stderr is not None:
+                    cells.append(tables.with_error(found.m_sharpness[at], found.m_sharpness_stderr[at]))
                 cells += [tables.with_error(values[at], errors[at]) for values, errors in curvature]
             rows.append([str(epoch), str(view), *cells])
     click.echo(tables.table(heads, rows))

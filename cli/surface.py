@@ -68,7 +68,7 @@ def command(
         raise click.UsageError("--span does not go with the way to another run, which goes from 0 to 1")
     grid = np.linspace(low, high, points or (25 if plane else 51)).tolist()
     bar = progress.bar("surface", quiet, resumable=True, unit="point")
-    choices["provenance"] = options.provenance()
+    choices["provenance"], choices["forecast"] = options.provenance(), progress.forecast("surface")
     opened = Run(run, trust=choices["trust"])
     choices["ranks"] = torchrun.ranks()
     found = direction_options.measure(opened, name, plane=plane, grid=grid, epoch=epoch, progress=bar, **choices)

@@ -291,7 +291,8 @@ def _trusted(sweep: Sweep, choices: Mapping[str, Any], trust: bool) -> Sweep:
     """The sweep, allowed to import what it names, which was typed here or confirmed."""
     source_of = click.get_current_context().get_parameter_source
     typed = {choices[name] for name in ("data", "model") if source_of(name) is ParameterSource.COMMANDLINE}
-    named = {name for cell in sweep.cells() for name in (cell.config.data, cell.config.model)}
+    typed |= set(choices["optimizer"] or ())
+    named = {n for cell in sweep.cells() for n in (cell.config.data, cell.config.model, cell.config.optimizer)}
     options.refuse_imports(sorted(named - typed), trust)
     return dataclasses.replace(sweep, trust=True)
 

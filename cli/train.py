@@ -65,7 +65,7 @@ def _presets() -> str:
 @options.section("Model")
 @setting("model", "mlp, cnn, resnet18, vgg19-bn, … or package.module:factory.")
 @options.section("Optimizer")
-@setting("optimizer", "sgd, sam, ncsam or a control.")
+@setting("optimizer", "sgd, sam, ncsam, a control or package.module:factory.")
 @setting("like", "Run file whose perturbation's length replay takes, step by step.")
 @click.option("--rho", type=options.size(), show_default="the optimizer's", help="Radius of the perturbation, L2 norm.")
 @click.option(
@@ -168,7 +168,7 @@ def command(
         choices["sign"] = int(choices["sign"])
     values, origins = _resolve(choices, preset)
     config = TrainConfig(**values, seeds={name: seed if value is None else value for name, value in seeds.items()})
-    elsewhere = [name for name in ("data", "model") if origins[name] in ("environment", "config")]
+    elsewhere = [name for name in ("data", "model", "optimizer") if origins[name] in ("environment", "config")]
     options.refuse_imports([values[name] for name in elsewhere], trust)
     run = train_run(
         config,

@@ -44,7 +44,9 @@ from landscape.sharpness import (
     adaptive_sharpness as adaptive_sharpness,
     average_sharpness as average_sharpness,
     keskar_sharpness as keskar_sharpness,
+    m_sharpness as m_sharpness,
     sam_sharpness as sam_sharpness,
+    sharpness_at_rise as sharpness_at_rise,
 )
 from landscape.spectrum.adaptive import adaptive_top as adaptive_top, adaptive_trace as adaptive_trace
 from landscape.spectrum.decomposition import (

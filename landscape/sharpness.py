@@ -10,9 +10,12 @@ import torch
 from torch import Tensor
 
 from landscape.objective.objective import Objective
+from landscape.objective.views import View
 from landscape.records import KeskarSharpness, Sharpness
 
 LARGEST = 1e30  # of a radius or a deviation: its square still has a place among the doubles
+_RADII = (1e-6, 1e6)  # between which that of a stated rise is looked for …
+_HALVINGS = 60  # … and how often: it is then known to one part in 1e16
 _TINY = torch.finfo(torch.float64).tiny
 
 
@@ -153,6 +156,120 @@ def average_sharpness(
         steps=num_samples,
         seed=seed,
         checks=objective.checks,
+    )
+
+
+def m_sharpness(
+    objective: Objective, rho: float = 0.05, m: int = 1, *, groups: int | None = None, seed: int = 0
+) -> Sharpness:
+    """Mean over groups of m samples of SAM's sharpness of each group's own loss, each with its own ε (one step).
+
+    It is what m-SAM lowers (Foret et al. 2021, arXiv 2010.01412, §4.1; Andriushchenko & Flammarion 2022, arXiv
+    2206.06232); with m the number of samples it is :func:`sam_sharpness`. The groups follow from the seed, each sample
+    is in one, and those left over, fewer than m, in none.
+
+    Args:
+        objective: with a single view, whose loss is a mean over its samples.
+        rho: radius, in units of the parameters.
+        m: samples of a group.
+        groups: how many of the groups to measure; all if none. Each costs a gradient and two losses of m samples.
+        seed: of the groups.
+
+    Returns:
+        Sharpness: in units of the loss; ``stderr`` over the groups, 0 where there is one.
+
+    Raises:
+        ValueError: ρ out of range, or m or ``groups`` that the view has not.
+
+    >>> model = torch.nn.Linear(1, 1, bias=False)
+    >>> obj = Objective(model, torch.nn.MSELoss(), (torch.ones(6, 1), torch.arange(6.0)[:, None]))
+    >>> bool(m_sharpness(obj, 0.1, m=1).value > m_sharpness(obj, 0.1, m=6).value)
+    True
+    """
+    _check_radius("rho", rho)
+    (name,) = objective.views
+    view = objective.view_of(name)
+    rows = torch.arange(objective.source_of(name).size) if view.indices is None else view.indices.cpu()
+    if not 1 <= m <= len(rows):
+        raise ValueError(f"m is {m}, expected 1…{len(rows)}, the samples of view {name!r}")
+    there = len(rows) // m
+    if groups is not None and not 1 <= groups <= there:
+        raise ValueError(f"groups is {groups}, expected 1…{there} of {m} samples each")
+    order = rows[torch.from_numpy(np.random.default_rng(seed).permutation(len(rows)))]
+    rises, losses = [], []
+    for start in range(0, (groups or there) * m, m):
+        found = objective.with_views([View(name, view.source, order[start : start + m], view.labels)])
+        base, rise = ascend(found, Ball(rho), 1, 0, seed)
+        rises.append(rise[0, 1])
+        losses.append(base)
+    return Sharpness(
+        value=float(np.mean(rises)),
+        loss=float(np.mean(losses)),
+        stderr=float(np.std(rises, ddof=1) / math.sqrt(len(rises))) if len(rises) > 1 else 0.0,
+        measure=f"sam of {m} samples at a time",
+        radius=rho,
+        steps=1,
+        seed=seed,
+        checks=objective.checks,
+    )
+
+
+def sharpness_at_rise(
+    objective: Objective, rise: float, *, adaptive: bool = True, steps: int = 10, tol: float = 0.02
+) -> Sharpness:
+    """The radius at which projected ascent raises the loss by a stated amount, and the rise that it met there.
+
+    A fixed radius may leave the neighbourhood of one solution and hardly move another; at a fixed rise all are compared
+    at the same height. The smaller the ``radius`` the sharper; 2·value/radius² is the curvature that a quadratic with
+    that rise would have. Found by bisection of log radius, each step an ascent of ``steps`` gradients.
+
+    Args:
+        objective: with a single view.
+        rise: of the loss, in its units.
+        adaptive: in the ball of :func:`adaptive_sharpness`, else in that of :func:`sam_sharpness`.
+        steps: of each ascent.
+        tol: relative accuracy of the rise.
+
+    Returns:
+        Sharpness: ``radius`` as found and ``value``, the rise met.
+
+    Raises:
+        ValueError: the rise is not positive and finite, ``steps`` or ``tol`` out of range, or no radius from 1e-6 to
+            1e6 has that rise.
+
+    >>> model = torch.nn.Linear(1, 1, bias=False).double()
+    >>> x, y = torch.ones(2, 1, dtype=torch.float64), torch.zeros(2, 1, dtype=torch.float64)
+    >>> found = sharpness_at_rise(Objective(model, torch.nn.MSELoss(), (x, y)).at([1.0]), rise=0.21)
+    >>> abs(found.radius - 0.1) < 0.002  # 1.1² − 1² = 0.21
+    True
+    """
+    if not 0 < rise <= LARGEST:
+        raise ValueError(f"rise is {rise}, expected a positive, finite number")
+    if not 0 < tol < 1:
+        raise ValueError(f"tol is {tol}, expected a number in (0, 1)")
+    _check_ball("rise", rise, steps, 0)
+    stretch = objective.weights.abs().double() if adaptive else None
+    low, high = math.log(_RADII[0]), math.log(_RADII[1])
+    for _ in range(_HALVINGS):
+        at = (low + high) / 2
+        base, rises = ascend(objective, Ball(math.exp(at), stretch), steps, 0, 0)
+        met = float(rises.max())
+        if abs(met - rise) <= tol * rise:
+            return Sharpness(
+                value=met,
+                loss=base,
+                stderr=0.0,
+                measure="adaptive" if adaptive else "sam",
+                radius=math.exp(at),
+                steps=steps,
+                restarts=0,
+                rises=rises,
+                checks=objective.checks,
+            )
+        low, high = (at, high) if met < rise else (low, at)  # what is not finite is too high
+    raise ValueError(
+        f"no radius between {_RADII[0]:g} and {_RADII[1]:g} was found at which {steps} steps raise the loss by "
+        f"{rise:g} (±{tol:.0%}); ask for another rise"
     )
 
 

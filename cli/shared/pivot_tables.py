@@ -29,9 +29,9 @@ def as_latex(table: Pivot) -> str:
     """A ``tabular`` (package ``booktabs``); the best of each column, and what its interval reaches, is bold."""
     body = [
         " & ".join([latex(row), *(_cell(table, i, j, r"\textbf{%s}", r" $\pm$ ") for j in range(len(table.columns)))])
-        for i, row in enumerate(table.rows)
+        for i, row in enumerate(table.row_names)
     ]
-    head = " & ".join(["", *map(latex, table.columns)])
+    head = " & ".join(["", *map(latex, table.column_names)])
     lines = [rf"\begin{{tabular}}{{l{'c' * len(table.columns)}}}", r"\toprule", rf"{head} \\", r"\midrule"]
     return "\n".join(
         [f"% {latex(legend(table))}", *lines, *(rf"{row} \\" for row in body), r"\bottomrule", r"\end{tabular}"]
@@ -40,8 +40,8 @@ def as_latex(table: Pivot) -> str:
 
 def as_markdown(table: Pivot) -> str:
     """A Markdown table with the legend below."""
-    rows = [["", *map(markdown, table.columns)], ["---"] * (1 + len(table.columns))]
-    for i, row in enumerate(table.rows):
+    rows = [["", *map(markdown, table.column_names)], ["---"] * (1 + len(table.columns))]
+    for i, row in enumerate(table.row_names):
         rows.append([markdown(row), *(_cell(table, i, j, "**%s**", " ± ") for j in range(len(table.columns)))])
     return "\n".join(["| " + " | ".join(cells) + " |" for cells in rows] + ["", legend(table)])
 

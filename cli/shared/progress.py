@@ -1,5 +1,6 @@
 """Progress on stderr: a bar with the time left in a terminal and in Jupyter, a line now and then where output is piped.
 
+Before a measurement's bar one line says what it will take.
 The first bar also marks the moment from which an error is a failure, not a refusal.
 """
 
@@ -15,11 +16,17 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from landscape.inputs import readable
 
 from . import torchrun
 
+if TYPE_CHECKING:
+    from ncsam.measurements.forecast import Forecast
+
 EVERY = 30.0  # seconds between lines where there is no terminal
+_TOLD = 2**20  # bytes on disk that are worth a word
 notes = logging.getLogger("landscape_cli")
 """Notes besides results and errors: ``notes.info(…)``; ``--quiet`` silences it."""
 _state: dict[str, Any] = {"started": False, "resume": None, "arguments": []}
@@ -62,10 +69,7 @@ def bar(label: str, quiet: bool, *, resumable: bool = False, unit: str = "item")
     """
 
     def wrap(items: Iterable[Any], total: int | None = None) -> Iterable[Any]:
-        _state["started"] = True
-        if resumable:
-            words = [word for word in _state["arguments"] if word not in ("--overwrite", "--resume")]
-            _state["resume"] = f"{program()} {shlex.join([*words, '--resume'])}"
+        _start(resumable)
         if total is None and (known := operator.length_hint(items, -1)) >= 0:
             total = known
         if quiet:
@@ -75,6 +79,28 @@ def bar(label: str, quiet: bool, *, resumable: bool = False, unit: str = "item")
         return _lines(items, label, total, unit)
 
     return wrap
+
+
+def forecast(label: str) -> Callable[[Callable[[], Forecast]], None]:
+    """A teller of what a measurement will take, in one line before its bar; under ``--quiet`` nothing is timed."""
+
+    def tell(find: Callable[[], Forecast]) -> None:
+        if notes.isEnabledFor(logging.INFO):
+            _start(resumable=True)
+            found = find()
+            clock = f"about {_clock(found.seconds)}" if found.seconds >= 1 else "less than 0:01"
+            disk = f", {readable(found.disk)} on disk" if found.disk >= _TOLD else ""
+            notes.info("%s: %s for %s%s", label, clock, found.work, disk)
+
+    return tell
+
+
+def _start(resumable: bool) -> None:
+    """From now on an error is a failure, and a stopped command can perhaps be continued."""
+    _state["started"] = True
+    if resumable:
+        words = [word for word in _state["arguments"] if word not in ("--overwrite", "--resume")]
+        _state["resume"] = f"{program()} {shlex.join([*words, '--resume'])}"
 
 
 def _in_jupyter() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,16 +13,16 @@ from landscape.curvature.products import Form, HessianForm, LeanProduct, Product
 from landscape.curvature.twice_differentiable import twice_differentiable
 from landscape.objective.differences import (
     DerivativeError,
+    Seen,
     beside,
     check_padding,
-    coarsest,
     compare,
-    custom_functions,
+    look_at,
     precisely,
     random_direction,
     sample,
 )
-from landscape.objective.isolation import plain_attention
+from landscape.objective.isolation import plain_attention, undisturbed
 from landscape.objective.micro_batch import BatchLoss
 from landscape.objective.objective import Objective
 from landscape.objective.parameters import ParameterLayout
@@ -70,11 +71,7 @@ class DifferenceProduct(Product):
     def _gradient(self, displacement: Tensor) -> Tensor:
         batch = moved(self._batch, self._layout, displacement)
         with batch.held():
-            loss = batch.loss()
-            if not loss.requires_grad:
-                return torch.zeros_like(displacement)
-            grads = torch.autograd.grad(loss, list(batch.parameters.values()), materialize_grads=True)
-        return self._layout.flatten(dict(zip(batch.parameters, grads, strict=True)))
+            return batch.gradient_of(batch.loss(), self._layout)
 
 
 def check_products(objective: Objective, form: Form, *, alone: bool = False) -> float:
@@ -91,20 +88,17 @@ def check_products(objective: Objective, form: Form, *, alone: bool = False) -> 
     if objective.context.checks == "off":
         return float("nan")
     if key not in known:
-
-        def compared(few: Objective) -> float:
-            check_padding(objective, few)
-            return _deviation(beside(few), form, alone)
-
-        with torch.inference_mode(False):
-            known[key] = precisely(sample(objective), compared)
+        with undisturbed(objective.model):
+            known[key] = precisely(objective, lambda whole: _deviation(objective, beside(sample(whole)), form, alone))
     deviation: float = known[key]
     return deviation
 
 
-def _deviation(objective: Objective, form: Form, alone: bool) -> float:
+def _deviation(objective: Objective, few: Objective, form: Form, alone: bool) -> float:
     try:
-        return _compared(objective, form, alone)
+        seen = look_at(few)
+        check_padding(objective, few, seen.padding)
+        return _compared(few, form, seen, alone)
     except RuntimeError as error:
         if "is not implemented" not in str(error):
             raise
@@ -114,14 +108,12 @@ def _deviation(objective: Objective, form: Form, alone: bool) -> float:
         ) from error
 
 
-def _compared(objective: Objective, form: Form, alone: bool) -> float:
+def _compared(objective: Objective, form: Form, seen: Seen, alone: bool) -> float:
     direction = random_direction(objective)
     layout, weights = objective.layout, objective.weights
-    functions: list[str] = []
     of_vectors = isinstance(form, HessianForm)
 
     def product(batch: BatchLoss) -> Tensor:
-        functions.extend(custom_functions(batch.loss()))
         pieces = length(batch.labels) if alone else 1
         image = LeanProduct(form, batch, layout, pieces)(direction, keep=False)
         return image if of_vectors else (image.double() @ direction.double())[None]
@@ -137,14 +129,13 @@ def _compared(objective: Objective, form: Form, alone: bool) -> float:
             return (gradient(step) - gradient(-step)) / (2 * step)
         return objective.accumulate(lambda batch: form.quadratic_by_differences(batch, layout, direction, step)[None])
 
-    dtype = coarsest(objective)
-    eps = float(torch.finfo(dtype).eps)
-    size = float(gradient(0.0).norm()) if of_vectors else float(made.norm())
-    outcome, deviation, found = compare(made, difference, lambda h: 20 * eps * size / h, dtype)
+    eps = float(torch.finfo(seen.dtype).eps)
+    size = float((seen.gradient if of_vectors else made).norm())
+    outcome, deviation, found = compare(made, difference, lambda h: 20 * eps * size / h, seen.dtype)
     if outcome != "differs":
         return deviation if outcome == "agrees" else float("nan")
     what, remedy = ("those of the gradient", ", or take strategy='finite_difference'") if of_vectors else ("right", "")
-    where = _where(functions, layout, made - found if of_vectors else None)
+    where = _where(seen.functions, layout, made - found if of_vectors else None)
     off = (
         f"{what} (relative difference {deviation:.2g})"
         if math.isfinite(deviation)
@@ -160,9 +151,9 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [""])[0][:120]
 
 
-def _where(functions: list[str], layout: ParameterLayout, difference: Tensor | None) -> str:
+def _where(functions: Sequence[str], layout: ParameterLayout, difference: Tensor | None) -> str:
     if functions:
-        return f", probably because of {', '.join(sorted(set(functions)))} (a torch.autograd.Function)"
+        return f", probably because of {', '.join(functions)} (a torch.autograd.Function)"
     if difference is None:
         return ""
     parts: dict[str, Any] = layout.unflatten(difference.to(layout.dtype))

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -126,32 +128,46 @@ def _runs(context: Context, batch: Any) -> bool:
 
 
 def _check(context: Context, plan: Plan) -> None:
-    views, inside = context.selection.views, context.found.inside
+    views, inside, examples = context.selection.views, context.found.inside, dict[str, Any]()
+    names = {view.source for view in views.values()}
+    unchecked = context.checks == "off"  # then each source, model and loss are asked for their form alone, and once
+    unknown = {name for name in names if not (unchecked and _source_key(context, name) in inside)}
+    asks_mean = not (unchecked or _is_known_mean(context.criterion))
     own = _own_parameters(context.model)
-    with holding(context.model, context.tensors()), torch.no_grad():
-        unknown = {view.source for view in views.values()}
-        examples: dict[str, Any] = {}
-        for batch, parts in plan:
-            name = views[parts[0].view].source
-            part = next((p for p in parts if p.norm), None)  # a loss that ignores all samples tells nothing
-            if name in unknown and part is not None:
-                unknown.remove(name)
-                context = _trying_gradients(context, batch)
-                examples[name] = _check_source(context, batch, part, own, _source_key(context, name))
-            if not unknown:
-                break
-        if context.checks == "full" and plan.kept:
-            _check_further_batches(context, plan)
+    held = holding(context.model, context.tensors()) if unknown or asks_mean else nullcontext()
+    with held, torch.no_grad():
+        if unknown:
+            context = _check_sources(context, plan, own, unknown, examples)
+            if context.checks == "full" and plan.kept:
+                _check_further_batches(context, plan)
         if context.selection.ranks is not None:  # one without samples of a source learns what the others found
-            found = {name: inside.get(_source_key(context, name)) for name in {v.source for v in views.values()}}
+            found = {name: inside.get(_source_key(context, name)) for name in names}
             for other in context.selection.ranks.gather(found):
                 inside |= {_source_key(context, name): value for name, value in other.items() if value is not None}
-        for name in {view.source for view in views.values()}:
+        for name in names:
             if inside.get(_source_key(context, name), False):
                 _check_inside([view for view in views.values() if view.source == name])
-        if context.checks != "off" and not _is_known_mean(context.criterion):
-            for view in views.values():
-                _check_mean(context, view, plan, examples)
+        for view in views.values() if asks_mean else ():
+            _check_mean(context, view, plan, examples)
+
+
+def _check_sources(
+    context: Context, plan: Plan, own: dict[int, str], unknown: set[str], examples: dict[str, Any]
+) -> Context:
+    """Check model and loss on the first micro-batch of each unknown source, and keep its outputs as an example.
+
+    Gives the context, with gradients on where the model turned out to need them.
+    """
+    for batch, parts in plan:
+        name = context.selection.views[parts[0].view].source
+        part = next((p for p in parts if p.norm), None)  # a loss that ignores all samples tells nothing
+        if name in unknown and part is not None:
+            unknown.remove(name)
+            context = _trying_gradients(context, batch)
+            examples[name] = _check_source(context, batch, part, own, _source_key(context, name))
+        if not unknown:
+            break
+    return context
 
 
 def _check_further_batches(context: Context, plan: Plan) -> None:
@@ -163,8 +179,7 @@ def _check_further_batches(context: Context, plan: Plan) -> None:
         if index == 0 or index not in chosen or part is None or context.found.inside.get(key, True):
             continue
         count, outputs = length(labels_of(batch)), context.call(batch)
-        chosen_rows = outputs if part.rows is None else select(outputs, part.rows, count)
-        used = tuple(_used(context.criterion, chosen_rows, part.labels))
+        used = partial(_used_of, context.criterion, outputs, part, count)
         _check_that_samples_are_apart(context, batch, outputs, count, used)
 
 
@@ -212,7 +227,8 @@ def _check_source(context: Context, batch: Any, part: Part, own: dict[int, str],
             f"two evaluations of one batch at one point differ (losses {first:.9g} and {second:.9g}); "
             "look for dropout that ignores eval mode, random layers or state kept outside the model"
         )
-    _check_that_samples_are_apart(context, batch, outputs, count, () if context.found.inside[key] else tuple(used))
+    places = () if context.found.inside[key] else tuple(used)
+    _check_that_samples_are_apart(context, batch, outputs, count, lambda: places)
     _check_that_loss_follows_the_point(context, batch, part, count, own)
     return outputs
 
@@ -268,6 +284,11 @@ def _used(criterion: MeanLoss, outputs: Any, labels: Any) -> dict[int, Tensor]:
     return {place: t for (place, t), g in zip(leaves.items(), grads, strict=True) if g is not None}
 
 
+def _used_of(criterion: MeanLoss, outputs: Any, part: Part, count: int) -> tuple[int, ...]:
+    """Places of the outputs that the loss of a view's part of a batch follows from."""
+    return tuple(_used(criterion, outputs if part.rows is None else select(outputs, part.rows, count), part.labels))
+
+
 def _check_inside(views: Sequence[View]) -> None:
     """Refuse views that a loss computed inside the model cannot serve: it has only the batch's own labels and rows."""
     advice = (
@@ -281,10 +302,12 @@ def _check_inside(views: Sequence[View]) -> None:
             raise ValueError(f"view {view.name!r} shares its batches with other views; {advice}")
 
 
-def _check_that_samples_are_apart(context: Context, batch: Any, outputs: Any, count: int, used: Sequence[int]) -> None:
+def _check_that_samples_are_apart(
+    context: Context, batch: Any, outputs: Any, count: int, used: Callable[[], Sequence[int]]
+) -> None:
     """Refuse a model whose outputs for half of a batch, or single samples, are not that part of the batch's.
 
-    ``used`` are the places of the outputs that the loss follows from: those that have no rows must not change at all.
+    ``used`` gives the places of the outputs that the loss follows from: those that have no rows must not change at all.
     """
     if count < 2:
         return
@@ -308,15 +331,15 @@ def _check_that_samples_are_apart(context: Context, batch: Any, outputs: Any, co
             IndexError,
         ):  # of a model that takes no single sample
             return
-        _check_part(alone, select(outputs, single, count), 1, ())
+        _check_part(alone, select(outputs, single, count), 1, tuple)
 
 
-def _check_part(alone: Any, part: Any, count: int, used: Sequence[int]) -> None:
+def _check_part(alone: Any, part: Any, count: int, used: Callable[[], Sequence[int]]) -> None:
     for place, (got, expected) in enumerate(zip(tree_leaves(alone), tree_leaves(part), strict=False)):
         if not (isinstance(got, Tensor) and isinstance(expected, Tensor) and got.is_floating_point() and got.numel()):
             continue
         rows = got.ndim > 0 and len(got) == count
-        if not rows and place not in used:
+        if not rows and place not in used():
             continue
         if got.shape != expected.shape:
             if rows:
@@ -439,7 +462,7 @@ class _Half:
 
 
 class _Template:
-    """Outputs to try a loss on: those of the model on the first micro-batch, with noise where the loss takes that."""
+    """Outputs to try a loss on: those of the model on the first micro-batch."""
 
     def __init__(self, context: Context, outputs: Any) -> None:
         self._context, self.outputs = context, outputs
@@ -451,18 +474,15 @@ class _Template:
         count, shapes = length(part.labels), _row_shapes(part.labels)
         if self.shape is None:
             self.shape = shapes
-        if shapes == self.shape:
+        if shapes == self.shape and count == self.count:
+            outputs = self.outputs
+        elif shapes == self.shape:
             outputs = select(self.outputs, torch.arange(count) % self.count, self.count)
         else:  # padded otherwise, so outputs have another shape
             outputs = self._context.call(batch)
             if part.rows is not None:
                 outputs = select(outputs, part.rows, length(labels_of(batch)))
-        noisy = _noisy(outputs)
-        try:
-            loss = self._context.criterion(noisy, part.labels)
-        except Exception:  # such as a logarithm's that wants probabilities
-            return outputs
-        return noisy if bool(torch.isfinite(loss)) else outputs
+        return outputs
 
 
 class _Losses:
@@ -473,6 +493,7 @@ class _Losses:
     ) -> None:
         self._context, self._view, self._number, self._part = context, view, number, part
         self._inside = template is None
+        self._dtypes: set[torch.dtype] | None = None
         rows, size = part.rows, length(labels_of(batch))
         own = batch if rows is None else select(batch, rows, size)
         self._data = own if template is None else template.rows(batch, part)
@@ -483,8 +504,9 @@ class _Losses:
         Raises:
             ValueError: the loss is not finite though the outputs are.
         """
-        part = self._part
-        whole = self._half(self._data, part.labels)
+        part, whole = self._part, self._with_noise()
+        if whole is None:
+            whole = self._half(self._data, part.labels)
         if not bool(torch.isfinite(whole.loss)):
             if not _finite(self._data):
                 return None
@@ -492,6 +514,20 @@ class _Losses:
                 f"loss_fn gives {float(whole.loss)} on micro-batch {self._number} of view {self._view!r}; if it "
                 "ignores labels, give normalizer= (labels -> number of those that count)"
             )
+        return whole
+
+    def _with_noise(self) -> _Half | None:
+        """All samples with noise added to their outputs from now on; none where the loss does not take that."""
+        if self._inside:
+            return None
+        noisy = _noisy(self._data)
+        try:
+            whole = self._half(noisy, self._part.labels)
+        except Exception:  # such as a logarithm's that wants probabilities
+            return None
+        if not bool(torch.isfinite(whole.loss)):
+            return None
+        self._data = noisy
         return whole
 
     def cut_at(self, place: int) -> list[_Half]:
@@ -537,12 +573,14 @@ class _Losses:
         weight = self._context.criterion.normalizer(labels)
         if self._inside:
             # The model may have layers that compute in float32 whatever its loss is in.
-            loss, dtypes = self._context.criterion(self._context.call(data), labels), {torch.float32}
-        else:
+            loss, self._dtypes = self._context.criterion(self._context.call(data), labels), {torch.float32}
+        elif self._dtypes is None:  # the loss of the whole; its parts are computed alike
             with Dtypes() as within:
                 loss = self._context.criterion(data, labels)
-            dtypes = within.found
-        return _Half(data, labels, weight, loss, max(torch.finfo(dtype).eps for dtype in (loss.dtype, *dtypes)))
+            self._dtypes = within.found
+        else:
+            loss = self._context.criterion(data, labels)
+        return _Half(data, labels, weight, loss, max(torch.finfo(dtype).eps for dtype in (loss.dtype, *self._dtypes)))
 
     def compare(self, whole: _Half, parts: Sequence[_Half], what: str) -> None:
         weight, losses = sum(part.weight for part in parts), [float(part.loss) for part in parts]

@@ -45,6 +45,7 @@ class Differentiable(Protocol):
     @property
     def weights(self) -> Tensor: ...
     def num_samples(self, view: str) -> int: ...
+    def accumulate(self, derivative: Callable[[BatchLoss], Tensor]) -> Tensor: ...
     def sampled(self, count: int) -> Self: ...
     def unchecked(self) -> Self: ...
     def astype(self, dtype: torch.dtype) -> Self: ...
@@ -95,12 +96,14 @@ def beside(objective: T) -> T:
 
 def random_direction(objective: Differentiable, seed: int = 0) -> Tensor:
     """A Gaussian direction (K,) that gives every parameter the size that it has, or the mean size where it is zero."""
-    weights, generator = objective.layout.unflatten(objective.weights), torch.Generator().manual_seed(seed)
-    mean = float(objective.weights.double().square().mean().sqrt()) or 1.0
-    sizes = {n: (float(torch.linalg.vector_norm(t)) / max(1, t.numel()) ** 0.5 or mean) for n, t in weights.items()}
-    return objective.layout.flatten(
-        {n: sizes[n] * torch.randn(t.shape, generator=generator, dtype=torch.float64).to(t) for n, t in weights.items()}
-    )
+    point, generator = objective.weights, torch.Generator().manual_seed(seed)
+    mean, drawn = 0.0, {}
+    for name, tensor in objective.layout.unflatten(point).items():
+        size = float(torch.linalg.vector_norm(tensor)) / max(1, tensor.numel()) ** 0.5
+        if size == 0:
+            size = mean = mean or float(torch.linalg.vector_norm(point.double())) / len(point) ** 0.5 or 1.0
+        drawn[name] = torch.randn(tensor.shape, generator=generator, dtype=torch.float32).to(tensor).mul_(size)
+    return objective.layout.flatten(drawn)
 
 
 def compare(
@@ -144,11 +147,46 @@ def compare(
     return "agrees" if unresolved else "undecided", least, found
 
 
-def coarsest(objective: Differentiable) -> torch.dtype:
-    """The dtype of the parameters, or of the loss where that is less precise."""
-    with objective.micro_batches() as batches:
-        loss = next(iter(batches)).loss()
-    return _least_precise((objective.layout.dtype, loss.dtype))
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What one pass over an objective shows.
+
+    Attributes:
+        loss: mean.
+        gradient: of it, (K,) in float64.
+        dtype: of the parameters, or of the loss where that is less precise.
+        padding: the rows of embeddings that torch gives no gradient, by the parameter's name.
+        functions: names of the autograd functions on the way to the loss that are not torch's own.
+    """
+
+    loss: float
+    gradient: Tensor
+    dtype: torch.dtype
+    padding: Mapping[str, list[int]]
+    functions: Sequence[str]
+
+
+def look_at(objective: Differentiable) -> Seen:
+    """What a pass over the objective's micro-batches shows.
+
+    Raises:
+        DerivativeError: an embedding divides its gradient by how often a word occurs in the batch.
+    """
+    losses, dtypes, functions = [], {objective.layout.dtype}, set[str]()
+    padding: dict[str, list[int]] = {}
+
+    def gradient(batch: BatchLoss) -> Tensor:
+        loss = batch.loss()
+        losses.append(batch.share * loss.item())
+        dtypes.add(loss.dtype)
+        for node in graph_nodes(loss):
+            functions.update(_custom_function(node))
+            for name, row in _padding(node, batch.parameters):
+                padding.setdefault(name, []).append(row)
+        return batch.gradient_of(loss, objective.layout)
+
+    total = objective.accumulate(gradient)
+    return Seen(sum(losses), total, _least_precise(dtypes), padding, sorted(functions))
 
 
 def coarsest_within(batch: BatchLoss) -> torch.dtype:
@@ -189,6 +227,15 @@ def _least_precise(dtypes: Iterable[torch.dtype]) -> torch.dtype:
     return max(dtypes, key=lambda dtype: torch.finfo(dtype).eps)
 
 
+def is_checked(objective: Differentiable) -> bool:
+    """Tell whether the gradient needs no :func:`check_slope`, having passed it or by the user's choice."""
+    return objective.context.checks == "off" or _slope_key(objective) in objective.context.found.derivatives
+
+
+def _slope_key(objective: Differentiable) -> Any:
+    return "slope", objective.context.key
+
+
 def check_slope(objective: Differentiable) -> None:
     """Refuse a gradient that is not the slope of the loss.
 
@@ -198,40 +245,39 @@ def check_slope(objective: Differentiable) -> None:
     Raises:
         DerivativeError: it is not.
     """
-    known = objective.context.found.derivatives
-    key = "slope", objective.context.key
-    if key in known or objective.context.checks == "off":
-        return
 
-    def slope(few: Differentiable) -> _Slope:
-        check_padding(objective, few)
-        return _slope(beside(few), random_direction(few))
+    def slope(whole: Differentiable) -> _Slope:
+        few = beside(sample(whole))
+        seen = look_at(few)
+        check_padding(objective, few, seen.padding)
+        return _slope(few, random_direction(few), seen)
 
-    found = precisely(sample(objective), slope)
+    found = precisely(objective, slope)
     if found.outcome == "differs":
         raise _no_slope(found)
-    known[key] = found.outcome, found.deviation
+    objective.context.found.derivatives[_slope_key(objective)] = found.outcome, found.deviation
 
 
-def check_padding(objective: Differentiable, few: Differentiable) -> None:
+def check_padding(objective: Differentiable, few: Differentiable, rows: Mapping[str, list[int]]) -> None:
     """Refuse rows of embeddings that torch gives no gradient, though the loss of some sample depends on them.
 
     Args:
         objective: on all samples, which are tried where there are such rows.
-        few: the objective on some samples, perhaps in another precision, whose graph shows the rows.
+        few: the objective on some samples, perhaps in another precision.
+        rows: that its graph shows, by the parameter's name.
 
     Raises:
-        DerivativeError: it does, or an embedding divides its gradient by how often a word occurs in the batch.
+        DerivativeError: it does.
     """
     known = objective.context.found.derivatives
     key = "padding", objective.context.key
     if key in known:
         return
-    rows = _padding(few)
     if rows:
         whole = objective.unchecked()
         whole = whole if few.layout.dtypes == whole.layout.dtypes else whole.astype(few.layout.dtype)
-        found = _slope(beside(whole), _direction_in(rows, whole))
+        whole = beside(whole)
+        found = _slope(whole, _direction_in(rows, whole), look_at(whole))
         if found.outcome == "differs":
             raise _no_slope(found)
     known[key] = rows
@@ -245,29 +291,24 @@ def _no_slope(found: _Slope) -> DerivativeError:
     )
 
 
-def _padding(objective: Differentiable) -> dict[str, list[int]]:
-    """The rows of embeddings that torch gives no gradient, by the parameter's name.
+def _padding(node: Any, parameters: Mapping[str, Tensor]) -> Iterator[tuple[str, int]]:
+    """Parameter and row that an embedding in a loss's graph gives no gradient, if the node is one and there is any.
 
     Raises:
-        DerivativeError: an embedding divides its gradient by how often a word occurs in the batch.
+        DerivativeError: the embedding divides its gradient by how often a word occurs in the batch.
     """
-    rows: dict[str, list[int]] = {}
-    with objective.micro_batches() as batches:
-        for batch in batches:
-            names = {id(p): name for name, p in batch.parameters.items()}
-            for node in graph_nodes(batch.loss()):
-                table = node.next_functions[0][0] if hasattr(node, "_saved_padding_idx") else None
-                if table is None:  # another operation, or a table that nothing is derived by
-                    continue
-                if node._saved_scale_grad_by_freq:
-                    raise DerivativeError(
-                        "an embedding with scale_grad_by_freq=True divides its gradient by how often a word occurs in "
-                        "the batch, so it is not the slope of the loss; set it to False: outputs stay as they are"
-                    )
-                name, row = names.get(id(getattr(table, "variable", None))), node._saved_padding_idx
-                if name is not None and 0 <= row < len(batch.parameters[name]):  # torch writes -1 also as 2⁶⁴ − 1
-                    rows.setdefault(name, []).append(row)
-    return rows
+    table = node.next_functions[0][0] if hasattr(node, "_saved_padding_idx") else None
+    if table is None:  # another operation, or a table that nothing is derived by
+        return
+    if node._saved_scale_grad_by_freq:
+        raise DerivativeError(
+            "an embedding with scale_grad_by_freq=True divides its gradient by how often a word occurs in "
+            "the batch, so it is not the slope of the loss; set it to False: outputs stay as they are"
+        )
+    leaf, row = getattr(table, "variable", None), node._saved_padding_idx
+    for name, parameter in parameters.items():
+        if parameter is leaf and 0 <= row < len(parameter):  # torch writes -1 also as 2⁶⁴ − 1
+            yield name, row
 
 
 def _direction_in(rows: Mapping[str, list[int]], objective: Differentiable) -> Tensor:
@@ -287,22 +328,19 @@ class _Slope:
     where: str
 
 
-def _slope(objective: Differentiable, direction: Tensor) -> _Slope:
-    gradient = objective.gradient().double()
-    dtype = coarsest(objective)
-    eps = float(torch.finfo(dtype).eps)
+def _slope(objective: Differentiable, direction: Tensor, seen: Seen) -> _Slope:
+    gradient, eps = seen.gradient, float(torch.finfo(seen.dtype).eps)
     with objective.along([direction]) as evaluate:
         view = objective.views[0]
 
         def loss(at: float) -> float:
             return evaluate([at]).loss[view]
 
-        size = abs(loss(0.0))
         outcome, deviation, _ = compare(
             gradient.new_tensor([float(gradient @ direction.double())]),
             lambda h: gradient.new_tensor([(loss(h) - loss(-h)) / (2 * h)]),
-            lambda h: 20 * eps * size / h,
-            dtype,
+            lambda h: 20 * eps * abs(seen.loss) / h,
+            seen.dtype,
         )
     return _Slope(outcome, deviation, _named(objective, direction) if outcome == "differs" else "")
 
@@ -336,7 +374,8 @@ def graph_nodes(loss: Tensor) -> Iterator[Any]:
         todo += [after for after, _ in node.next_functions]
 
 
-def custom_functions(loss: Tensor) -> list[str]:
-    """Names of the autograd functions in a loss's graph that are not torch's own."""
-    functions = (getattr(node, "_forward_cls", None) for node in graph_nodes(loss))
-    return sorted({f.__name__ for f in functions if f is not None and not f.__module__.startswith("torch.")})
+def _custom_function(node: Any) -> Iterator[str]:
+    """Name of the autograd function that a node of a graph belongs to, if that is not torch's own."""
+    function = getattr(node, "_forward_cls", None)
+    if function is not None and not function.__module__.startswith("torch."):
+        yield function.__name__

@@ -255,7 +255,8 @@ class _Snapshot:
         self._seen = {id(own) for own in modules}
         for _, _, kept in self._attributes:
             for value in kept.values():
-                self._note(value, _DEPTH)
+                if not isinstance(value, _PLAIN):
+                    self._note(value, _DEPTH)
 
     def restore(self, *, quickly: bool = False) -> None:
         """Set everything back; ``quickly``: long containers only where their length has changed."""

@@ -57,7 +57,7 @@ class MeanLoss:
 
     def astype(self, dtype: torch.dtype) -> MeanLoss:
         """The same loss with its own tensors, such as class weights, in another precision."""
-        if not isinstance(self.fn, nn.Module):
+        if not isinstance(self.fn, nn.Module) or not (*self.fn.parameters(), *self.fn.buffers()):
             return self
         with torch.inference_mode(False):
             return dataclasses.replace(self, fn=copy.deepcopy(self.fn).to(dtype))

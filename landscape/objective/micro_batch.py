@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_map
 
 from landscape.objective.isolation import holding, rewind
 from landscape.objective.losses import Identity, MeanLoss
+from landscape.objective.parameters import ParameterLayout
 from landscape.objective.sources import copied, length, select
 
 Forward = Callable[[nn.Module, Any], Any]
@@ -141,3 +142,10 @@ class BatchLoss:
     def loss(self, outputs: Any = None) -> Tensor:
         """The mean loss, of the model's outputs or of others of the same form."""
         return self.criterion(self.outputs if outputs is None else outputs, self.labels)
+
+    def gradient_of(self, loss: Tensor, layout: ParameterLayout) -> Tensor:
+        """Gradient (K,) of this micro-batch's loss; 0 where none of its samples has to do with the parameters."""
+        if not loss.requires_grad:
+            return torch.zeros(layout.size, dtype=layout.dtype, device=layout.device)
+        grads = torch.autograd.grad(loss, list(self.parameters.values()), materialize_grads=True)
+        return layout.flatten(dict(zip(self.parameters, grads, strict=True)))

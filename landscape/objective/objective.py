@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from landscape.objective.checks import CHECKS, callable_model, checked, is_inside
 from landscape.objective.context import Context, EmptyViewError
-from landscape.objective.differences import check_slope
+from landscape.objective.differences import check_slope, is_checked
 from landscape.objective.evaluation.evaluate import Evaluate, Evaluation, Prepare, along
 from landscape.objective.isolation import exclusive, holding, ordinary, undisturbed
 from landscape.objective.losses import Loss, MeanLoss, Metric, NormalizedLogits
@@ -234,9 +234,9 @@ class Objective:
         raise EmptyViewError("no view has samples")
 
     def unchecked(self) -> Self:
-        """The same objective without checks, on this process alone: for those who check it themselves."""
+        """The same loss without checks and metrics, on this process alone: for those who check it themselves."""
         plain = dataclasses.replace(self.context.call, precision=None)
-        return self.over(None)._with(checks="off", call=plain)
+        return self.over(None)._with(checks="off", call=plain, metrics={})
 
     def with_loss(self, loss_fn: Loss) -> Self:
         """The same objective with another loss, which is a mean over the same samples with the same weights."""
@@ -408,18 +408,14 @@ class Objective:
         Raises:
             DerivativeError: (on first use) it is not the slope of the loss.
         """
-        self._checked().only_view()
-        check_slope(self)
-
-        def flat_gradient(batch: BatchLoss) -> Tensor:
-            leaves = list(batch.parameters.values())
-            loss = batch.loss()
-            if not loss.requires_grad:  # no sample of this micro-batch has to do with the parameters
-                return torch.zeros(self.layout.size, dtype=self.layout.dtype, device=self.layout.device)
-            grads = torch.autograd.grad(loss, leaves, materialize_grads=True)
-            return self.layout.flatten(dict(zip(batch.parameters, grads, strict=True)))
-
-        return self.accumulate(flat_gradient).to(self.layout.dtype)
+        if is_checked(self):
+            self._checked().only_view()
+        else:
+            with undisturbed(self.model):  # its state is set aside once for all checks
+                self._checked().only_view()
+                check_slope(self)
+        total = self.accumulate(lambda batch: batch.gradient_of(batch.loss(), self.layout))
+        return total.to(self.layout.dtype)
 
     def accumulate(self, derivative: Callable[[BatchLoss], Tensor]) -> Tensor:
         """Sum ``derivative(batch)`` over the single view's micro-batches, in float64.

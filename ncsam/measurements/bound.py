@@ -13,8 +13,9 @@ from torch import nn
 import landscape
 from landscape.records import Status
 from landscape.sharpness import LARGEST
+from ncsam.measurements.forecast import Forecast, counted, timed
 from ncsam.measurements.measurement import DTYPES, shared
-from ncsam.measurements.resumable import Where, result_of
+from ncsam.measurements.resumable import PartRows, Where, result_of
 from ncsam.measurements.theorem1 import (
     Bound,
     ClippedCrossEntropy,
@@ -89,7 +90,12 @@ def measure_bound(
     ranks = where.get("ranks")
     processes = 1 if ranks is None else ranks.size
     identity = {**settings, "epochs": at, "processes": processes}
-    with result_of(run, f"diagnostics/{name}", identity, len(at), fields, where) as (part, finish):
+
+    def forecast(part: PartRows) -> Forecast:
+        left = 2 * restarts * steps * len(part.pending())
+        return Forecast(left * theorem.seconds_of_a_step(at[0]), f"{counted(left, 'step')} of ascents")
+
+    with result_of(run, f"diagnostics/{name}", identity, len(at), fields, where, forecast=forecast) as (part, finish):
         for row in where.get("progress", iter)(part.pending()):
             values = theorem.at(at[row])
             status = Status.OK if np.isfinite(values["numbers"]).all() else Status.NONFINITE
@@ -140,6 +146,11 @@ class _Theorem:
         clean = max(2, round((1 - self.alpha) * self.samples))
         self._bound(0.0, 0.0)  # what is out of range is told before work
         self.sigma = settings["rho"] / (math.sqrt(size) + math.sqrt(math.log(clean)))
+
+    def seconds_of_a_step(self, epoch: int) -> float:
+        """Seconds that a step of an ascent takes."""
+        objective = self._objective(epoch, nn.CrossEntropyLoss()).view("mixed")
+        return timed(objective.gradient) + timed(objective.evaluate)
 
     def at(self, epoch: int) -> dict[str, Any]:
         """One row: the numbers, (numbers, losses), the ascents' history and the norm of the weights."""

@@ -10,8 +10,9 @@ import numpy as np
 
 from landscape.records import Status
 from landscape.surfaces.scan import groups, together
+from ncsam.measurements.forecast import Forecast, counted, timed
 from ncsam.measurements.measurement import DTYPES
-from ncsam.measurements.resumable import Where, result_of
+from ncsam.measurements.resumable import PartRows, Where, result_of
 from ncsam.records import Diagnostics
 from ncsam.runs.run import Run
 from ncsam.training.execution import usable_device
@@ -64,7 +65,22 @@ def measure_diagnostics(
     }  # fmt: skip
     models = {at[0]: run.model(at[0], str(device), dtype)}
     fields = {"value": (len(QUANTITIES),)}
-    with result_of(run, f"diagnostics/{name}", identity, len(at) * rows, fields, where) as (part, finish):
+
+    def forecast(part: PartRows) -> Forecast:
+        left = [row % rows < count for row in part.pending()]
+        model, size = models[at[0]], len(problem.train)
+        of_a_batch = timed(lambda: diagnosis.batch(model, at[0], 0))
+        shared = 1 if ranks is None else ranks.size
+        work = [counted(sum(left), "batch", "batches")] * any(left)
+        work += [f"the full training set at {counted(left.count(False), 'epoch')}"] * (not all(left))
+        samples = sum(left) * min(size, run.config.batch_size) + left.count(False) * size
+        seconds = of_a_batch * samples / min(size, run.config.batch_size) / shared
+        return Forecast(seconds, " and ".join(work))
+
+    with result_of(run, f"diagnostics/{name}", identity, len(at) * rows, fields, where, forecast=forecast) as (
+        part,
+        finish,
+    ):
 
         def measure(row: int) -> np.ndarray:
             nonlocal models

@@ -10,6 +10,7 @@ from landscape.records import Connection, LineDraws, PlaneDraws
 from landscape.surfaces.connectivity import connect
 from landscape.surfaces.draws import line_draws, plane_draws
 from landscape.surfaces.scan import row_fields
+from ncsam.measurements.forecast import of_points
 from ncsam.measurements.measurement import ANALYSIS_VIEWS, objective_of
 from ncsam.measurements.resumable import Where, result_of
 from ncsam.runs.run import Run
@@ -43,7 +44,15 @@ def measure_draws(
     }  # fmt: skip
     chosen = tuple(layers) or None
     count = draws * len(a) * (1 if b is None else len(b))
-    with result_of(run, f"surface/{name}", settings, count, row_fields(objective), where) as (part, finish):
+    with result_of(
+        run,
+        f"surface/{name}",
+        settings,
+        count,
+        row_fields(objective),
+        where,
+        forecast=lambda part: of_points(objective, part.pending()),
+    ) as (part, finish):
         how: dict[str, Any] = {"seed": seed, "layers": chosen, "policy": policy, "rows": part}
         how["progress"] = where.get("progress", iter)
         drawn = line_draws(objective, a, draws, **how) if b is None else plane_draws(objective, a, b, draws, **how)
@@ -81,7 +90,15 @@ def measure_connection(
         "epoch": run.epoch(epoch), "views": list(views), "alphas": a, "buffers": buffers, "to": to,
         "weights": other.attrs["created"],
     }  # fmt: skip
-    with result_of(run, f"surface/{name}", settings, len(a), row_fields(objective), where) as (part, finish):
+    with result_of(
+        run,
+        f"surface/{name}",
+        settings,
+        len(a),
+        row_fields(objective),
+        where,
+        forecast=lambda part: of_points(objective, part.pending()),
+    ) as (part, finish):
         names = (f"{run.path.name} epoch {run.epoch(epoch)}", to)
         record = connect(
             objective, end, a, buffers=buffers, names=names, rows=part, progress=where.get("progress", iter)

@@ -15,6 +15,7 @@ import landscape
 from landscape.ranks import Ranks
 from landscape.records import Record, Status
 from landscape.store.part_work import shape_and_dtype
+from ncsam.measurements.forecast import Forecast
 from ncsam.measurements.resumable import PartRows, Where, result_of
 from ncsam.measurements.warm_start import WarmStart
 from ncsam.runs.run import Run
@@ -71,6 +72,14 @@ class Measurement(ABC):
         """Fields that all rows have in common: labels of axes, settings that follow from the model."""
         return {}
 
+    @abstractmethod
+    def forecast(self, place: Place) -> tuple[float, str]:
+        """Seconds that a place's row will take, from a part of it that is timed, and what that is."""
+
+    def kept_beside(self, objective: landscape.Objective) -> int:
+        """Bytes that are kept on disk for each view until all rows are measured."""
+        return 0
+
     def complete(self, table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The fields of all rows, (epoch, view, …), as the record has them."""
         return table
@@ -120,7 +129,21 @@ def by_epoch_and_view(
     ranks = where.get("ranks")
     processes = 1 if ranks is None else ranks.size  # sums over other shares of the data differ in rounding
     identity = {**settings, "epochs": at, "views": list(views), "processes": processes}
-    with result_of(run, name, identity, len(at) * len(views), fields, where) as (part, finish):
+
+    def forecast(part: PartRows) -> Forecast:
+        left = [views[row % len(views)] for row in part.pending()]
+        sizes = [objectives[0].num_samples(view) for view in left]
+        if not any(sizes):
+            return Forecast(0.0, "views without samples")
+        view, size = next((view, size) for view, size in zip(left, sizes, strict=True) if size)
+        seconds, work = measurement.forecast(Place(0, at[0], view, objectives[0]))
+        rows = sum(map(bool, sizes))
+        which = "1 view" if rows == 1 else f"each of {rows} views{' and epochs' * (len(at) > 1)}"
+        return Forecast(seconds * sum(sizes) / size, f"{work} on {which}")
+
+    beside = len(views) * measurement.kept_beside(objectives[0])
+    made = result_of(run, name, identity, len(at) * len(views), fields, where, forecast=forecast, beside=beside)
+    with made as (part, finish):
         warm_start = measurement.warm_start(part, objective_at, identity, ranks)
         for row in where.get("progress", iter)(part.pending()):
             index, view = row // len(views), views[row % len(views)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +19,7 @@ from landscape.store import PartFile, StoreError
 from landscape.store.part_work import shape_and_dtype
 from landscape.store.room import check_room
 from landscape.surfaces.scan import MemoryRows
+from ncsam.measurements.forecast import Forecast, Tell
 from ncsam.runs.run import Run
 
 T = TypeVar("T")
@@ -34,6 +36,7 @@ class Where(TypedDict, total=False):
         progress: wraps the iteration over rows, e.g. ``tqdm.auto.tqdm``.
         ranks: processes that all carry out this measurement and share its work; the first of them alone touches files.
         provenance: how the measurement was asked for, JSON-able; stored with the result.
+        forecast: is handed the way to what the rows that are left will take, see :data:`Tell`.
     """
 
     dtype: str
@@ -43,6 +46,7 @@ class Where(TypedDict, total=False):
     progress: Callable[[Iterable[int]], Iterable[int]]
     ranks: Ranks | None
     provenance: Mapping[str, Any]
+    forecast: Tell
 
 
 class RowsInMemory(MemoryRows):
@@ -105,16 +109,27 @@ def result_of(
     rows: int,
     fields: Mapping[str, Any],
     where: Where,
+    *,
+    forecast: Callable[[PartRows], Forecast] | None = None,
+    beside: int = 0,
 ) -> Iterator[tuple[PartRows, Callable[[Any], Any]]]:
     """A part file for ``name`` and the function that turns its rows, once complete, into a result of the run file.
 
     Of several processes the first one holds the file, and the others rows that are written alike.
+
+    Args:
+        forecast: what the rows that are left will take; told where that is asked for, and some are.
+        beside: bytes of other files that are kept beside the part file meanwhile.
+
+    Raises:
+        ValueError: there is no room for it.
+        StoreError: it exists already, or cannot be written.
     """
     with ExitStack() as stack:
         held: list[tuple[PartFile, Callable[[Any], Any]]] = []
 
         def hold() -> tuple[dict[str, np.ndarray], np.ndarray]:
-            held.append(stack.enter_context(_on_disk(run, name, settings, rows, fields, where)))
+            held.append(stack.enter_context(_on_disk(run, name, settings, rows, fields, where, beside)))
             return held[0][0].read(), held[0][0].status
 
         found = on_first(hold, where)
@@ -123,7 +138,12 @@ def result_of(
             on_first(lambda: held[0][1](record), where)
             return record
 
-        yield held[0][0] if held else RowsInMemory(store.part_path(run.path, name), *found), finish
+        part: PartRows = held[0][0] if held else RowsInMemory(store.part_path(run.path, name), *found)
+        tell = where.get("forecast")
+        if tell is not None and forecast is not None and len(part.pending()):
+            size = _size(rows, fields) + beside
+            tell(lambda: dataclasses.replace(forecast(part), disk=size))
+        yield part, finish
 
 
 @contextmanager
@@ -134,6 +154,7 @@ def _on_disk(
     rows: int,
     fields: Mapping[str, Any],
     where: Where,
+    beside: int,
 ) -> Iterator[tuple[PartFile, Callable[[Any], None]]]:
     overwrite, resume = where.get("overwrite", False), where.get("resume", False)
     path = result_path(run, name)
@@ -143,9 +164,8 @@ def _on_disk(
         if name in file and not overwrite_result:
             raise StoreError(f"{run.path}: {name!r} exists; choose another --name, or --overwrite")
     if not path.exists():
-        row = sum(math.prod(shape) * dtype.itemsize for shape, dtype in map(shape_and_dtype, fields.values()))
-        # On disk while it is made and once more as a result; in memory as rows and as arrays of the record
-        check_room(f"{name} of {rows} rows", path.parent, disk=2 * rows * row, memory=2 * rows * row)
+        size = _size(rows, fields)
+        check_room(f"{name} of {rows} rows", path.parent, disk=size + beside, memory=size)
     if overwrite and not resume:
         path.unlink(missing_ok=True)
     identity = {
@@ -164,6 +184,11 @@ def _on_disk(
             part.discard()
 
         yield part, finish
+
+
+def _size(rows: int, fields: Mapping[str, Any]) -> int:
+    """Bytes on disk, of rows while they are made and of the result; in memory, of rows and of the record's arrays."""
+    return 2 * rows * sum(math.prod(shape) * dtype.itemsize for shape, dtype in map(shape_and_dtype, fields.values()))
 
 
 def _provenance(where: Where) -> dict[str, Any]:

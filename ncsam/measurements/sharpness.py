@@ -11,6 +11,7 @@ import landscape
 from landscape import Objective
 from landscape.records import Status
 from landscape.sharpness import LARGEST
+from ncsam.measurements.forecast import counted, timed
 from ncsam.measurements.measurement import ANALYSIS_VIEWS, Measurement, Place, by_epoch_and_view
 from ncsam.measurements.resumable import Where
 from ncsam.records import SharpnessTable
@@ -34,6 +35,8 @@ def measure_sharpness(
     normalize_logits: bool = False,
     trace_matvecs: int = 0,
     top_tol: float | None = None,
+    rise: float | None = None,
+    m: int | None = None,
     params: Sequence[str] = (),
     subset: int | None = None,
     subset_seed: int = 0,
@@ -54,6 +57,9 @@ def measure_sharpness(
         trace_matvecs: products for the trace of D H D, D = |w|, see :func:`landscape.adaptive_trace`; 0 for none.
         top_tol: relative residual of the largest eigenvalue of D H D, see :func:`landscape.adaptive_top`; none to leave
             it out.
+        rise: of the loss, for which the adaptive radius is found, see :func:`landscape.sharpness_at_rise`; with ten
+            ascent steps where ``steps`` is fewer. None to leave it out.
+        m: samples of a group, for the SAM sharpness of groups, see :func:`landscape.m_sharpness`; none to leave it out.
         params: patterns of the parameters that are perturbed, see :meth:`landscape.Objective.restricted`.
         subset, subset_seed: so many samples of each view, drawn by that seed; all if none.
         where: see :class:`Where`.
@@ -61,6 +67,10 @@ def measure_sharpness(
     Raises:
         ValueError, StoreError: something asked for is impossible, exists already, or cannot be written.
     """
+    if rise is not None and not 0 < rise <= LARGEST:
+        raise ValueError(f"rise is {rise}, expected a positive number up to {LARGEST:g}")
+    if m is not None and m < 1:
+        raise ValueError(f"m is {m}, expected at least 1 sample")
     radii: dict[str, float | None] = {"rho": rho, "adaptive_rho": adaptive_rho}
     radii |= {"sigma": sigma, "adaptive_sigma": adaptive_sigma, "keskar": keskar}
     for label, radius in radii.items():
@@ -84,6 +94,8 @@ def measure_sharpness(
         "normalize_logits": normalize_logits,
         "trace_matvecs": trace_matvecs,
         "top_tol": top_tol,
+        "rise": rise,
+        "m": m,
         "params": list(params),
         "subset": subset,
         "subset_seed": subset_seed,
@@ -107,11 +119,27 @@ class _Sharpness(Measurement):
             names.append("keskar")
         if self._s["trace_matvecs"]:
             names += ["adaptive_trace", "adaptive_trace_stderr"]
+        if self._s["rise"] is not None:
+            names.append("rise_radius")
+        if self._s["m"] is not None:
+            names += ["m_sharpness", "m_sharpness_stderr"]
         if self._s["top_tol"] is not None:
             names += ["adaptive_top", "adaptive_top_residual"]
         rows = (1 + self._s["restarts"], 1 + self._s["steps"])
         ascents = {f"{name}_rises": rows for name in ("sam", "adaptive")} if rows != (1, 2) else {}
         return {**dict.fromkeys(names, ()), **ascents}
+
+    def forecast(self, place: Place) -> tuple[float, str]:
+        ascents = 1 + self._s["restarts"]
+        steps = ascents * (2 * self._s["steps"] + (max(20, self._s["steps"]) if self._asked("keskar_epsilon") else 0))
+        draws = 2 * self._s["samples"] * (self._asked("sigma") + self._asked("adaptive_sigma"))
+        objective = place.here
+        of_a_step, of_a_draw = timed(objective.gradient), timed(objective.loss)
+        work = counted(steps, "step") + (f" and {counted(draws, 'draw')}" if draws else "")
+        return steps * (of_a_step + of_a_draw) + draws * of_a_draw, work
+
+    def _asked(self, name: str) -> bool:
+        return self._s[name] is not None
 
     def measure(self, place: Place) -> tuple[Status, dict[str, Any]]:
         objective = place.here
@@ -129,6 +157,12 @@ class _Sharpness(Measurement):
         if self._s["keskar_epsilon"] is not None:
             ascent["steps"] = max(20, self._s["steps"])
             row["keskar"] = landscape.keskar_sharpness(objective, self._s["keskar_epsilon"], **ascent).value
+        if self._s["rise"] is not None:
+            at_rise = landscape.sharpness_at_rise(objective, self._s["rise"], steps=max(10, self._s["steps"]))
+            row["rise_radius"] = at_rise.radius
+        if self._s["m"] is not None:
+            grouped = landscape.m_sharpness(objective, self._s["rho"], self._s["m"], seed=self._s["seed"])
+            row |= {"m_sharpness": grouped.value, "m_sharpness_stderr": grouped.stderr}
         converged = self._curvature(objective, row)
         status = Status.OK if np.isfinite(list(row.values())).all() else Status.NONFINITE
         if status == Status.OK and not converged:

@@ -17,6 +17,7 @@ from landscape.curvature.strategies import STRATEGIES
 from landscape.ranks import Ranks
 from landscape.records import EigenResult, Status
 from landscape.store.room import check_room
+from ncsam.measurements.forecast import timed
 from ncsam.measurements.measurement import ANALYSIS_VIEWS, DTYPES, Measurement, Place, by_epoch_and_view, objective_of
 from ncsam.measurements.resumable import PartRows, Where, recorded_identity
 from ncsam.measurements.spectrum_extras import Density, Extra, Layers, Operator, Sources, Trace
@@ -24,6 +25,7 @@ from ncsam.measurements.warm_start import WarmStart
 from ncsam.records import Spectrum
 from ncsam.runs.run import Run
 
+PRODUCTS_PER_PAIR = 8  # about what an eigenpair takes; the one number of a forecast that is not measured
 PAIRWISE = ("values", "residuals", "converged", "errors")
 
 
@@ -207,6 +209,19 @@ class _Spectra(Measurement):
             row |= values
             row["products"] += products
         return Status.OK if pairs.converged.all() else Status.NOT_CONVERGED, row
+
+    def kept_beside(self, objective: Objective) -> int:
+        if not self._settings["warm_start"]:
+            return 0
+        return 2 * self._count * objective.num_parameters * self._dtype.itemsize  # one that replaces another
+
+    def forecast(self, place: Place) -> tuple[float, str]:
+        H = self._operator(place.here)
+        products = min(PRODUCTS_PER_PAIR * self._count, place.objective.num_parameters)
+        products += sum(extra.products(place.objective, self._count) for extra in self._extras)
+        H.expect(products)  # so that they are made in the same way
+        vector = torch.ones(place.objective.num_parameters, dtype=H.dtype, device=H.device)
+        return products * timed(lambda: float((H @ vector).sum())), f"about {products} Hessian products"
 
     def complete(self, table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = np.array([*STRATEGIES, ""])  # a view without samples used none

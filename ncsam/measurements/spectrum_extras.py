@@ -24,6 +24,7 @@ PARTS = ("clean_part", "noisy_part")
 GRADIENTS = ("g_clean", "g_noise", "g_star")
 BROADENING = 0.01
 _POINTS = 512
+_OF_A_LAYER = 10  # products that its largest eigenvalue takes, about
 
 
 class Extra(ABC):
@@ -43,6 +44,10 @@ class Extra(ABC):
     def measure(self, place: Place, H: HessianOperator, pairs: EigenResult) -> tuple[dict[str, Any], int]:
         """Its values for a row, and the operator-vector products they took."""
 
+    @abstractmethod
+    def products(self, objective: Objective, pairs: int) -> int:
+        """Operator-vector products that a row will take, roughly, each over all of a view's samples."""
+
     def labels(self, objective: Objective, pairs: int) -> dict[str, Any]:
         """Fields that all rows have in common: labels of its axes, settings that follow from the model."""
         return {}
@@ -56,6 +61,9 @@ class Trace(Extra):
 
     def fields(self, objective: Objective, pairs: int) -> dict[str, Any]:
         return {"trace": (), "trace_stderr": ()}
+
+    def products(self, objective: Objective, pairs: int) -> int:
+        return self._num_matvecs
 
     def measure(self, place: Place, H: HessianOperator, pairs: EigenResult) -> tuple[dict[str, Any], int]:
         found = landscape.trace(H, self._num_matvecs, seed=self._seed, deflate=pairs)
@@ -76,6 +84,9 @@ class Density(Extra):
         steps = min(self._steps, objective.num_parameters)
         nodes = dict.fromkeys(("density_nodes", "density_weights"), (self._probes, steps))
         return {"density_grid": (_POINTS,), "density": (_POINTS,), "density_stderr": (_POINTS,), **nodes}
+
+    def products(self, objective: Objective, pairs: int) -> int:
+        return self._probes * min(self._steps, objective.num_parameters)
 
     def labels(self, objective: Objective, pairs: int) -> dict[str, Any]:
         return {"density_broadening": BROADENING, "density_deflated": self.deflated(objective.num_parameters, pairs)}
@@ -106,6 +117,9 @@ class Layers(Extra):
         if self._trace_matvecs:
             names += ["layer_trace", "layer_trace_stderr"]
         return dict.fromkeys(names, (len(objective.layers()),))
+
+    def products(self, objective: Objective, pairs: int) -> int:
+        return len(objective.layers()) * (_OF_A_LAYER + self._trace_matvecs)
 
     def labels(self, objective: Objective, pairs: int) -> dict[str, Any]:
         blocks = {layer or "(model)": objective.restricted(*names) for layer, names in objective.layers().items()}
@@ -142,6 +156,9 @@ class Sources(Extra):
             "cosines": (pairs, len(GRADIENTS)),
             "captured": (len(GRADIENTS),),
         }
+
+    def products(self, objective: Objective, pairs: int) -> int:
+        return pairs
 
     def labels(self, objective: Objective, pairs: int) -> dict[str, Any]:
         shares = self._shares(objective)

@@ -14,11 +14,12 @@ from landscape import store
 from landscape.records import Line, Plane
 from landscape.surfaces.batch_size import BatchChoice, choose, measure
 from landscape.surfaces.line_and_plane import surface_fields
-from landscape.surfaces.recalibration import SAMPLES
+from landscape.surfaces.recalibration import SAMPLES, Recalibration
 from landscape.surfaces.span import find_span
 from ncsam.measurements.directions import Directions, directions_for, trajectory_on
+from ncsam.measurements.forecast import Forecast, of_points
 from ncsam.measurements.measurement import ANALYSIS_VIEWS, objective_of
-from ncsam.measurements.resumable import Where, on_first, recorded_identity, result_of
+from ncsam.measurements.resumable import PartRows, Where, on_first, recorded_identity, result_of
 from ncsam.runs.run import Run
 
 PATH = "_path"  # appended to a plane's name: the run's checkpoints in its coordinates
@@ -177,7 +178,15 @@ def evaluate_surface(
     draw: Callable[..., Line | Plane] = landscape.line if len(grids) == 1 else landscape.plane
     count = math.prod(len(grid) for grid in grids)
     fields = surface_fields(objective, by_class=how["by_class"])
-    with result_of(run, name, identity, count, fields, where) as (part, finish):
+
+    recalibrated = how["batchnorm"] == "recalibrated"
+    recalibration = Recalibration(objective.over(None), how["batchnorm_samples"]) if recalibrated else None
+
+    def forecast(part: PartRows) -> Forecast:
+        at_most = how["tolerance"] is not None
+        return of_points(objective, part.pending(), at_most=at_most, recalibration=recalibration)
+
+    with result_of(run, name, identity, count, fields, where, forecast=forecast) as (part, finish):
         record = draw(objective, *directions, *grids, **how, rows=part, progress=where.get("progress", iter))
         record = dataclasses.replace(record, **described, batch_choice=choice.chosen_by, auto_range=span)
         finish(record)

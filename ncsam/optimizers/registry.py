@@ -17,12 +17,16 @@ from ncsam.optimizers.variants import OPTIMIZERS, Variant
 def options_of(name: str) -> list[str]:
     """The options that the optimizer of that name takes beside model and base.
 
+    Of a ``package.module:factory``, which is not imported for this, none are known.
+
     >>> options_of("sam")
     ['rho', 'adaptive', 'eta', 'forward', 'synchronised']
 
     Raises:
         ValueError: no optimizer of that name.
     """
+    if _is_own(name):
+        return []
     return [option for option in _variant(name).signature.parameters if option not in ("model", "base")]
 
 
@@ -30,7 +34,8 @@ def resolve_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """``given`` completed by the optimizer's defaults: what a run records.
 
     Left out are ``forward``, ``seed`` and ``synchronised``, the warm-up, which the training loop gives to every
-    optimizer alike, and the norms of a replay, which come from another run.
+    optimizer alike, and the norms of a replay, which come from another run. Those of a ``package.module:factory`` are
+    taken as they are given.
 
     >>> resolve_options("sam", {"rho": 0.1})
     {'rho': 0.1, 'adaptive': False, 'eta': 0.01}
@@ -38,6 +43,8 @@ def resolve_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ValueError: no optimizer or option of that name.
     """
+    if _is_own(name):
+        return dict(given)
     _check_known(name, given)
     own = options_in(_variant(name).prototype)
     left_out = (*COMMON, "warmup", "warmup_step", "norms")
@@ -59,6 +66,10 @@ def build(name: str, model: nn.Module, base: Optimizer, **options: Any) -> Sharp
     """
     _check_known(name, options)
     return _variant(name)(model, base, **options)
+
+
+def _is_own(name: str) -> bool:
+    return ":" in name and name not in OPTIMIZERS
 
 
 def _variant(name: str) -> type[Variant]:

@@ -149,6 +149,15 @@ class SharpnessTable(Record, kind="sharpness_table"):
     adaptive_top_residual: np.ndarray | None = variable(
         "epoch", "view", long_name="norm of its residual, which bounds its error", units="loss"
     )
+    rise_radius: np.ndarray | None = variable(
+        "epoch", "view", long_name="radius, in units of |w|, at which ascent raises the loss by `rise`"
+    )
+    m_sharpness: np.ndarray | None = variable(
+        "epoch", "view", long_name="SAM sharpness of groups of m samples, each with its own perturbation", units="loss"
+    )
+    m_sharpness_stderr: np.ndarray | None = variable(
+        "epoch", "view", long_name="standard error of it over the groups", units="loss"
+    )
     keskar: np.ndarray | None = variable(
         "epoch", "view", long_name="Keskar's sharpness: 100 (largest loss - loss) / (1 + loss)", units="percent"
     )
@@ -164,6 +173,8 @@ class SharpnessTable(Record, kind="sharpness_table"):
     keskar_epsilon: float | None = parameter("half width of Keskar's box, relative to |w| + 1", None)
     normalize_logits: bool = parameter("whether the loss is that of normalised logits", False)
     trace_matvecs: int = parameter("products of the trace of D H D; 0 if not asked for", 0)
+    rise: float | None = parameter("rise of the loss that the radius is found for; none if not asked for", None)
+    m: int | None = parameter("samples of a group of the m-sharpness; none if not asked for", None)
     top_tol: float | None = parameter(
         "relative residual of the largest eigenvalue of D H D; none if not asked for", None
     )

@@ -21,7 +21,9 @@ MEASURES = {
     "trace": "tr H",
     "top_eigenvalue": "λ1 of H",
     "adaptive": "adaptive sharpness",
+    "rise_curvature": "2Δ/ρ² at a stated rise",
     "sam": "SAM sharpness",
+    "m_sharpness": "m-sharpness",
     "average": "average sharpness",
 }
 """Printed names of measures by the first part of an endpoint's name, in the order of the tables."""
@@ -61,7 +63,7 @@ def _printed(name: str, at: str | None) -> str:
     if at is None:
         return MEASURES[name]
     radius, *how = at[1:].split(",")
-    told = [radius if name.startswith("adaptive_") else f"radius {radius}"]
+    told = [f"radius {radius}" if name in ("sam", "adaptive") else radius]
     told += ["normalised logits" if word == "normalized" else word.replace("steps", " steps") for word in how]
     return f"{MEASURES[name]}, {', '.join(told)}"
 

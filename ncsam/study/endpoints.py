@@ -43,6 +43,8 @@ ENDPOINTS: Mapping[str, str] = {
     "adaptive@R/V, sam@R/V": "the same with radius R, as measured in other groups sharpness/*; @R,5steps,normalized "
     "where the ascent has five steps and the logits are normalised",
     "top_eigenvalue/V, trace/V": "of the Hessian of view V, last epoch",
+    "rise_curvature/V": "2 Δ/ρ² of view V, ρ the adaptive radius at which ascent raises the loss by a stated Δ",
+    "m_sharpness/V": "SAM sharpness of view V in groups of m samples, each with its own perturbation (nats)",
     "adaptive_trace/V, adaptive_top/V": "trace and largest eigenvalue of D H D, D = |w|, of view V, last epoch",
     "Q": "quantity Q of ncsam.training.gradient_diagnostics.QUANTITIES: mean over batches, then over the epochs after "
     "the warm-up",
@@ -186,9 +188,12 @@ def _of_sharpness(record: SharpnessTable, name: str) -> Iterator[tuple[str, floa
             yield f"{measure}{at}/{view}", float(getattr(record, measure)[-1, i])
         if default and record.average is not None:
             yield f"average/{view}", float(record.average[-1, i])
-        for measure in ("adaptive_trace", "adaptive_top"):
+        of_group = "" if default else f"@{name}"
+        for measure in ("adaptive_trace", "adaptive_top", "m_sharpness"):
             if (values := getattr(record, measure)) is not None:
-                yield f"{measure}{'' if default else f'@{name}'}/{view}", float(values[-1, i])
+                yield f"{measure}{of_group}/{view}", float(values[-1, i])
+        if record.rise_radius is not None and record.rise is not None:
+            yield f"rise_curvature{of_group}/{view}", 2 * record.rise / float(record.rise_radius[-1, i]) ** 2
 
 
 def _of_diagnostics(record: Diagnostics, run: Run) -> Iterator[tuple[str, float]]:

@@ -11,6 +11,7 @@ import numpy as np
 from landscape._suggest import unknown
 from ncsam.records import CellTable
 from ncsam.statistics import LEVEL, t_intervals
+from ncsam.study.arms import printed
 from ncsam.study.table import REPORTED, rows_of, spell
 
 AXES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
@@ -28,19 +29,31 @@ class Pivot:
 
     Attributes:
         endpoint: what the numbers are.
-        rows, columns: along the axes, in the order of the table.
+        axes: settings that the rows and the columns differ by, see :data:`AXES`.
+        rows, columns: along the axes, in the order of the table; arms by the names that a study has them under.
         mean, deviation: over the seeds, (rows, columns); NaN without runs, and the deviation with one.
         count: of the seeds.
         best: of each column the highest mean, and those that its t-interval at 95 % reaches; of accuracies only.
     """
 
     endpoint: str
+    axes: tuple[str, str]
     rows: tuple[str, ...]
     columns: tuple[str, ...]
     mean: np.ndarray
     deviation: np.ndarray
     count: np.ndarray
     best: np.ndarray
+
+    @property
+    def row_names(self) -> tuple[str, ...]:
+        """The rows as they are printed."""
+        return _printed(self.axes[0], self.rows)
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """The columns as they are printed."""
+        return _printed(self.axes[1], self.columns)
 
     @property
     def is_share(self) -> bool:
@@ -90,9 +103,12 @@ def pivot(table: CellTable, rows: str = "arm", columns: str = "noise", endpoint:
     with np.errstate(invalid="ignore", divide="ignore"):
         squares = np.nansum((value - mean[..., None]) ** 2, axis=-1)
         deviation = np.where(count > 1, np.sqrt(squares / (count - 1)), np.nan)
-    return Pivot(
-        endpoint, names[rows], names[columns], mean, deviation, count, _best(mean, low, "accuracy" in endpoint)
-    )
+    best = _best(mean, low, "accuracy" in endpoint)
+    return Pivot(endpoint, (rows, columns), names[rows], names[columns], mean, deviation, count, best)
+
+
+def _printed(axis: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(map(printed, names)) if axis == "arm" else names
 
 
 def _best(mean: np.ndarray, low: np.ndarray, higher_is_better: bool) -> np.ndarray:

@@ -141,7 +141,7 @@ class Sweep:
         measures: settings of each measurement; ``at`` among them restricts it to some noise, ``arms`` to some arms.
         tuning: none to use the settings as they are.
         description: the mapping that it was built from.
-        trust: import a ``package.module:factory`` that it names as data or model; it is the caller who can know.
+        trust: import a ``package.module:factory`` that it names as data, model or optimizer; the caller can know.
         plan: hash of the plan that it is run by, which its runs carry.
         fewer: number of the first seeds that are run under a noise, where these are not all.
     """
@@ -345,7 +345,8 @@ class Sweep:
         return self.seeds[: self.fewer.get(noise)]
 
     def _config(self, arm: Arm, noise: str, seed: int, tuned: Mapping[str, Any]) -> TrainConfig:
-        options = {key: tuned.get(key, value) for key, value in arm.options.items()}
+        of_optimizer = {key: value for key, value in tuned.items() if key in arm.options or key not in _FIELDS}
+        options = {**arm.options, **of_optimizer}
         fields = {**self.train, **arm.train, **{key: value for key, value in tuned.items() if key not in options}}
         fields |= {"noise": noise, "optimizer": arm.optimizer, "options": options}
         try:
@@ -367,7 +368,8 @@ def _arms(table: Mapping[str, Any]) -> list[Arm]:
         raise ValueError(f"an arm has no optimizer: {dict(table)}")
     optimizer = str(table["optimizer"])
     settings = {key: value for key, value in table.items() if key not in ("name", "optimizer", "noise", "tune")}
-    known = options_of(optimizer)
+    # What a factory takes is known only to itself.
+    known = {*options_of(optimizer), *({*settings, *table.get("tune", ())} - _FIELDS if ":" in optimizer else ())}
     _known(settings, {*known, *_FIELDS}, f"arm {optimizer!r}")
     noise = _noise(table["noise"], f"arm {optimizer!r}, noise") if "noise" in table else None
     tune = (
@@ -377,7 +379,7 @@ def _arms(table: Mapping[str, Any]) -> list[Arm]:
     )
     swept = [key for key, value in settings.items() if isinstance(value, list) and key not in ("checkpoints", "betas")]
     _check_cells(math.prod(len(settings[key]) for key in swept))
-    named = inputs.file_name(str(table.get("name", optimizer)), "an arm")
+    named = inputs.file_name(str(table.get("name", spelled(optimizer))), "an arm")
     arms = []
     for values in itertools.product(*(settings[key] for key in swept)):
         one = {**settings, **dict(zip(swept, values, strict=True))}

@@ -42,7 +42,7 @@ class TrainConfig:
     """Model, data and settings of a training run. Two runs with equal configurations write equal numbers.
 
     Attributes:
-        data, noise, model, optimizer: in their command-line spellings.
+        data, noise, model, optimizer: in their command-line spellings; all but noise also ``package.module:factory``.
         options: of the optimizer, e.g. ``{"rho": 0.05, "kappa": 0.1}``.
         like: of the optimizer ``replay``, and of no other: the run file, or in a sweep the arm, whose ‖ε‖ at every step
             it takes.

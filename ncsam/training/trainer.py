@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,8 +15,16 @@ from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
 from ncsam import models, optimizers
+from ncsam.data.factories import resolve_factory
 from ncsam.optimizers import StepInfo
-from ncsam.optimizers.perturbations import AdaptiveAscent, NoPerturbation, ReplayedAscent, SharpnessAscent
+from ncsam.optimizers.mini_batch import Forward
+from ncsam.optimizers.perturbations import (
+    AdaptiveAscent,
+    NoPerturbation,
+    Perturbation,
+    ReplayedAscent,
+    SharpnessAscent,
+)
 from ncsam.records import Diagnostics, SampleHistory, Steps, Training
 from ncsam.training import execution, losses
 from ncsam.training.config import TrainConfig, learning_rate_schedule
@@ -36,6 +45,27 @@ _ARRAYS = (
 )  # of a trainer, which hold arrays; a state has tensors in their place
 _OF_WHOLE_BATCHES = (NoPerturbation, SharpnessAscent, AdaptiveAscent, ReplayedAscent)
 """Perturbations that ask for no loss but that of the batch as it is."""
+
+
+class TrainingStep(Protocol):
+    """What a ``package.module:factory`` for an optimizer gives: what of a sharpness-aware optimizer a training uses.
+
+    It is called as ``factory(model, base, **options)``, with ``seed=`` too if it takes one; ``base`` is the base
+    optimizer over the model's parameters, whose parameter groups the learning rate is set in.
+    """
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The parameter groups of the base optimizer."""
+
+    def step(self, x: Tensor, y: Tensor, loss_fn: losses.Loss, *, progress: float, true_labels: Tensor) -> StepInfo:
+        """Update the model once on the batch (x, y)."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to go on bitwise, in forms that ``torch.load(weights_only=True)`` reads."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a :meth:`state_dict`."""
 
 
 class Trainer:
@@ -104,7 +134,8 @@ class Trainer:
         self._use_format(execution.memory_format(config.memory_format, self.model, few))
         if replay is not None:
             replay.check(config, dataset.hash, -(-len(self._samples) // config.batch_size))
-        self._optimizer, self._warmup = self._arms(place, replay)
+        self._optimizer, self._warmup = self._arms(place, replay, trust)
+        self._perturbation: Perturbation | None = getattr(self._optimizer, "perturbation", None)
         self._check_loss()
         self._targets: Tensor | None = None  # of the loss that remembers the samples
         if isinstance(self._loss, losses.EarlyLearning):
@@ -125,25 +156,36 @@ class Trainer:
             self.seconds["diagnostics"] = 0.0
 
     def _arms(
-        self, device: torch.device, replay: StepNorms | None
-    ) -> tuple[optimizers.SharpnessAware, optimizers.SharpnessAware]:
+        self, device: torch.device, replay: StepNorms | None, trust: bool
+    ) -> tuple[TrainingStep, optimizers.SharpnessAware]:
         """The optimizer, and that of the warm-up; both step the same weights by the same base optimizer."""
         config = self.config
         base = _base_optimizer(config, self.model)
-        options = dict(config.options)
+        forward: Forward | None = None
+        chosen: TrainingStep
+        if config.optimizer not in optimizers.OPTIMIZERS:
+            chosen = _own_step(config, self.model, base, trust=trust)
+        else:
+            if config.compile:
+                forward, self._step_context = execution.compiled(self.model, device, self._step_context)
+            chosen = self._known(base, replay, forward)
+        if config.warmup_step == "sam":
+            return chosen, optimizers.SAM(self.model, base, config.warmup_rho, forward=forward)
+        return chosen, optimizers.Plain(self.model, base, forward=forward)
+
+    def _known(
+        self, base: torch.optim.Optimizer, replay: StepNorms | None, forward: Forward | None
+    ) -> optimizers.SharpnessAware:
+        """The optimizer where it is one of this package."""
+        config, options = self.config, dict(self.config.options)
         if "seed" in optimizers.options_of(config.optimizer):
             options["seed"] = config.seeds["picks"]
         if replay is not None:
             options["norms"] = replay.norms[config.warmup_epochs :].ravel()
-        forward = None
-        if config.compile:
-            forward, self._step_context = execution.compiled(self.model, device, self._step_context)
-        chosen = optimizers.build(config.optimizer, self.model, base, **options, forward=forward)
-        if forward is not None and chosen.perturbation.features_of is not None:
+        found = optimizers.build(config.optimizer, self.model, base, **options, forward=forward)
+        if forward is not None and found.perturbation.features_of is not None:
             raise ValueError(f"{config.optimizer} looks inside the model, which compile does not allow; leave it out")
-        if config.warmup_step == "sam":
-            return chosen, optimizers.SAM(self.model, base, config.warmup_rho, forward=forward)
-        return chosen, optimizers.Plain(self.model, base, forward=forward)
+        return found
 
     def _check_loss(self) -> None:
         """Refuse a loss of whole batches with what takes them apart."""
@@ -152,7 +194,7 @@ class Trainer:
         if not remembers and not config.mixup:
             return
         what = f"loss {config.loss}" if remembers else f"mixup {config.mixup:g}"
-        if not isinstance(self._optimizer.perturbation, _OF_WHOLE_BATCHES):
+        if not isinstance(self._perturbation, _OF_WHOLE_BATCHES):
             raise ValueError(f"{what} is of whole batches, which {config.optimizer} takes apart; take sgd, sam or asam")
         if remembers and config.mixup:
             raise ValueError(f"{what} remembers samples, which mixup {config.mixup:g} mixes; leave one of them out")
@@ -257,11 +299,14 @@ class Trainer:
                     progress=epoch / self.config.epochs,
                     true_labels=batch.true,
                 )
+            if not isinstance(info, StepInfo):
+                got = f"step of {self.config.optimizer} returned {type(info).__name__}"
+                raise ValueError(f"{got}, expected ncsam.optimizers.StepInfo(loss, perturbed_loss, gradient_norm)")
             means.add(info, len(batch.observed))
             norms.append(math.nan if info.skipped is not None else info.perturbation_norm)
-        if not isinstance(self._optimizer.perturbation, NoPerturbation):
+        if not isinstance(self._perturbation, NoPerturbation):
             self.step_norms[epoch] = np.array(norms, np.float32)
-        return means.row(self._optimizer.perturbation.rho)
+        return means.row(0.0 if self._perturbation is None else self._perturbation.rho)
 
     def _inputs_and_loss(self, batch: Batch, mixtures: Mixtures | None) -> tuple[Tensor, losses.Loss]:
         """What a batch is trained on, and by which loss: where one belongs to the batch, that."""
@@ -365,6 +410,35 @@ def _base_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimi
         return torch.optim.SGD(weights, lr=lr, momentum=config.momentum, weight_decay=decay)
     make = torch.optim.AdamW if config.base_optimizer == "adamw" else torch.optim.Adam
     return make(weights, lr=lr, betas=config.betas, weight_decay=decay)
+
+
+def _own_step(config: TrainConfig, model: nn.Module, base: torch.optim.Optimizer, *, trust: bool) -> TrainingStep:
+    """What the factory that the configuration names as its optimizer gives.
+
+    Raises:
+        ValueError: it is unknown, not trusted, cannot be imported, or gives something else; or ``compile`` is wanted.
+    """
+    name, options = config.optimizer, dict(config.options)
+    make = resolve_factory("optimizer", name, optimizers.OPTIMIZERS, trust=trust)
+    if config.compile:
+        raise ValueError(f"{name} runs the model by itself, which compile does not reach; leave it out")
+    taken = inspect.signature(make).parameters
+    if "seed" in taken and "seed" not in options:
+        options["seed"] = config.seeds["picks"]
+    try:
+        inspect.signature(make).bind(model, base, **options)
+    except TypeError as error:
+        raise ValueError(f"optimizer {name!r} cannot take (model, base, {options}): {error}") from error
+    try:
+        chosen = make(model, base, **options)
+    except (Exception, SystemExit) as error:
+        told = " ".join(str(error).split())
+        raise ValueError(f"{name}, called as factory(model, base), raised {type(error).__name__}: {told}") from error
+    needed = ("step", "param_groups", "state_dict", "load_state_dict")
+    if missing := [what for what in needed if not hasattr(chosen, what)]:
+        raise ValueError(f"optimizer {name!r} is a {type(chosen).__name__} without {', '.join(missing)}")
+    found: TrainingStep = chosen
+    return found
 
 
 class _Means:

@@ -135,7 +135,7 @@ def test_theory_as_markdown_and_latex(study_file: Path, capsys: pytest.CaptureFi
     rows = [line for line in verdicts.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + len(VERSIONS[2].statements)
     assert len({line.count("|") for line in rows}) == 1
-    assert "| ncsam | " in accuracies
+    assert "| NCSAM | " in accuracies
     assert "mean ± standard deviation" in accuracies
     assert landscape(["theory", str(study_file), "--latex"]) == 0
     latex = capsys.readouterr().out

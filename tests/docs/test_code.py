@@ -27,7 +27,8 @@ from tests.docs.pages import PAGES, Block, Page, page
 # The pages whose commands run, and the files that they leave.
 COMMANDS_RUN = {
     "docs/training.md": {"run.h5", "sam.toml", "sam.h5", "again.h5", "sam.jsonl"},
-    "docs/extending.md": {"my_lab.py", "rings.h5", "norms.h5"},
+    "docs/method.md": {"ncsam.h5", "replay.h5"},
+    "docs/extending.md": {"my_steps.py", "clipped.h5", "own.toml", "own/*", "my_lab.py", "rings.h5", "norms.h5"},
     "docs/import.md": {"my_net.py", "epoch*.pth", "mine.h5", "back.pth", "again.h5", "again.pth"},
     "docs/first-run.md": {"sgd.h5", "ncsam.h5", "planes.png", "figures/*"},
     "docs/spectra.md": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -239,3 +240,43 @@ def test_bad_requests(call, message: str) -> None:  # type: ignore[no-untyped-de
     model, loss_fn, x, y = CASES[0].make()
     with pytest.raises(ValueError, match=message):
         call(landscape.Objective(model, loss_fn, (x, y)))
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_the_radius_of_a_stated_rise_is_that_of_the_quadratic(adaptive: bool) -> None:
+    values = torch.tensor([4.0, 1.0, 0.5], dtype=torch.float64)
+    w = torch.tensor([2.0, 1.0, 1.0], dtype=torch.float64)
+    A = torch.diag(values)
+    objective = quadratic(A, -A @ w, w + 1e-9)  # all but at the minimum, so that there is a direction to begin with
+    top = 16.0 if adaptive else 4.0  # the largest entry of D A D, or of A
+    for rise in (1e-3, 1.0):
+        found = landscape.sharpness_at_rise(objective, rise, adaptive=adaptive, steps=60, tol=1e-3)
+        assert found.value == pytest.approx(rise, rel=1e-3)
+        assert 2 * found.value / found.radius**2 == pytest.approx(top, rel=2e-2)
+
+
+@pytest.mark.parametrize(("rise", "told"), [(0.0, "rise is 0"), (math.inf, "rise is inf"), (1e20, "no radius")])
+def test_a_rise_that_no_radius_has_is_refused(rise: float, told: str) -> None:
+    A = torch.eye(2, dtype=torch.float64)
+    with pytest.raises(ValueError, match=told):
+        landscape.sharpness_at_rise(quadratic(A, A @ torch.ones(2).double(), torch.ones(2).double()), rise)
+
+
+def test_m_sharpness_is_the_mean_over_groups_that_hold_every_sample_once() -> None:
+    torch.manual_seed(0)
+    model, x, y = nn.Linear(3, 2).double(), torch.randn(10, 3).double(), torch.arange(10) % 2
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y))
+    whole = landscape.m_sharpness(objective, 0.1, m=10)
+    assert whole.value == pytest.approx(landscape.sam_sharpness(objective, 0.1).value, rel=1e-9)
+    assert whole.stderr == 0.0
+    found = landscape.m_sharpness(objective, 0.1, m=1)
+    alone = [landscape.sam_sharpness(landscape.Objective(model, nn.CrossEntropyLoss(), (x[[i]], y[[i]])), 0.1).value
+             for i in range(10)]  # fmt: skip
+    assert found.value == pytest.approx(np.mean(alone), rel=1e-9)
+    assert found.stderr == pytest.approx(np.std(alone, ddof=1) / 10**0.5, rel=1e-6)
+    assert landscape.m_sharpness(objective, 0.1, m=3, groups=2).value != found.value
+    again = [landscape.m_sharpness(objective, 0.1, m=5, seed=1).value for _ in range(2)]
+    assert again[0] == again[1]
+    for m, groups, told in ((11, None, "m is 11"), (0, None, "m is 0"), (4, 3, "groups is 3")):
+        with pytest.raises(ValueError, match=told):
+            landscape.m_sharpness(objective, 0.1, m=m, groups=groups)

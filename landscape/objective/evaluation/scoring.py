@@ -116,7 +116,7 @@ class Scorer:
         criterion = context.criterion
         fn = criterion.fn
         together = type(fn) is nn.CrossEntropyLoss and not fn.label_smoothing and fn.reduction == "mean"
-        self._together = together and not criterion.is_given and context.metrics is None
+        self._together = together and not criterion.is_given and not context.metrics
         self._device = context.layout.device
         if self._device.type == "mps":  # has no float64
             self._device, self._together = torch.device("cpu"), False
@@ -160,7 +160,7 @@ class Scorer:
         """Weighted losses of every view, and sum and count of its metrics, over the samples of this process."""
         likelihood, correct = self._sums.tolist()
         losses = {v: self._losses.get(v, 0.0) - value for v, value in zip(self._names, likelihood, strict=True)}
-        if self._counts:
+        if self._counts and self._context.metrics is None:
             shared = self._metrics.setdefault("accuracy", {})
             for view, value in zip(self._names, correct, strict=True):
                 already, count = shared.get(view, (0.0, 0.0))

@@ -30,6 +30,16 @@ def test_both_are_those_of_the_objective_and_endpoints_of_the_run(run: Run) -> N
     assert endpoints["adaptive_top/mixed"] == found.adaptive_top[0, 1]
 
 
+def test_the_radius_of_a_rise_and_the_sharpness_of_groups_are_those_of_the_objective(run: Run) -> None:
+    found = measure_sharpness(run, views=VIEWS, rise=0.1, m=64)
+    objective = run.objective("last", VIEWS).view("mixed")
+    assert found.rise_radius[0, 1] == landscape.sharpness_at_rise(objective, 0.1).radius
+    assert found.m_sharpness[0, 1] == landscape.m_sharpness(objective, 0.05, 64).value
+    endpoints = endpoints_of(Run(run.path))
+    assert endpoints["rise_curvature/mixed"] == pytest.approx(0.2 / found.rise_radius[0, 1] ** 2)
+    assert endpoints["m_sharpness/mixed"] == found.m_sharpness[0, 1]
+
+
 def test_groups_of_other_radius_steps_or_logits_are_endpoints_of_their_own(run: Run) -> None:
     measure_sharpness(run, views=VIEWS)
     measure_sharpness(run, "steps", views=VIEWS, steps=3, normalize_logits=True, trace_matvecs=4)
@@ -63,6 +73,8 @@ def test_a_subset_is_drawn_from_every_view_alike_and_recorded(run: Run) -> None:
     ("settings", "told"),
     [
         ({"subset": 0}, "subset is 0"),
+        ({"rise": 0.0}, "rise is 0"),
+        ({"m": 0}, "m is 0"),
         ({"trace_matvecs": 1}, "trace_matvecs is 1"),
         ({"top_tol": 0.0}, "top_tol is 0.0"),
     ],

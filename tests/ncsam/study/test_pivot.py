@@ -78,6 +78,23 @@ def test_what_cannot_be_tabulated_is_refused(axes: tuple[str, str], told: str) -
         pivot(table(), endpoint="test_acuracy")
 
 
+@pytest.mark.parametrize("across", [False, True])
+def test_known_arms_are_printed_by_the_names_that_figures_have(across: bool) -> None:
+    arms = {"sgd": "SGD", "ncsam-minus": "NCSAM −", "sam-rho0.2": "SAM, ρ = 0.2", "mine": "mine"}
+    rows = [
+        {"name": f"{arm}{seed}", "arm": arm, "noise": "pair", "rate": 0.4, "seed": seed, "test_accuracy": 0.5}
+        for arm in arms for seed in (0, 1)
+    ]  # fmt: skip
+    found = pivot(table_of(rows), *(("noise", "arm") if across else ("arm", "noise")))
+    assert (found.columns if across else found.rows) == tuple(arms)
+    first = [re.split(r" *\| *", line)[1:-1] for line in pivot_tables.as_markdown(found).splitlines()]
+    assert (first[0][1:] if across else [line[0] for line in first[2:6]]) == list(arms.values())
+    tex = pivot_tables.as_latex(found)
+    for printed in ("SGD", "NCSAM $-$", r"SAM, $\rho$ = 0.2", "mine"):
+        assert f"{printed} & " in tex or f"{printed} \\\\" in tex
+    assert "sgd" not in tex + pivot_tables.as_markdown(found)
+
+
 @pytest.mark.parametrize("target", ["latex", "markdown"])
 def test_export_writes_the_table_of_a_paper(
     target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
