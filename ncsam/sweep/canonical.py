@@ -24,12 +24,17 @@ def canonical(content: Any) -> str:
 
 
 def plain(content: Any) -> Any:
-    """The content as it comes back from JSON: lists for tuples, dictionaries for mappings.
+    """The content as it comes back from JSON, in its own order: lists for tuples, dictionaries for mappings.
 
-    >>> plain({"betas": (0.9, 0.999)})
-    {'betas': [0.9, 0.999]}
+    Raises:
+        ValueError: as :func:`canonical`.
+
+    >>> plain({"lr": 0.1, "betas": (0.9, 0.999)})
+    {'lr': 0.1, 'betas': [0.9, 0.999]}
     """
-    return json.loads(canonical(_dictionaries(content)))
+    found = _dictionaries(content)
+    canonical(found)
+    return json.loads(json.dumps(found))
 
 
 def digest(content: Any) -> str:

@@ -30,7 +30,7 @@ from landscape.store import StoreError
 from landscape.store.provenance import code_digest
 from ncsam.statistics import LEVEL, detectable_effect
 from ncsam.study.statements import VERSIONS, Statement
-from ncsam.sweep.canonical import digest, plain
+from ncsam.sweep.canonical import canonical, digest, plain
 from ncsam.sweep.description import Sweep
 from ncsam.sweep.tuning import RULE
 from ncsam.training.config import TrainConfig
@@ -117,7 +117,7 @@ class Plan:
             ValueError, OSError: the path is no place for a file.
         """
         with replacing(inputs.output(path), shared=True) as temporary:
-            text = json.dumps({**self.content, "sha256": self.hash}, indent=1, ensure_ascii=False, sort_keys=True)
+            text = json.dumps({**self.content, "sha256": self.hash}, indent=1, ensure_ascii=False)
             temporary.write_text(text + "\n", encoding="utf-8")
 
 
@@ -210,6 +210,8 @@ def _differences(planned: Any, found: Any, where: str) -> Iterator[str]:
         for key, value in planned.items():
             if key not in found:
                 yield f"{where}: {key} is gone, planned {_shown(value)}"
+            elif key == "candidates" and sorted(map(canonical, value)) == sorted(map(canonical, found[key])):
+                continue  # a grid, in whatever order its axes were written down
             else:
                 yield from _differences(value, found[key], f"{where}: {key}")
         return

@@ -21,6 +21,7 @@ from ncsam.optimizers import resolve_options
 from ncsam.runs.run import Run
 from ncsam.runs.step_norms import step_norms_of
 from ncsam.study.endpoints import row_of
+from ncsam.study.table import SETTINGS
 from ncsam.sweep.canonical import digest, plain
 from ncsam.sweep.cells import Cell, norms_file, plan_named
 from ncsam.sweep.tuning import validation_accuracy
@@ -75,14 +76,13 @@ class Row:
     def of(cls, cell: Cell, run: Run, *, replayed: bool = False) -> Row:
         """The row of a cell, from its complete run file; ``replayed`` if another cell needs its perturbation norms."""
         configuration = configuration_of(cell)
-        numbers = {key: _number(value) for key, value in row_of(run).items() if not _missing(value)}
         ended = "_seconds"
         return cls(
             name=cell.name,
             configuration=configuration,
             hash=digest(configuration),
             plan=cell.plan,
-            row=numbers,
+            row=row_of(run),
             attrs={key: plain(run.attrs[key]) for key in _STAMPED if key in run.attrs},
             seconds={key.removesuffix(ended): float(v) for key, v in run.attrs.items() if key.endswith(ended)},
             code=code_digest(),
@@ -102,12 +102,12 @@ class Row:
         if not isinstance(found, dict) or found.pop("kind", None) != KIND:
             raise ValueError(f"{path}: is no row of a run")
         try:
-            row = cls(**found)
+            row = cls(**{**found, "row": {key: _from_json(key, value) for key, value in found["row"].items()}})
             intact = digest(row.configuration) == row.hash and row.row["name"] == row.name == path.stem
             TrainConfig.from_dict(row.configuration["config"])
             if row.step_norms is not None:
                 StepNorms.from_dict(row.step_norms)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: is no row of a run ({error})") from error
         if not intact:
             raise ValueError(f"{path}: its name or configuration was changed after it was written")
@@ -116,7 +116,9 @@ class Row:
     def write(self, path: Path) -> None:
         """Write it in one step."""
         with replacing(path, shared=True) as temporary:
-            text = json.dumps({"kind": KIND, **dataclasses.asdict(self)}, indent=1, ensure_ascii=False)
+            numbers = {key: _to_json(value) for key, value in self.row.items()}
+            content = {"kind": KIND, **dataclasses.asdict(self), "row": numbers}
+            text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
             temporary.write_text(text + "\n", encoding="utf-8")
 
     def differs(self, cell: Cell) -> str | None:
@@ -223,10 +225,14 @@ def _completed(configuration: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _missing(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
+def _to_json(value: Any) -> Any:
+    """JSON has no number that is not finite: null for NaN, which a table has where nothing was measured, else text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
 
 
-def _number(value: Any) -> Any:
-    """JSON has no infinity; its text is what ``float`` reads."""
-    return str(value) if isinstance(value, float) and math.isinf(value) else value
+def _from_json(key: str, value: Any) -> Any:
+    if key in SETTINGS:
+        return value
+    return math.nan if value is None else float(value)

@@ -41,7 +41,7 @@ from pathlib import Path
 from ncsam.sweep.cells import Cell
 
 HERE = Path(os.environ["LOOPBACK"])  # a preloaded file is copied elsewhere, and executed twice
-whole = getattr(Cell._run, "whole", Cell._run)
+whole = getattr(Cell.run, "whole", Cell.run)
 
 def note(what, cell):
     with open(HERE / "events", "a") as file:
@@ -67,7 +67,7 @@ def run(cell, path, command=None):
     note("end", cell)
 
 run.whole = whole
-Cell._run = run
+Cell.run = run
 """
 
 

@@ -58,6 +58,26 @@ def test_a_plan_fixes_everything_that_could_be_chosen_after_looking() -> None:
     assert power["T1", "bound, clean risk"]["smallest_true_effect"] is None
 
 
+def test_a_plan_runs_the_cells_of_its_description_under_the_same_names(tmp_path: Path) -> None:
+    """Axes are tried, named and listed in the order in which they were written down, which is not the alphabet's."""
+    grid = {"rho": [0.1, 0.2], "lr": [0.05, 0.1], "kappa": [0.3, 0.1]}
+    arms = [{"optimizer": "ncsam", "tune": grid}, {"name": "a", "rho": [0.1, 0.2], "lr": [0.1, 0.2], "tune": {}}]
+    described = sweep(arms=[arms[0], {"optimizer": "sam", **arms[1]}])
+    draw_up(described).write(tmp_path / "plan.json")
+    plan = Plan.read(tmp_path / "plan.json")
+    assert changes_since(plan) == []
+    assert plan.sweep.cells() == described.cells()
+    assert plan.sweep.tuning_cells() == described.tuning_cells()
+    content = json.loads((tmp_path / "plan.json").read_text())
+    content["sweep"]["arms"][0]["tune"] = dict(sorted(grid.items()))  # the same content, and the same hash
+    (tmp_path / "plan.json").write_text(json.dumps(content))
+    sorted_plan = Plan.read(tmp_path / "plan.json")
+    assert sorted_plan.hash == plan.hash
+    assert changes_since(sorted_plan) == []
+    content["arms"][0]["candidates"].pop()
+    assert changes_since(Plan(content)) != []
+
+
 def test_a_statement_in_several_parts_has_one_standard_deviation_or_several() -> None:
     asked = {"T7": 0.008, "T7-SGD": 0.004, "T6b-SAM/SAM": 0.1}
     content = draw_up(sweep(seeds=10, plan={"sd": asked})).content
@@ -156,8 +176,8 @@ def test_what_the_package_would_do_otherwise_is_told(monkeypatch: pytest.MonkeyP
     now["train"] |= {"lr": 0.2, "new": 1}
     monkeypatch.setattr(plans, "resolved", lambda sweep: now)
     assert changes_since(plan) == [
-        "arms: sam: options: rho is 0.1, planned 0.05",
         "train: lr is 0.2, planned 0.05",
+        "arms: sam: options: rho is 0.1, planned 0.05",
     ]
 
 
