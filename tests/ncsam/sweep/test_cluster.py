@@ -41,11 +41,7 @@ from pathlib import Path
 from ncsam.sweep.cells import Cell
 
 HERE = Path(os.environ["LOOPBACK"])  # a preloaded file is copied elsewhere, and executed twice
-<<<<<<< HEAD
 whole = getattr(Cell.run, "whole", Cell.run)
-=======
-whole = getattr(Cell.run, "whole", Cell._run)
->>>>>>> arms
 
 def note(what, cell):
     with open(HERE / "events", "a") as file:
