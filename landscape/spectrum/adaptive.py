@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from landscape.curvature.operators import HessianOperator, ScaledOperator
+from landscape.curvature.progress import Progress
 from landscape.objective.objective import Objective
 from landscape.records import EigenResult, TraceResult
 from landscape.spectrum.eigenpairs import top_eigenpairs
@@ -16,7 +17,13 @@ from landscape.spectrum.estimators import trace
 
 
 def adaptive_trace(
-    objective: Objective, num_matvecs: int = 100, *, deflate: Any = None, seed: int = 0, strategy: str = "auto"
+    objective: Objective,
+    num_matvecs: int = 100,
+    *,
+    deflate: Any = None,
+    seed: int = 0,
+    strategy: str = "auto",
+    progress: Progress = iter,
 ) -> TraceResult:
     """Trace of D H D with D = diag(|w|) for an objective's single view, Σᵢ wᵢ² ∂²L/∂wᵢ², with its standard error.
 
@@ -30,6 +37,7 @@ def adaptive_trace(
         deflate: what is known of D H D, as :func:`landscape.trace` takes it, such as :func:`adaptive_top`'s result.
         seed: of the probes.
         strategy: how products are made, see :class:`landscape.HessianOperator`.
+        progress: wraps the iteration over products.
 
     Raises:
         ValueError: several views, fewer than two products for probes, or ``deflate`` of another size.
@@ -42,7 +50,7 @@ def adaptive_trace(
     >>> float(adaptive_trace(objective).value)  # H = 2, w = 3
     18.0
     """
-    return trace(_scaled(objective, strategy), num_matvecs, deflate=deflate, seed=seed)
+    return trace(_scaled(objective, strategy), num_matvecs, deflate=deflate, seed=seed, progress=progress)
 
 
 def adaptive_top(objective: Objective, k: int = 1, *, strategy: str = "auto", **options: Any) -> EigenResult:

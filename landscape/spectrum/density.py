@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from landscape.curvature.progress import Progress, watched
 from landscape.records import DensityResult, EigenResult, NegativeMass
 from landscape.spectrum.estimators import jackknife
 from landscape.spectrum.krylov import KrylovBasis, eigh
@@ -23,6 +24,7 @@ def spectral_density(
     broadening: float = 0.01,
     num_points: int = 1024,
     seed: int = 0,
+    progress: Progress = iter,
 ) -> DensityResult:
     """Estimate the density of a symmetric operator's eigenvalues, which integrates to one.
 
@@ -40,6 +42,7 @@ def spectral_density(
         broadening: standard deviation of the kernel, as a fraction of the width of the spectrum.
         num_points: of the grid, which reaches four kernel widths beyond the outermost nodes.
         seed: of the starts.
+        progress: wraps the iteration over products, e.g. ``tqdm.auto.tqdm``.
 
     Returns:
         DensityResult: ``grid`` and ``density`` (num_points,), ``stderr`` over the probes (NaN for a single one), the
@@ -66,16 +69,17 @@ def spectral_density(
     outliers = np.zeros(0) if known is None else known.values
     steps, spent = min(num_steps, size - len(outliers)), 0
     nodes, weights = np.empty((num_probes, steps)), np.empty((num_probes, steps))
-    for probe in range(num_probes if steps else 0):
-        basis = KrylovBasis(H, generator)
-        if known is not None:
-            basis.lock(torch.as_tensor(known.vectors).to(basis.device), known.values, known.residuals)
-        basis.append(torch.randint(0, 2, (size, 1), generator=generator).double() * 2 - 1)
-        while basis.products < steps:
-            basis.advance()
-        nodes[probe], vectors = eigh(basis.projected[len(outliers) :, len(outliers) :])
-        weights[probe] = vectors[0] ** 2 * (1 - len(outliers) / size)
-        spent += basis.products
+    with watched(H, steps * num_probes, progress) as observed:
+        for probe in range(num_probes if steps else 0):
+            basis = KrylovBasis(observed, generator)
+            if known is not None:
+                basis.lock(torch.as_tensor(known.vectors).to(basis.device), known.values, known.residuals)
+            basis.append(torch.randint(0, 2, (size, 1), generator=generator).double() * 2 - 1)
+            while basis.products < steps:
+                basis.advance()
+            nodes[probe], vectors = eigh(basis.projected[len(outliers) :, len(outliers) :])
+            weights[probe] = vectors[0] ** 2 * (1 - len(outliers) / size)
+            spent += basis.products
     every = np.concatenate([nodes.ravel(), outliers])
     # A spectrum of one point still needs a width to be drawn with.
     width = max(float(np.ptp(every)), 1e-6 * float(np.abs(every).max())) or 1.0

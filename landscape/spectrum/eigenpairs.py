@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from landscape.curvature.operand import operand
+from landscape.curvature.progress import Progress, watched
 from landscape.records import EigenResult
 from landscape.spectrum.error_bounds import Unseen, certified_errors, explore
 from landscape.spectrum.krylov import BASIS_BYTES, KrylovBasis, place_of
 
+_EXPECTED = 4  # products for a well separated pair, and ten besides
 _log = logging.getLogger(__name__)
 _START_NOISE = 10.0  # times the unit hint; see _warm
 
@@ -33,6 +35,7 @@ def top_eigenpairs(
     max_basis: int | None = None,
     basis_bytes: int | None = None,
     keep_basis: bool = False,
+    progress: Progress = iter,
 ) -> EigenResult:
     """The k extreme eigenpairs of a symmetric operator, each with its residual and an error bound.
 
@@ -67,6 +70,7 @@ def top_eigenpairs(
         basis_bytes: in place of ``max_basis``, the memory that these vectors may take. Few of them mean more restarts
             and more products. With a search, two bases share it.
         keep_basis: keep the basis in the result's ``basis``, for :func:`landscape.trace` and others to deflate by.
+        progress: wraps the iteration over products, of which 4k + 10 are expected, e.g. ``tqdm.auto.tqdm``.
 
     Returns:
         EigenResult: ``values`` (k,), ``vectors`` (K, k), ``residuals`` (k,), ``converged`` (k,), ``matvecs``,
@@ -82,30 +86,33 @@ def top_eigenpairs(
     (array([9., 2.]), True)
     """
     generator = torch.Generator().manual_seed(seed)
-    given = operand(H, 4 * k + 10)  # about what well separated ones take
-    size, device = given.size, given.device
-    if basis_bytes is not None:
-        max_basis = _vectors_in(basis_bytes, size, k, which, block, search_missed, max_basis)
-    run = _Run.of(size, k, which, tol, block, max_basis)
-    room = min(run.max_basis, size)
-    basis = KrylovBasis(H, generator, capacity=room, device=place_of(size, room, device))
-    limit = min(basis.size, 20 * run.wanted + 100) * (4 if search_missed else 1) if max_matvecs is None else max_matvecs
-    if limit < run.wanted:
-        raise ValueError(f"max_matvecs is {max_matvecs}, expected at least k = {run.wanted}")
-    basis.append(basis.fresh(block) if start is None else _warm(start, block, basis))
-    found = run.converge(basis, limit)
-    first, unseen = basis.products, Unseen()
-    spent = first
-    if search_missed:
-        basis, found, unseen, searched = _search(H, run, basis, found, limit - first)
-        spent += searched
-    if basis.complete:
-        unseen = Unseen.of_complete(basis, found.order)
-    if not found.converged.all():
-        _log.warning(
-            "%d of %d eigenpairs did not converge in %d products (largest residual %.2g); raise max_matvecs or tol",
-            int((~found.converged).sum()), run.wanted, spent, found.residuals.max(),
-        )  # fmt: skip
+    with watched(H, _EXPECTED * k + 10, progress) as observed:
+        given = operand(observed, _EXPECTED * k + 10)
+        size, device = given.size, given.device
+        if basis_bytes is not None:
+            max_basis = _vectors_in(basis_bytes, size, k, which, block, search_missed, max_basis)
+        run = _Run.of(size, k, which, tol, block, max_basis)
+        room = min(run.max_basis, size)
+        basis = KrylovBasis(observed, generator, capacity=room, device=place_of(size, room, device))
+        limit = (
+            min(basis.size, 20 * run.wanted + 100) * (4 if search_missed else 1) if max_matvecs is None else max_matvecs
+        )
+        if limit < run.wanted:
+            raise ValueError(f"max_matvecs is {max_matvecs}, expected at least k = {run.wanted}")
+        basis.append(basis.fresh(block) if start is None else _warm(start, block, basis))
+        found = run.converge(basis, limit)
+        first, unseen = basis.products, Unseen()
+        spent = first
+        if search_missed:
+            basis, found, unseen, searched = _search(observed, run, basis, found, limit - first)
+            spent += searched
+        if basis.complete:
+            unseen = Unseen.of_complete(basis, found.order)
+        if not found.converged.all():
+            _log.warning(
+                "%d of %d eigenpairs did not converge in %d products (largest residual %.2g); raise max_matvecs or tol",
+                int((~found.converged).sum()), run.wanted, spent, found.residuals.max(),
+            )  # fmt: skip
     errors, sharp = certified_errors(found.values, found.residuals, unseen, basis.rounding)
     return EigenResult(
         values=found.values,

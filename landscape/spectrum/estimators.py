@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from landscape.curvature.progress import Progress, watched
 from landscape.records import DiagonalResult, MomentsResult, TraceResult
 from landscape.spectrum.probes import DeflatedProbes
 
 
-def trace(H: Any, num_matvecs: int = 100, *, deflate: Any = None, seed: int = 0) -> TraceResult:
+def trace(
+    H: Any, num_matvecs: int = 100, *, deflate: Any = None, seed: int = 0, progress: Progress = iter
+) -> TraceResult:
     """Trace of a symmetric operator by deflated Hutchinson probes, with its standard error.
 
     tr H = tr QᵀHQ + E zᵀ(I − QQᵀ)H(I − QQᵀ)z for an orthonormal basis Q and Rademacher vectors z (Hutchinson 1989;
@@ -30,6 +33,7 @@ def trace(H: Any, num_matvecs: int = 100, *, deflate: Any = None, seed: int = 0)
             of the products. What is known is then grown as a Krylov space, until as many dimensions are known as
             products are left for probes; with ``None`` that is half of them.
         seed: of the probes.
+        progress: wraps the iteration over products, e.g. ``tqdm.auto.tqdm``.
 
     Raises:
         ValueError: fewer than two products for probes, or ``deflate`` of another size.
@@ -40,9 +44,10 @@ def trace(H: Any, num_matvecs: int = 100, *, deflate: Any = None, seed: int = 0)
     >>> print(t.value.round(6), t.stderr, t.matvecs)
     4.0 0.0 3
     """
-    probes = DeflatedProbes(H, num_matvecs, deflate, seed, coupled=False)
-    known = probes.known_trace
-    samples = [known + s for z, image in probes for s in (z * image).sum(0).tolist()]
+    with watched(H, num_matvecs, progress) as observed:
+        probes = DeflatedProbes(observed, num_matvecs, deflate, seed, coupled=False)
+        known = probes.known_trace
+        samples = [known + s for z, image in probes for s in (z * image).sum(0).tolist()]
     array = np.array(samples or [known])
     return TraceResult(
         value=array.mean(),

@@ -122,7 +122,8 @@ def because(verdicts: Verdicts, i: int, contrasts: Sequence[ContrastVerdict]) ->
         f"{interval(factor * c.interval.low, factor * c.interval.high, digits)} over {_seeds(c.interval.n)}"
         for c in contrasts
     ]
-    return f"Effect{'s' if len(told) > 1 else ''} {'; '.join(told)}; m = {m}."
+    why = str(verdicts.note[i]) if str(verdicts.verdict[i]) == "undecided" and len(told) == 1 else ""
+    return f"Effect{'s' if len(told) > 1 else ''} {'; '.join(told)}; m = {m}.{f' {_capital(why)}.' if why else ''}"
 
 
 def tally(verdicts: Verdicts) -> str:

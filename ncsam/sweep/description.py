@@ -266,7 +266,7 @@ class Sweep:
             own = self.tuning.candidates(arm) if candidates is None else candidates.get((arm.name, noise), ())
             for candidate in map(dict, own):
                 tried = "-".join(f"{key}{spelled(value)}" for key, value in candidate.items())
-                config = self._config(arm, noise, seed, candidate)
+                config = dataclasses.replace(self._config(arm, noise, seed, candidate), diagnose=0)
                 name = cell_name(f"tuning-{arm.name}-{tried}", noise, seed)
                 found.append((Cell(name, arm.name, config, {}, TUNING, self.trust, plan=self.plan), candidate))
         return found

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from ncsam.statistics import LEVEL, Interval, kendall_interval, t_interval
+from ncsam.statistics import LEVEL, Interval, kendall_interval, mediation, t_interval
+from ncsam.statistics.mediation import LEAST_DOSES
 from ncsam.study.effects import (
     CONTRAST_RATE,
     Effect,
@@ -20,6 +21,7 @@ from ncsam.study.effects import (
     clean_and_contrast,
     difference,
     every_rate,
+    log,
     log_ratio,
     log_slope,
     mean_over_runs,
@@ -249,6 +251,26 @@ def _agreement(sharpness: str, given: str | None = None) -> Callable[[Study], In
     return interval
 
 
+def _mediated(study: Study, sharpness: str) -> Mapping[str, Interval]:
+    """Effect of log ρ on test accuracy over SAM's arms, whose ρ was set: total, and what passes through sharpness."""
+    doses = {
+        arm: float(options["rho"])
+        for arm, (optimizer, options) in study.optimizers.items()
+        if optimizer == "sam" and float(options.get("rho", 0)) > 0
+    }
+    if len(doses) < LEAST_DOSES:
+        return {}
+    columns = [
+        np.stack([study.of(name, arm, CONTRAST_RATE) for arm in doses], axis=1) for name in (sharpness, "test_accuracy")
+    ]
+    found = mediation(np.log(list(doses.values())), log(columns[0]), columns[1])
+    return {
+        "test accuracy per unit of log ρ, over SAM's arms": found.total,
+        f"of this through log {sharpness} (assumes no common cause)": found.indirect,
+        "of this otherwise": found.direct,
+    }
+
+
 def generalises(sharpness: str = SHARPNESS) -> Statement:
     """T9 with a measure of sharpness on a view, by the name of its endpoint."""
     return Statement(
@@ -262,7 +284,8 @@ def generalises(sharpness: str = SHARPNESS) -> Statement:
         question="Do flatter solutions generalise better under noise?",
         interval=_agreement(sharpness),
         described=lambda study: {
-            "partial τ, given the share of wrong labels fitted": _agreement(sharpness, "memorisation")(study)
+            "partial τ, given the share of wrong labels fitted": _agreement(sharpness, "memorisation")(study),
+            **_mediated(study, sharpness),
         },
         claim="Flatness of the minimum is what generalisation under label noise depends on (Theorem 1).",
         why="Within one noise rate, since the rate moves both; arms are a sample of methods, so that their number "

@@ -163,6 +163,31 @@ def test_few_arms_say_little_however_much_they_agree() -> None:
     assert "partial τ, given the share of wrong labels fitted" in described.quantity.tolist()
 
 
+def test_what_passes_through_sharpness_is_told_where_sam_ran_at_four_radii() -> None:
+    assert not [q for q in describe(tuned()).quantity.tolist() if "log ρ" in q]
+    study = rows()
+    rng = np.random.default_rng(0)
+    for row in [row for row in study if row["arm"] == "sam"]:
+        for i, rho in enumerate((0.1, 0.2, 0.4)):
+            sharp = np.exp(-0.5 * np.log(rho) + 0.1 * rng.normal())
+            accuracy = 0.7 - 0.02 * np.log(sharp)
+            study.append(
+                {**row, "name": f"{row['name']}-{i}", "arm": f"sam-{i}", "optimizer": "sam", "options": {"rho": rho},
+                 "adaptive_trace/clean_part": sharp, "test_accuracy": accuracy}
+            )  # fmt: skip
+        sharp = np.exp(-0.5 * np.log(0.05) + 0.1 * rng.normal())
+        row |= {
+            "options": {"rho": 0.05},
+            "adaptive_trace/clean_part": sharp,
+            "test_accuracy": 0.7 - 0.02 * np.log(sharp),
+        }
+    found = describe(table_of(study))
+    told = {q: e for q, e in zip(found.quantity.tolist(), found.estimate.tolist(), strict=True) if "of this" in q}
+    (through,) = [e for q, e in told.items() if "through" in q]
+    assert through == pytest.approx(0.01, abs=0.002)  # 0.5 · 0.02
+    assert told["of this otherwise"] == pytest.approx(0.0, abs=0.002)
+
+
 def test_holm_counts_thirteen() -> None:
     found = judge(tuned(gain=0.05))
     assert found.family == len(IDS) == 13

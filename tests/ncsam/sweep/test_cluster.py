@@ -162,6 +162,21 @@ def test_tuning_and_runs_give_the_files_of_a_run_here(client: object, tmp_path: 
     assert client.status == "running"  # type: ignore[attr-defined]  # ours to close
 
 
+def test_a_replay_waits_for_its_source_and_fails_with_it(client: object, tmp_path: Path) -> None:
+    arms = [{"optimizer": "replay", "like": "sam"}, {"optimizer": "sam"}]
+    train = {"epochs": 1, "train_samples": 100, "warmup": 0.0}
+    sweep = Sweep.from_dict({"seeds": 2, "noise": ["none"], "train": train, "arms": arms})
+    folder = SweepFolder.create(sweep, tmp_path)
+    folder.runs.mkdir()
+    (folder.runs / "sam-none-seed1.h5").write_text("not a run file")
+    with Cluster(client) as ours:  # type: ignore[arg-type]
+        failures = folder.run(folder.cells(), ours.run_cells)
+    reasons = {failure.cell.name: failure.reason for failure in failures}
+    assert set(reasons) == {"sam-none-seed1", "replay-none-seed1"}
+    assert reasons["replay-none-seed1"] == "the run that it replays, sam-none-seed1, failed; mend that and --resume"
+    assert sorted(folder.status().complete) == ["replay-none-seed0", "sam-none-seed0"]
+
+
 def test_a_cell_that_another_process_is_at_is_tried_again(
     client: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
