@@ -36,38 +36,40 @@ NAMES = {f"{arm}-symmetric-0.4-seed{seed}" for arm in ("sgd", "sam") for seed in
 
 # Runs in every worker before its first cell: who was at which run and when, and what the test wants to happen there.
 PRELOAD = """
-import json, os, signal, threading, time
+import contextlib, json, os, signal, threading, time
 from pathlib import Path
-from ncsam.sweep.cells import Cell
+import ncsam.sweep.cells as cells
 
 HERE = Path(os.environ["LOOPBACK"])  # a preloaded file is copied elsewhere, and executed twice
-whole = getattr(Cell.run, "whole", Cell.run)
+whole = getattr(cells.sole, "whole", cells.sole)
 
-def note(what, cell):
+def note(what, name):
     with open(HERE / "events", "a") as file:
-        file.write(json.dumps([what, cell.name, os.getpid(), time.time()]) + "\\n")
+        file.write(json.dumps([what, name, os.getpid(), time.time()]) + "\\n")
 
-def run(cell, path, command=None):
-    once = HERE / f"{cell.name}.once"
-    plan = json.loads((HERE / "plan.json").read_text()).get(cell.name)
-    note("begin", cell)
-    if plan == "kill" or (plan == "kill once" and not once.exists()):
-        once.touch()
-        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGKILL)).start()
-        while True:
-            time.sleep(0.01)
-    if plan == "stop once" and not once.exists():
-        once.touch()
-        os.kill(os.getpid(), signal.SIGSTOP)
-    if plan == "slow":
-        time.sleep(1.0)
-    if plan == "very slow":
-        time.sleep(8.0)
-    whole(cell, path, command)
-    note("end", cell)
+@contextlib.contextmanager
+def sole(path, purpose, told):
+    with whole(path, purpose, told):  # a cell has begun when its lock is held
+        once = HERE / f"{path.stem}.once"
+        plan = json.loads((HERE / "plan.json").read_text()).get(path.stem)
+        note("begin", path.stem)
+        if plan == "kill" or (plan == "kill once" and not once.exists()):
+            once.touch()
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            while True:
+                time.sleep(0.01)
+        if plan == "stop once" and not once.exists():
+            once.touch()
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if plan == "slow":
+            time.sleep(1.0)
+        if plan == "very slow":
+            time.sleep(8.0)
+        yield
+        note("end", path.stem)
 
-run.whole = whole
-Cell.run = run
+sole.whole = whole
+cells.sole = sole
 """
 
 
