@@ -8,6 +8,7 @@ arm and a random seed.
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,7 +19,14 @@ from ncsam.statistics.inference import LEVEL, Interval
 LEAST_ARMS = 4
 
 
-def kendall_interval(x: ArrayLike, y: ArrayLike, given: ArrayLike | None = None, level: float = LEVEL) -> Interval:
+def kendall_interval(
+    x: ArrayLike,
+    y: ArrayLike,
+    given: ArrayLike | None = None,
+    level: float = LEVEL,
+    *,
+    families: Sequence[Hashable] | None = None,
+) -> Interval:
     """Kendall's τ_b of two (seeds, arms) tables, the mean over the seeds, with arms and seeds as random factors.
 
     The variance is the jackknife's over the arms, all seeds of an arm left out together, times (A − 2)/(A − 1) for its
@@ -34,12 +42,14 @@ def kendall_interval(x: ArrayLike, y: ArrayLike, given: ArrayLike | None = None,
         given: a third table (memorisation, say); the τ is then Kendall's partial τ, (τ_xy − τ_xz τ_yz) /
             √((1 − τ_xz²)(1 − τ_yz²)), of the means over the seeds. It is not exactly 0 where x and y are independent
             given z, unless one of them does not depend on z.
+        families: to which each arm belongs, (arms,), where some are variants of one another: a family is then left
+            out as a whole, and it is families that count. Every arm by itself if none.
 
     Returns:
         ``n`` counts the seeds. NaN below four arms, or where a table is constant; one seed is enough for an interval.
 
     Raises:
-        ValueError: the tables have different shapes.
+        ValueError: the tables have different shapes, or there is not one family an arm.
 
     >>> x = np.arange(10.0) + np.array([[0.0], [0.1]])
     >>> y = x + 3 * np.sin(7 * x)
@@ -51,12 +61,16 @@ def kendall_interval(x: ArrayLike, y: ArrayLike, given: ArrayLike | None = None,
     if len({t.shape for t in tables}) > 1 or tables[0].ndim != 2:
         shapes = ", ".join(str(t.shape) for t in tables)
         raise ValueError(f"the tables have the shapes {shapes}, expected one (seeds, arms)")
+    labels = list(range(tables[0].shape[1])) if families is None else list(families)
+    if len(labels) != tables[0].shape[1]:
+        raise ValueError(f"{len(labels)} families for {tables[0].shape[1]} arms; expected one an arm")
     there = ~np.isnan(np.stack(tables)).any(axis=0)
     seeds = there.sum(axis=1) >= LEAST_ARMS
     arms = there[seeds].any(axis=0)
     there, tables = there[seeds][:, arms], [t[seeds][:, arms] for t in tables]
     pairs = [(0, 1)] if given is None else [(0, 1), (0, 2), (1, 2)]
-    found = [_with_and_without(tables[i], tables[j], there) for i, j in pairs] if there.size else []
+    member = _membership([label for label, known in zip(labels, arms, strict=True) if known])
+    found = [_with_and_without(tables[i], tables[j], there, member) for i, j in pairs] if there.size else []
     nothing = Interval(math.nan, math.nan, math.nan, 0, level)
     if not found:
         return nothing
@@ -70,7 +84,9 @@ def kendall_interval(x: ArrayLike, y: ArrayLike, given: ArrayLike | None = None,
     tau = min(max(float(_combined(whole.mean(axis=1))), -1.0), 1.0)
     if math.isnan(tau):
         return nothing
-    variance = _variance(whole, without, there[defined].sum(axis=1).mean())
+    if member.shape[1] < LEAST_ARMS:  # too few to tell how they vary
+        return Interval(tau, -1.0, 1.0, count, level)
+    variance = _variance(whole, without, (there[defined] @ member > 0).sum(axis=1).mean())
     if variance <= 0.0:
         agree = 2 * ((1 - level) / 2) ** (1 / (without.shape[2] // 2)) - 1
         low, high = (agree, 1.0) if tau > 0 else (-1.0, -agree)
@@ -81,13 +97,26 @@ def kendall_interval(x: ArrayLike, y: ArrayLike, given: ArrayLike | None = None,
     return Interval(tau, low, high, count, level)
 
 
-def _with_and_without(x: np.ndarray, y: np.ndarray, there: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """τ_b of each seed, (seeds,), and with each arm left out, (seeds, arms)."""
+def _membership(labels: Sequence[Hashable]) -> np.ndarray:
+    """1 where an arm is of a family, (arms, families)."""
+    known = list(dict.fromkeys(labels))
+    return np.array([[label == family for family in known] for label in labels], float).reshape(len(labels), len(known))
+
+
+def _with_and_without(
+    x: np.ndarray, y: np.ndarray, there: np.ndarray, member: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """τ_b of each seed, (seeds,), and with each family left out, (seeds, families)."""
     both = there[:, :, None] & there[:, None, :]
     a, b = (np.where(both, np.sign(t[:, :, None] - t[:, None, :]), 0.0) for t in (x, y))
-    rows = [product.sum(axis=2) for product in (a * b, a * a, b * b)]  # (seeds, arms) each
-    sums = [row.sum(axis=1) for row in rows]
-    return _tau(*sums), _tau(*(total[:, None] - 2 * row for total, row in zip(sums, rows, strict=True)))
+    products = (a * b, a * a, b * b)  # (seeds, arms, arms) each
+    sums = [product.sum(axis=(1, 2)) for product in products]
+    left = []
+    for product, total in zip(products, sums, strict=True):
+        of_family = product.sum(axis=2) @ member
+        within = np.einsum("sij,if,jf->sf", product, member, member)
+        left.append(total[:, None] - 2 * of_family + within)
+    return _tau(*sums), _tau(*left)
 
 
 def _tau(agreeing: np.ndarray, of_x: np.ndarray, of_y: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 
 from ncsam.statistics import LEVEL, Interval, kendall_interval, mediation, t_interval
 from ncsam.statistics.mediation import LEAST_DOSES
+from ncsam.study.arms import family_of
 from ncsam.study.effects import (
     CONTRAST_RATE,
     Effect,
@@ -242,11 +243,16 @@ def flatter(arm: str, printed: str, sharpness: str = SHARPNESS) -> Statement:
 
 
 def _agreement(sharpness: str, given: str | None = None) -> Callable[[Study], Interval]:
-    """Interval of τ(sharpness, clean test error), arms and seeds taken at random; of the partial τ if ``given``."""
+    """Interval of τ(sharpness, clean test error), families of arms and seeds at random; of the partial τ if ``given``.
+
+    Arms that differ in ρ, κ and the like are variants of one method, not methods of their own.
+    """
 
     def interval(study: Study) -> Interval:
         x, y = (study.over_arms(name, CONTRAST_RATE) for name in (sharpness, "test_error"))
-        return kendall_interval(x, y, None if given is None else study.over_arms(given, CONTRAST_RATE))
+        third = None if given is None else study.over_arms(given, CONTRAST_RATE)
+        families = [family_of(*study.optimizers[arm]) for arm in study.arms]
+        return kendall_interval(x, y, third, families=families)
 
     return interval
 

@@ -189,12 +189,28 @@ def test_with_four_arms_it_is_wide_rather_than_wrong() -> None:
     assert covered(4, 5, 0.8, 0.3, 0.0, "normal", QUICK) > 0.95
 
 
-def test_variants_of_a_few_arms_count_for_more_than_they_are() -> None:
-    """Where the method stops working, as its docstring says: twelve arms that are four, three times each."""
-    generator, missed = np.random.default_rng(8), 0
+def test_variants_count_as_one_family_and_without_it_for_more_than_they_are() -> None:
+    """Twenty-four arms that are eight, three times each: taken for arms of their own they cover far too little."""
+    generator, missed = np.random.default_rng(8), np.zeros(2)
+    families = np.repeat(range(8), 3).tolist()
     for _ in range(QUICK):
-        few = tables(generator, 4, 5, 0.0, 0.0, 0.0)
-        x, y = (np.repeat(t, 3, axis=1) + 0.1 * generator.standard_normal((5, 12)) for t in few)
-        found = kendall_interval(x, y)
-        missed += not found.low <= 0.0 <= found.high
-    assert missed / QUICK > 0.15
+        few = tables(generator, 8, 5, 0.0, 0.0, 0.0)
+        x, y = (np.repeat(t, 3, axis=1) + 0.1 * generator.standard_normal((5, 24)) for t in few)
+        found = (kendall_interval(x, y), kendall_interval(x, y, families=families))
+        missed += [not interval.low <= 0.0 <= interval.high for interval in found]
+    alone, together = missed / QUICK
+    assert alone > 0.15
+    assert abs(together - 0.05) < 0.02 + 4 * math.sqrt(0.05 * 0.95 / QUICK)
+
+
+def test_families_of_one_arm_are_the_arms_and_a_family_is_left_out_whole() -> None:
+    generator = np.random.default_rng(7)
+    x, y = generator.standard_normal((2, 5, 9)) + generator.standard_normal((1, 1, 9))
+    plain, single = kendall_interval(x, y), kendall_interval(x, y, families=list("abcdefghi"))
+    assert (single.low, single.high) == pytest.approx((plain.low, plain.high), rel=1e-12)
+    twice = kendall_interval(np.repeat(x, 2, axis=1), np.repeat(y, 2, axis=1), families=np.repeat(range(9), 2).tolist())
+    assert (twice.low, twice.high) == pytest.approx((plain.low, plain.high), abs=0.1)
+    few = kendall_interval(x, y, families=["a"] * 4 + ["b"] * 3 + ["c"] * 2)
+    assert (few.mean, few.low, few.high) == (pytest.approx(plain.mean), -1.0, 1.0)
+    with pytest.raises(ValueError, match="3 families for 9 arms"):
+        kendall_interval(x, y, families=[1, 2, 3])
