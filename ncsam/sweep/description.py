@@ -217,7 +217,7 @@ class Sweep:
             ValueError: no preset of that name, or as :meth:`from_dict`.
 
         >>> len(Sweep.preset("demo", seeds=1, train={"epochs": 3}).cells())
-        16
+        17
         """
         known = presets()
         _known([name], known, "the list of presets")
