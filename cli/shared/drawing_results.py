@@ -32,6 +32,7 @@ from ncsam.figures.catalogue import figures_of_study, suffixes
 from ncsam.figures.style import symbols
 from ncsam.records import (
     BoundTable,
+    ByMeasure,
     CellTable,
     Curves,
     Diagnostics,
@@ -73,6 +74,7 @@ _PANELS: Mapping[type[Record], tuple[str, Callable[..., Any]]] = {
 }
 _ALONE: Mapping[type[Record], tuple[str, Callable[..., Any]]] = {  # one figure a record
     Verdicts: ("verdicts", study_figures.forest),
+    ByMeasure: ("by_measure", study_figures.by_measure_forest),
     RadiusControl: ("radius", study_figures.radius_figure),
 }
 

@@ -137,7 +137,8 @@ def _of_training(run: Run) -> dict[str, float]:
     if "val" in losses:
         found["val_accuracy"] = float(training.of_view("val")[-1])
         found["early_stopped_accuracy"] = early_stopped_accuracy(training)
-    return found | dict(_at_equal_fit(training)) | {f"loss/{view}": loss for view, loss in losses.items()}
+    found |= {name: value for name, value in _at_equal_fit(training) if np.isfinite(value)}  # what was never reached
+    return found | {f"loss/{view}": loss for view, loss in losses.items()}
 
 
 def early_stopped_accuracy(training: Training) -> float:

@@ -12,6 +12,7 @@ import ncsam.records
 from landscape import records as basic, save
 from landscape.records import Record
 from landscape_cli.main import run as landscape
+from ncsam.study.by_measure import by_measure
 from ncsam.study.files import curves_of
 from ncsam.study.radius_control import radius_control
 from ncsam.study.table import table_of
@@ -43,14 +44,15 @@ RECORDS: dict[str, tuple[Callable[[], Record], set[str]]] = {
     "training": (lambda: cases.training(0.9, 0.6, 0), {"training"}),
     "sample_history": (cases.samples, {"samples"}),
     "verdicts": (lambda: judge(cases.study_of("cifar10-small")), {"verdicts"}),
+    "by_measure": (lambda: by_measure(cases.study_of("cifar10-small")), {"by_measure"}),
     "radius_control": (lambda: radius_control(cases.study_of("cifar10-small")), {"radius"}),
     "curves": (
         lambda: curves_of(cases.study_of("cifar10-small")),
-        {"verdicts", "radius", "against_noise", "sharpness", "arms", "gap", "bound"},
+        {"verdicts", "by_measure", "radius", "against_noise", "sharpness", "arms", "gap", "bound"},
     ),
     "cell_table": (
         lambda: table_of(list(cases.real_rows("cifar10-small"))),
-        {"verdicts", "radius", "against_noise", "sharpness", "arms", "gap", "bound"},
+        {"verdicts", "by_measure", "radius", "against_noise", "sharpness", "arms", "gap", "bound"},
     ),
 }
 ELSEWHERE = {"", "keskar_sharpness", "spectrum", "secondary", "steps"}  # the base; others' fields; no figure

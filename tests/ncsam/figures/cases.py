@@ -38,6 +38,7 @@ from ncsam import figures as study_figures
 from ncsam.figures.catalogue import figures_of_study
 from ncsam.records import BoundTable, Diagnostics, Labels, SampleHistory, SharpnessTable, Training
 from ncsam.study.arms import family_of
+from ncsam.study.by_measure import by_measure
 from ncsam.study.files import curves_of
 from ncsam.study.radius_control import radius_control
 from ncsam.study.table import Study, studies, table_of
@@ -325,6 +326,8 @@ CASES: dict[str, Draw] = {
         families={arm: family_of(*study_of("digits").optimizers[arm]) for arm in study_of("digits").arms},
     ),
     "forest of verdicts": lambda: study_figures.forest(judge(study_of("cifar10-small"))),
+    "by measure": lambda: study_figures.by_measure_forest(by_measure(study_of("digits"))),
+    "by measure, three arms": lambda: study_figures.by_measure_forest(by_measure(study_of("digits", ARMS[:3], 2))),
     "radius, SGD and one other": lambda: study_figures.radius_figure(
         radius_control(study_of("digits", ("sgd", "oracle"), 3))
     ),
