@@ -71,7 +71,7 @@ def command(
 
     \b
     Examples:
-      landscape export run.h5 hessian/top5 --format csv
+      landscape export run.h5 hessian/default --format csv
       landscape export run.h5 surface/close --format li --view mixed --test-view test
       landscape export run.h5 surface/line --format h5 --out line.h5
       landscape export run.h5 --weights last --format pt --out last.pth

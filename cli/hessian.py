@@ -19,7 +19,7 @@ DENSITY_STEPS = 50
 
 
 @options.command("hessian")
-@options.measuring("top5")
+@options.measuring("default")
 @options.EPOCHS
 @options.PARAMS
 @options.SUBSET

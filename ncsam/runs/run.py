@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from ncsam.training.problem import VIEWS, Problem
 
 IMPORTED = "imported"
 """Stands in the configuration of such a run for the optimizer, which is not known."""
+USUAL_SPECTRUM, _FORMER = "hessian/default", "hessian/top5"
+"""Name of the spectrum that is measured without a name of its own; earlier versions and sweeps write the second."""
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
 
 
@@ -92,13 +95,28 @@ class Run:
         return record
 
     def result(self, name: str) -> Record:
-        """A stored record by its group, e.g. ``"hessian/top5"``.
+        """A stored record by its group, e.g. ``"hessian/default"`` (in older files and in sweeps ``"hessian/top5"``).
 
         Raises:
             StoreError: no such group.
+
+        Warns:
+            DeprecationWarning: ``"hessian/top5"`` is asked for, but the file has ``"hessian/default"``.
         """
         with store.open(self.path) as file:
-            return file.record(name)
+            there = file.names()
+            if name == _FORMER and name not in there and USUAL_SPECTRUM in there:
+                warnings.warn(
+                    f"{name!r} is now called {USUAL_SPECTRUM!r}; the former name will not be found from 0.3.0 on",
+                    DeprecationWarning,
+                    stacklevel=2,
+                )
+                name = USUAL_SPECTRUM
+            return file.record(_stored(name, there) or name)
+
+    def stored(self, name: str) -> str | None:
+        """The name, maybe a former one, under which the file held a result when it was opened; none if it did not."""
+        return _stored(name, self.names)
 
     @property
     def problem(self) -> Problem:
@@ -166,3 +184,9 @@ class Run:
             found = hugging_face.digest(folder, weights=False)
         if expected is not None and found != expected:
             raise StoreError(f"{folder}: config.json differs from that of the import into {self.path}; put it back")
+
+
+def _stored(name: str, there: Sequence[str]) -> str | None:
+    """The name, or the former one, whichever is there."""
+    former = _FORMER if name == USUAL_SPECTRUM else name
+    return next((n for n in (name, former) if n in there), None)
