@@ -99,7 +99,6 @@ def keskar_sharpness(
     return KeskarSharpness(
         value=100 * rises.max() / (1 + base),
         loss=base,
-        stderr=0.0,
         measure="keskar",
         radius=epsilon,
         steps=steps,
@@ -176,7 +175,7 @@ def m_sharpness(
         seed: of the groups.
 
     Returns:
-        Sharpness: in units of the loss; ``stderr`` over the groups, 0 where there is one.
+        Sharpness: in units of the loss; ``stderr`` over the groups, none where there is one.
 
     Raises:
         ValueError: ρ out of range, or m or ``groups`` that the view has not.
@@ -205,7 +204,8 @@ def m_sharpness(
     return Sharpness(
         value=float(np.mean(rises)),
         loss=float(np.mean(losses)),
-        stderr=float(np.std(rises, ddof=1) / math.sqrt(len(rises))) if len(rises) > 1 else 0.0,
+        stderr=float(np.std(rises, ddof=1) / math.sqrt(len(rises))) if len(rises) > 1 else None,
+        bound="lower",
         measure=f"sam of {m} samples at a time",
         radius=rho,
         steps=1,
@@ -258,7 +258,6 @@ def sharpness_at_rise(
             return Sharpness(
                 value=met,
                 loss=base,
-                stderr=0.0,
                 measure="adaptive" if adaptive else "sam",
                 radius=math.exp(at),
                 steps=steps,
@@ -343,7 +342,6 @@ def _worst(objective: Objective, ball: Ball, steps: int, restarts: int, seed: in
     return Sharpness(
         value=rises[0, 1] if steps == 1 and not restarts else rises.max(),
         loss=base,
-        stderr=0.0,
         measure=measure,
         radius=ball.radius,
         steps=steps,
