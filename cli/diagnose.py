@@ -103,7 +103,7 @@ def command(
             opened, name or "default", epochs=at, batches=batches, full=not no_full, noise=noise, **where
         )
     if as_json:
-        click.echo(tables.as_json(found))
+        click.echo(tables.as_json(found, file=run, name=f"diagnostics/{name or ('bound' if bound else 'default')}"))
     else:
         click.echo(_bound(found) if bound else _gradients(found))  # type: ignore[arg-type]
 

@@ -112,7 +112,7 @@ def command(
         **choices,
     )
     if as_json:
-        click.echo(tables.as_json(found, leave_out=("vectors",)))
+        click.echo(tables.as_json(found, file=run, name=f"hessian/{name}", leave_out=("vectors",)))
         return
     click.echo(tables.table(["epoch", "view", "eigenvalues ± residual", "trace ± s.e."], list(_eigenvalues(found))))
     measured = found.status != Status.EMPTY

@@ -88,7 +88,7 @@ def command(
         **choices,
     )
     if as_json:
-        click.echo(tables.as_json(found))
+        click.echo(tables.as_json(found, file=run, name=f"sharpness/{name}"))
         return
     heads = ["epoch", "view", "loss", f"SAM (rho {found.rho:g})", f"adaptive (rho {found.adaptive_rho:g})"]
     averages = [("average", found.sigma, ""), ("adaptive_average", found.adaptive_sigma, " |w|")]

@@ -83,7 +83,7 @@ def command(
             for study, v, s in found
         ]
         told = {} if followed is None else {"plan": followed}
-        tables.echo_json({"kind": "theory", "studies": objects, **told})
+        tables.echo_json({"kind": "theory", "files": list(map(str, files)), "studies": objects, **told})
         return
     for i, (study, verdicts, described) in enumerate(found):
         if i:
