@@ -7,7 +7,6 @@ import numpy as np
 from landscape.records.base import Record
 from landscape.records.fields import parameter, variable
 
-
 WORST_CASE = ("sam", "adaptive", "keskar")
 """Measures of the largest rise, of which an ascent gives a lower bound."""
 
