@@ -63,7 +63,9 @@ def eigenpairs(records: Records[EigenResult], symbols: Symbols = None) -> DataFi
 
 
 def estimates(records: Records[Estimate], symbols: Symbols = None) -> DataFigure:
-    """Numbers with two standard errors where they have one, a row a record and a panel a quantity: traces, moments, masses, sharpness.
+    """Numbers, with two standard errors if they have one: traces, moments, masses, sharpness.
+
+    A row is a record and a panel a quantity.
 
     Raises:
         ValueError: the records are of different kinds, or sharpness of different measures.
