@@ -17,6 +17,7 @@ from landscape.curvature.precision import (
     PrecisionError as PrecisionError,
     precision_error as precision_error,
 )
+from landscape.figures import plot as plot
 from landscape.objective.objective import Objective as Objective, with_normalized_logits as with_normalized_logits
 from landscape.objective.sharding import (
     RankLostError as RankLostError,

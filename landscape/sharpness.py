@@ -106,6 +106,7 @@ def keskar_sharpness(
         restarts=restarts,
         rises=rises,
         checks=objective.checks,
+        label=objective.name,
     )
 
 
@@ -155,6 +156,7 @@ def average_sharpness(
         steps=num_samples,
         seed=seed,
         checks=objective.checks,
+        label=objective.name,
     )
 
 
@@ -211,6 +213,7 @@ def m_sharpness(
         steps=1,
         seed=seed,
         checks=objective.checks,
+        label=objective.name,
     )
 
 
@@ -264,6 +267,7 @@ def sharpness_at_rise(
                 restarts=0,
                 rises=rises,
                 checks=objective.checks,
+                label=objective.name,
             )
         low, high = (at, high) if met < rise else (low, at)  # what is not finite is too high
     raise ValueError(
@@ -349,6 +353,7 @@ def _worst(objective: Objective, ball: Ball, steps: int, restarts: int, seed: in
         restarts=restarts,
         rises=rises,
         checks=objective.checks,
+        label=objective.name,
     )
 
 

@@ -29,6 +29,7 @@ from ncsam.optimizers import (
     SharpnessAware as SharpnessAware,
 )
 from ncsam.runs.import_run import import_run as import_run
+from ncsam.runs.open_runs import open_runs as open_runs
 from ncsam.runs.run import Run as Run
 from ncsam.runs.train import train_run as train_run
 from ncsam.runs.weight_files import export_weights as export_weights

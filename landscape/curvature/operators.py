@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from landscape.curvature.strategies import MEMORY_BUDGET, STRATEGIES, Probe, Pro
 from landscape.objective.differences import DerivativeError
 from landscape.objective.losses import PerSampleLoss
 from landscape.objective.objective import Objective
+
+if TYPE_CHECKING:
+    import landscape
 
 
 class CurvatureOperator(ABC):
@@ -121,6 +124,32 @@ class CurvatureOperator(ABC):
     def expect(self, products: int) -> None:
         """Say that so many products will be made at least; the first decides by it whether tracing is worth it."""
         self._products.expected = max(products, self._products.expected)
+
+    def eigenpairs(self, k: int = 5, **options: Any) -> landscape.EigenResult:
+        """Its k extreme eigenpairs, see :func:`landscape.top_eigenpairs`."""
+        import landscape
+
+        return landscape.top_eigenpairs(self, k, **options)
+
+    def trace(self, num_matvecs: int = 100, **options: Any) -> landscape.TraceResult:
+        """Its trace, see :func:`landscape.trace`."""
+        import landscape
+
+        return landscape.trace(self, num_matvecs, **options)
+
+    def density(self, num_steps: int = 50, num_probes: int = 2, **options: Any) -> landscape.DensityResult:
+        """Density of its eigenvalues, see :func:`landscape.spectral_density`."""
+        import landscape
+
+        return landscape.spectral_density(self, num_steps, num_probes, **options)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.objective!r})"
+
+    @property
+    def label(self) -> str | None:
+        """Name of the objective."""
+        return self.objective.name
 
     @property
     def checks(self) -> str:

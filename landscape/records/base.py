@@ -20,6 +20,8 @@ from landscape.records.fields import Parameter, Variable
 if TYPE_CHECKING:
     import xarray
 
+    import landscape
+
 
 _KINDS: dict[str, type[Record]] = {}
 R = TypeVar("R", bound="Record")
@@ -105,6 +107,12 @@ class Record:
         import landscape
 
         landscape.save(self, path, overwrite=overwrite)
+
+    def plot(self, **options: Any) -> landscape.figures.DataFigure:
+        """A figure of the record, see :func:`landscape.plot`."""
+        import landscape
+
+        return landscape.plot(self, **options)
 
     def _repr_html_(self) -> str:
         """The record as a table, which Jupyter shows in place of its ``repr``."""

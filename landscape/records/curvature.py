@@ -32,9 +32,14 @@ class EigenResult(Record, kind="eigenpairs"):
     unseen_upper: float | None = variable(
         long_name="upper end of all other eigenvalues, where they were searched for", units="loss / parameter^2"
     )
+    trace: float | None = variable(
+        long_name="trace estimate, where it was measured beside them", units="loss / parameter^2"
+    )
+    trace_stderr: float | None = variable(long_name="standard error of the trace", units="loss / parameter^2")
     search_matvecs: int | None = variable(long_name="products of these spent on the search")
     block: int = parameter("vectors multiplied at once", 1)
     checks: str | None = parameter("how thoroughly model, loss and data were checked: full, first or off", None)
+    label: str | None = parameter("name of the objective, by which figures tell records apart", None)
     basis: Any = dataclasses.field(
         default=None, repr=False
     )  # of the run, in memory only, to deflate other estimates by
@@ -50,6 +55,7 @@ class TraceResult(Record, kind="trace"):
     seed: int = parameter("seed of the probes")
     deflated: int | None = variable(long_name="dimensions taken exactly, not estimated")
     checks: str | None = parameter("how thoroughly model, loss and data were checked: full, first or off", None)
+    label: str | None = parameter("name of the objective, by which figures tell records apart", None)
 
 
 class MomentsResult(Record, kind="moments"):
@@ -92,6 +98,7 @@ class DensityResult(Record, kind="density"):
     )
     size: int | None = parameter("dimension of the operator; every outlier weighs one over it", None)
     checks: str | None = parameter("how thoroughly model, loss and data were checked: full, first or off", None)
+    label: str | None = parameter("name of the objective, by which figures tell records apart", None)
 
 
 class NegativeMass(Record, kind="negative_mass"):

@@ -34,6 +34,7 @@ class Sharpness(Record, kind="sharpness"):
         "start", "step", long_name="perturbed loss minus loss along each ascent", units="loss"
     )
     checks: str | None = parameter("how thoroughly model, loss and data were checked: full, first or off", None)
+    label: str | None = parameter("name of the objective, by which figures tell records apart", None)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -100,6 +100,7 @@ def spectral_density(
         outliers=outliers,
         size=size,
         checks=getattr(H, "checks", None),
+        label=getattr(H, "label", None),
     )
 
 

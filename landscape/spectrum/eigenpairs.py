@@ -130,6 +130,7 @@ def top_eigenpairs(
         search_matvecs=spent - first,
         block=block,
         checks=getattr(H, "checks", None),
+        label=getattr(H, "label", None),
         basis=basis if keep_basis else None,
     )
 

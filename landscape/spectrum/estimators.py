@@ -57,6 +57,7 @@ def trace(
         seed=seed,
         deflated=len(probes.basis),
         checks=getattr(H, "checks", None),
+        label=getattr(H, "label", None),
     )
 
 

@@ -183,6 +183,7 @@ def _measure(
         "batchnorm_samples": recalibration.samples if recalibration else None,
         "batch_size": objective.batch_size,
         "checks": objective.checks,
+        "label": objective.name,
         "memory_format": "channels_last" if objective.memory_format == torch.channels_last else "contiguous",
         **{name: None if np.isnan(values).all() and "accuracy" in name else values for name, values in arrays.items()},
     }
