@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.objective.objective import Objective
+from landscape.objective.objective import Objective, check_objective, check_seed
 from landscape.objective.views import View
 from landscape.records import KeskarSharpness, Sharpness
 
@@ -47,6 +47,7 @@ def sam_sharpness(
     >>> abs(float(sam_sharpness(obj, rho=0.1)) - ((w + 0.1) ** 2 - w**2)) < 1e-5
     True
     """
+    _check(objective, "sam_sharpness", seed)
     _check_ball("rho", rho, steps, restarts)
     return _worst(objective, Ball(rho), steps, restarts, seed, "sam")
 
@@ -68,6 +69,7 @@ def adaptive_sharpness(
     >>> abs(float(adaptive_sharpness(obj, rho=0.5)) - ((1.5 * w) ** 2 - w**2)) < 1e-5
     True
     """
+    _check(objective, "adaptive_sharpness", seed)
     _check_ball("rho", rho, steps, restarts)
     ball = Ball(rho, objective.weights.abs().double())
     return _worst(objective, ball, steps, restarts, seed, "adaptive")
@@ -93,6 +95,7 @@ def keskar_sharpness(
     >>> abs(float(keskar_sharpness(obj, 0.1)) - 100 * rise / (1 + w**2)) < 1e-3
     True
     """
+    _check(objective, "keskar_sharpness", seed)
     _check_ball("epsilon", epsilon, steps, restarts)
     ball = Ball(epsilon, objective.weights.abs().double() + 1, box=True)
     base, rises = ascend(objective, ball, steps, restarts, seed)
@@ -135,6 +138,7 @@ def average_sharpness(
     >>> bool(abs(s.value - 0.01) < 5 * s.stderr)
     True
     """
+    _check(objective, "average_sharpness", seed)
     _check_radius("sigma", sigma)
     if num_samples < 2:
         raise ValueError(f"num_samples is {num_samples}, expected at least 2 to give a standard error")
@@ -187,6 +191,7 @@ def m_sharpness(
     >>> bool(m_sharpness(obj, 0.1, m=1).value > m_sharpness(obj, 0.1, m=6).value)
     True
     """
+    _check(objective, "m_sharpness", seed)
     _check_radius("rho", rho)
     (name,) = objective.views
     view = objective.view_of(name)
@@ -246,6 +251,7 @@ def sharpness_at_rise(
     >>> abs(found.radius - 0.1) < 0.002  # 1.1² − 1² = 0.21
     True
     """
+    check_objective(objective, "sharpness_at_rise")
     if not 0 < rise <= LARGEST:
         raise ValueError(f"rise is {rise}, expected a positive, finite number")
     if not 0 < tol < 1:
@@ -355,6 +361,11 @@ def _worst(objective: Objective, ball: Ball, steps: int, restarts: int, seed: in
         checks=objective.checks,
         label=objective.name,
     )
+
+
+def _check(objective: Objective, name: str, seed: int) -> None:
+    check_objective(objective, name)
+    check_seed(seed)
 
 
 def _check_ball(name: str, radius: float, steps: int, restarts: int) -> None:

@@ -138,8 +138,9 @@ def test_a_loaded_record_is_of_the_kind_that_was_asked_for(tmp_path: Path) -> No
     "make",
     [
         cases.line, cases.draws, cases.connection, cases.plane, cases.plane_draws, cases.trace, cases.moments,
-        cases.mass, cases.sharpness, cases.diagonal, cases.overlap, cases.alignment_with, cases.trajectory, cases.density,
-        cases.layer_spectra, cases.split, cases.sharpness_table, cases.bound_table, cases.labels, cases.samples,
+        cases.mass, cases.sharpness, cases.diagonal, cases.overlap, cases.alignment_with, cases.trajectory,
+        cases.density, cases.layer_spectra, cases.split, cases.sharpness_table, cases.bound_table,
+        cases.labels, cases.samples,
     ],
     ids=lambda make: make.__name__,
 )  # fmt: skip

@@ -17,7 +17,7 @@ from landscape.curvature.products import FisherForm, Form, GaussNewtonForm, Hess
 from landscape.curvature.strategies import MEMORY_BUDGET, STRATEGIES, Probe, Products, Strategy
 from landscape.objective.differences import DerivativeError
 from landscape.objective.losses import PerSampleLoss
-from landscape.objective.objective import Objective
+from landscape.objective.objective import Objective, check_objective
 
 if TYPE_CHECKING:
     import landscape
@@ -67,6 +67,7 @@ class CurvatureOperator(ABC):
         autotune: bool = False,
         precision: str | None = None,
     ) -> None:
+        check_objective(objective, type(self).__name__)
         if len(objective.views) != 1:
             raise ValueError(
                 f"the objective has several views ({', '.join(objective.views)}); choose one with .view(name)"

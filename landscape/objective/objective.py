@@ -13,6 +13,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -66,6 +67,7 @@ class Objective:
         name: what its records are called in figures.
 
     Raises:
+        TypeError: the model is no module, or the loss no function.
         ValueError: the data are empty or malformed, a view's indices or labels do not fit its source; (on first use)
             the loss is not a mean over samples, or cannot serve the views.
         NotDeterministicError: (on first use) two evaluations of one batch differ.
@@ -90,6 +92,7 @@ class Objective:
         checks: str = "full",
         name: str | None = None,
     ) -> None:
+        _check_loss(loss_fn)
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
         if checks not in CHECKS:
@@ -550,6 +553,40 @@ class Objective:
     def _checked(self) -> Context:
         """The context, when model, loss and data have been checked on its selection."""
         return checked(self.context)
+
+
+def check_objective(value: Any, taker: str) -> None:
+    """Refuse what is no objective, saying how to make one.
+
+    Raises:
+        TypeError: the value is no :class:`Objective`.
+
+    >>> check_objective(nn.Linear(2, 1), "line")
+    Traceback (most recent call last):
+        ...
+    TypeError: line takes an Objective, got the model Linear; make one: landscape.Objective(model, loss_fn, data)
+    """
+    if not isinstance(value, Objective):
+        what = f"the model {type(value).__name__}" if isinstance(value, nn.Module) else type(value).__name__
+        raise TypeError(f"{taker} takes an Objective, got {what}; make one: landscape.Objective(model, loss_fn, data)")
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse what is no seed; nothing here is drawn without one, so that every result can be had again.
+
+    Raises:
+        TypeError: the seed is no whole number.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise TypeError(f"seed is {seed!r}, expected a whole number, so that the result can be had again, such as 0")
+
+
+def _check_loss(loss_fn: Any) -> None:
+    remedy = "expected a function loss_fn(outputs, labels), such as torch.nn.CrossEntropyLoss()"
+    if isinstance(loss_fn, type):
+        raise TypeError(f"loss_fn is the class {loss_fn.__name__}; make one of it: {loss_fn.__name__}()")
+    if not callable(loss_fn):
+        raise TypeError(f"loss_fn is {loss_fn!r}, {remedy}")
 
 
 def _axis(points: int, span: float) -> Tensor:

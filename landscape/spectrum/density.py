@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from landscape.curvature.progress import Progress, watched
+from landscape.objective.objective import check_seed
 from landscape.records import DensityResult, EigenResult, NegativeMass
 from landscape.spectrum.estimators import jackknife
 from landscape.spectrum.krylov import KrylovBasis, eigh
@@ -63,6 +64,7 @@ def spectral_density(
             raise ValueError(f"{name} is {count}, expected at least 1")
     if not (math.isfinite(broadening) and broadening > 0):
         raise ValueError(f"broadening is {broadening}, expected a finite number > 0")
+    check_seed(seed)
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, 2]).generate_state(1)[0]))
     basis = KrylovBasis(H, generator)
     size, known = basis.size, _known(deflate, basis.size)

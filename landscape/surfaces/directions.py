@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape.objective.objective import Objective
+from landscape.objective.objective import Objective, check_objective, check_seed
 from landscape.objective.parameters import ParameterLayout, matching
 from landscape.records import EigenResult
 from landscape.surfaces.filter_norms import filter_dims, parameter_roles, resolve_policy, scale_to_filters
@@ -48,6 +48,7 @@ def filter_normalized_direction(
     >>> bool(torch.allclose(d[:6].view(2, 3).norm(dim=1), model.weight.norm(dim=1)))
     True
     """
+    check_seed(seed)
     if isinstance(model, Objective):
         whole, layout, point, model = model.context.whole, model.layout, model.weights, model.model
     else:
@@ -83,6 +84,7 @@ def gradient_direction(objective: Objective, norm: float = 1.0) -> Tensor:
     >>> round(float(gradient_direction(obj, norm=0.05).norm()), 6)
     0.05
     """
+    check_objective(objective, "gradient_direction")
     return with_norm(objective.gradient(), norm, "the gradient")
 
 
