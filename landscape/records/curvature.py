@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from landscape.records.base import Record
+from landscape.records.base import Record, with_error
 from landscape.records.fields import parameter, variable
 
 
@@ -44,6 +44,18 @@ class EigenResult(Record, kind="eigenpairs"):
         default=None, repr=False
     )  # of the run, in memory only, to deflate other estimates by
 
+    def in_short(self) -> str:
+        """The first three eigenvalues with their errors, and what they took."""
+        errors = self.residuals if self.errors is None else self.errors
+        told = [with_error(v, e) for v, e in zip(self.values[:3].tolist(), errors[:3].tolist(), strict=True)]
+        if len(self.values) > 3:
+            told.append(f"… {len(self.values)} pairs")
+        missed = int(np.count_nonzero(~np.asarray(self.converged, bool)))
+        told += [f"{missed} not converged"] if missed else []
+        if self.trace is not None and self.trace_stderr is not None:
+            told.append(f"trace {with_error(self.trace, self.trace_stderr)}")
+        return ", ".join([*told, f"{self.matvecs:.0f} products"])
+
 
 class TraceResult(Record, kind="trace"):
     """Stochastic estimate of a trace; ``stderr`` is the standard error over the probes."""
@@ -56,6 +68,10 @@ class TraceResult(Record, kind="trace"):
     deflated: int | None = variable(long_name="dimensions taken exactly, not estimated")
     checks: str | None = parameter("how thoroughly model, loss and data were checked: full, first or off", None)
     label: str | None = parameter("name of the objective, by which figures tell records apart", None)
+
+    def in_short(self) -> str:
+        """Value, standard error and products."""
+        return f"{with_error(self.value, self.stderr)}, {self.matvecs} products"
 
 
 class MomentsResult(Record, kind="moments"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from landscape.records.base import Record
+from landscape.records.base import Record, with_error
 from landscape.records.fields import parameter, variable
 
 WORST_CASE = ("sam", "adaptive", "keskar")
@@ -44,6 +44,12 @@ class Sharpness(Record, kind="sharpness"):
 
     def __float__(self) -> float:
         return float(self.value)
+
+    def in_short(self) -> str:
+        """Measure, value, what is known of its error, and radius."""
+        value = f"{self.value:.4g}" if self.stderr is None else with_error(self.value, self.stderr)
+        kind = "" if self.bound is None else f", {self.bound} bound"
+        return f"{self.measure} {value}{kind}, radius {self.radius:g}"
 
 
 class KeskarSharpness(Sharpness, kind="keskar_sharpness"):

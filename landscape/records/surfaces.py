@@ -47,6 +47,12 @@ class Surface(Record, kind="", kw_only=True):
     label: str | None = parameter("name of the objective, by which figures tell records apart", None)
     hashes: list[str] | None = parameter("SHA-256 of each direction as float64", None)
 
+    def in_short(self) -> str:
+        """Points along each direction, and views."""
+        axes = [getattr(self, name) for name in ("alphas", "betas") if hasattr(self, name)]
+        points = " × ".join(str(len(axis)) for axis in axes)
+        return f"{points} points of {', '.join(map(str, self.views))}"  # type: ignore[attr-defined]
+
 
 class Line(Surface, kind="line"):
     """Loss and accuracy of every view along ``w + alpha d``."""

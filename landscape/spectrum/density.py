@@ -127,7 +127,7 @@ def negative_mass(density: DensityResult, *, threshold: float | None = None) -> 
 
     >>> H = torch.diag(torch.tensor([-1.0, 1.0, 2.0, 0.0], dtype=torch.float64))
     >>> m = negative_mass(spectral_density(H, num_steps=4))
-    >>> print(m.count.round(6), m.magnitude.round(6))
+    >>> print(round(m.count, 6), round(m.magnitude, 6))
     0.25 0.25
     """
     if threshold is not None and not (math.isfinite(threshold) and threshold >= 0):
