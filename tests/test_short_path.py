@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from landscape.figures import plotting
 from landscape.records import Record, variable
 from landscape.store import StoreError
 from ncsam.measurements import measure_plane, measure_sharpness, measure_spectrum
+from tests.docs.pages import ROOT
 from tests.ncsam.figures import cases
 
 
@@ -161,3 +164,41 @@ def test_what_no_figure_shows_and_what_shares_none_is_said() -> None:
     assert Odd(value=1.0).plot().points
     with pytest.raises(ValueError, match="2 of these records do not share a figure; plot each by itself"):
         landscape.plot([Odd(value=1.0), Odd(value=2.0)])
+
+
+TYPED = """
+import landscape
+import ncsam
+
+
+def look(obj: landscape.Objective) -> None:
+    print(obj.summary(k=5, rho=0.05))
+    obj.plane(span=1, points=11, seed=0).plot().savefig("plane.png")
+    obj.hessian().density().plot().savefig("density.png")
+
+
+def read() -> None:
+    runs = ncsam.open_runs("sgd.h5", "ncsam.h5")
+    for run in runs:
+        pair = run.spectrum().at(epoch="last", view="mixed")
+        print(run.name, run.results, pair.values[0], pair.trace, run.plane("plane").loss.shape)
+    runs.plot("surface/plane", view="mixed").savefig("planes.png")
+    print(landscape.load("plane.h5", landscape.Plane).betas)
+
+
+def compare(objectives: list[landscape.Objective]) -> None:
+    landscape.plot([obj.plane(points=11, seed=0) for obj in objectives])
+    landscape.plot([obj.hessian().density() for obj in objectives])
+"""
+
+
+@pytest.mark.slow
+def test_the_short_ways_pass_a_strict_type_check(tmp_path: Path) -> None:
+    (tmp_path / "right.py").write_text(TYPED)
+    (tmp_path / "wrong.py").write_text(TYPED.replace(".betas", ".gammas"))
+    command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", "--cache-dir", str(tmp_path / "cache")]
+    files = [str(tmp_path / name) for name in ("right.py", "wrong.py")]
+    done = subprocess.run([*command, *files], cwd=ROOT, capture_output=True, text=True)
+    (told,) = done.stdout.splitlines()
+    assert "wrong.py" in told
+    assert '"Plane" has no attribute "gammas"' in told
