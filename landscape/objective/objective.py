@@ -446,11 +446,11 @@ class Objective:
         >>> model = nn.Linear(1, 1, bias=False)
         >>> obj = Objective(model, nn.MSELoss(), (torch.ones(2, 1), torch.zeros(2, 1)))
         >>> print(obj.at([1.0]).summary(k=1))
-        quantity              value  error  kind of error   products
-        loss                      1
-        eigenvalue 1              2      0  bound                  1
-        trace                     2      0  exact                  0
-        SAM sharpness 0.05   0.1025         lower bound
+        quantity             value    error  kind of error  products
+        loss                     1
+        eigenvalue 1             2      ...  bound                 1
+        trace                    2        0  exact                 1
+        SAM sharpness 0.05  0.1025           lower bound
         """
         import landscape
 
