@@ -20,11 +20,11 @@ from .shared import options, progress, tables, torchrun
 @click.option(
     "--adaptive-rho", type=options.size(), default=0.5, show_default=True, help="Radius of the adaptive ball, in |w|."
 )
-@click.option("--sigma", type=options.size(), help="Measure average sharpness, with this standard deviation.")
+@click.option("--sigma", type=options.size(), help="Measure average sharpness, with this deviation.")
 @click.option(
     "--adaptive-sigma",
     type=options.size(),
-    help="Measure adaptive average sharpness, with this standard deviation in |w|.",
+    help="Measure adaptive average sharpness, with this deviation in |w|.",
 )
 @click.option("--keskar", type=options.size(), help="Measure Keskar's sharpness, with this ε.")
 @options.section("Ascents and averages")
@@ -40,9 +40,7 @@ from .shared import options, progress, tables, torchrun
     "--samples", type=options.count(2, 1_000_000), default=20, show_default=True, help="Pairs for the averages."
 )
 @click.option("--normalize-logits", is_flag=True, help="Measure the loss of normalised logits.")
-@click.option(
-    "--rise", type=options.positive(1e6), help="Find the adaptive radius at which the loss rises by this much."
-)
+@click.option("--rise", type=options.positive(1e6), help="Find the adaptive radius at which the loss rises by X.")
 @click.option("--m", type=options.count(1, 2**31 - 1), help="Measure the SAM sharpness of groups of N samples.")
 @options.section("Curvature in relative changes of the weights")
 @click.option(
@@ -52,9 +50,7 @@ from .shared import options, progress, tables, torchrun
     show_default=True,
     help="Products for the trace of D H D, D = |w|; 0: none.",
 )
-@click.option(
-    "--top-tol", type=options.positive(1.0), help="Find the largest eigenvalue of D H D, to this relative residual."
-)
+@click.option("--top-tol", type=options.positive(1.0), help="Find its largest eigenvalue, to this relative residual.")
 def command(
     run: Path,
     name: str,
