@@ -18,6 +18,8 @@ from landscape.figures import plotting
 from landscape.records import Record, variable
 from landscape.store import StoreError
 from ncsam.measurements import measure_plane, measure_sharpness, measure_spectrum
+from ncsam.study.by_measure import by_measure
+from ncsam.study.verdicts import judge
 from tests.docs.pages import ROOT
 from tests.ncsam.figures import cases
 
@@ -151,6 +153,15 @@ def test_a_record_plots_itself_alone_and_beside_another(make: Callable[[], Recor
     assert make().plot().points
     labelled = {"a": make(), "b": make()}
     assert landscape.plot(labelled).points
+
+
+def test_records_of_a_study_plot_themselves_one_at_a_time() -> None:
+    verdicts = judge(cases.study_of("digits", ("sgd", "sam", "ncsam")))
+    assert verdicts.plot().points
+    assert landscape.plot({"digits": verdicts}).points
+    with pytest.raises(ValueError, match="2 of these records do not share a figure"):
+        landscape.plot({"a": verdicts, "b": verdicts})
+    assert by_measure(cases.study_of("digits", ("sgd", "sam", "ncsam"))).plot().points
 
 
 def test_what_no_figure_shows_and_what_shares_none_is_said() -> None:

@@ -14,6 +14,7 @@ from ncsam.figures.measurements import bound_along, confusion, samples_along, sh
 from ncsam.figures.radius import radius_figure
 from ncsam.records import (
     BoundTable,
+    ByMeasure,
     Diagnostics,
     Labels,
     RadiusControl,
@@ -51,6 +52,7 @@ drawn_by(Training, training_curves)
 drawn_by(SampleHistory, samples_along)
 drawn_by(Labels, confusion)
 drawn_by(Diagnostics, alignment_of)
+drawn_by(ByMeasure, by_measure_forest, several=False)
 drawn_by(Verdicts, forest, several=False)
 drawn_by(RadiusControl, radius_figure, several=False)
 drawn_by(Spectrum, spectra_at_the_end)
