@@ -48,7 +48,7 @@ from torch import Tensor, nn
 
 import landscape
 from landscape.objective.evaluation.evaluate import keep_freed_memory
-from landscape.surfaces.batch_size import choose
+from landscape.surfaces.batch_size import choose_batch_size
 from ncsam import TrainConfig, Trainer
 from ncsam.training.problem import Problem
 
@@ -120,7 +120,7 @@ OURS = (FORWARD, KEPT, ONE, FIVE)
 def contestant(name: str, case: Case, steps: int) -> Callable[[], np.ndarray | None]:
     """What evaluates a plane of steps × steps points, from the present weights outwards."""
     model, objective, x, y = case
-    objective = choose(objective).apply(objective)
+    objective = choose_batch_size(objective).apply(objective)
     d1, d2 = directions(model)
     grid = np.arange(steps, dtype=float)
     if name in (FORWARD, KEPT):
@@ -166,7 +166,7 @@ def contestants(names: Sequence[str], case: str) -> Iterator[dict[str, Connectio
 def measure(name: str, case: Case, rounds: int, names: Sequence[str]) -> dict[str, Any]:
     """Milliseconds a point, ratios to the forward limit and to ours, and how far the values agree."""
     model, objective, x, _ = case
-    objective = choose(objective).apply(objective)
+    objective = choose_batch_size(objective).apply(objective)
     layout, steps = objective.layout, CASES[name][1]
     points = steps * steps
     times: dict[str, list[float]] = {arm: [] for arm in names}
@@ -236,7 +236,7 @@ def to_tolerance(
     The cross-check of its centre counts as cost.
     """
     model, objective, _, _ = case
-    objective = choose(objective).apply(objective)
+    objective = choose_batch_size(objective).apply(objective)
     chosen_directions = [landscape.filter_normalized_direction(model, seed=i) for i in (0, 1)]
     grid = np.linspace(-1, 1, 51)
     seconds, found = timed(lambda: landscape.plane(objective, *chosen_directions, grid, grid, tolerance=tolerance))

@@ -29,7 +29,7 @@ _SHOWN = (
     "--name",
     callback=options.result_name,
     show_default="default, or bound with --bound",
-    help="Of the result in the file.",
+    help="Name of the result in the file.",
 )
 @options.section("Gradients")
 @click.option(
@@ -50,8 +50,8 @@ _SHOWN = (
 @click.option(
     "--clip", type=options.positive(), help="Cross-entropy that counts as 1; twice a uniform guess's if none."
 )
-@click.option("--steps", type=options.count(1, 100_000), default=20, show_default=True, help="Of an ascent.")
-@click.option("--restarts", type=options.count(1, 10_000), default=3, show_default=True, help="Ascents.")
+@click.option("--steps", type=options.count(1, 100_000), default=20, show_default=True, help="Steps of each ascent.")
+@click.option("--restarts", type=options.count(1, 10_000), default=3, show_default=True, help="Number of ascents.")
 def command(
     run: Path,
     epochs: tuple[str, ...],
@@ -103,7 +103,7 @@ def command(
             opened, name or "default", epochs=at, batches=batches, full=not no_full, noise=noise, **where
         )
     if as_json:
-        click.echo(tables.as_json(found))
+        click.echo(tables.as_json(found, file=run, name=f"diagnostics/{name or ('bound' if bound else 'default')}"))
     else:
         click.echo(_bound(found) if bound else _gradients(found))  # type: ignore[arg-type]
 

@@ -25,7 +25,7 @@ SUFFIXES = {
 @options.command("export")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("name", required=False)
-@click.option("--weights", metavar="EPOCH", help="Of a run: its weights at an epoch, or `last`, instead of a NAME.")
+@click.option("--weights", metavar="EPOCH", help="Export a run's weights at an epoch, or `last`, instead of a NAME.")
 @options.section("Output")
 @click.option("--format", "target", type=click.Choice(list(SUFFIXES)), required=True, help="See above.")
 @click.option("--out", type=click.Path(path_type=Path), show_default="named after FILE and NAME", help="File to write.")
@@ -34,7 +34,7 @@ SUFFIXES = {
 @click.option(
     "--pivot",
     metavar="ROW×COLUMN",
-    help="Of a study's cells, with latex or markdown: mean ± s.d. by arm, noise, data or model, such as arm×noise.",
+    help="Tabulate a study's cells, as latex or markdown: mean ± s.d. by arm, noise, data or model, such as arm×noise.",
 )
 @click.option("--endpoint", default="test_accuracy", show_default=True, help="With --pivot: what is tabulated.")
 @options.OVERWRITE
@@ -71,7 +71,7 @@ def command(
 
     \b
     Examples:
-      landscape export run.h5 hessian/top5 --format csv
+      landscape export run.h5 hessian/default --format csv
       landscape export run.h5 surface/close --format li --view mixed --test-view test
       landscape export run.h5 surface/line --format h5 --out line.h5
       landscape export run.h5 --weights last --format pt --out last.pth

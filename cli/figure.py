@@ -16,7 +16,7 @@ from .shared import options, progress, tables
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @options.section("Output")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the figures.")
-@click.option("--all", "runs", is_flag=True, help="Of a study, also what its runs hold: curves, spectra, surfaces.")
+@click.option("--all", "runs", is_flag=True, help="Draw what the runs of a study hold, too: curves, spectra, surfaces.")
 @click.option("--formats", callback=options.split, default="pdf,png", show_default=True, help="pdf, png or svg.")
 @options.section("Style")
 @click.option(

@@ -19,7 +19,7 @@ DENSITY_STEPS = 50
 
 
 @options.command("hessian")
-@options.measuring("top5")
+@options.measuring("default")
 @options.EPOCHS
 @options.PARAMS
 @options.SUBSET
@@ -49,12 +49,16 @@ DENSITY_STEPS = 50
     is_flag=False,
     flag_value=DENSITY_STEPS,
     default=0,
-    help=f"Also the spectral density, from probes of so many products ({DENSITY_STEPS} if no number is given).",
+    help=f"Estimate the spectral density, with N products a probe ({DENSITY_STEPS} if no number is given).",
 )
 @click.option("--probes", type=options.count(1, 10_000), default=2, show_default=True, help="Probes of --density.")
 @options.section("More of each eigenvalue")
-@click.option("--per-layer", is_flag=True, help="Also each layer's largest eigenvalue and trace.")
-@click.option("--split", is_flag=True, help="Also what right and wrong labels add to each eigenvalue; cosines with g.")
+@click.option("--per-layer", is_flag=True, help="Measure each layer's largest eigenvalue and trace.")
+@click.option(
+    "--split",
+    is_flag=True,
+    help="Split eigenvalues into what right and wrong labels add; cosines.",
+)
 @click.option("--vectors", is_flag=True, help="Store the eigenvectors.")
 @click.option("--cold", is_flag=True, help="Do not start an epoch from the eigenvectors of the one before it.")
 @options.section("Computation")
@@ -112,7 +116,7 @@ def command(
         **choices,
     )
     if as_json:
-        click.echo(tables.as_json(found, leave_out=("vectors",)))
+        click.echo(tables.as_json(found, file=run, name=f"hessian/{name}", leave_out=("vectors",)))
         return
     click.echo(tables.table(["epoch", "view", "eigenvalues ± residual", "trace ± s.e."], list(_eigenvalues(found))))
     measured = found.status != Status.EMPTY

@@ -37,7 +37,7 @@ from .shared.training_options import setting
     "--noise",
     default="none",
     show_default=True,
-    help="Of the labels trained with: labels:FILE[,KEY], pair:0.3, … as in train.",
+    help="Noise of the labels trained with: labels:FILE[,KEY], pair:0.3, … as in train.",
 )
 @setting("train_samples", "Take only the first so many training samples.", show_default="all")
 @setting("test_samples", "Take only the first so many test samples.", show_default="all")

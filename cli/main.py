@@ -55,6 +55,7 @@ class LazyCommands(click.Group):
 
 @click.group(
     cls=LazyCommands,
+    invoke_without_command=True,
     context_settings={
         "help_option_names": ["-h", "--help"],
         "auto_envvar_prefix": "LANDSCAPE",
@@ -63,13 +64,16 @@ class LazyCommands(click.Group):
 )
 @click.version_option(__version__, prog_name="landscape")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def landscape(debug: bool) -> None:
+@click.pass_context
+def landscape(ctx: click.Context, debug: bool) -> None:
     """Does label noise sharpen the loss landscape, and does NCSAM help?
 
     Results go to stdout, progress and messages to stderr. Exit status: 0 done, 1 failed, 2 refused before any work,
     130 interrupted, 143 terminated. Options can also be given in the environment, LANDSCAPE_TRAIN_EPOCHS=40 for
     `landscape train --epochs 40`, and in a file: see --config of each command.
     """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -83,7 +83,8 @@ def command(
 def _show(plan: Plan, path: Path | None, as_json: bool, changes: list[str]) -> None:
     content = plan.content
     if as_json:
-        tables.echo_json({"kind": "plan", "sha256": plan.hash, "changes": changes, "plan": content})
+        file = None if path is None else str(path)
+        tables.echo_json({"kind": "plan", "file": file, "sha256": plan.hash, "changes": changes, "plan": content})
         return
     seeds, tuning = (content["seeds"][role] for role in ("reported", "tuning"))
     rows = [

@@ -20,11 +20,13 @@ from .shared import options, progress, tables, torchrun
 @click.option(
     "--adaptive-rho", type=options.size(), default=0.5, show_default=True, help="Radius of the adaptive ball, in |w|."
 )
-@click.option("--sigma", type=options.size(), help="Also average sharpness, with this deviation.")
+@click.option("--sigma", type=options.size(), help="Measure average sharpness, with this deviation.")
 @click.option(
-    "--adaptive-sigma", type=options.size(), help="Also adaptive average sharpness, with this deviation in |w|."
+    "--adaptive-sigma",
+    type=options.size(),
+    help="Measure adaptive average sharpness, with this deviation in |w|.",
 )
-@click.option("--keskar", type=options.size(), help="Also Keskar's sharpness, with this ε.")
+@click.option("--keskar", type=options.size(), help="Measure Keskar's sharpness, with this ε.")
 @options.section("Ascents and averages")
 @click.option("--steps", type=options.count(1, 100_000), default=1, show_default=True, help="Ascent steps.")
 @click.option(
@@ -32,14 +34,14 @@ from .shared import options, progress, tables, torchrun
     type=options.count(0, 10_000),
     default=0,
     show_default=True,
-    help="Ascents from random points as well.",
+    help="Further ascents, from random points.",
 )
 @click.option(
     "--samples", type=options.count(2, 1_000_000), default=20, show_default=True, help="Pairs for the averages."
 )
 @click.option("--normalize-logits", is_flag=True, help="Measure the loss of normalised logits.")
-@click.option("--rise", type=options.positive(1e6), help="Also the adaptive radius at which the loss rises by this.")
-@click.option("--m", type=options.count(1, 2**31 - 1), help="Also the SAM sharpness of groups of so many samples.")
+@click.option("--rise", type=options.positive(1e6), help="Find the adaptive radius at which the loss rises by X.")
+@click.option("--m", type=options.count(1, 2**31 - 1), help="Measure the SAM sharpness of groups of N samples.")
 @options.section("Curvature in relative changes of the weights")
 @click.option(
     "--trace",
@@ -48,7 +50,7 @@ from .shared import options, progress, tables, torchrun
     show_default=True,
     help="Products for the trace of D H D, D = |w|; 0: none.",
 )
-@click.option("--top-tol", type=options.positive(1.0), help="Also its largest eigenvalue, to this relative residual.")
+@click.option("--top-tol", type=options.positive(1.0), help="Find its largest eigenvalue, to this relative residual.")
 def command(
     run: Path,
     name: str,
@@ -88,7 +90,7 @@ def command(
         **choices,
     )
     if as_json:
-        click.echo(tables.as_json(found))
+        click.echo(tables.as_json(found, file=run, name=f"sharpness/{name}"))
         return
     heads = ["epoch", "view", "loss", f"SAM (rho {found.rho:g})", f"adaptive (rho {found.adaptive_rho:g})"]
     averages = [("average", found.sigma, ""), ("adaptive_average", found.adaptive_sigma, " |w|")]

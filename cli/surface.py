@@ -73,7 +73,7 @@ def command(
     choices["ranks"] = torchrun.ranks()
     found = direction_options.measure(opened, name, plane=plane, grid=grid, epoch=epoch, progress=bar, **choices)
     if as_json:
-        click.echo(tables.as_json(found))
+        click.echo(tables.as_json(found, file=run, name=f"surface/{name}"))
         return
     objective = opened.objective(epoch, found.views.tolist(), dtype=getattr(__import__("torch"), choices["dtype"]))
     here = objective.evaluate().loss
@@ -91,4 +91,4 @@ def command(
     head = ["view", "loss at the weights", "lowest", "highest", "not finite"]
     click.echo(tables.table([*head, "barrier"] if isinstance(found, Connection) else head, rows))
     if isinstance(found, Line | Plane):
-        click.echo(surface_options.summary(found))
+        click.echo(surface_options.summary(found, choices["dtype"]))

@@ -190,7 +190,9 @@ def command(
         bar = progress.bar("train and measure", quiet, resumable=True, unit="run")
         refuse_failures(folder.run(part, runner, progress=bar), len(part))
     if shard and as_json:
-        click.echo(json.dumps({"kind": "shard", "cells": [cell.name for cell in part], "of": len(cells)}))
+        click.echo(
+            json.dumps({"kind": "shard", "file": str(out), "cells": [cell.name for cell in part], "of": len(cells)})
+        )
         return
     if shard:
         again = f"{progress.program()} sweep --finish {shlex.quote(str(out))}"
@@ -205,7 +207,7 @@ def _finish(folder: SweepFolder, as_json: bool) -> None:
 
     table, written = folder.finish(command=progress.command_line())
     if as_json:
-        click.echo(tables.as_json(table))
+        click.echo(tables.as_json(table, file=Path(written[0]), name="cells"))
         return
     click.echo(show_table(table))
     click.echo()
@@ -390,7 +392,9 @@ def _show_status(folder: SweepFolder, as_json: bool) -> None:
     runs, tuning = folder.status(), folder.tuning_status()
     if as_json:
         chosen = folder.choices() or []
-        tables.echo_json({"kind": "status", **vars(runs), "tuning": vars(tuning), "choices": chosen})
+        tables.echo_json(
+            {"kind": "status", "file": str(folder.root), **vars(runs), "tuning": vars(tuning), "choices": chosen}
+        )
         return
     found = {"tuning runs": tuning, "runs": runs} if folder.sweep.tuning is not None else {"runs": runs}
     for what, progressed in found.items():

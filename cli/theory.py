@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 @options.section("Output")
 @click.option("--markdown", is_flag=True, help="Print accuracies and verdicts as Markdown tables.")
 @click.option("--latex", is_flag=True, help="Print accuracies and verdicts as LaTeX tables (booktabs).")
-@click.option("--secondary", is_flag=True, help="Also the secondary endpoints.")
-@click.option("--by-measure", is_flag=True, help="Also the verdicts on sharpness under every measure and view.")
+@click.option("--secondary", is_flag=True, help="Show the secondary endpoints, too.")
+@click.option("--by-measure", is_flag=True, help="Show the verdicts on sharpness under every measure and view.")
 @click.option(
     "--plan",
     "plan_file",
     type=click.Path(path_type=Path),
     metavar="FILE.json",
-    help="Also whether the study followed this plan, or each deviation from it.",
+    help="Say whether the study followed this plan, or list each deviation from it.",
 )
 @options.section("Judged by")
 @click.option(
@@ -83,7 +83,7 @@ def command(
             for study, v, s in found
         ]
         told = {} if followed is None else {"plan": followed}
-        tables.echo_json({"kind": "theory", "studies": objects, **told})
+        tables.echo_json({"kind": "theory", "files": list(map(str, files)), "studies": objects, **told})
         return
     for i, (study, verdicts, described) in enumerate(found):
         if i:

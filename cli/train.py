@@ -80,8 +80,8 @@ def _presets() -> str:
     show_default="the optimizer's",
     help="Share of a batch that NCSAM relabels, 0 to 1.",
 )
-@click.option("--sign", type=click.Choice(["1", "-1"]), show_default="1", help="Of NCSAM's compensation.")
-@click.option("--project/--no-project", default=None, help="Whether NCSAM's perturbation is kept within rho.")
+@click.option("--sign", type=click.Choice(["1", "-1"]), show_default="1", help="Sign of NCSAM's compensation.")
+@click.option("--project/--no-project", default=None, help="Keep NCSAM's perturbation within rho.")
 @click.option("--label-smoothing", type=options.SHARE, help="In the loss of NCSAM's noise gradient, 0 to 1.")
 @click.option("--schedule", help="NCSAM's schedule: paper, linear or constant.")
 @click.option("--scale", help="NCSAM's scaling: raw or relative.")
@@ -123,7 +123,7 @@ def _presets() -> str:
 @setting("compile", "Run the steps through torch.compile.")
 @options.section("Output")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run file to write, e.g. run.h5.")
-@click.option("--log", type=click.Path(path_type=Path), help="Also write a JSON line an epoch to this file.")
+@click.option("--log", type=click.Path(path_type=Path), help="Write a JSON line for each epoch to this file.")
 @options.OVERWRITE
 @options.RESUME
 @options.JSON

@@ -27,7 +27,7 @@ def command(files: tuple[Path, ...], as_json: bool) -> int:
 
     found = {str(file): store.verify(file) for file in files}
     if as_json:
-        tables.echo_json(found, 2)
+        tables.echo_json({"kind": "verify", "files": found}, 2)
     else:
         for file, problems in found.items():
             for line in problems or [_confirmed(file)]:

@@ -2,6 +2,7 @@
 
 from landscape import (
     figures as figures,
+    inputs as inputs,
     records as records,
     store as store,
 )
@@ -16,8 +17,13 @@ from landscape.curvature.precision import (
     PrecisionError as PrecisionError,
     precision_error as precision_error,
 )
+from landscape.figures import plot as plot
 from landscape.objective.objective import Objective as Objective, with_normalized_logits as with_normalized_logits
-from landscape.objective.sharding import sharded as sharded
+from landscape.objective.sharding import (
+    RankLostError as RankLostError,
+    RanksDisagreeError as RanksDisagreeError,
+    sharded as sharded,
+)
 from landscape.objective.views import View as View
 from landscape.records import (
     Alignment as Alignment,
@@ -69,6 +75,7 @@ from landscape.store import (
     load as load,
     save as save,
 )
+from landscape.surfaces.batch_size import choose_batch_size as choose_batch_size
 from landscape.surfaces.connectivity import connect as connect
 from landscape.surfaces.directions import (
     eigen_direction as eigen_direction,

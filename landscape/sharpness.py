@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.objective.objective import Objective
+from landscape.objective.objective import Objective, check_objective, check_seed
 from landscape.objective.views import View
 from landscape.records import KeskarSharpness, Sharpness
 
@@ -47,6 +47,7 @@ def sam_sharpness(
     >>> abs(float(sam_sharpness(obj, rho=0.1)) - ((w + 0.1) ** 2 - w**2)) < 1e-5
     True
     """
+    _check(objective, "sam_sharpness", seed)
     _check_ball("rho", rho, steps, restarts)
     return _worst(objective, Ball(rho), steps, restarts, seed, "sam")
 
@@ -68,6 +69,7 @@ def adaptive_sharpness(
     >>> abs(float(adaptive_sharpness(obj, rho=0.5)) - ((1.5 * w) ** 2 - w**2)) < 1e-5
     True
     """
+    _check(objective, "adaptive_sharpness", seed)
     _check_ball("rho", rho, steps, restarts)
     ball = Ball(rho, objective.weights.abs().double())
     return _worst(objective, ball, steps, restarts, seed, "adaptive")
@@ -93,13 +95,13 @@ def keskar_sharpness(
     >>> abs(float(keskar_sharpness(obj, 0.1)) - 100 * rise / (1 + w**2)) < 1e-3
     True
     """
+    _check(objective, "keskar_sharpness", seed)
     _check_ball("epsilon", epsilon, steps, restarts)
     ball = Ball(epsilon, objective.weights.abs().double() + 1, box=True)
     base, rises = ascend(objective, ball, steps, restarts, seed)
     return KeskarSharpness(
         value=100 * rises.max() / (1 + base),
         loss=base,
-        stderr=0.0,
         measure="keskar",
         radius=epsilon,
         steps=steps,
@@ -107,6 +109,7 @@ def keskar_sharpness(
         restarts=restarts,
         rises=rises,
         checks=objective.checks,
+        label=objective.name,
     )
 
 
@@ -135,6 +138,7 @@ def average_sharpness(
     >>> bool(abs(s.value - 0.01) < 5 * s.stderr)
     True
     """
+    _check(objective, "average_sharpness", seed)
     _check_radius("sigma", sigma)
     if num_samples < 2:
         raise ValueError(f"num_samples is {num_samples}, expected at least 2 to give a standard error")
@@ -156,6 +160,7 @@ def average_sharpness(
         steps=num_samples,
         seed=seed,
         checks=objective.checks,
+        label=objective.name,
     )
 
 
@@ -176,7 +181,7 @@ def m_sharpness(
         seed: of the groups.
 
     Returns:
-        Sharpness: in units of the loss; ``stderr`` over the groups, 0 where there is one.
+        Sharpness: in units of the loss; ``stderr`` over the groups, none where there is one.
 
     Raises:
         ValueError: ρ out of range, or m or ``groups`` that the view has not.
@@ -186,6 +191,7 @@ def m_sharpness(
     >>> bool(m_sharpness(obj, 0.1, m=1).value > m_sharpness(obj, 0.1, m=6).value)
     True
     """
+    _check(objective, "m_sharpness", seed)
     _check_radius("rho", rho)
     (name,) = objective.views
     view = objective.view_of(name)
@@ -205,12 +211,14 @@ def m_sharpness(
     return Sharpness(
         value=float(np.mean(rises)),
         loss=float(np.mean(losses)),
-        stderr=float(np.std(rises, ddof=1) / math.sqrt(len(rises))) if len(rises) > 1 else 0.0,
+        stderr=float(np.std(rises, ddof=1) / math.sqrt(len(rises))) if len(rises) > 1 else None,
+        bound="lower",
         measure=f"sam of {m} samples at a time",
         radius=rho,
         steps=1,
         seed=seed,
         checks=objective.checks,
+        label=objective.name,
     )
 
 
@@ -243,6 +251,7 @@ def sharpness_at_rise(
     >>> abs(found.radius - 0.1) < 0.002  # 1.1² − 1² = 0.21
     True
     """
+    check_objective(objective, "sharpness_at_rise")
     if not 0 < rise <= LARGEST:
         raise ValueError(f"rise is {rise}, expected a positive, finite number")
     if not 0 < tol < 1:
@@ -258,13 +267,13 @@ def sharpness_at_rise(
             return Sharpness(
                 value=met,
                 loss=base,
-                stderr=0.0,
                 measure="adaptive" if adaptive else "sam",
                 radius=math.exp(at),
                 steps=steps,
                 restarts=0,
                 rises=rises,
                 checks=objective.checks,
+                label=objective.name,
             )
         low, high = (at, high) if met < rise else (low, at)  # what is not finite is too high
     raise ValueError(
@@ -343,7 +352,6 @@ def _worst(objective: Objective, ball: Ball, steps: int, restarts: int, seed: in
     return Sharpness(
         value=rises[0, 1] if steps == 1 and not restarts else rises.max(),
         loss=base,
-        stderr=0.0,
         measure=measure,
         radius=ball.radius,
         steps=steps,
@@ -351,7 +359,13 @@ def _worst(objective: Objective, ball: Ball, steps: int, restarts: int, seed: in
         restarts=restarts,
         rises=rises,
         checks=objective.checks,
+        label=objective.name,
     )
+
+
+def _check(objective: Objective, name: str, seed: int) -> None:
+    check_objective(objective, name)
+    check_seed(seed)
 
 
 def _check_ball(name: str, radius: float, steps: int, restarts: int) -> None:

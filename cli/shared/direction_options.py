@@ -45,8 +45,8 @@ DIRECTIONS: Callable[[F], F] = options.within(
         "--policy",
         callback=_policy,
         show_default="zero for vector and norm, else filter",
-        help="Of random directions: ROLE=MODE, comma-separated. Roles: weight, vector, norm, embedding, position, "
-        "lora; modes: filter, tensor, zero.",
+        help="Scaling of random directions: ROLE=MODE, comma-separated. Roles: weight, vector, norm, embedding, "
+        "position, lora; modes: filter, tensor, zero.",
     ),
     click.option(
         "--norm",

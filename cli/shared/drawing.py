@@ -19,7 +19,7 @@ from ncsam.figures import training_curves
 from ncsam.figures.against_noise import compared
 from ncsam.figures.catalogue import figures_of_study, suffixes
 from ncsam.records import Spectrum, Training
-from ncsam.runs.run import Run
+from ncsam.runs.run import USUAL_SPECTRUM, Run
 from ncsam.study.files import StudyFiles, curves_of
 from ncsam.study.table import Study, studies
 
@@ -134,18 +134,23 @@ def _of_runs(
         if training and (curves := _grouped(here, "training", Training)):  # imported runs have none
             functions[f"training{suffix}"] = partial(training_curves, curves)
         functions |= drawing_surfaces.figures_of_runs(here, suffix, drawing)
-        for name in sorted({name for run in here for name in run.names if name.startswith("hessian/")}):
+        for name in sorted({_usual_name(run, n) for run in here for n in run.names if n.startswith("hessian/")}):
             if found := {label: members[0] for label, members in _grouped(here, name, Spectrum).items()}:
-                own = "" if name == "hessian/top5" else f"_{name.partition('/')[2].replace('/', '-')}"
+                own = "" if name == USUAL_SPECTRUM else f"_{name.partition('/')[2].replace('/', '-')}"
                 functions |= spectra_figures(found, f"{suffix}{own}")
     return functions
+
+
+def _usual_name(run: Run, name: str) -> str:
+    """The name of a spectrum, that of the usual one where it is stored under its former name."""
+    return USUAL_SPECTRUM if name == run.stored(USUAL_SPECTRUM) else name
 
 
 def _grouped(runs: Sequence[Run], name: str, kind: type) -> dict[str, list[Any]]:
     groups: dict[str, list[Any]] = {}
     for run in runs:
-        if name in run.names:
-            record = run.result(name)
+        if (stored := run.stored(name)) is not None:
+            record = run.result(stored)
             if isinstance(record, kind):
                 groups.setdefault(str(run.attrs.get("arm", run.config.optimizer)), []).append(record)
     return groups

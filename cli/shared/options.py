@@ -208,7 +208,7 @@ SUBSET = within(
         "--subset",
         type=count(1, 2**31 - 1),
         show_default="all",
-        help="Only so many samples of each view, drawn by --subset-seed.",
+        help="Samples to draw from each view, by --subset-seed.",
     ),
     click.option("--subset-seed", type=count(0, 2**32 - 1), default=0, show_default=True, help="Seed of that draw."),
 )
@@ -223,7 +223,7 @@ def measuring(name: str) -> Callable[[F], F]:
             default=name or None,
             callback=result_name,
             show_default=name or "after what it is",
-            help="Of the result in the file.",
+            help="Name of the result in the file.",
         ),
     )
     return several(RUN, VIEWS, SEED, DTYPE, DEVICE, named, OVERWRITE, RESUME, JSON, CONFIG, TRUST, LIMITS, QUIET)

@@ -44,10 +44,17 @@ def echo_files(kind: str, files: Sequence[Path], as_json: bool) -> None:
         click.echo(path)
 
 
-def as_json(record: Record, *, leave_out: Sequence[str] = ()) -> str:
-    """A record as one JSON object; numbers that are not finite become null."""
+_WHOLE: dict[str, type] = {"converged": bool, "layer_converged": bool, "matvecs": int, "products": int}
+"""Fields that are stored as floating point, so that a row which was not measured can be NaN."""
+
+
+def as_json(record: Record, *, file: Path, name: str, leave_out: Sequence[str] = ()) -> str:
+    """A record, which lies in ``file`` as ``name``, as one JSON object; numbers that are not finite become null."""
     values = {f.name: getattr(record, f.name) for f in dataclasses.fields(record) if f.name not in leave_out}
-    return to_json({"kind": record.kind, **values})
+    values |= {n: _whole(value, _WHOLE[n]) for n, value in values.items() if n in _WHOLE}
+    clash = {"kind", "file", "name"} & values.keys()
+    assert not clash, clash
+    return to_json({"kind": record.kind, "file": str(file), "name": name, **values})
 
 
 def to_json(content: Any, indent: int | None = None) -> str:
@@ -62,6 +69,14 @@ def to_json(content: Any, indent: int | None = None) -> str:
 def echo_json(content: Any, indent: int | None = None) -> None:
     """Print content as :func:`to_json` spells it."""
     click.echo(to_json(content, indent))
+
+
+def _whole(value: Any, kind: type) -> Any:
+    """Numbers, in lists in lists, as booleans or integers, where they are finite."""
+    value = value.tolist() if isinstance(value, np.ndarray | np.generic) else value
+    if isinstance(value, list):
+        return [_whole(v, kind) for v in value]
+    return kind(value) if isinstance(value, int | float) and math.isfinite(value) else value
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from landscape.objective.objective import Objective
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,23 @@ def operand(operator: Any, products: int | None = None) -> Operand:
         products: how many will be asked for, which ours are told before the first.
 
     Raises:
+        TypeError: it is no operator, such as an objective or a model.
         ValueError: the operator is not square.
 
     >>> operand(np.eye(3)).size
     3
     """
+    if isinstance(operator, Objective | nn.Module):
+        made = "Objective(model, loss_fn, data)" if isinstance(operator, nn.Module) else "objective"
+        raise TypeError(
+            f"expected a symmetric operator, got {type(operator).__name__}; take its Hessian: "
+            f"landscape.HessianOperator({made})"
+        )
+    if not hasattr(operator, "shape"):
+        raise TypeError(
+            f"expected a symmetric operator (K, K), a tensor or an array, got {type(operator).__name__}; of an "
+            "objective take landscape.HessianOperator(objective)"
+        )
     rows, columns = operator.shape
     if rows != columns:
         raise ValueError(f"operator has shape {tuple(operator.shape)}, expected a square one")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -17,7 +17,10 @@ from landscape.curvature.products import FisherForm, Form, GaussNewtonForm, Hess
 from landscape.curvature.strategies import MEMORY_BUDGET, STRATEGIES, Probe, Products, Strategy
 from landscape.objective.differences import DerivativeError
 from landscape.objective.losses import PerSampleLoss
-from landscape.objective.objective import Objective
+from landscape.objective.objective import Objective, check_objective
+
+if TYPE_CHECKING:
+    import landscape
 
 
 class CurvatureOperator(ABC):
@@ -64,6 +67,7 @@ class CurvatureOperator(ABC):
         autotune: bool = False,
         precision: str | None = None,
     ) -> None:
+        check_objective(objective, type(self).__name__)
         if len(objective.views) != 1:
             raise ValueError(
                 f"the objective has several views ({', '.join(objective.views)}); choose one with .view(name)"
@@ -121,6 +125,32 @@ class CurvatureOperator(ABC):
     def expect(self, products: int) -> None:
         """Say that so many products will be made at least; the first decides by it whether tracing is worth it."""
         self._products.expected = max(products, self._products.expected)
+
+    def eigenpairs(self, k: int = 5, **options: Any) -> landscape.EigenResult:
+        """Its k extreme eigenpairs, see :func:`landscape.top_eigenpairs`."""
+        import landscape
+
+        return landscape.top_eigenpairs(self, k, **options)
+
+    def trace(self, num_matvecs: int = 100, **options: Any) -> landscape.TraceResult:
+        """Its trace, see :func:`landscape.trace`."""
+        import landscape
+
+        return landscape.trace(self, num_matvecs, **options)
+
+    def density(self, num_steps: int = 50, num_probes: int = 2, **options: Any) -> landscape.DensityResult:
+        """Density of its eigenvalues, see :func:`landscape.spectral_density`."""
+        import landscape
+
+        return landscape.spectral_density(self, num_steps, num_probes, **options)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.objective!r})"
+
+    @property
+    def label(self) -> str | None:
+        """Name of the objective."""
+        return self.objective.name
 
     @property
     def checks(self) -> str:

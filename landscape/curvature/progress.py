@@ -60,6 +60,7 @@ class _Watched:
         self.shape, self.device = (inner.size, inner.size), inner.device
         self.dtype = next(kind for kind in _KINDS if torch.finfo(kind).eps <= inner.eps)
         self.checks = getattr(operator, "checks", None)
+        self.label = getattr(operator, "label", None)
 
     def __matmul__(self, other: torch.Tensor) -> torch.Tensor:
         found = self._product(other)

@@ -12,6 +12,7 @@ from landscape.figures.estimates import (
 )
 from landscape.figures.lines import bands, connections, lines
 from landscape.figures.planes import contours, difference, plane_draws, surface3d
+from landscape.figures.plotting import drawn_by, plot
 from landscape.figures.spectra import densities, eigenvalues, layers, splits
 from landscape.figures.style import WIDTHS, figure, save
 from landscape.figures.symbols import COLOURS, Symbol
@@ -29,6 +30,7 @@ __all__ = [
     "densities",
     "diagonals",
     "difference",
+    "drawn_by",
     "eigenpairs",
     "eigenvalues",
     "estimates",
@@ -37,6 +39,7 @@ __all__ = [
     "lines",
     "overlaps",
     "plane_draws",
+    "plot",
     "save",
     "save_data",
     "splits",

@@ -63,7 +63,9 @@ def eigenpairs(records: Records[EigenResult], symbols: Symbols = None) -> DataFi
 
 
 def estimates(records: Records[Estimate], symbols: Symbols = None) -> DataFigure:
-    """Numbers with two standard errors, a row a record and a panel a quantity: traces, moments, masses, sharpness.
+    """Numbers, with two standard errors if they have one: traces, moments, masses, sharpness.
+
+    A row is a record and a panel a quantity.
 
     Raises:
         ValueError: the records are of different kinds, or sharpness of different measures.
@@ -204,4 +206,5 @@ def trajectories(records: Records[Trajectory], symbols: Symbols = None) -> DataF
 
 
 def _error(record: Any, name: str) -> float:
-    return float(getattr(record, "stderr" if name == "value" else f"{name}_stderr"))
+    error = getattr(record, "stderr" if name == "value" else f"{name}_stderr")
+    return float("nan") if error is None else float(error)

@@ -13,6 +13,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -31,6 +32,7 @@ from landscape.objective.sources import Source, as_sources
 from landscape.objective.views import View, check_view
 
 if TYPE_CHECKING:
+    import landscape
     from landscape.ranks import Ranks
 
 __all__ = ["BatchLoss", "EmptyViewError", "Loss", "Objective", "with_normalized_logits"]
@@ -62,8 +64,10 @@ class Objective:
         normalizer: ``labels -> weight of the batch`` for losses that do not average over samples.
         checks: ``full`` establishes on all batches what the loss is a mean over, ``first`` on the first one alone, and
             ``off`` checks neither that nor whether evaluations agree; see the page *What an objective must be*.
+        name: what its records are called in figures.
 
     Raises:
+        TypeError: the model is no module, or the loss no function.
         ValueError: the data are empty or malformed, a view's indices or labels do not fit its source; (on first use)
             the loss is not a mean over samples, or cannot serve the views.
         NotDeterministicError: (on first use) two evaluations of one batch differ.
@@ -86,7 +90,9 @@ class Objective:
         views: Sequence[View] | None = None,
         normalizer: Callable[[Any], float] | None = None,
         checks: str = "full",
+        name: str | None = None,
     ) -> None:
+        _check_loss(loss_fn)
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
         if checks not in CHECKS:
@@ -112,6 +118,12 @@ class Objective:
             context = context.astype(torch.float32)
         self.context = context
         self.batch_size = batch_size
+        self.name = name
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{view}: {self.num_samples(view)}" for view in self.views)
+        named = "" if self.name is None else f"{self.name!r}, "
+        return f"Objective({named}{type(self.model).__name__}, {self.num_parameters} parameters, samples {{{sizes}}})"
 
     def _with(self, **changes: Any) -> Self:
         clone = copy.copy(self)
@@ -417,6 +429,73 @@ class Objective:
         total = self.accumulate(lambda batch: batch.gradient_of(batch.loss(), self.layout))
         return total.to(self.layout.dtype)
 
+    def summary(
+        self, k: int = 5, rho: float = 0.05, *, num_matvecs: int = 100, seed: int = 0
+    ) -> landscape.records.Summary:
+        """Loss, the k largest Hessian eigenvalues, trace and SAM sharpness of the single view; ``print`` shows a table.
+
+        Args:
+            k: eigenvalues, see :func:`landscape.top_eigenpairs`.
+            rho: of :func:`landscape.sam_sharpness`.
+            num_matvecs: products for the trace, see :func:`landscape.trace`, which is deflated by the eigenpairs.
+            seed: of start vectors and probes.
+
+        Raises:
+            ValueError: the objective has several views, or an argument is out of range.
+
+        >>> model = nn.Linear(1, 1, bias=False)
+        >>> obj = Objective(model, nn.MSELoss(), (torch.ones(2, 1), torch.zeros(2, 1)))
+        >>> print(obj.at([1.0]).summary(k=1))
+        quantity             value    error  kind of error  products
+        loss                     1
+        eigenvalue 1             2      ...  bound                 1
+        trace                    2        0  exact                 1
+        SAM sharpness 0.05  0.1025           lower bound
+        """
+        import landscape
+
+        H = self.hessian()
+        top = landscape.top_eigenpairs(H, k, seed=seed, keep_basis=True)
+        trace = landscape.trace(H, num_matvecs, deflate=top, seed=seed)
+        sharpness = landscape.sam_sharpness(self, rho, seed=seed)
+        return landscape.records.Summary(sharpness.loss, top, trace, sharpness)
+
+    def hessian(self, **options: Any) -> landscape.HessianOperator:
+        """The Hessian of the single view, :class:`landscape.HessianOperator`, which takes the options."""
+        import landscape
+
+        return landscape.HessianOperator(self, **options)
+
+    def line(self, *, points: int = 51, span: float = 1.0, seed: int = 0, **options: Any) -> landscape.Line:
+        """Every view along a filter-normalised random direction of this objective, from −span to span.
+
+        Args:
+            points: evenly spaced.
+            span: in units of the direction, whose filters have the norms of the weights.
+            seed: of the direction: that of the seed 2·seed, the first axis of :meth:`plane`.
+            options: see :func:`landscape.line`.
+
+        >>> obj = Objective(nn.Linear(3, 2), nn.MSELoss(), (torch.ones(4, 3), torch.zeros(4, 2)))
+        >>> obj.line(points=3, span=0.5).alphas.tolist()
+        [-0.5, 0.0, 0.5]
+        """
+        import landscape
+
+        direction = landscape.filter_normalized_direction(self, 2 * seed)
+        return landscape.line(self, direction, _axis(points, span), seed=seed, **options)
+
+    def plane(self, *, points: int = 25, span: float = 1.0, seed: int = 0, **options: Any) -> landscape.Plane:
+        """Every view over the plane of two filter-normalised random directions of this objective.
+
+        Arguments as for :meth:`line`; the directions are those of the seeds 2·seed and 2·seed + 1, as of
+        :func:`landscape.plane_draws` and ``landscape surface``. Options: see :func:`landscape.plane`.
+        """
+        import landscape
+
+        first, second = (landscape.filter_normalized_direction(self, 2 * seed + axis) for axis in (0, 1))
+        axis = _axis(points, span)
+        return landscape.plane(self, first, second, axis, axis, seed=seed, **options)
+
     def accumulate(self, derivative: Callable[[BatchLoss], Tensor]) -> Tensor:
         """Sum ``derivative(batch)`` over the single view's micro-batches, in float64.
 
@@ -474,6 +553,48 @@ class Objective:
     def _checked(self) -> Context:
         """The context, when model, loss and data have been checked on its selection."""
         return checked(self.context)
+
+
+def check_objective(value: Any, taker: str) -> None:
+    """Refuse what is no objective, saying how to make one.
+
+    Raises:
+        TypeError: the value is no :class:`Objective`.
+
+    >>> check_objective(nn.Linear(2, 1), "line")
+    Traceback (most recent call last):
+        ...
+    TypeError: line takes an Objective, got the model Linear; make one: landscape.Objective(model, loss_fn, data)
+    """
+    if not isinstance(value, Objective):
+        what = f"the model {type(value).__name__}" if isinstance(value, nn.Module) else type(value).__name__
+        raise TypeError(f"{taker} takes an Objective, got {what}; make one: landscape.Objective(model, loss_fn, data)")
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse what is no seed; nothing here is drawn without one, so that every result can be had again.
+
+    Raises:
+        TypeError: the seed is no whole number.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, Integral):
+        raise TypeError(f"seed is {seed!r}, expected a whole number, so that the result can be had again, such as 0")
+
+
+def _check_loss(loss_fn: Any) -> None:
+    remedy = "expected a function loss_fn(outputs, labels), such as torch.nn.CrossEntropyLoss()"
+    if isinstance(loss_fn, type):
+        raise TypeError(f"loss_fn is the class {loss_fn.__name__}; make one of it: {loss_fn.__name__}()")
+    if not callable(loss_fn):
+        raise TypeError(f"loss_fn is {loss_fn!r}, {remedy}")
+
+
+def _axis(points: int, span: float) -> Tensor:
+    if not isinstance(points, int) or points < 2:
+        raise ValueError(f"points is {points!r}, expected a whole number from 2 on")
+    if not 0 < span < float("inf"):
+        raise ValueError(f"span is {span!r}, expected a positive, finite number")
+    return torch.linspace(-span, span, points, dtype=torch.float64)
 
 
 def with_normalized_logits(objective: Objective) -> Objective:

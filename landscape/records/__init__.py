@@ -15,6 +15,7 @@ from landscape.records.curvature import (
 )
 from landscape.records.fields import Parameter, Status, Variable, parameter, variable
 from landscape.records.sharpness import KeskarSharpness, Sharpness
+from landscape.records.summary import Summary
 from landscape.records.surfaces import Connection, Line, LineDraws, Plane, PlaneDraws, Surface, Trajectory
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Sharpness",
     "Status",
     "SubspaceOverlap",
+    "Summary",
     "Surface",
     "TraceResult",
     "Trajectory",

@@ -10,6 +10,7 @@ Nothing here imports the rest of the package; ``save`` and ``to_xarray`` do, whe
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, dataclass_transform
 
@@ -19,6 +20,8 @@ from landscape.records.fields import Parameter, Variable
 
 if TYPE_CHECKING:
     import xarray
+
+    import landscape
 
 
 _KINDS: dict[str, type[Record]] = {}
@@ -38,14 +41,14 @@ def record_type(kind: str) -> type[Record]:
 
 
 @dataclass_transform(frozen_default=True, eq_default=False)
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Record:
     """Base of all result records.
 
     ``class LayerNorms(Record, kind="layer_norms")`` makes a frozen dataclass of its fields, which are made by
     :func:`variable` and :func:`parameter`, and is the kind of record of that name. Arrays that may be left out are
     annotated ``… | None``. Array fields are converted with :func:`numpy.asarray`, and dimensions that share a name must
-    share a length.
+    share a length; single numbers are Python's own. Records are equal whose fields are, NaN to NaN.
 
     Raises:
         ValueError: a field's shape contradicts its declared dimensions.
@@ -62,7 +65,7 @@ class Record:
                 declared = field.metadata.get("declares") if isinstance(field, dataclasses.Field) else None
                 if isinstance(declared, Variable) and str(annotation).endswith("| None"):
                     field.default = None
-            dataclasses.dataclass(frozen=True, eq=False, kw_only=kw_only)(cls)
+            dataclasses.dataclass(frozen=True, eq=False, repr=False, kw_only=kw_only)(cls)
         if cls.kind:
             _KINDS[cls.kind] = cls
 
@@ -98,13 +101,47 @@ class Record:
                     raise ValueError(
                         f"{type(self).__name__}.{name} has {size} entries along {dim!r}, other fields {sizes[dim]}"
                     )
-            object.__setattr__(self, name, array if declared.dims else array[()])
+            object.__setattr__(self, name, array if declared.dims else array.item())
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(_equal(getattr(self, name), getattr(other, name)) for name in self._declared_names())
+
+    def __hash__(self) -> int:
+        return hash((type(self), *(np.shape(getattr(self, name)) for name in self.variables())))
+
+    def __repr__(self) -> str:
+        label = getattr(self, "label", None)
+        return f"{type(self).__name__}({f'{label!r}, ' if label else ''}{self.in_short()})"
+
+    def in_short(self) -> str:
+        """What its ``repr`` says of it, in one line: the lengths of its axes, and single numbers."""
+        sizes: dict[str, int] = {}
+        told = []
+        for name, declared in self.variables().items():
+            value = getattr(self, name)
+            if value is not None and declared.dims:
+                sizes.update(zip(declared.dims, np.shape(value), strict=True))
+            elif isinstance(value, int | float):
+                told.append(f"{name} {value:.4g}")
+        return ", ".join([*(f"{dim}: {size}" for dim, size in sizes.items()), *told])
+
+    @classmethod
+    def _declared_names(cls) -> list[str]:
+        return [*cls.variables(), *cls.parameters()]
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the record to an HDF5 file of its own, as :func:`landscape.save` does."""
         import landscape
 
         landscape.save(self, path, overwrite=overwrite)
+
+    def plot(self, **options: Any) -> landscape.figures.DataFigure:
+        """A figure of the record, see :func:`landscape.plot`."""
+        import landscape
+
+        return landscape.plot(self, **options)
 
     def _repr_html_(self) -> str:
         """The record as a table, which Jupyter shows in place of its ``repr``."""
@@ -127,3 +164,30 @@ class Record:
             target[declared.dims[0] if declared.coordinate else name] = (declared.dims, value, attrs)
         attrs = {name: getattr(self, name) for name in self.parameters()}
         return xarray.Dataset(data, coords, {k: v for k, v in attrs.items() if v is not None})
+
+
+def with_error(value: float, error: float) -> str:
+    """A number with its error, to two digits of that.
+
+    >>> with_error(5.7412, 0.2517), with_error(1234.5, 17.0), with_error(2.0, 0.0), with_error(3.2, float("nan"))
+    ('5.74 ± 0.25', '1234 ± 17', '2 ± 0', '3.2')
+    """
+    if not (math.isfinite(error) and math.isfinite(value)):
+        return f"{value:.6g}"
+    if error == 0:
+        return f"{value:.6g} ± 0"
+    digits = 1 - math.floor(math.log10(abs(error)))
+    if not -3 < digits < 7:
+        return f"{value:.6g} ± {error:.2g}"
+    return f"{value:.{max(digits, 0)}f} ± {error:.{max(digits, 0)}f}"
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, np.ndarray) or isinstance(other, np.ndarray):
+        if not (isinstance(one, np.ndarray) and isinstance(other, np.ndarray)):
+            return False
+        numeric = one.dtype.kind in "fc" and other.dtype.kind in "fc"
+        return np.array_equal(one, other, equal_nan=numeric)
+    if isinstance(one, float) and isinstance(other, float) and math.isnan(one):
+        return math.isnan(other)
+    return bool(one == other)

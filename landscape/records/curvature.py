@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from landscape.records.base import Record
+from landscape.records.base import Record, with_error
 from landscape.records.fields import parameter, variable
 
 
@@ -32,12 +32,29 @@ class EigenResult(Record, kind="eigenpairs"):
     unseen_upper: float | None = variable(
         long_name="upper end of all other eigenvalues, where they were searched for", units="loss / parameter^2"
     )
+    trace: float | None = variable(
+        long_name="trace estimate, where it was measured beside them", units="loss / parameter^2"
+    )
+    trace_stderr: float | None = variable(long_name="standard error of the trace", units="loss / parameter^2")
     search_matvecs: int | None = variable(long_name="products of these spent on the search")
     block: int = parameter("vectors multiplied at once", 1)
     checks: str | None = parameter("how thoroughly model, loss and data were checked: full, first or off", None)
+    label: str | None = parameter("name of the objective, by which figures tell records apart", None)
     basis: Any = dataclasses.field(
         default=None, repr=False
     )  # of the run, in memory only, to deflate other estimates by
+
+    def in_short(self) -> str:
+        """The first three eigenvalues with their errors, and what they took."""
+        errors = self.residuals if self.errors is None else self.errors
+        told = [with_error(v, e) for v, e in zip(self.values[:3].tolist(), errors[:3].tolist(), strict=True)]
+        if len(self.values) > 3:
+            told.append(f"… {len(self.values)} pairs")
+        missed = int(np.count_nonzero(~np.asarray(self.converged, bool)))
+        told += [f"{missed} not converged"] if missed else []
+        if self.trace is not None and self.trace_stderr is not None:
+            told.append(f"trace {with_error(self.trace, self.trace_stderr)}")
+        return ", ".join([*told, f"{self.matvecs:.0f} products"])
 
 
 class TraceResult(Record, kind="trace"):
@@ -50,6 +67,11 @@ class TraceResult(Record, kind="trace"):
     seed: int = parameter("seed of the probes")
     deflated: int | None = variable(long_name="dimensions taken exactly, not estimated")
     checks: str | None = parameter("how thoroughly model, loss and data were checked: full, first or off", None)
+    label: str | None = parameter("name of the objective, by which figures tell records apart", None)
+
+    def in_short(self) -> str:
+        """Value, standard error and products."""
+        return f"{with_error(self.value, self.stderr)}, {self.matvecs} products"
 
 
 class MomentsResult(Record, kind="moments"):
@@ -92,6 +114,7 @@ class DensityResult(Record, kind="density"):
     )
     size: int | None = parameter("dimension of the operator; every outlier weighs one over it", None)
     checks: str | None = parameter("how thoroughly model, loss and data were checked: full, first or off", None)
+    label: str | None = parameter("name of the objective, by which figures tell records apart", None)
 
 
 class NegativeMass(Record, kind="negative_mass"):

@@ -41,7 +41,7 @@ def as_html(record: Declared) -> str:
     """The record as a table; all text is escaped, and nothing is loaded from elsewhere.
 
     >>> from landscape.records import Sharpness
-    >>> found = Sharpness(value=0.25, loss=float("nan"), stderr=0.0, measure="sam", radius=0.05, steps=1)
+    >>> found = Sharpness(value=0.25, loss=float("nan"), measure="sam", radius=0.05, steps=1)
     >>> html = as_html(found)
     >>> "0.25" in html, "1 value is not finite: loss" in html, "radius = 0.05" in html
     (True, True, True)

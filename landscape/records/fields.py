@@ -21,12 +21,16 @@ class Status(enum.IntEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Variable:
-    """Declaration of an array field: ``dims`` names each axis; ``coordinate`` marks the labels of that one axis."""
+    """Declaration of an array field: ``dims`` names each axis; ``coordinate`` marks the labels of that one axis.
+
+    ``former`` is the long name in earlier files.
+    """
 
     dims: tuple[str, ...]
     units: str
     long_name: str
     coordinate: bool = False
+    former: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +40,13 @@ class Parameter:
     long_name: str
 
 
-def variable(*dims: str, long_name: str, units: str = "1", coordinate: bool = False, optional: bool = False) -> Any:
+def variable(
+    *dims: str, long_name: str, units: str = "1", coordinate: bool = False, optional: bool = False, former: str = ""
+) -> Any:
     """Declare an array field of a record; without ``dims`` it is a single number."""
     if coordinate and len(dims) != 1:
         raise ValueError(f"a coordinate labels one dimension, got dims {dims}")
-    metadata = {"declares": Variable(dims, units, long_name, coordinate)}
+    metadata = {"declares": Variable(dims, units, long_name, coordinate, former)}
     if optional:
         return dataclasses.field(default=None, metadata=metadata)
     return dataclasses.field(metadata=metadata)

@@ -4,28 +4,52 @@ from __future__ import annotations
 
 import numpy as np
 
-from landscape.records.base import Record
+from landscape.records.base import Record, with_error
 from landscape.records.fields import parameter, variable
+
+WORST_CASE = ("sam", "adaptive", "keskar")
+"""Measures of the largest rise, of which an ascent gives a lower bound."""
 
 
 class Sharpness(Record, kind="sharpness"):
-    """One sharpness of one objective: the rise in loss that a perturbation of the stated radius causes."""
+    """One sharpness of one objective: the rise in loss that a perturbation of the stated radius causes.
+
+    An average has a standard error. The worst case has none, it is a lower bound, and says so.
+    """
 
     value: float = variable(long_name="sharpness: perturbed loss minus loss", units="loss")
     loss: float = variable(long_name="loss at the weights", units="loss")
-    stderr: float = variable(long_name="standard error over random perturbations; 0 where none are drawn", units="loss")
     measure: str = parameter("sam, adaptive, average, adaptive_average or keskar")
     radius: float = parameter("rho of the ball, sigma of the Gaussian, or epsilon of the box")
     steps: int = parameter("ascent steps, or random perturbations drawn")
     seed: int | None = parameter("seed of what is drawn at random; none where nothing is", None)
+    stderr: float | None = variable(
+        long_name="standard error over random perturbations or groups of samples",
+        former="standard error over random perturbations; 0 where none are drawn",
+        units="loss",
+    )
+    bound: str | None = parameter("lower: the largest rise is at least the value; none of an average", None)
     restarts: int = parameter("ascents from random points, besides the one from the weights", 0)
     rises: np.ndarray | None = variable(
         "start", "step", long_name="perturbed loss minus loss along each ascent", units="loss"
     )
     checks: str | None = parameter("how thoroughly model, loss and data were checked: full, first or off", None)
+    label: str | None = parameter("name of the objective, by which figures tell records apart", None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.measure in WORST_CASE and self.bound is None:  # earlier files have a standard error of 0 instead
+            object.__setattr__(self, "bound", "lower")
+            object.__setattr__(self, "stderr", self.stderr or None)
 
     def __float__(self) -> float:
         return float(self.value)
+
+    def in_short(self) -> str:
+        """Measure, value, what is known of its error, and radius."""
+        value = f"{self.value:.4g}" if self.stderr is None else with_error(self.value, self.stderr)
+        kind = "" if self.bound is None else f", {self.bound} bound"
+        return f"{self.measure} {value}{kind}, radius {self.radius:g}"
 
 
 class KeskarSharpness(Sharpness, kind="keskar_sharpness"):

@@ -44,7 +44,14 @@ class Surface(Record, kind="", kw_only=True):
     check: dict[str, Any] | None = parameter("view, samples, steps and outcome of the check of the curvature", None)
     along: list[str] | None = parameter("what each direction is", None)
     checks: str | None = parameter("how thoroughly model, loss and data were checked: full, first or off", None)
+    label: str | None = parameter("name of the objective, by which figures tell records apart", None)
     hashes: list[str] | None = parameter("SHA-256 of each direction as float64", None)
+
+    def in_short(self) -> str:
+        """Points along each direction, and views."""
+        axes = [getattr(self, name) for name in ("alphas", "betas") if hasattr(self, name)]
+        points = " × ".join(str(len(axis)) for axis in axes)
+        return f"{points} points of {', '.join(map(str, self.views))}"  # type: ignore[attr-defined]
 
 
 class Line(Surface, kind="line"):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from landscape.curvature.progress import Progress, watched
+from landscape.objective.objective import check_seed
 from landscape.records import DensityResult, EigenResult, NegativeMass
 from landscape.spectrum.estimators import jackknife
 from landscape.spectrum.krylov import KrylovBasis, eigh
@@ -63,6 +64,7 @@ def spectral_density(
             raise ValueError(f"{name} is {count}, expected at least 1")
     if not (math.isfinite(broadening) and broadening > 0):
         raise ValueError(f"broadening is {broadening}, expected a finite number > 0")
+    check_seed(seed)
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, 2]).generate_state(1)[0]))
     basis = KrylovBasis(H, generator)
     size, known = basis.size, _known(deflate, basis.size)
@@ -100,6 +102,7 @@ def spectral_density(
         outliers=outliers,
         size=size,
         checks=getattr(H, "checks", None),
+        label=getattr(H, "label", None),
     )
 
 
@@ -124,7 +127,7 @@ def negative_mass(density: DensityResult, *, threshold: float | None = None) -> 
 
     >>> H = torch.diag(torch.tensor([-1.0, 1.0, 2.0, 0.0], dtype=torch.float64))
     >>> m = negative_mass(spectral_density(H, num_steps=4))
-    >>> print(m.count.round(6), m.magnitude.round(6))
+    >>> print(round(m.count, 6), round(m.magnitude, 6))
     0.25 0.25
     """
     if threshold is not None and not (math.isfinite(threshold) and threshold >= 0):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from landscape.curvature.operand import operand
 from landscape.curvature.progress import Progress, watched
+from landscape.objective.objective import check_seed
 from landscape.records import EigenResult
 from landscape.spectrum.error_bounds import Unseen, certified_errors, explore
 from landscape.spectrum.krylov import BASIS_BYTES, KrylovBasis, place_of
@@ -85,6 +86,7 @@ def top_eigenpairs(
     >>> r.values.round(6), bool(r.converged.all())
     (array([9., 2.]), True)
     """
+    check_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     with watched(H, _EXPECTED * k + 10, progress) as observed:
         given = operand(observed, _EXPECTED * k + 10)
@@ -130,6 +132,7 @@ def top_eigenpairs(
         search_matvecs=spent - first,
         block=block,
         checks=getattr(H, "checks", None),
+        label=getattr(H, "label", None),
         basis=basis if keep_basis else None,
     )
 

@@ -41,7 +41,7 @@ def trace(
 
     >>> import torch
     >>> t = trace(torch.diag(torch.tensor([3.0, 2.0, -1.0])), num_matvecs=4)
-    >>> print(t.value.round(6), t.stderr, t.matvecs)
+    >>> print(round(t.value, 6), t.stderr, t.matvecs)
     4.0 0.0 3
     """
     with watched(H, num_matvecs, progress) as observed:
@@ -57,6 +57,7 @@ def trace(
         seed=seed,
         deflated=len(probes.basis),
         checks=getattr(H, "checks", None),
+        label=getattr(H, "label", None),
     )
 
 
@@ -84,7 +85,7 @@ def spectral_moments(H: Any, num_matvecs: int = 100, *, deflate: Any = None, see
         FloatingPointError: a product is not finite.
 
     >>> m = spectral_moments(torch.diag(torch.tensor([3.0, 4.0, 0.0], dtype=torch.float64)))
-    >>> print(m.trace.round(6), m.frobenius.round(6), m.effective_rank.round(6))
+    >>> print(round(m.trace, 6), round(m.frobenius, 6), round(m.effective_rank, 6))
     7.0 5.0 1.96
     """
     probes = DeflatedProbes(H, num_matvecs, deflate, seed, coupled=True)

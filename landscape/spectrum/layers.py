@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from landscape.curvature.operators import HessianOperator
-from landscape.objective.objective import Objective
+from landscape.objective.objective import Objective, check_seed
 from landscape.records import LayerSpectra
 from landscape.spectrum.eigenpairs import top_eigenpairs
 
@@ -72,6 +72,7 @@ def _traces(objective: Objective, H: Any, num_matvecs: int, seed: int) -> dict[s
     layout = objective.layout
     owner = {name: i for i, names in enumerate(objective.layers().values()) for name in names}
     index = torch.cat([torch.full((s,), owner[n]) for n, s in zip(layout.names, layout.sizes, strict=True)])
+    check_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     samples = np.empty((num_matvecs, max(owner.values()) + 1))
     for row in samples:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from landscape.curvature.operand import operand
+from landscape.objective.objective import check_seed
 from landscape.records import EigenResult
 from landscape.spectrum.krylov import BASIS_BYTES, KrylovBasis
 
@@ -40,6 +41,7 @@ class DeflatedProbes:
 
     def __init__(self, operator: Any, num_matvecs: int, deflate: Any, seed: int, *, coupled: bool) -> None:
         # Not the stream that top_eigenpairs draws its start from: probes must not depend on what they are deflated by.
+        check_seed(seed)
         self._generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]))
         given = operand(operator, num_matvecs)
         size, self._product = given.size, given.product

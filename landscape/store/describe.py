@@ -44,7 +44,8 @@ def describe(path: str | Path) -> dict[str, Any]:
     with File(path) as file:
         contents = [_content(file, name) for name in file.names()]
         return {
-            "path": str(path),
+            "path": str(path),  # the former name of "file"
+            "file": str(path),
             "kind": file.kind,
             "schema": file.version,
             "bytes": file.size,
@@ -156,6 +157,7 @@ def _described_part(path: Path) -> dict[str, Any]:
         content["problem"] = f"rows {found.damaged} do not match their checksums; resume to compute them again"
     return {
         "path": str(path),
+        "file": str(path),
         "kind": "part",
         "schema": schema.VERSION,
         "bytes": path.stat().st_size,

@@ -88,6 +88,12 @@ class File:
     def __contains__(self, name: object) -> bool:
         return name in self.names()
 
+    def kinds(self, prefix: str = "") -> dict[str, str]:
+        """Contents as :meth:`names` lists them, each with its kind of record, or ``arrays``."""
+        names = self.names(prefix)
+        with self._reading():
+            return {name: schema.content_of(self.h5[name], self.size) for name in names}
+
     def record(self, name: str) -> Record:
         """The record under ``name``.
 

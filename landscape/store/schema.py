@@ -280,7 +280,7 @@ def _departures(group: h5py.Group, name: str, declared: Variable, file_size: int
         return
     attributes = read_attributes(dataset, file_size)
     for key, expected in (("units", declared.units), ("long_name", declared.long_name)):
-        if attributes.get(key) != expected:
+        if attributes.get(key) != expected and (key, attributes.get(key)) != ("long_name", declared.former or None):
             yield f"{dataset.name} has {key} {attributes.get(key)!r}, declared is {expected!r}"
     dimensions = tuple(str(attributes.get("dimensions", "")).split())
     if dimensions != declared.dims:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, overload
 
 import h5py
 
@@ -23,6 +23,7 @@ from landscape.store.reader import File
 from landscape.store.schema import Content, write_content
 from landscape.store.temporary import publish, temporary_file
 
+R = TypeVar("R", bound=Record)
 FORMAT = ("v108", "v110")  # readable by every HDF5 since 1.8, so by what distributions ship; metadata with checksums
 CHECKS: list[Callable[[Path], None]] = []  # run on a file before it gets its name; see verifier.checked_writes
 PATIENCE = 60.0  # seconds `add` waits for another process that is adding to the same file
@@ -120,17 +121,27 @@ def save(record: Record, path: str | Path, *, overwrite: bool = False) -> None:
     create(path, kind="result", attrs={}, contents={"result": record}, overwrite=overwrite)
 
 
-def load(path: str | Path) -> Record:
+@overload
+def load(path: str | Path) -> Record: ...
+@overload
+def load(path: str | Path, kind: type[R]) -> R: ...
+def load(path: str | Path, kind: type[Record] = Record) -> Record:
     """The record of a file that holds just one, as :func:`save` writes it.
 
+    Args:
+        kind: class that the record must be of, such as :class:`landscape.Plane`; type checkers then know it.
+
     Raises:
-        StoreError: the file is missing, damaged, of a newer schema, or holds several things.
+        StoreError: the file is missing, damaged, of a newer schema, holds several things, or a record of another kind.
     """
     with File(path) as file:
         names = file.names()
         if len(names) != 1:
             raise StoreError(f"{path}: holds {len(names)} results ({', '.join(names)}); use store.open and pick one")
-        return file.record(names[0])
+        found = file.record(names[0])
+    if not isinstance(found, kind):
+        raise StoreError(f"{path}: holds a {type(found).__name__}, expected a {kind.__name__}")
+    return found
 
 
 def _new_group(file: h5py.File, name: str) -> h5py.Group:

@@ -40,7 +40,7 @@ class BatchChoice:
         return objective.batched(self.batch_size, FORMATS[self.memory_format])
 
 
-def choose(objective: Objective) -> BatchChoice:
+def choose_batch_size(objective: Objective) -> BatchChoice:
     """Choose by rule: the largest activation of a micro-batch fills 4 MiB on a CPU, 256 MiB on an accelerator.
 
     So many samples, as a power of two from 16 to 1024 (8192), are cheapest where a forward pass is bound by memory:
@@ -50,7 +50,7 @@ def choose(objective: Objective) -> BatchChoice:
     measurements. The rule sees the model and the sizes of the data only: on a device of the same kind it chooses alike.
 
     >>> obj = Objective(nn.Linear(3, 2), nn.MSELoss(), (torch.zeros(9, 3), torch.zeros(9, 2)))
-    >>> choose(obj)
+    >>> choose_batch_size(obj)
     BatchChoice(batch_size=9, memory_format='contiguous', chosen_by='rule')
     """
     largest = _largest_activation(objective)
@@ -71,7 +71,7 @@ def measure(objective: Objective, samples: int = 2048, rounds: int = 3) -> Batch
     Each candidate evaluates up to ``samples`` samples ``rounds`` times, in turns; its best time counts. The choice
     depends on the machine and what else runs on it, so it is to be recorded and reused.
     """
-    start = choose(objective)
+    start = choose_batch_size(objective)
     sizes = sorted({max(1, int(start.batch_size * 2.0**k)) for k in range(-3, 4)})
     candidates = [BatchChoice(size, name, "measured") for size in sizes for name in _formats(objective)]
     prepared = [(candidate, candidate.apply(_first(objective, samples))) for candidate in candidates]

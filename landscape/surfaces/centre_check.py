@@ -87,7 +87,7 @@ def check_centre(
     plain = np.array([_plain_loss(objective, view) for view in objective.views])
     centre = np.array([centre_loss[view] for view in objective.views])
     eps = torch.finfo(objective.layout.dtype).eps
-    differs = np.abs(centre - plain) > 100 * eps * np.fmax(np.abs(plain), 1)
+    differs = beyond_rounding(centre, plain, eps)
     if frozen and differs.any():
         worst = objective.views[int(np.nanargmax(np.where(differs, np.abs(centre - plain), -1)))]
         _warn(
@@ -115,6 +115,16 @@ def check_centre(
         if outcome == "disagrees":
             _warn(f"along direction {i + 1} second differences give {second[i]:.6g}, the Hessian {curvature[i]:.6g}")
     return CentreCheck(centre, plain, curvature, second, check)
+
+
+def beyond_rounding(centre: np.ndarray, plain: np.ndarray, eps: float) -> np.ndarray:
+    """True where two evaluations of a loss in a precision of that ``eps`` differ by more than rounding explains.
+
+    >>> beyond_rounding(np.array([1.0, 1.0]), np.array([1.0 + 1e-6, 1.1]), 1e-7).tolist()
+    [False, True]
+    """
+    found: np.ndarray = np.abs(centre - plain) > 100 * eps * np.fmax(np.abs(plain), 1)
+    return found
 
 
 def seen_curvature(loss: np.ndarray, coordinates: np.ndarray) -> float:

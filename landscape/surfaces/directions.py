@@ -10,20 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from landscape.objective.objective import Objective
+from landscape.objective.objective import Objective, check_objective, check_seed
 from landscape.objective.parameters import ParameterLayout, matching
 from landscape.records import EigenResult
 from landscape.surfaces.filter_norms import filter_dims, parameter_roles, resolve_policy, scale_to_filters
 
 
 def filter_normalized_direction(
-    model: nn.Module,
+    model: nn.Module | Objective,
     seed: int = 0,
     *,
     layers: str | Sequence[str] | None = None,
     policy: Mapping[str, str] | None = None,
 ) -> Tensor:
-    """A Gaussian direction scaled filter by filter to the model's weights, flat, shape (K,).
+    """A Gaussian direction scaled filter by filter to the weights of a model or an objective, flat, shape (K,).
 
     Every filter is scaled to d_f·‖w_f‖ / (‖d_f‖ + 1e-10) (Li et al. 2018, arXiv 1712.09913, §4). Tensors with fewer
     than two dims (biases) and norm layers get zero, unless ``policy`` says otherwise; buffers and frozen parameters
@@ -32,6 +32,8 @@ def filter_normalized_direction(
     RNG is not used.
 
     Args:
+        model: the model; or an objective, whose present point then gives the norms, and whose parameters alone move:
+            the direction of ``obj.restricted("layer4")`` is that of ``obj``, cut to these.
         layers: shell patterns of parameter or module names, e.g. ``"layer4"`` or ``("conv*", "fc.weight")``, as
             :func:`landscape.objective.parameters.matching` reads them; the others get zero. All if None.
         policy: mode by role, over :data:`landscape.surfaces.filter_norms.DEFAULT_POLICY`, e.g. ``{"vector":
@@ -46,16 +48,24 @@ def filter_normalized_direction(
     >>> bool(torch.allclose(d[:6].view(2, 3).norm(dim=1), model.weight.norm(dim=1)))
     True
     """
-    layout = ParameterLayout(model)
+    check_seed(seed)
+    if isinstance(model, Objective):
+        whole, layout, point, model = model.context.whole, model.layout, model.weights, model.model
+    else:
+        whole = layout = ParameterLayout(model)
+        point = layout.weights(model)
     roles, modes = parameter_roles(model), resolve_policy(policy)
     wanted = [layers] if isinstance(layers, str) else layers
     chosen = layout.names if wanted is None else matching(model, layout, wanted)
     generator = torch.Generator().manual_seed(int(seed))
+    weights = layout.unflatten(point)
     direction = {}
-    for name, weight in layout.unflatten(layout.weights(model)).items():
+    for name, shape in zip(whole.names, whole.shapes, strict=True):
         # Drawn on the CPU in float64 whatever the model's device and dtype: the same seed, the same draw.
-        draw = torch.randn(weight.shape, generator=generator, dtype=torch.float64)
-        mode = modes[roles[name]]
+        draw = torch.randn(shape, generator=generator, dtype=torch.float64)
+        if name not in weights:
+            continue
+        weight, mode = weights[name], modes[roles[name]]
         if mode == "zero" or name not in chosen:
             direction[name] = torch.zeros_like(weight)
             continue
@@ -74,6 +84,7 @@ def gradient_direction(objective: Objective, norm: float = 1.0) -> Tensor:
     >>> round(float(gradient_direction(obj, norm=0.05).norm()), 6)
     0.05
     """
+    check_objective(objective, "gradient_direction")
     return with_norm(objective.gradient(), norm, "the gradient")
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from landscape.objective.evaluation.evaluate import Evaluation
-from landscape.objective.objective import Objective
+from landscape.objective.objective import Objective, check_objective
 from landscape.records import Line, Plane, Status
 from landscape.surfaces.by_class import split_by_class
 from landscape.surfaces.centre_check import CentreCheck, check_centre, seen_curvature
@@ -83,6 +83,7 @@ def line(
     >>> bool(np.allclose(line(obj, [1.0], [-1.0, 0.0, 2.0]).loss[0], [(w - 1) ** 2, w**2, (w + 2) ** 2]))
     True
     """
+    check_objective(objective, "line")
     d = objective.layout.as_vector(direction)
     a = as_grid(alphas, "alphas")
     how = _How(tolerance, by_class, batchnorm, batchnorm_samples, check)
@@ -111,6 +112,7 @@ def plane(
     The directions are used as given: neither orthogonalised nor rescaled; their norms and cosine are recorded.
     Arguments and errors as in :func:`line`, with ``len(alphas) * len(betas)`` rows.
     """
+    check_objective(objective, "plane")
     d1, d2 = objective.layout.as_vector(direction1), objective.layout.as_vector(direction2)
     a, b = as_grid(alphas, "alphas"), as_grid(betas, "betas")
     how = _How(tolerance, by_class, batchnorm, batchnorm_samples, check)
@@ -183,6 +185,7 @@ def _measure(
         "batchnorm_samples": recalibration.samples if recalibration else None,
         "batch_size": objective.batch_size,
         "checks": objective.checks,
+        "label": objective.name,
         "memory_format": "channels_last" if objective.memory_format == torch.channels_last else "contiguous",
         **{name: None if np.isnan(values).all() and "accuracy" in name else values for name, values in arrays.items()},
     }

@@ -4,13 +4,26 @@ Every function returns a :class:`landscape.figures.DataFigure`; ``landscape.figu
 ``landscape.figures.save_data`` what it shows. :mod:`ncsam.figures.catalogue` lists those of a study.
 """
 
+from landscape.figures import drawn_by
 from ncsam.figures.against_noise import against_noise, bound_terms, sharpness_against_noise
 from ncsam.figures.at_one_rate import arms_at, sharpness_against_gap
 from ncsam.figures.by_measure import by_measure_forest
 from ncsam.figures.epochs import alignment, alignment_of, training_by_rate, training_curves, training_of_controls
 from ncsam.figures.forest import forest
-from ncsam.figures.measurements import bound_along, confusion, samples_along, sharpness_along
+from ncsam.figures.measurements import bound_along, confusion, samples_along, sharpness_along, spectra_at_the_end
 from ncsam.figures.radius import radius_figure
+from ncsam.records import (
+    BoundTable,
+    ByMeasure,
+    Diagnostics,
+    Labels,
+    RadiusControl,
+    SampleHistory,
+    SharpnessTable,
+    Spectrum,
+    Training,
+    Verdicts,
+)
 
 __all__ = [
     "against_noise",
@@ -27,7 +40,19 @@ __all__ = [
     "sharpness_against_gap",
     "sharpness_against_noise",
     "sharpness_along",
+    "spectra_at_the_end",
     "training_by_rate",
     "training_curves",
     "training_of_controls",
 ]
+
+drawn_by(SharpnessTable, sharpness_along)
+drawn_by(BoundTable, bound_along)
+drawn_by(Training, training_curves)
+drawn_by(SampleHistory, samples_along)
+drawn_by(Labels, confusion)
+drawn_by(Diagnostics, alignment_of)
+drawn_by(ByMeasure, by_measure_forest, several=False)
+drawn_by(Verdicts, forest, several=False)
+drawn_by(RadiusControl, radius_figure, several=False)
+drawn_by(Spectrum, spectra_at_the_end)

@@ -98,7 +98,11 @@ def _of_runs(study: Study, files: StudyFiles, lines: list[str]) -> FigureFunctio
     if panels := {_wrong(rate): by_arm for rate, by_arm in diagnosed.items() if "ncsam" in by_arm}:
         found["alignment"] = lambda: alignment(panels, warmup=_warmup(files, names))
     if any(arm in lines and rate == CONTRAST_RATE for arm, rate in there):
-        spectra = files.records(study, "hessian/top5", Spectrum, lines, CONTRAST_RATE)
+        spectra = {
+            arm: members
+            for name in ("hessian/top5", "hessian/default")  # as sweeps call it, and as the command does
+            for arm, members in files.records(study, name, Spectrum, lines, CONTRAST_RATE).items()
+        }
         if held := _densities({arm: members[0] for arm, members in spectra.items()}):
             found["density"] = lambda: densities(held, symbols(lines))
     return found

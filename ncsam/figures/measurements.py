@@ -10,11 +10,13 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from landscape.figures.data import DataFigure
+from landscape.figures.estimates import eigenpairs
 from landscape.figures.style import STYLE, below, figure, log_numbers, log_scale
 from landscape.figures.symbols import Records, by_label, plain, symbols_of
+from landscape.records import Status
 from ncsam.figures.against_noise import LOSSES, TERMS
 from ncsam.figures.style import GREY, band, epoch_axis, symbols
-from ncsam.records import BoundTable, Labels, SampleHistory, SharpnessTable
+from ncsam.records import BoundTable, Labels, SampleHistory, SharpnessTable, Spectrum
 
 _MEASURES = {
     "sam": "SAM (nats)",
@@ -50,6 +52,21 @@ def sharpness_along(records: Records[SharpnessTable]) -> DataFigure:
             epoch_axis(ax)
         below(made, axes.flat)
     return made
+
+
+def spectra_at_the_end(records: Records[Spectrum], view: str | None = None) -> DataFigure:
+    """Eigenvalues at the last measured epoch by rank: of one record all views, of several the same one.
+
+    Args:
+        view: this one alone; of several records the first one's first if none.
+    """
+    found = by_label(records)
+    first = next(iter(found.values()))
+    if view is None and len(found) == 1:
+        measured = first.status[int(np.argmax(first.epochs))] != Status.EMPTY
+        return eigenpairs({name: first.at("last", name) for name in first.views[measured].tolist()})
+    chosen = str(first.views[0]) if view is None else view
+    return eigenpairs({label: record.at("last", chosen) for label, record in found.items()})
 
 
 def bound_along(records: Records[BoundTable]) -> DataFigure:

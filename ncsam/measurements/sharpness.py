@@ -162,7 +162,7 @@ class _Sharpness(Measurement):
             row["rise_radius"] = at_rise.radius
         if self._s["m"] is not None:
             grouped = landscape.m_sharpness(objective, self._s["rho"], self._s["m"], seed=self._s["seed"])
-            row |= {"m_sharpness": grouped.value, "m_sharpness_stderr": grouped.stderr}
+            row |= {"m_sharpness": grouped.value, "m_sharpness_stderr": grouped.stderr or 0.0}  # 0: one group
         converged = self._curvature(objective, row)
         status = Status.OK if np.isfinite(list(row.values())).all() else Status.NONFINITE
         if status == Status.OK and not converged:

@@ -31,7 +31,7 @@ PAIRWISE = ("values", "residuals", "converged", "errors")
 
 def measure_spectrum(
     run: Run,
-    name: str = "top5",
+    name: str = "default",
     *,
     views: Sequence[str] = ANALYSIS_VIEWS,
     epochs: Sequence[int | str] = ("last",),

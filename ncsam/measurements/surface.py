@@ -12,7 +12,7 @@ from torch import Tensor
 import landscape
 from landscape import store
 from landscape.records import Line, Plane
-from landscape.surfaces.batch_size import BatchChoice, choose, measure
+from landscape.surfaces.batch_size import BatchChoice, choose_batch_size, measure
 from landscape.surfaces.line_and_plane import surface_fields
 from landscape.surfaces.recalibration import SAMPLES, Recalibration
 from landscape.surfaces.span import find_span
@@ -136,7 +136,7 @@ def _surface(
 def batched(run: Run, name: str, objective: landscape.Objective, where: SurfaceWhere) -> tuple[Any, BatchChoice]:
     """The objective as it is to be evaluated for the result ``name``, and the choice that was made."""
     if not where.get("autotune", False):
-        choice = choose(objective)
+        choice = choose_batch_size(objective)
     else:
         choice = _recorded(run, name, where) or on_first(lambda: measure(objective.over(None)), where)
     return choice.apply(objective), choice

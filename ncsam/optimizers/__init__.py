@@ -1,5 +1,9 @@
 """The optimizers: the base optimizer alone, SAM, NCSAM, and the controls that give a comparison meaning."""
 
+from ncsam.optimizers.first_pass import FirstPass
+from ncsam.optimizers.noise_gradient import NoiseEstimate, NoiseGradient
+from ncsam.optimizers.options import option
+from ncsam.optimizers.perturbations import Perturbation, Perturbed
 from ncsam.optimizers.registry import build, options_of, resolve_options
 from ncsam.optimizers.sharpness_aware import ProjectionWarning, RoundingWarning, SharpnessAware, StepInfo
 from ncsam.optimizers.variants import (
@@ -29,10 +33,15 @@ __all__ = [
     "SAM",
     "CleanDirection",
     "CleanPartDirection",
+    "FirstPass",
     "GStarOnly",
     "Matched",
     "NCSAMReleased",
+    "NoiseEstimate",
+    "NoiseGradient",
     "Oracle",
+    "Perturbation",
+    "Perturbed",
     "Plain",
     "ProjectionWarning",
     "RandomDirection",
@@ -43,6 +52,7 @@ __all__ = [
     "StepInfo",
     "Variant",
     "build",
+    "option",
     "options_of",
     "resolve_options",
 ]

@@ -113,6 +113,26 @@ class Spectrum(Record, kind="spectrum"):
     warm_start: bool = parameter("whether each epoch started from the eigenvectors of the one before it", False)
     processes: int = parameter("processes that shared the data; sums over other shares differ in rounding", 1)
 
+    def at(self, epoch: int | str = "last", view: str | None = None) -> EigenResult:
+        """One row: its eigenpairs, with the trace where it was measured.
+
+        Args:
+            epoch: of the weights, or ``last``.
+            view: of the data; the only one if none.
+
+        Raises:
+            KeyError: there is no such row.
+            ValueError: no view is named and there are several.
+        """
+        views = self.views.tolist()
+        if view is None and len(views) != 1:
+            raise ValueError(f"the spectrum is of several views ({', '.join(views)}); name one: at(view=…)")
+        if epoch == "last":
+            epoch = int(self.epochs.max())
+        elif not isinstance(epoch, int):
+            raise KeyError(f"no epoch {epoch!r}; expected 'last' or one of {self.epochs.tolist()}")
+        return eigenpairs_at(self, epoch, views[0] if view is None else view)
+
 
 class SharpnessTable(Record, kind="sharpness_table"):
     """Sharpness at some epochs, on some views; NaN where a view is empty."""
@@ -257,6 +277,8 @@ def eigenpairs_at(spectrum: Spectrum, epoch: int, view: str) -> EigenResult:
         seed=spectrum.seed,
         vectors=None if spectrum.vectors is None else spectrum.vectors[at],
         errors=None if spectrum.errors is None else spectrum.errors[at],
+        trace=None if spectrum.trace is None else spectrum.trace[at],
+        trace_stderr=None if spectrum.trace_stderr is None else spectrum.trace_stderr[at],
     )
 
 

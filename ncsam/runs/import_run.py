@@ -104,6 +104,7 @@ def import_run(
         noise=noise,
         model=model,
         optimizer=IMPORTED,
+        check_optimizer=False,
         epochs=max(*at, 1),
         batch_size=batch_size,
         loss=loss,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,17 +13,28 @@ from torch import nn
 
 from landscape import Objective, store
 from landscape.inputs import output
-from landscape.records import Record
+from landscape.records import Line, Plane, Record
 from landscape.store import StoreError
 from landscape.store.errors import one_line
 from ncsam import hugging_face, models
-from ncsam.records import IMPORT, Labels, Training
+from ncsam.records import IMPORT, Labels, SharpnessTable, Spectrum, Training
 from ncsam.training.config import TrainConfig
 from ncsam.training.problem import VIEWS, Problem
 
 IMPORTED = "imported"
 """Stands in the configuration of such a run for the optimizer, which is not known."""
+USUAL_SPECTRUM, _FORMER = "hessian/default", "hessian/top5"
+"""Name of the spectrum that is measured without a name of its own; earlier versions and sweeps write the second."""
+R = TypeVar("R", bound=Record)
 Progress = Callable[[Iterable[Any]], Iterable[Any]]
+
+
+class Results(dict[str, str]):
+    """Kinds of record by name."""
+
+    def __repr__(self) -> str:
+        width = max(map(len, self), default=0)
+        return "\n".join(f"{name:<{width}}  {kind}" for name, kind in self.items())
 
 
 class Run:
@@ -92,13 +104,72 @@ class Run:
         return record
 
     def result(self, name: str) -> Record:
-        """A stored record by its group, e.g. ``"hessian/top5"``.
+        """A stored record by its group, e.g. ``"hessian/default"`` (in older files and in sweeps ``"hessian/top5"``).
 
         Raises:
             StoreError: no such group.
+
+        Warns:
+            DeprecationWarning: ``"hessian/top5"`` is asked for, but the file has ``"hessian/default"``.
         """
         with store.open(self.path) as file:
-            return file.record(name)
+            there = file.names()
+            if name == _FORMER and name not in there and USUAL_SPECTRUM in there:
+                warnings.warn(
+                    f"{name!r} is now called {USUAL_SPECTRUM!r}; the former name will not be found from 0.3.0 on",
+                    DeprecationWarning,
+                    stacklevel=2,
+                )
+                name = USUAL_SPECTRUM
+            return file.record(_stored(name, there) or name)
+
+    def stored(self, name: str) -> str | None:
+        """The name, maybe a former one, under which the file held a result when it was opened; none if it did not."""
+        return _stored(name, self.names)
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending."""
+        return self.path.stem
+
+    @property
+    def results(self) -> Results:
+        """The records that the file holds, by name, each with its kind; ``print`` shows a line each."""
+        with store.open(self.path) as file:
+            return Results({name: kind for name, kind in file.kinds().items() if kind != "arrays"})
+
+    def one(self, kind: type[R], group: str, name: str | None = None) -> R:
+        """The result of a kind in a group such as ``surface``: the named one, else the only one.
+
+        Raises:
+            StoreError: there is none, or no such, or there are several and none is named; it says what there is.
+        """
+        if name is not None:
+            found = self.result(f"{group}/{name}")
+            if not isinstance(found, kind):
+                raise StoreError(f"{self.path}: {group}/{name} is a {type(found).__name__}, expected a {kind.__name__}")
+            return found
+        named = [n for n, held in self.results.items() if n.startswith(f"{group}/") and held == kind.kind]
+        if len(named) != 1:
+            there = f"there are {', '.join(named)}; name one of them" if named else "there is none"
+            raise StoreError(f"{self.path}: no single {kind.__name__} in {group}: {there}")
+        return self.one(kind, group, named[0].partition("/")[2])
+
+    def spectrum(self, name: str | None = None) -> Spectrum:
+        """The Hessian's spectrum of that name (``default``, …), or the only one; errors as of :meth:`one`."""
+        return self.one(Spectrum, "hessian", name)
+
+    def sharpness(self, name: str | None = None) -> SharpnessTable:
+        """The sharpness of that name, or the only one; errors as of :meth:`one`."""
+        return self.one(SharpnessTable, "sharpness", name)
+
+    def line(self, name: str | None = None) -> Line:
+        """The line of that name, or the only one; errors as of :meth:`one`."""
+        return self.one(Line, "surface", name)
+
+    def plane(self, name: str | None = None) -> Plane:
+        """The plane of that name, or the only one; errors as of :meth:`one`."""
+        return self.one(Plane, "surface", name)
 
     @property
     def problem(self) -> Problem:
@@ -166,3 +237,9 @@ class Run:
             found = hugging_face.digest(folder, weights=False)
         if expected is not None and found != expected:
             raise StoreError(f"{folder}: config.json differs from that of the import into {self.path}; put it back")
+
+
+def _stored(name: str, there: Sequence[str]) -> str | None:
+    """The name, or the former one, whichever is there."""
+    former = _FORMER if name == USUAL_SPECTRUM else name
+    return next((n for n in (name, former) if n in there), None)

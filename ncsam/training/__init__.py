@@ -1,1 +1,3 @@
 """Training under label noise: configuration, data and views, the loop, and its diagnostics."""
+
+__all__ = ["losses", "presets"]

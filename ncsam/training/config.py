@@ -114,8 +114,9 @@ class TrainConfig:
     evaluate_every: int = 1
     samples: bool = False
     seeds: Mapping[str, int] = dataclasses.field(default_factory=lambda: dict.fromkeys(SEEDS, 0))
+    check_optimizer: dataclasses.InitVar[bool] = True
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, check_optimizer: bool) -> None:
         for name in ("checkpoints", "betas"):
             if not isinstance(getattr(self, name), list | tuple):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected a list")
@@ -123,6 +124,10 @@ class TrainConfig:
         for name in ("data", "noise", "model", "optimizer", "loss", "lr_schedule"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected text")
+        if check_optimizer:
+            from ncsam.optimizers import options_of  # with torch, which reading a stored configuration does not need
+
+            options_of(self.optimizer)
         if not isinstance(self.like, str | None):
             raise ValueError(f"like is {self.like!r}, expected the name of a run file")
         if self.like is None and self.optimizer == "replay":
@@ -206,12 +211,15 @@ class TrainConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> TrainConfig:
-        """Build from a mapping; an unknown key is a ValueError that suggests the nearest known one."""
+        """Build from a mapping; an unknown key is a ValueError that suggests the nearest known one.
+
+        The optimizer may be one that is not known here, such as one's own in the file of a finished run.
+        """
         known = {f.name for f in dataclasses.fields(cls)}
         for key in values:
             if key not in known:
                 raise ValueError(f"unknown configuration key {key!r}{did_you_mean(key, known)}")
-        return cls(**values)
+        return cls(**values, check_optimizer=False)
 
 
 def _check_count(name: str, value: Any, low: int, high: int) -> None:

@@ -58,7 +58,7 @@ def test_a_result_says_how_it_came_about(
     capsys.readouterr()
     assert landscape(["inspect", str(copy), "--json"]) == 0
     contents = {content["name"]: content for content in json.loads(capsys.readouterr().out)["contents"]}
-    how = contents["hessian/top5"]["provenance"]
+    how = contents["hessian/default"]["provenance"]
     assert how["command"] == ["landscape", *command]
     assert how["config"]["views"] == ["mixed", "test"]
     assert (how["config"]["top"], how["config"]["trace"], how["config"]["tol"]) == (1, 0, 1e-3)

@@ -128,7 +128,7 @@ def test_eigenvectors_to_start_from_count_as_room(
     words = ["hessian", str(copy), "--views", "mixed", "--trace", "0", "--top", "9", "--quiet"]
     assert landscape([*words, "--epochs", "all"]) == 2
     (line,) = capfd.readouterr().err.splitlines()
-    assert "hessian/top5 of 2 rows needs" in line
+    assert "hessian/default of 2 rows needs" in line
     assert "on disk, and 195 KiB are free" in line
     assert [path.name for path in copy.parent.iterdir()] == ["run.h5"]
     assert landscape([*words, "--epochs", "all", "--cold"]) == 0

@@ -84,6 +84,14 @@ def test_every_example_works_as_pasted(tmp_path: Path) -> None:
         assert "landscape: error" not in done.stderr, example
 
 
+def test_the_bare_command_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert call([]) == 0
+    bare = capsys.readouterr()
+    assert call(["--help"]) == 0
+    assert (bare.out, bare.err) == (capsys.readouterr().out, "")
+    assert all(f"  {name} " in bare.out for name in COMMANDS)
+
+
 def test_help_loads_nothing_heavy() -> None:
     code = (
         "import sys; from landscape_cli.main import COMMANDS, run\n"

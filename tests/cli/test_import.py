@@ -91,7 +91,7 @@ def test_every_measurement_and_figure_of_an_imported_run(
     drawn = {Path(line).name for line in capsys.readouterr().out.splitlines()}
     assert {"contours_mixed.png", "eigenvalues.png"} <= drawn
     assert "training.png" not in drawn
-    assert landscape(["export", path, "hessian/top5", "--format", "csv", "--out", str(tmp_path / "h.csv")]) == 0
+    assert landscape(["export", path, "hessian/default", "--format", "csv", "--out", str(tmp_path / "h.csv")]) == 0
 
 
 def test_a_trained_and_an_imported_run_are_drawn_together(copy: Path, tmp_path: Path) -> None:

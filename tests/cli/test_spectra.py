@@ -46,7 +46,7 @@ def test_the_spectrum_along_training_from_the_command_to_the_pictures(
     assert [head for head in heads if head not in said] == []
     assert " products in " in said
     with store.open(copy) as file:
-        found = file.record("hessian/top5")
+        found = file.record("hessian/default")
     assert isinstance(found, Spectrum)
     assert found.values.shape == (3, 2, 4)
     assert found.epochs.tolist() == [1, 2, 3]
@@ -86,7 +86,7 @@ def test_json_holds_everything_but_the_vectors(copy: Path, capsys: pytest.Captur
     assert found["products"] == found["matvecs"]
     assert np.array(found["seconds"]).shape == (1, 2)
     with store.open(copy) as file:
-        assert file.record("hessian/top5").vectors.shape[-1] == 1
+        assert file.record("hessian/default").vectors.shape[-1] == 1
 
 
 def test_every_sharpness_is_printed_and_stored(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -48,6 +49,26 @@ def test_a_plane_to_a_tolerance_over_a_span_that_it_finds(copy: str, capsys: pyt
     assert plane.auto_range is not None
     assert plane.alphas[-1] == plane.auto_range["span"]
     assert plane.loss[0].max() > plane.centre_loss[0] + 1.5 * 0.98
+
+
+def test_numbers_of_a_check_are_told_only_where_it_failed(copy: str) -> None:
+    from landscape_cli.shared.surface_options import summary
+    from ncsam.runs.run import Run
+
+    objective = Run(copy).objective(views=("mixed",))
+    found = line(objective, filter_normalized_direction(objective.model), [-1.0, 0.0, 1.0])
+    assert summary(found, "float32").splitlines()[1:] == [
+        "check: loss at the centre agrees with plain evaluation",
+        f"check: direction 1: d·Hd = {found.curvature[0]:.4g}, confirmed by second differences",
+    ]
+    wrong = dataclasses.replace(
+        found, plain_loss=found.plain_loss + 0.25, check={**found.check, "outcome": ["disagrees"]}
+    )
+    told = summary(wrong, "float32").splitlines()[1:]
+    assert told[0] == "check: WARNING: loss at the centre deviates from plain evaluation by 0.25"
+    assert "WARNING: second difference" in told[1]
+    again = summary(dataclasses.replace(wrong, batchnorm="recalibrated"), "float32")
+    assert "recalibrating BatchNorm changes the loss at the centre by 0.25" in again
 
 
 def test_labels_of_another_rate_are_nested_in_the_runs_own(copy: str) -> None:

@@ -76,7 +76,7 @@ def same_surface(folder: Path, trained: Path) -> None:
 
 
 def same_spectrum(folder: Path, trained: Path, processes: int) -> None:
-    ours, theirs = (Run(f / "run.h5", trust=True).result("hessian/top5") for f in (folder, trained))
+    ours, theirs = (Run(f / "run.h5", trust=True).result("hessian/default") for f in (folder, trained))
     for name in ("values", "trace", "trace_stderr"):
         np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-10)
     assert (ours.processes, theirs.processes) == (processes, 1)
@@ -206,7 +206,7 @@ def test_refusals_are_told_once(folder: Path, arguments: list[str], line: str) -
         (["diagnose", "run.h5", "--bound", "--steps", "3"], "diagnostics/bound", ("highest", "total", "risk")),
         (
             ["hessian", "run.h5", "--split", "--per-layer", "--density", "6", "--autotune", "--trace", "4"],
-            "hessian/top5",
+            "hessian/default",
             ("values", "trace", "split", "layer_values", "density_nodes"),
         ),
         (["surface", "run.h5", "--plane", "--points", "5", "--directions", "eigen"], "surface/plane", ()),

@@ -42,5 +42,5 @@ def test_the_section_runs_from_top_to_bottom(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         output += done.stdout
     names = Run(tmp_path / "run.h5").names
-    assert {"hessian/top5", "surface/plane", "sharpness/default", "diagnostics/default"} <= set(names)
+    assert {"hessian/default", "surface/plane", "sharpness/default", "diagnostics/default"} <= set(names)
     assert len(output.splitlines()) > 20

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 import landscape
 from landscape import store
+from landscape.records import Record, Sharpness
 from landscape.sharpness import Ball
 from tests.reference import CASES, Case, dense_hessian, dense_loss, flat, symmetric_with
 
@@ -215,6 +218,46 @@ def test_normalised_logits_keep_ignored_labels_and_refuse_what_is_no_logits() ->
         landscape.with_normalized_logits(flat_outputs).loss()
 
 
+def test_the_worst_case_is_a_lower_bound_without_a_standard_error_and_an_average_the_reverse() -> None:
+    obj = quadratic(symmetric_with([3.0, 1.0, -1.0]), torch.ones(3).double(), torch.ones(3).double())
+    worst = (
+        landscape.sam_sharpness(obj), landscape.adaptive_sharpness(obj), landscape.keskar_sharpness(obj),
+        landscape.sharpness_at_rise(obj, 0.1),
+    )  # fmt: skip
+    assert [(found.stderr, found.bound) for found in worst] == [(None, "lower")] * 4
+    average = landscape.average_sharpness(obj, 0.1)
+    assert average.bound is None
+    assert average.stderr is not None
+    assert average.stderr > 0
+
+
+def test_an_earlier_files_standard_error_of_a_worst_case_is_read_as_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sharpness, "__post_init__", Record.__post_init__)  # as it was written
+    declared = Sharpness.__dataclass_fields__["stderr"].metadata["declares"]
+    long_name = "standard error over random perturbations; 0 where none are drawn"
+    was = {"declares": dataclasses.replace(declared, long_name=long_name, former="")}
+    with monkeypatch.context() as earlier:
+        earlier.setattr(Sharpness.__dataclass_fields__["stderr"], "metadata", was)
+        old = Sharpness(value=0.5, loss=1.0, stderr=0.0, measure="sam", radius=0.05, steps=1)
+        landscape.save(old, tmp_path / "old.h5")
+    monkeypatch.undo()
+    with h5py.File(tmp_path / "old.h5") as file:
+        (stored,) = [d for d in (file[n] for n in found_datasets(file)) if d.name.endswith("/stderr")]
+        assert stored.attrs["long_name"].decode() == long_name
+    assert landscape.store.verify(tmp_path / "old.h5") == []
+    found = landscape.load(tmp_path / "old.h5")
+    assert isinstance(found, Sharpness)
+    assert (found.stderr, found.bound, float(found)) == (None, "lower", 0.5)
+
+
+def found_datasets(file: h5py.File) -> list[str]:
+    names: list[str] = []
+    file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    return names
+
+
 def test_records_are_stored(tmp_path: Path) -> None:
     model, loss_fn, x, y = CASES[0].make()
     obj = landscape.Objective(model, loss_fn, (x, y))
@@ -268,7 +311,8 @@ def test_m_sharpness_is_the_mean_over_groups_that_hold_every_sample_once() -> No
     objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y))
     whole = landscape.m_sharpness(objective, 0.1, m=10)
     assert whole.value == pytest.approx(landscape.sam_sharpness(objective, 0.1).value, rel=1e-9)
-    assert whole.stderr == 0.0
+    assert whole.stderr is None
+    assert whole.bound == "lower"
     found = landscape.m_sharpness(objective, 0.1, m=1)
     alone = [landscape.sam_sharpness(landscape.Objective(model, nn.CrossEntropyLoss(), (x[[i]], y[[i]])), 0.1).value
              for i in range(10)]  # fmt: skip

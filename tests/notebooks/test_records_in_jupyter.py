@@ -95,7 +95,7 @@ def test_nan_and_status_are_told_above_the_table_and_marked_in_it() -> None:
 
 
 def test_a_single_number_that_is_not_finite_is_marked() -> None:
-    record = Sharpness(value=float("inf"), loss=1.0, stderr=0.0, measure="sam", radius=0.05, steps=1)
+    record = Sharpness(value=float("inf"), loss=1.0, measure="sam", radius=0.05, steps=1)
     assert re.search(r"color[^>]*>inf", as_html(record))
 
 

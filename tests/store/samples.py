@@ -71,7 +71,7 @@ def every_kind() -> list[Record]:
         eigenpairs(),
         eigenpairs(vectors=False),
         TraceResult(value=3.0, stderr=0.1, matvecs=2, samples=np.array([2.9, 3.1]), seed=1),
-        Sharpness(value=0.5, loss=1.0, stderr=0.0, measure="sam", radius=0.05, steps=1),
+        Sharpness(value=0.5, loss=1.0, measure="sam", radius=0.05, steps=1),
     ]
 
 

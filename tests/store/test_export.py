@@ -204,7 +204,7 @@ def test_the_verify_command(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     bad = run("verify", path, "--json")
     assert bad.return_value == 1
-    assert json.loads(bad.stdout) == {
+    assert json.loads(bad.stdout)["files"] == {
         str(path): ["the seal at its end is missing: it was cut short, or changed by another program"]
     }
 
@@ -283,7 +283,7 @@ def test_verify_checks_the_layout_of_run_and_study_files(tmp_path: Path) -> None
     store.create(tmp_path / "study.h5", kind="study", attrs={}, contents={})
     command = [sys.executable, "-c", code, "verify", "--json", str(tmp_path / "run.h5"), str(tmp_path / "study.h5")]
     found = json.loads(subprocess.run(command, capture_output=True, text=True, cwd=Path.cwd()).stdout)
-    assert found == {
+    assert found["files"] == {
         str(tmp_path / "run.h5"): [
             "odd has no place in a file of kind 'run'",
             "training holds 'line', expected 'training'",

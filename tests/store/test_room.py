@@ -48,7 +48,7 @@ def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("surface RUN --draws 100000 --points 1001", "surface/line of 100100000 rows needs"),
         ("surface RUN --plane --points 100001", "surface/plane of"),
         ("hessian RUN --vectors --top 5000", "GiB of memory"),
-        ("hessian RUN --density 10000 --probes 10000", "hessian/top5 of 5 rows needs"),
+        ("hessian RUN --density 10000 --probes 10000", "hessian/default of 5 rows needs"),
         ("sharpness RUN --restarts 10000 --steps 100000", "sharpness/default of 5 rows needs"),
         ("train --out new.h5", "new.h5 with 1 checkpoints needs"),
     ],

@@ -208,3 +208,21 @@ def test_hashes_and_cosines() -> None:
     assert direction_hash(a) != direction_hash(torch.nextafter(a, torch.full_like(a, 9.0)))
     assert cosine(a, -2 * a) == pytest.approx(-1.0)
     assert np.isnan(cosine(a, torch.zeros(50)))
+
+
+def test_an_objectives_direction_moves_what_it_is_a_function_of_at_its_own_point() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (torch.randn(6, 3), torch.arange(6) % 2))
+    whole = landscape.filter_normalized_direction(model, seed=3)
+    assert torch.equal(landscape.filter_normalized_direction(objective, seed=3), whole)
+    part = objective.restricted("2")
+    found = landscape.filter_normalized_direction(part, seed=3)
+    assert torch.equal(found, part.extract(whole))
+    elsewhere = part.at(2 * part.weights)
+    assert torch.equal(landscape.filter_normalized_direction(elsewhere, seed=3), 2 * found)
+    assert torch.equal(part.restricted("2.weight").extract(whole), found[:8])
+    exact = landscape.filter_normalized_direction(objective.astype(torch.float64), seed=3)
+    assert exact.dtype == torch.float64
+    torch.testing.assert_close(exact.float(), whole)
+    with pytest.raises(ValueError, match="'0' matches no trainable parameter"):
+        landscape.filter_normalized_direction(part, layers="0")

@@ -15,7 +15,7 @@ import landscape
 from landscape.curvature.products import LeanProduct
 from landscape.objective.objective import Objective
 from landscape.records import Line, Plane
-from landscape.surfaces.batch_size import BatchChoice, choose, measure
+from landscape.surfaces.batch_size import BatchChoice, choose_batch_size, measure
 from landscape.surfaces.centre_check import SurfaceCheckWarning, check_centre
 from landscape.surfaces.line_and_plane import surface_fields
 from landscape.surfaces.recalibration import Recalibration
@@ -218,9 +218,13 @@ def test_batches_and_memory_format_change_nothing_beyond_rounding(
 
 def test_the_rule_follows_from_sizes_and_measuring_finds_a_candidate() -> None:
     _, objective = network()
-    assert choose(objective) == BatchChoice(23, "channels_last", "rule") == choose(objective.batched(3))
+    assert (
+        choose_batch_size(objective)
+        == BatchChoice(23, "channels_last", "rule")
+        == choose_batch_size(objective.batched(3))
+    )
     large = Objective(nn.Linear(2**18, 1), nn.MSELoss(), (torch.zeros(200, 2**18), torch.zeros(200, 1)))
-    assert choose(large).batch_size == 16  # 1 MiB a sample
+    assert choose_batch_size(large).batch_size == 16  # 1 MiB a sample
     found = measure(objective, samples=8, rounds=1)
     assert found.chosen_by == "measured"
     assert found.apply(objective).batch_size == found.batch_size

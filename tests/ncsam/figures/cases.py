@@ -36,7 +36,7 @@ from landscape.records import (
 )
 from ncsam import figures as study_figures
 from ncsam.figures.catalogue import figures_of_study
-from ncsam.records import BoundTable, Diagnostics, Labels, SampleHistory, SharpnessTable, Training
+from ncsam.records import BoundTable, Diagnostics, Labels, SampleHistory, SharpnessTable, Spectrum, Training
 from ncsam.study.arms import family_of
 from ncsam.study.by_measure import by_measure
 from ncsam.study.files import curves_of
@@ -227,6 +227,16 @@ def sharpness_table(scale: float = 1.0, epochs: int = 4) -> SharpnessTable:
     )  # fmt: skip
 
 
+def spectrum() -> Spectrum:
+    views = VIEWS[:3]
+    values = np.geomspace(20.0, 1.0, 5) * np.array([[[1.0], [0.5], [2.0]]])
+    return Spectrum(
+        epochs=np.array([4]), views=np.array(views), values=values, residuals=values / 50, converged=values > 1,
+        matvecs=np.ones((1, 3)), weight_norm=np.ones(1), status=np.ones((1, 3), np.uint8), which="LA", tol=1e-3,
+        trace_matvecs=0, seed=0, dtype="float32",
+    )  # fmt: skip
+
+
 def bound_table(scale: float = 1.0) -> BoundTable:
     shape = (3, 2)
     ones = np.ones(shape)
@@ -325,6 +335,9 @@ CASES: dict[str, Draw] = {
         curves_of(study_of("digits")),
         families={arm: family_of(*study_of("digits").optimizers[arm]) for arm in study_of("digits").arms},
     ),
+    "plot, labelled planes": lambda: figures.plot({"sgd": plane(), "sam": plane(2.0)}, view="test"),
+    "spectrum, three views": lambda: study_figures.spectra_at_the_end(spectrum()),
+    "spectra, one view": lambda: study_figures.spectra_at_the_end({"sgd": spectrum(), "sam": spectrum()}, "clean_part"),
     "forest of verdicts": lambda: study_figures.forest(judge(study_of("cifar10-small"))),
     "by measure": lambda: study_figures.by_measure_forest(by_measure(study_of("digits"))),
     "by measure, three arms": lambda: study_figures.by_measure_forest(by_measure(study_of("digits", ARMS[:3], 2))),

@@ -181,7 +181,7 @@ def test_everything_at_once_is_stored_verified_and_read_back(run: Run) -> None:
         per_layer=True, split=True, vectors=True, tol=1e-2,
     )  # fmt: skip
     with store.open(run.path) as file:
-        stored = file.record("hessian/top5")
+        stored = file.record("hessian/default")
     assert isinstance(stored, Spectrum)
     for field in dataclasses.fields(s):
         np.testing.assert_array_equal(getattr(stored, field.name), getattr(s, field.name), err_msg=field.name)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import cast
 
 import h5py
 import numpy as np
@@ -79,14 +80,36 @@ def test_spectrum_of_a_run_against_scipy_on_plain_tensors(run: Run) -> None:
     np.testing.assert_allclose(found.values[0, 0], values[::-1], rtol=1e-6)
 
 
+def test_the_usual_spectrum_is_found_by_both_of_its_names(run: Run) -> None:
+    measure_spectrum(run, "top5", views=["mixed"], k=1, trace_matvecs=0)  # as earlier versions stored it
+    earlier = Run(run.path)
+    assert earlier.stored("hessian/default") == "hessian/top5"
+    assert earlier.stored("hessian/other") is None
+    old = earlier.result("hessian/default")
+    assert isinstance(old, Spectrum)
+    np.testing.assert_array_equal(old.values, cast(Spectrum, earlier.result("hessian/top5")).values)
+    measure_spectrum(run, views=["mixed"], k=2, trace_matvecs=0)
+    both = Run(run.path)
+    assert both.stored("hessian/default") == "hessian/default"
+    shapes = {n: cast(Spectrum, both.result(f"hessian/{n}")).values.shape[-1] for n in ("default", "top5")}
+    assert shapes == {"default": 2, "top5": 1}
+
+
+def test_the_former_name_of_the_usual_spectrum_warns(run: Run) -> None:
+    found = measure_spectrum(run, views=["mixed"], k=1, trace_matvecs=0)
+    with pytest.warns(DeprecationWarning, match="is now called 'hessian/default'"):
+        old = run.result("hessian/top5")
+    np.testing.assert_array_equal(cast(Spectrum, old).values, found.values)
+
+
 def test_measurements_are_stored_with_settings_and_status(run: Run) -> None:
     spectrum = measure_spectrum(run, epochs=run.epochs, k=2, trace_matvecs=4, tol=1e-2)
     sharpness = measure_sharpness(run, sigma=0.01, samples=3)
     line = measure_line(run, alphas=[-1, 0, 1], seed=3)
     plane = measure_plane(run, alphas=[-1, 0, 1], betas=[0, 1], seed=3)
     with store.open(run.path) as file:
-        assert {"hessian/top5", "sharpness/default", "surface/line", "surface/plane"} <= set(file.names())
-        for name, record in [("hessian/top5", spectrum), ("sharpness/default", sharpness), ("surface/plane", plane)]:
+        assert {"hessian/default", "sharpness/default", "surface/line", "surface/plane"} <= set(file.names())
+        for name, record in [("hessian/default", spectrum), ("sharpness/default", sharpness), ("surface/plane", plane)]:
             stored = file.record(name)
             for field in dataclasses.fields(record):
                 np.testing.assert_array_equal(getattr(stored, field.name), getattr(record, field.name))
