@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from typing import Any
 
 import numpy as np
@@ -273,7 +274,9 @@ class _Run:
             chosen = chosen[np.argsort(-ritz[chosen], kind="stable")]
         values, coefficients = ritz[chosen], s[:, chosen]
         residuals = basis.residuals(values, coefficients)
-        converged = residuals <= np.maximum(self.tol * np.abs(values), basis.rounding)
+        # In a complete basis the residual is rounding alone, that of sums over as many vectors.
+        floor = basis.rounding * (math.sqrt(len(basis)) if basis.complete else 1.0)
+        converged = residuals <= np.maximum(self.tol * np.abs(values), floor)
         return _Found(values, coefficients, residuals, converged, chosen)
 
     def _order(self, ritz: np.ndarray) -> np.ndarray:
