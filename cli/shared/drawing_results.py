@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -27,7 +27,6 @@ from landscape.records import (
     TraceResult,
     Trajectory,
 )
-from ncsam import figures as study_figures
 from ncsam.figures.catalogue import figures_of_study, suffixes
 from ncsam.figures.style import symbols
 from ncsam.records import (
@@ -51,32 +50,29 @@ from .drawing_spectra import spectra_figures
 from .drawing_surfaces import DrawingOptions, FigureFunctions
 
 _SURFACES = (Line, LineDraws, Connection, Plane, PlaneDraws)
-_SYMBOLS: Mapping[type[Record], tuple[str, Callable[..., Any]]] = {  # that tell labels apart in one panel
-    EigenResult: ("eigenpairs", figures.eigenpairs),
-    DensityResult: ("density", figures.densities),
-    LayerSpectra: ("layers", figures.layers),
-    TraceResult: ("trace", figures.estimates),
-    MomentsResult: ("moments", figures.estimates),
-    NegativeMass: ("negative_mass", figures.estimates),
-    DiagonalResult: ("diagonal", figures.diagonals),
-    SubspaceOverlap: ("overlap", figures.overlaps),
-    Trajectory: ("trajectory", figures.trajectories),
+# Names of the figures; what draws them is what ``landscape.plot`` takes, in the one table of landscape.figures.
+_SYMBOLS: Mapping[type[Record], str] = {  # labels are told apart in one panel
+    EigenResult: "eigenpairs",
+    DensityResult: "density",
+    LayerSpectra: "layers",
+    TraceResult: "trace",
+    MomentsResult: "moments",
+    NegativeMass: "negative_mass",
+    DiagonalResult: "diagonal",
+    SubspaceOverlap: "overlap",
+    Trajectory: "trajectory",
 }
-_PANELS: Mapping[type[Record], tuple[str, Callable[..., Any]]] = {
-    CurvatureSplit: ("split", figures.splits),
-    Alignment: ("cosines", figures.cosines),
-    SharpnessTable: ("sharpness", study_figures.sharpness_along),
-    BoundTable: ("bound", study_figures.bound_along),
-    Training: ("training", study_figures.training_curves),
-    SampleHistory: ("samples", study_figures.samples_along),
-    Labels: ("labels", study_figures.confusion),
-    Diagnostics: ("alignment", study_figures.alignment_of),
+_PANELS: Mapping[type[Record], str] = {
+    CurvatureSplit: "split",
+    Alignment: "cosines",
+    SharpnessTable: "sharpness",
+    BoundTable: "bound",
+    Training: "training",
+    SampleHistory: "samples",
+    Labels: "labels",
+    Diagnostics: "alignment",
 }
-_ALONE: Mapping[type[Record], tuple[str, Callable[..., Any]]] = {  # one figure a record
-    Verdicts: ("verdicts", study_figures.forest),
-    ByMeasure: ("by_measure", study_figures.by_measure_forest),
-    RadiusControl: ("radius", study_figures.radius_figure),
-}
+_ALONE: Mapping[type[Record], str] = {Verdicts: "verdicts", ByMeasure: "by_measure", RadiusControl: "radius"}
 
 
 def figures_of_records(records: Mapping[str, Record], drawing: DrawingOptions) -> FigureFunctions:
@@ -93,10 +89,12 @@ def figures_of_records(records: Mapping[str, Record], drawing: DrawingOptions) -
                 f"{label}: holds {record.kind.replace('_', ' ')}, which no figure shows; drawn are {kinds}"
             )
     drawn = drawing_surfaces.figures_of_records(_of(records, *_SURFACES), drawing)
-    for kind, (name, draw) in {**_SYMBOLS, **_PANELS}.items():
+    for kind, name in {**_SYMBOLS, **_PANELS}.items():
         if found := _of(records, kind):
+            draw = figures.figure_function(kind)
             drawn[name] = partial(draw, found, symbols(found)) if kind in _SYMBOLS else partial(draw, found)
-    for kind, (name, draw) in _ALONE.items():
+    for kind, name in _ALONE.items():
+        draw = figures.figure_function(kind)
         drawn |= {_named(name, label, records): partial(draw, r) for label, r in _of(records, kind).items()}
     if spectra := _of(records, Spectrum):
         drawn |= spectra_figures(spectra, "")

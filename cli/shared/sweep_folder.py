@@ -65,7 +65,7 @@ def connected(scheduler: str | None) -> Iterator[Cluster | None]:
 
 
 def tuning_told(choices: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What tuning chose, in short: of each arm what, out of how many, how sure; and whether the effort was equal."""
+    """Summarise the tuning, a line each: what was chosen of how many candidates, how surely, with equal effort or not."""
     lines = []
     for choice in choices:
         means = {spelled(candidate): mean for candidate, mean in choice["tried"]}

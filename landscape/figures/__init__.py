@@ -12,7 +12,7 @@ from landscape.figures.estimates import (
 )
 from landscape.figures.lines import bands, connections, lines
 from landscape.figures.planes import contours, difference, plane_draws, surface3d
-from landscape.figures.plotting import drawn_by, plot
+from landscape.figures.plotting import drawn_by, figure_function, plot
 from landscape.figures.spectra import densities, eigenvalues, layers, splits
 from landscape.figures.style import WIDTHS, figure, save
 from landscape.figures.symbols import COLOURS, Symbol
@@ -35,6 +35,7 @@ __all__ = [
     "eigenvalues",
     "estimates",
     "figure",
+    "figure_function",
     "layers",
     "lines",
     "overlaps",

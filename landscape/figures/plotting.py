@@ -115,7 +115,10 @@ def plot(records: Record | Sequence[Record] | Mapping[str, Record], **options: A
         found = _labelled(list(records))
     if not found:
         raise ValueError("there is nothing to draw; give at least one record")
-    draws = {_draw_of(record) for record in found.values()}
+    for record in found.values():
+        if not isinstance(record, Record):
+            raise TypeError(f"expected records such as Plane or Line to draw, got {type(record).__name__}")
+    draws = {figure_function(type(record)) for record in found.values()}
     if len(draws) > 1:
         kinds = ", ".join(dict.fromkeys(type(record).__name__ for record in found.values()))
         raise ValueError(f"records of several kinds ({kinds}) do not share a figure; plot each kind by itself")
@@ -134,17 +137,23 @@ def _labelled(records: list[Record]) -> dict[str, Record]:
     return dict(zip(labels, records, strict=True))
 
 
-def _draw_of(record: Record) -> Draw:
-    if not isinstance(record, Record):
-        raise TypeError(f"expected records such as Plane or Line to draw, got {type(record).__name__}")
-    package = type(record).__module__.partition(".")[0]
-    if package != "landscape" and type(record) not in _DRAWN:
+def figure_function(kind: type[Record]) -> Draw:
+    """The function that draws records of a kind: one, or several by label.
+
+    Raises:
+        ValueError: no figure shows such a record.
+
+    >>> figure_function(TraceResult).__name__
+    'estimates'
+    """
+    package = kind.__module__.partition(".")[0]
+    if package != "landscape" and kind not in _DRAWN:
         try:
             importlib.import_module(f"{package}.figures")
         except ModuleNotFoundError as error:
             if error.name not in (package, f"{package}.figures"):
                 raise
-    for kind in type(record).__mro__:
-        if kind in _DRAWN:
-            return _DRAWN[kind]
-    raise ValueError(f"no figure shows a record of kind {record.kind!r}; landscape.figures.drawn_by can name one")
+    for known in kind.__mro__:
+        if known in _DRAWN:
+            return _DRAWN[known]
+    raise ValueError(f"no figure shows a record of kind {kind.kind!r}; landscape.figures.drawn_by can name one")

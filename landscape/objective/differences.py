@@ -149,7 +149,7 @@ def compare(
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What one pass over an objective shows.
+    """Findings of one pass over an objective.
 
     Attributes:
         loss: mean.
@@ -167,7 +167,7 @@ class Seen:
 
 
 def look_at(objective: Differentiable) -> Seen:
-    """What a pass over the objective's micro-batches shows.
+    """Pass over the objective's micro-batches once, and note what they show.
 
     Raises:
         DerivativeError: an embedding divides its gradient by how often a word occurs in the batch.

@@ -116,7 +116,7 @@ class Record:
         return f"{type(self).__name__}({f'{label!r}, ' if label else ''}{self.in_short()})"
 
     def in_short(self) -> str:
-        """What its ``repr`` says of it, in one line: the lengths of its axes, and single numbers."""
+        """Describe it in one line, as its ``repr`` does: the lengths of its axes, and single numbers."""
         sizes: dict[str, int] = {}
         told = []
         for name, declared in self.variables().items():

@@ -1,4 +1,4 @@
-"""What one look at an objective found, as a table."""
+"""A summary of an objective: loss, curvature and sharpness in one table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a measurement will take, from a part of it that is timed before the rest."""
+"""Forecasts of what a measurement will take, from a part of it that is timed before the rest."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ _LONG, _DASH_DOT_DOT = (0, (10, 2)), (0, (6, 1.5, 1.5, 1.5, 1.5, 1.5))
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """How one arm is printed and drawn.
+    """Name and look of one arm.
 
     Attributes:
         name: as it is printed.

@@ -20,7 +20,7 @@ AXES: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "data": lambda row: str(row["data"]),
     "model": lambda row: str(row["model"]),
 }
-"""What may stand along an axis, read off a row of the table."""
+"""Settings that may stand along an axis, each read off a row of the table."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -217,7 +217,7 @@ def _note(outcome: _Outcome, p_holm: float) -> str:
 
 
 def _missing(statement: Statement, study: Study) -> str:
-    """What the endpoint lacks, and the command that gives it."""
+    """Say what the endpoint lacks, and the command that gives it."""
     for endpoints, arms, rates in statement.needs:
         for rate in rates(study):
             for arm in _arms(arms, study):

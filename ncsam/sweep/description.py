@@ -466,7 +466,7 @@ def _seeds(value: Any) -> tuple[int, ...]:
 
 
 def _fewer(table: Any, noise: Sequence[str], seeds: int) -> dict[str, int]:
-    """How many of the seeds are run under some noise."""
+    """Numbers of seeds by the noise under which not all of them are run."""
     _known(_table(table, "fewer_seeds"), noise, "fewer_seeds")
     for spec, count in table.items():
         if type(count) is not int or not 1 <= count <= seeds:

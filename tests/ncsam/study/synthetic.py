@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ncsam.records import CellTable
+from ncsam.records import CellTable, Verdicts
 from ncsam.study.table import TUNING, table_of
 
 RATES = (0.0, 0.2, 0.4, 0.6)
@@ -105,3 +105,8 @@ def tuned(seeds: int = 10, spread: float = 1e-3, **effects: Any) -> CellTable:
         if (row["arm"], row["rate"], row["seed"]) in (("sam", 0.4, 0), ("ncsam", 0.4, 0))
     ]
     return table_of(reported + tuning)
+
+
+def of(found: Verdicts, statement: str, field: str = "verdict") -> str:
+    """A field of the verdict on one statement."""
+    return getattr(found, field)[found.statements.tolist().index(statement)]

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ncsam.records import Verdicts
 from ncsam.study import statements
 from ncsam.study.statements import LATEST, VERSIONS
 from ncsam.study.table import table_of
 from ncsam.study.verdicts import describe, judge
-from tests.ncsam.study.synthetic import ARMS, rows, table, tuned
+from tests.ncsam.study.synthetic import ARMS, of, rows, table, tuned
 
 VERSION = VERSIONS[2]
 IDS = [statement.id for statement in VERSION.statements]
@@ -58,10 +57,6 @@ AT_M = {
     "lost": 0.1, "opposed": 0.1, "simulated": 0.1, "brought": 0.05, "slope": 0.1, "flatter": 0.1, "gain": 0.01,
     "extra_drop": 0.02,
 }  # fmt: skip
-
-
-def of(found: Verdicts, statement: str, field: str = "verdict") -> str:
-    return getattr(found, field)[found.statements.tolist().index(statement)]
 
 
 @pytest.mark.parametrize(("statement", "effects", "expected"), CLEAR)

@@ -8,12 +8,12 @@ from functools import partial
 import numpy as np
 import pytest
 
-from ncsam.records import Curves, Verdicts
+from ncsam.records import Curves
 from ncsam.statistics import t_interval, t_intervals
 from ncsam.study import statements, verdicts
 from ncsam.study.table import TUNING, table_of
 from ncsam.study.verdicts import joint_reading
-from tests.ncsam.study.synthetic import rows, table
+from tests.ncsam.study.synthetic import of, rows, table
 
 VERSION = statements.VERSIONS[1]
 IDS = [statement.id for statement in VERSION.statements]
@@ -53,10 +53,6 @@ AT_M = {
 
 
 judge, describe = partial(verdicts.judge, version=1), partial(verdicts.describe, version=1)
-
-
-def of(verdicts: Verdicts, statement: str, field: str = "verdict") -> str:
-    return getattr(verdicts, field)[verdicts.statements.tolist().index(statement)]
 
 
 @pytest.mark.parametrize(("statement", "effects", "expected"), CLEAR)
