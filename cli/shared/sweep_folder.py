@@ -65,7 +65,7 @@ def connected(scheduler: str | None) -> Iterator[Cluster | None]:
 
 
 def tuning_told(choices: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Summarise the tuning, a line each: what was chosen of how many candidates, how surely, with equal effort or not."""
+    """Summarise the tuning, a line each: what was chosen, of how many candidates, how surely, how equally."""
     lines = []
     for choice in choices:
         means = {spelled(candidate): mean for candidate, mean in choice["tried"]}
