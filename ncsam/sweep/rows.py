@@ -95,13 +95,17 @@ class Row:
         """Read a row file.
 
         Raises:
-            ValueError: it is no row, or its configuration is not that of its hash.
+            ValueError: it is no row, or its content is not that of its SHA-256.
             OSError: it cannot be read.
         """
         found = inputs.read_json(path)
-        if not isinstance(found, dict) or found.pop("kind", None) != KIND:
+        if not isinstance(found, dict) or found.get("kind") != KIND:
             raise ValueError(f"{path}: is no row of a run")
         try:
+            told = found.pop("sha256", None)
+            if told != digest(found):
+                raise ValueError("not the content of its SHA-256: it was changed after it was written")
+            del found["kind"]
             row = cls(**{**found, "row": {key: _from_json(key, value) for key, value in found["row"].items()}})
             intact = digest(row.configuration) == row.hash and row.row["name"] == row.name == path.stem
             TrainConfig.from_dict(row.configuration["config"])
@@ -118,7 +122,8 @@ class Row:
         with replacing(path, shared=True) as temporary:
             numbers = {key: _to_json(value) for key, value in self.row.items()}
             content = {"kind": KIND, **dataclasses.asdict(self), "row": numbers}
-            text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+            content = plain(content)
+            text = json.dumps({**content, "sha256": digest(content)}, indent=1, ensure_ascii=False, allow_nan=False)
             temporary.write_text(text + "\n", encoding="utf-8")
 
     def differs(self, cell: Cell) -> str | None:

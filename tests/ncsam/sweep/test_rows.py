@@ -20,6 +20,7 @@ from ncsam.runs.run import Run
 from ncsam.study.endpoints import row_of
 from ncsam.study.table import rows_of
 from ncsam.sweep import Cell, Rows, SweepFolder, draw_up
+from ncsam.sweep.canonical import digest
 from ncsam.sweep.rows import Row
 from ncsam.sweep.tuning import validation_accuracy
 from ncsam.training.config import TrainConfig
@@ -47,7 +48,17 @@ def rows(run: Run, tmp_path: Path) -> Rows:
 
 
 def change(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    """Change a row and seal it anew, so that what is wrong with it is not its seal."""
+    content = {**json.loads(path.read_text()), **changes}
+    content.pop("sha256")
+    path.write_text(json.dumps({**content, "sha256": digest(content)}))
+
+
+def edit(path: Path) -> None:
+    """Change one number by hand."""
+    content = json.loads(path.read_text())
+    content["row"]["test_accuracy"] += 0.01
+    path.write_text(json.dumps(content))
 
 
 def test_a_row_holds_the_tables_row_and_how_it_came_about(run: Run, rows: Rows) -> None:
@@ -103,8 +114,6 @@ def test_a_row_older_than_a_setting_stands_for_its_default(rows: Rows) -> None:
     path = rows.folder / "one.json"
     configuration = json.loads(path.read_text())["configuration"]
     del configuration["config"]["compile"]
-    from ncsam.sweep.canonical import digest
-
     change(path, configuration=configuration, hash=digest(configuration))
     assert rows.of(cell()) is not None
     assert rows.of(cell(config=dataclasses.replace(CONFIG, compile=True))) is None
@@ -120,6 +129,7 @@ def test_a_row_older_than_a_setting_stands_for_its_default(rows: Rows) -> None:
         (lambda path: change(path, extra=1), "is no row of a run"),
         (lambda path: change(path, hash="0" * 64), "was changed after it was written"),
         (lambda path: change(path, name="two"), "was changed after it was written"),
+        (edit, "not the content of its SHA-256"),
         (lambda path: path.write_bytes(path.read_bytes()[:-50]), "not JSON"),
     ],
 )
