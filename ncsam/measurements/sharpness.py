@@ -105,6 +105,10 @@ def measure_sharpness(
     return by_epoch_and_view(SharpnessTable, run, f"sharpness/{name}", epochs, views, measurement, settings, where)
 
 
+_ASCENTS_FOR_A_RISE = 10  # of a bisection to two percent, about; not measured
+_PRODUCTS_FOR_THE_TOP = 15  # about what a well separated eigenvalue takes; not measured
+
+
 class _Sharpness(Measurement):
     def __init__(self, settings: dict[str, Any]) -> None:
         self._s = settings
@@ -132,11 +136,21 @@ class _Sharpness(Measurement):
     def forecast(self, place: Place) -> tuple[float, str]:
         ascents = 1 + self._s["restarts"]
         steps = ascents * (2 * self._s["steps"] + (max(20, self._s["steps"]) if self._asked("keskar_epsilon") else 0))
+        if self._asked("rise"):
+            steps += _ASCENTS_FOR_A_RISE * max(10, self._s["steps"])
+        if self._asked("m"):  # each sample is once in a gradient and twice in a loss
+            steps += 2
         draws = 2 * self._s["samples"] * (self._asked("sigma") + self._asked("adaptive_sigma"))
         objective = place.here
         of_a_step, of_a_draw = timed(objective.gradient), timed(objective.loss)
-        work = counted(steps, "step") + (f" and {counted(draws, 'draw')}" if draws else "")
-        return steps * (of_a_step + of_a_draw) + draws * of_a_draw, work
+        seconds = steps * (of_a_step + of_a_draw) + draws * of_a_draw
+        products = self._s["trace_matvecs"] + (_PRODUCTS_FOR_THE_TOP if self._asked("top_tol") else 0)
+        if products:
+            H, v = landscape.HessianOperator(objective), objective.weights
+            H.expect(products)  # so that they are made in the same way
+            seconds += products * timed(lambda: float((H @ v).sum()))
+        parts = [counted(n, what) for n, what in ((steps, "step"), (draws, "draw"), (products, "product")) if n]
+        return seconds, f"{', '.join(parts[:-1])} and {parts[-1]}" if len(parts) > 1 else parts[0]
 
     def _asked(self, name: str) -> bool:
         return self._s[name] is not None

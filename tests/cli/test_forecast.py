@@ -63,6 +63,10 @@ def two_seconds(monkeypatch: pytest.MonkeyPatch) -> list[object]:
             "sharpness --views mixed --steps 3 --restarts 1 --sigma 0.01 --samples 4",
             "sharpness: about 1:04 for 12 steps and 8 draws on 1 view",
         ),
+        (
+            "sharpness --views mixed --trace 10 --top-tol 0.1 --rise 0.1 --m 8",
+            "sharpness: about 7:46 for 104 steps and 25 products on 1 view",
+        ),
         ("sharpness --views mixed --keskar 0.001", "sharpness: about 1:28 for 22 steps on 1 view"),
         ("diagnose --batches 1", "diagnose: about 0:05 for 1 batch and the full training set at 1 epoch"),
         ("diagnose --batches 1 --no-full --epochs all", "diagnose: about 0:04 for 2 batches"),
