@@ -74,11 +74,16 @@ def by_measure(study: Study) -> ByMeasure:
     One measure was declared before the data (``primary``); the rest is descriptive, and no p-value is given for it.
 
     Raises:
-        ValueError: the study holds no measure of sharpness.
+        ValueError: the study holds no measure of sharpness, or none of the arms that are compared by it.
     """
     rows = list(_rows(study))
-    if not rows:
+    if not measures_of(study):
         raise ValueError("the study holds no measure of sharpness; measure with `landscape sharpness` on its runs")
+    if not rows:
+        raise ValueError(
+            "sharpness was measured, but of none of what is compared: sgd at several noise rates; sgd beside sam or "
+            "ncsam at 40% noise; four families of arms there"
+        )
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return ByMeasure(**columns, level=LEVEL, noise=study.noise)
 

@@ -50,6 +50,12 @@ def test_without_a_measure_it_says_what_to_measure() -> None:
         by_measure(studies(table_of(bare))[0])
 
 
+def test_sharpness_of_arms_that_nothing_compares_is_told_apart_from_none() -> None:
+    alone = [row for row in rows() if row["arm"] == "matched"]
+    with pytest.raises(ValueError, match="of none of what is compared"):
+        by_measure(studies(table_of(alone))[0])
+
+
 def test_the_forest_has_every_row_inside_its_axes() -> None:
     made = by_measure_forest(by_measure(study(spread=0.05)))
     assert figure_checks.faults(made) == []
