@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.objective.context import EmptyViewError
 from landscape.objective.objective import Objective, check_objective, check_seed
 from landscape.objective.views import View
 from landscape.records import KeskarSharpness, Sharpness
@@ -184,7 +185,7 @@ def m_sharpness(
         Sharpness: in units of the loss; ``stderr`` over the groups, none where there is one.
 
     Raises:
-        ValueError: ρ out of range, or m or ``groups`` that the view has not.
+        ValueError: ρ out of range, m or ``groups`` that the view has not, or a group whose labels the loss ignores.
 
     >>> model = torch.nn.Linear(1, 1, bias=False)
     >>> obj = Objective(model, torch.nn.MSELoss(), (torch.ones(6, 1), torch.arange(6.0)[:, None]))
@@ -205,7 +206,12 @@ def m_sharpness(
     rises, losses = [], []
     for start in range(0, (groups or there) * m, m):
         found = objective.with_views([View(name, view.source, order[start : start + m], view.labels)])
-        base, rise = ascend(found, Ball(rho), 1, 0, seed)
+        try:
+            base, rise = ascend(found, Ball(rho), 1, 0, seed)
+        except EmptyViewError:
+            raise ValueError(
+                f"{m} samples of view {name!r} have only labels that the loss ignores; take more"
+            ) from None
         rises.append(rise[0, 1])
         losses.append(base)
     return Sharpness(
@@ -242,8 +248,8 @@ def sharpness_at_rise(
         Sharpness: ``radius`` as found and ``value``, the rise met.
 
     Raises:
-        ValueError: the rise is not positive and finite, ``steps`` or ``tol`` out of range, or no radius from 1e-6 to
-            1e6 has that rise.
+        ValueError: the rise is not positive and finite, ``steps`` or ``tol`` out of range, no radius from 1e-6 to 1e6
+            has that rise, or the gradient is zero.
 
     >>> model = torch.nn.Linear(1, 1, bias=False).double()
     >>> x, y = torch.ones(2, 1, dtype=torch.float64), torch.zeros(2, 1, dtype=torch.float64)
@@ -258,6 +264,11 @@ def sharpness_at_rise(
         raise ValueError(f"tol is {tol}, expected a number in (0, 1)")
     _check_ball("rise", rise, steps, 0)
     stretch = objective.weights.abs().double() if adaptive else None
+    ball = Ball(_RADII[1], stretch)
+    if not ball.steepest(objective.gradient().double()).any():
+        raise ValueError(
+            "the gradient, or |w| times it, is zero at the weights, so that an ascent does not begin; start beside them"
+        )
     low, high = math.log(_RADII[0]), math.log(_RADII[1])
     for _ in range(_HALVINGS):
         at = (low + high) / 2

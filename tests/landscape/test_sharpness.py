@@ -324,3 +324,16 @@ def test_m_sharpness_is_the_mean_over_groups_that_hold_every_sample_once() -> No
     for m, groups, told in ((11, None, "m is 11"), (0, None, "m is 0"), (4, 3, "groups is 3")):
         with pytest.raises(ValueError, match=told):
             landscape.m_sharpness(objective, 0.1, m=m, groups=groups)
+
+
+def test_a_group_of_ignored_labels_and_a_place_without_a_slope_are_told() -> None:
+    torch.manual_seed(0)
+    x, labels = torch.randn(12, 3), torch.arange(12) % 2
+    labels[:6] = -100
+    objective = landscape.Objective(nn.Linear(3, 2), nn.CrossEntropyLoss(), (x, labels))
+    with pytest.raises(ValueError, match="1 samples of view 'data' have only labels that the loss ignores"):
+        landscape.m_sharpness(objective, 0.1, m=1)
+    flat_at = landscape.Objective(nn.Linear(3, 1), nn.MSELoss(), (x, torch.zeros(12, 1))).at([0.0] * 4)
+    for adaptive in (False, True):
+        with pytest.raises(ValueError, match="zero at the weights"):
+            landscape.sharpness_at_rise(flat_at, 0.1, adaptive=adaptive)
