@@ -266,7 +266,9 @@ def test_a_model_that_writes_to_its_parameters_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "ambient", [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)], ids=str
+    "ambient",
+    [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)],
+    ids=["no_grad", "inference_mode", "autocast"],
 )
 def test_what_is_around_a_call_changes_nothing(ambient: Callable[[], Any]) -> None:
     torch.manual_seed(0)

@@ -208,7 +208,7 @@ WHOLE = idx_bytes(np.zeros((2, 3), dtype=np.uint8))
         ("a", b"\0\0\x07\x01", "magic number"),
         ("a", b"", "magic number"),
         ("a.gz", WHOLE, "not a complete gzip file"),
-        ("a.gz", gzip.compress(WHOLE)[:-9], "not a complete gzip file"),
+        ("a.gz", gzip.compress(WHOLE, mtime=0)[:-9], "not a complete gzip file"),
     ],
 )
 def test_damaged_idx_files(tmp_path: Path, name: str, content: bytes, message: str) -> None:
