@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -121,9 +121,10 @@ def _write_weights(
     from ncsam.runs.weight_files import export_weights
 
     run = Run(file)
+    form: Literal["pt", "safetensors"] = "pt" if target == "pt" else "safetensors"
     out = out or file.with_name(f"{file.stem}-weights-{run.epoch(weights)}{SUFFIXES[target]}")
     with folders_for(out):
-        return export_weights(run, out, weights, format=target, overwrite=overwrite)
+        return export_weights(run, out, weights, format=form, overwrite=overwrite)
 
 
 def _write_pivot(content: Any, target: str, axes: str | None, endpoint: str, out: Path, overwrite: bool) -> Path:

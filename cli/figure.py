@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from landscape._suggest import did_you_mean
 
 from .shared import options, progress, tables
+
+if TYPE_CHECKING:
+    from landscape.figures.levels import Scale
+    from landscape.figures.style import Width
 
 
 @options.command("figure")
@@ -43,8 +48,8 @@ def command(
     out: Path | None,
     runs: bool,
     formats: tuple[str, ...],
-    width: str,
-    scale: str,
+    width: Width,
+    scale: Scale,
     interactive: bool,
     overwrite: bool,
     as_json: bool,

@@ -55,7 +55,7 @@ def command(
     Examples:
       landscape surface run.h5
       landscape surface run.h5 --plane --points 11 --span 0.5 --name close
-      landscape surface run.h5 --plane --tolerance 0.02 --auto-range 2 --name fine
+      landscape surface run.h5 --plane --tol 0.02 --auto-range 2 --name fine
       landscape surface run.h5 --views mixed,labels:symmetric:0.6 --name relabelled
       landscape surface run.h5 --draws 3 --name bands
       landscape surface run.h5 --plane --points 9 --directions trajectory --name way

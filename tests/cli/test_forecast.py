@@ -42,7 +42,7 @@ def two_seconds(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     [
         ("surface", "surface: about 1:42 for 51 points on 5 views"),
         ("surface --plane --points 5 --views test,mixed", "surface: about 0:50 for 25 points on 2 views"),
-        ("surface --points 9 --tolerance 0.5", "surface: about 0:18 for up to 9 points on 5 views"),
+        ("surface --points 9 --tol 0.5", "surface: about 0:18 for up to 9 points on 5 views"),
         ("surface --draws 3 --points 4", "surface: about 0:24 for 12 points on 5 views"),
         ("surface --points 3 --directions between:RUN", "surface: about 0:06 for 3 points on 5 views"),
         ("hessian --views mixed --top 1 --trace 10", "hessian: about 0:36 for about 18 Hessian products on 1 view"),
