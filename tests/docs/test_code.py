@@ -44,6 +44,14 @@ FILES_LEFT = {
     **COMMANDS_RUN,
     "README.md": {"plane.h5", "plane.png"},
     "docs/choose-rho.md": {"rho-*.h5"},
+    "docs/index.md": {"both.png"},
+    "docs/analyse.md": {"plane.png", "density.png", "planes.png"},
+    **{
+        page.name: {f"{page.path.stem}.png"}
+        for page in PAGES
+        if page.name.startswith("docs/gallery/")
+        if page.code("python")
+    },
 }
 SLOW = {"docs/first-run.md"}
 # Pages with tests of their own: tests/notebooks/test_own_model_page.py tells apart what is the user's and what is
