@@ -71,7 +71,9 @@ def steps(width: int, batch: int, device: torch.device) -> Iterator[tuple[str, W
 
 def products(width: int, count: int, batch: int, device: torch.device) -> Iterator[tuple[str, Work]]:
     """A Hessian product as ``auto`` makes it, and by double backward."""
-    objective = landscape.Objective(network(width, device).eval(), nn.CrossEntropyLoss(), images(count, device), batch)
+    objective = landscape.Objective(
+        network(width, device).eval(), nn.CrossEntropyLoss(), images(count, device), batch_size=batch
+    )
     for strategy in ("auto", "double_backward"):
         H = landscape.HessianOperator(objective, strategy=strategy)
         if strategy == "auto":
@@ -83,7 +85,7 @@ def products(width: int, count: int, batch: int, device: torch.device) -> Iterat
 def surfaces(width: int, count: int, batch: int, device: torch.device) -> Iterator[tuple[str, Work]]:
     """A line of 11 points, checks included, and as many forward passes over the data."""
     model, data = network(width, device).eval(), images(count, device)
-    objective = landscape.Objective(model, nn.CrossEntropyLoss(), data, batch)
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), data, batch_size=batch)
     direction = landscape.filter_normalized_direction(model, seed=0)
 
     def passes() -> None:

@@ -106,7 +106,7 @@ def measure(model: nn.Module, loss: Any, job: Callable[[Any], object], rounds: i
     data = digits()
 
     def objective(checks: str, forward: Any = None) -> landscape.Objective:
-        return landscape.Objective(model, loss, data, BATCH, forward=forward, checks=checks)
+        return landscape.Objective(model, loss, data, batch_size=BATCH, forward=forward, checks=checks)
 
     passes = {}
     for checks in ("full", "first", "off"):

@@ -161,7 +161,7 @@ def surface(case: Case, call: Callable[[Any, list[Tensor]], Any], points: int) -
     one = forward_passes(case)
 
     def whole() -> None:
-        objective = landscape.Objective(model, loss, (x, y), BATCH)
+        objective = landscape.Objective(model, loss, (x, y), batch_size=BATCH)
         call(objective, [0.1 * landscape.filter_normalized_direction(model, seed=seed) for seed in (0, 1)])
 
     cpu, _ = timed(whole)
@@ -214,7 +214,7 @@ def eigenpairs(case: Case, strategy: str) -> dict[str, Any]:
     model, loss, x, y = case
 
     def whole() -> Any:
-        H = landscape.HessianOperator(landscape.Objective(model, loss, (x, y), BATCH), strategy=strategy)
+        H = landscape.HessianOperator(landscape.Objective(model, loss, (x, y), batch_size=BATCH), strategy=strategy)
         return H, landscape.top_eigenpairs(H, PAIRS, which="LM", tol=TOLERANCE)
 
     cpu, (H, found) = timed(whole)

@@ -20,14 +20,14 @@ from .shared import options, progress, tables
     "--workers", type=options.count(1, 4096), default=2, show_default=True, help="Processes, one thread each."
 )
 @options.section("Output")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder to write, e.g. demo/.")
+@options.out("Folder to write.", "demo")
 @options.OVERWRITE
 @options.RESUME
 @options.JSON
 @options.CONFIG
 @options.QUIET
 def command(
-    out: Path, seeds: int, epochs: int, workers: int, overwrite: bool, resume: bool, as_json: bool, quiet: bool
+    out: Path | None, seeds: int, epochs: int, workers: int, overwrite: bool, resume: bool, as_json: bool, quiet: bool
 ) -> None:
     """The whole main job on embedded real data, in minutes.
 
@@ -49,6 +49,7 @@ def command(
     from .shared.sweep_folder import open_folder, refuse_failures
     from .shared.verdict_tables import as_object, show_comparison, show_verdicts
 
+    out = out or Path("demo")
     folder = open_folder(
         Sweep.preset("demo", seeds=seeds, train={"epochs": epochs}), out, overwrite=overwrite, resume=resume
     )

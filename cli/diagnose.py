@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .shared import options, progress, tables, torchrun
+from .shared import completion, options, progress, tables, torchrun
 
 if TYPE_CHECKING:
     from ncsam.records import BoundTable, Diagnostics
@@ -26,8 +26,10 @@ _SHOWN = (
 @options.EPOCHS
 @options.section("Output")
 @click.option(
+    "-n",
     "--name",
     callback=options.result_name,
+    shell_complete=completion.NAMES,
     show_default="default, or bound with --bound",
     help="Name of the result in the file.",
 )
@@ -36,7 +38,11 @@ _SHOWN = (
     "--batches", type=options.count(1, 100_000), default=8, show_default=True, help="Batches of each checkpoint."
 )
 @click.option("--no-full", is_flag=True, help="Leave the full training set out.")
-@click.option("--noise", help="Labels of this noise instead of the run's own, e.g. on a clean run: symmetric:0.4.")
+@click.option(
+    "--noise",
+    shell_complete=completion.NOISE,
+    help="Labels of this noise instead of the run's own, e.g. on a clean run: symmetric:0.4.",
+)
 @options.section("Theorem 1")
 @click.option("--bound", is_flag=True, help="Theorem 1 term by term instead of the gradients.")
 @click.option("--rho", type=options.size(), default=0.05, show_default=True, help="Radius of the neighbourhood.")
@@ -77,7 +83,7 @@ def command(
 
     \b
     Examples:
-      landscape diagnose run.h5 --epochs all
+      landscape diagnose run.h5 --checkpoints all
       landscape diagnose run.h5 --noise pair:0.3 --name pair-30
       landscape diagnose run.h5 --bound --rho 0.05
     """
@@ -87,7 +93,7 @@ def command(
     if bound and noise is not None:
         raise click.UsageError("--bound is about the labels the run was trained on; leave --noise out")
     opened = Run(run, trust=trust)
-    at = opened.epochs if epochs == ("all",) else epochs
+    at = options.checkpoints(opened, epochs)
     label = "bound" if bound else "diagnose"
     where["progress"] = progress.bar(label, quiet, resumable=True, unit="row")
     where["forecast"] = progress.forecast(label)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from landscape._files import folders_for
 from landscape.inputs import as_file_name, output
 
-from .shared import options, tables
+from .shared import completion, options, tables
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,11 +25,11 @@ SUFFIXES = {
 
 @options.command("export")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=completion.RESULTS)
 @click.option("--weights", metavar="EPOCH", help="Export a run's weights at an epoch, or `last`, instead of a NAME.")
 @options.section("Output")
 @click.option("--format", "target", type=click.Choice(list(SUFFIXES)), required=True, help="See above.")
-@click.option("--out", type=click.Path(path_type=Path), show_default="named after FILE and NAME", help="File to write.")
+@options.out("File to write; folders are made.", "named after FILE and NAME")
 @click.option("--view", show_default="the first", help="With li: the view that becomes train_loss.")
 @click.option("--test-view", help="With li: the view that becomes test_loss.")
 @click.option(
@@ -40,6 +41,7 @@ SUFFIXES = {
 @options.OVERWRITE
 @options.JSON
 @options.CONFIG
+@options.QUICK
 def command(
     file: Path,
     name: str | None,
@@ -99,10 +101,11 @@ def command(
     out = out or file.with_name(f"{file.stem}{f'-{as_file_name(named)}' if name else ''}{SUFFIXES[target]}")
     if out.is_symlink() or out.exists():
         out = output(out)
-    if pivot is not None or target == "markdown":
-        written = [_write_pivot(content, target, pivot, endpoint, out, overwrite)]
-    else:
-        written = _write(content, file, name, target, out, view, test_view, overwrite)
+    with folders_for(out):
+        if pivot is not None or target == "markdown":
+            written = [_write_pivot(content, target, pivot, endpoint, out, overwrite)]
+        else:
+            written = _write(content, file, name, target, out, view, test_view, overwrite)
     tables.echo_files("export", written, as_json)
 
 
@@ -118,8 +121,10 @@ def _write_weights(
     from ncsam.runs.weight_files import export_weights
 
     run = Run(file)
+    form: Literal["pt", "safetensors"] = "pt" if target == "pt" else "safetensors"
     out = out or file.with_name(f"{file.stem}-weights-{run.epoch(weights)}{SUFFIXES[target]}")
-    return export_weights(run, out, weights, format=target, overwrite=overwrite)
+    with folders_for(out):
+        return export_weights(run, out, weights, format=form, overwrite=overwrite)
 
 
 def _write_pivot(content: Any, target: str, axes: str | None, endpoint: str, out: Path, overwrite: bool) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,11 +12,15 @@ from landscape._suggest import did_you_mean
 
 from .shared import options, progress, tables
 
+if TYPE_CHECKING:
+    from landscape.figures.levels import Scale
+    from landscape.figures.style import Width
+
 
 @options.command("figure")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @options.section("Output")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the figures.")
+@options.out("Folder for the figures.", "figures")
 @click.option("--all", "runs", is_flag=True, help="Draw what the runs of a study hold, too: curves, spectra, surfaces.")
 @click.option("--formats", callback=options.split, default="pdf,png", show_default=True, help="pdf, png or svg.")
 @options.section("Style")
@@ -40,11 +45,11 @@ from .shared import options, progress, tables
 @options.QUIET
 def command(
     files: tuple[Path, ...],
-    out: Path,
+    out: Path | None,
     runs: bool,
     formats: tuple[str, ...],
-    width: str,
-    scale: str,
+    width: Width,
+    scale: Scale,
     interactive: bool,
     overwrite: bool,
     as_json: bool,
@@ -78,6 +83,7 @@ def command(
         if extension not in ("pdf", "png", "svg"):
             hint = did_you_mean(extension, ("pdf", "png", "svg"))
             raise click.BadParameter(f"{extension!r}, expected pdf, png or svg{hint}", param_hint="--formats")
+    out = out or Path("figures")
     if out.exists() and (not out.is_dir() or any(out.iterdir())) and not overwrite:
         raise click.UsageError(f"{out}: exists and is not an empty folder; choose another, or --overwrite")
     kind = "study"

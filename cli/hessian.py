@@ -91,8 +91,8 @@ def command(
     \b
     Examples:
       landscape hessian run.h5
-      landscape hessian run.h5 --top 2 --views mixed,test --name quick
-      landscape hessian run.h5 --epochs all --views mixed --trace 0 --split --name along
+      landscape hessian run.h5 --top 2 --views mixed,test -n quick
+      landscape hessian run.h5 --checkpoints all --views mixed --trace 0 --split --name along
       landscape hessian run.h5 --views mixed --which both --density --per-layer --params 'layers.*' --name inner
     """
     from ncsam.measurements import measure_spectrum
@@ -102,8 +102,8 @@ def command(
     found = measure_spectrum(
         opened,
         name,
-        views=views,
-        epochs=opened.epochs if epochs == ("all",) else epochs,
+        views=options.views(opened, views),
+        epochs=options.checkpoints(opened, epochs),
         k=top,
         trace_matvecs=trace,
         density_steps=density,

@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
+from landscape._files import folders_for
 from ncsam.training.config import SEEDS
 
-from .shared import options, progress, tables
+from .shared import completion, options, progress, tables
 from .shared.training_options import setting
 
 
@@ -21,10 +22,20 @@ from .shared.training_options import setting
 )
 @click.option(
     "--model",
+    shell_complete=completion.MODEL,
     show_default="hf:DIR of --weights",
     help="mlp, cnn, resnet18, …, hf:DIR or package.module:factory, called with input shape and classes.",
 )
-@click.option("--epochs", metavar="LIST", callback=options.split, show_default="1,2,…", help="Epoch of each file.")
+@click.option(
+    "--checkpoints",
+    "epochs",
+    cls=options.Renamed,
+    former="--epochs",
+    metavar="LIST",
+    callback=options.split,
+    show_default="1,2,…",
+    help="Epoch of each file.",
+)
 @click.option("--key", show_default="the usual ones", help="Where in the files the state dict lies: model or a/b.")
 @click.option(
     "--ignore", metavar="PATTERNS", callback=options.split, default="", help="Names in the files to leave out."
@@ -36,6 +47,7 @@ from .shared.training_options import setting
 @click.option(
     "--noise",
     default="none",
+    shell_complete=completion.NOISE,
     show_default=True,
     help="Noise of the labels trained with: labels:FILE[,KEY], pair:0.3, … as in train.",
 )
@@ -51,7 +63,7 @@ from .shared.training_options import setting
 @click.option("--seed-noise", type=options.SEEDS, show_default="--seed", help="Seed of the label noise.")
 @options.DEVICE
 @options.section("Output")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run file to write, e.g. run.h5.")
+@options.out("Run file to write; folders are made.", "imported.h5")
 @options.OVERWRITE
 @options.JSON
 @options.CONFIG
@@ -67,7 +79,7 @@ def command(
     seed: int,
     seed_split: int | None,
     seed_noise: int | None,
-    out: Path,
+    out: Path | None,
     overwrite: bool,
     as_json: bool,
     trust: bool,
@@ -83,7 +95,7 @@ def command(
     \b
     Examples:
       landscape import --weights last.pth --model mlp --data digits --out imported.h5
-      landscape import --weights e20.pt last.pth --epochs 20,40 --model mlp --data digits --noise pair:0.3 --out two.h5
+      landscape import --weights e20.pt last.pth --checkpoints 20,40 --model mlp --data digits --out two.h5
     """
     if files and len(weights) > 1:
         raise click.UsageError(
@@ -94,10 +106,8 @@ def command(
         if len(every) > 1 or not every[0].startswith("hf:"):
             raise click.UsageError("--model is missing; give a model by name, or package.module:factory")
         model = every[0]
-    try:
-        at = None if epochs is None else [int(epoch) for epoch in epochs]
-    except ValueError as error:
-        raise click.BadParameter(f"{error}; expected epochs such as 10,20", param_hint="--epochs") from error
+    at = None if epochs is None else options.whole_numbers(epochs, "--checkpoints")
+    out = out or Path("imported.h5")
     from_elsewhere = [
         value
         for name, value in (("data", data), ("model", model))
@@ -107,19 +117,20 @@ def command(
 
     from ncsam.runs.import_run import import_run
 
-    run = import_run(
-        every,
-        out,
-        model=model,
-        data=data,
-        epochs=at,
-        seeds={**dict.fromkeys(SEEDS, seed), "split": _or(seed_split, seed), "noise": _or(seed_noise, seed)},
-        overwrite=overwrite,
-        trust=True,  # what is not the user's own was refused
-        command=progress.command_line(),
-        progress=progress.bar("import", quiet, unit="checkpoint"),
-        **settings,
-    )
+    with folders_for(out):
+        run = import_run(
+            every,
+            out,
+            model=model,
+            data=data,
+            epochs=at,
+            seeds={**dict.fromkeys(SEEDS, seed), "split": _or(seed_split, seed), "noise": _or(seed_noise, seed)},
+            overwrite=overwrite,
+            trust=True,  # what is not the user's own was refused
+            command=progress.command_line(),
+            progress=progress.bar("import", quiet, unit="checkpoint"),
+            **settings,
+        )
     origins = run.attrs["weights"]
     if as_json:
         tables.echo_json({"kind": "run", "file": str(out), "epochs": run.epochs, "weights": origins})

@@ -12,6 +12,7 @@ from .shared import options, tables
 @options.command("inspect")
 @click.argument("file", type=click.Path(path_type=Path))
 @options.JSON
+@options.QUICK
 def command(file: Path, as_json: bool) -> None:
     """Show what a file holds.
 

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .shared import messages, options, tables
+from landscape._files import folders_for
+
+from .shared import completion, messages, options, tables
 
 if TYPE_CHECKING:
     from ncsam.sweep import Plan
@@ -16,7 +18,11 @@ if TYPE_CHECKING:
 @options.command("plan")
 @click.argument("sweep", metavar="[SWEEP.toml]", required=False, type=click.Path(path_type=Path))
 @options.section("The sweep")
-@click.option("--preset", help="Plan a sweep that comes with the package: see `landscape sweep --preset list`.")
+@click.option(
+    "--preset",
+    shell_complete=completion.SWEEP_PRESET,
+    help="Plan a sweep that comes with the package: see `landscape sweep --preset list`.",
+)
 @click.option(
     "--statements",
     type=options.count(1, 99),
@@ -31,7 +37,7 @@ if TYPE_CHECKING:
     help="Compare a plan with its hash, and with what this version would do.",
 )
 @options.section("Output")
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE.json", help="File to write; none to show only.")
+@options.out("File to write; folders are made.", "none, to show only", metavar="FILE.json")
 @options.OVERWRITE
 @options.JSON
 @options.CONFIG
@@ -76,7 +82,8 @@ def command(
         raise click.UsageError(f"{out}: the file exists; choose another name, or --overwrite")
     plan = draw_up(Sweep.from_toml(sweep) if sweep is not None else Sweep.preset(str(preset)), statements)
     if out is not None:
-        plan.write(out)
+        with folders_for(out):
+            plan.write(out)
     _show(plan, out, as_json, [])
 
 

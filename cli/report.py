@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from landscape._files import replacing
+from landscape._files import folders_for, replacing
 from landscape.inputs import output
 
 from .shared import options, progress, tables
@@ -15,13 +15,13 @@ from .shared import options, progress, tables
 @options.command("report")
 @click.argument("study", type=click.Path(path_type=Path))
 @options.section("Output")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="HTML file to write.")
+@options.out("HTML file to write; folders are made.", "report.html")
 @click.option("--title", show_default="the question of the study", help="Title of the page.")
 @options.OVERWRITE
 @options.JSON
 @options.CONFIG
 @options.QUIET
-def command(study: Path, out: Path, title: str | None, overwrite: bool, as_json: bool, quiet: bool) -> None:
+def command(study: Path, out: Path | None, title: str | None, overwrite: bool, as_json: bool, quiet: bool) -> None:
     """Write a study as one HTML page.
 
     It holds the question, answers, verdicts, figures, settings, provenance and how to reproduce all of it, and needs
@@ -33,16 +33,14 @@ def command(study: Path, out: Path, title: str | None, overwrite: bool, as_json:
       landscape report small/ --out report.html
       landscape report small/study.h5 --out digits.html --title "Digits, two seeds"
     """
-    out = output(out)
+    out = output(out or Path("report.html"))
     if out.exists() and (out.is_dir() or not overwrite):
         raise click.UsageError(f"{out}: exists; choose another file{'' if out.is_dir() else ', or --overwrite'}")
-    if not out.parent.is_dir():
-        raise click.UsageError(f"{out.parent}: no such folder; create it first")
 
     from ncsam.report import report
     from ncsam.study.files import StudyFiles
 
     page = report(StudyFiles(study), title=title, progress=progress.bar("figures", quiet, unit="figure"))
-    with replacing(out) as temporary:
+    with folders_for(out), replacing(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     tables.echo_files("report", [out], as_json)

@@ -80,8 +80,8 @@ def command(
     found = measure_sharpness(
         opened,
         name,
-        views=views,
-        epochs=opened.epochs if epochs == ("all",) else epochs,
+        views=options.views(opened, views),
+        epochs=options.checkpoints(opened, epochs),
         trace_matvecs=trace,
         provenance=options.provenance(),
         progress=progress.bar("sharpness", quiet, resumable=True, unit="view"),

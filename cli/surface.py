@@ -8,13 +8,22 @@ from typing import Any
 import click
 import numpy as np
 
-from .shared import direction_options, options, progress, surface_options, tables, torchrun
+from .shared import completion, direction_options, options, progress, surface_options, tables, torchrun
 
 
 @options.command("surface")
 @options.measuring("")
 @options.section("Surface")
-@click.option("--epoch", default="last", show_default=True, help="Checkpoint: epoch whose weights are the centre.")
+@click.option(
+    "--checkpoint",
+    "epoch",
+    cls=options.Renamed,
+    former="--epoch",
+    default="last",
+    show_default=True,
+    shell_complete=completion.CHECKPOINT,
+    help="Epoch whose weights are the centre.",
+)
 @click.option("--plane", is_flag=True, help="Two directions instead of one.")
 @click.option(
     "--points", type=options.count(2, 100_001), show_default="51 in 1D, 25 in 2D", help="Points along each direction."
@@ -46,7 +55,7 @@ def command(
     Examples:
       landscape surface run.h5
       landscape surface run.h5 --plane --points 11 --span 0.5 --name close
-      landscape surface run.h5 --plane --tolerance 0.02 --auto-range 2 --name fine
+      landscape surface run.h5 --plane --tol 0.02 --auto-range 2 --name fine
       landscape surface run.h5 --views mixed,labels:symmetric:0.6 --name relabelled
       landscape surface run.h5 --draws 3 --name bands
       landscape surface run.h5 --plane --points 9 --directions trajectory --name way
@@ -70,7 +79,7 @@ def command(
     bar = progress.bar("surface", quiet, resumable=True, unit="point")
     choices["provenance"], choices["forecast"] = options.provenance(), progress.forecast("surface")
     opened = Run(run, trust=choices["trust"])
-    choices["ranks"] = torchrun.ranks()
+    choices["views"], choices["ranks"] = options.views(opened, choices["views"]), torchrun.ranks()
     found = direction_options.measure(opened, name, plane=plane, grid=grid, epoch=epoch, progress=bar, **choices)
     if as_json:
         click.echo(tables.as_json(found, file=run, name=f"surface/{name}"))

@@ -18,7 +18,7 @@ from click.core import ParameterSource
 from landscape._suggest import did_you_mean
 from landscape.inputs import limits
 
-from .shared import options, progress, tables
+from .shared import completion, options, progress, tables
 from .shared.training_options import override
 
 if TYPE_CHECKING:
@@ -41,7 +41,13 @@ def _list_presets(ctx: click.Context, _param: click.Parameter, value: str | None
 
 @options.command("sweep")
 @options.section("The sweep")
-@click.option("--preset", is_eager=True, callback=_list_presets, help="demo, digits, cifar10-small, paper, or `list`.")
+@click.option(
+    "--preset",
+    is_eager=True,
+    callback=_list_presets,
+    shell_complete=completion.SWEEP_PRESET,
+    help="demo, digits, cifar10-small, paper, or `list`.",
+)
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
@@ -57,10 +63,15 @@ def _list_presets(ctx: click.Context, _param: click.Parameter, value: str | None
 )
 @options.section("Data and noise")
 @override("data", "Data set of all runs, as for `landscape train`.")
-@override("model", "Model of all runs.")
+@override("model", "Model of all runs.", shell_complete=completion.MODEL)
 @click.option("--noise", help="Label noise, separated by spaces: 'symmetric:0.0 symmetric:0.4'.")
 @options.section("Arms and seeds")
-@click.option("--optimizer", callback=options.split, help="Arms, comma-separated: sgd,sam,ncsam.")
+@click.option(
+    "--optimizer",
+    callback=options.split,
+    shell_complete=completion.OPTIMIZERS,
+    help="Arms, comma-separated: sgd,sam,ncsam.",
+)
 @click.option("--rho", callback=options.split, help="Radii to sweep, comma-separated, of arms that have one.")
 @click.option("--kappa", callback=options.split, help="Likewise NCSAM's kappa.")
 @click.option("--flip-ratio", callback=options.split, help="Likewise NCSAM's flip ratio.")
@@ -75,7 +86,7 @@ def _list_presets(ctx: click.Context, _param: click.Parameter, value: str | None
 @options.section("Measured on each run")
 @click.option("--measure", callback=options.split, show_default="the config's", help="hessian,sharpness,line,plane, ….")
 @options.section("Output")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to fill: run files, table, study file.")
+@options.out("Folder to fill: run files, table, study file.", "named after preset, config or plan, else sweep")
 @click.option(
     "--rows",
     type=click.Path(path_type=Path),
@@ -161,8 +172,7 @@ def command(
     if dry_run:
         _show_plan(sweep, part, workers, as_json)
         return
-    if out is None:
-        raise click.UsageError("Missing option '--out'.")
+    out = out or Path(_named(choices, plan_file))
     if kept is not None and kept.folder.exists() and not kept.folder.is_dir():
         raise click.BadParameter(f"{rows} is a file, expected a folder", param_hint="--rows")
     with connected(scheduler) as cluster:
@@ -214,6 +224,14 @@ def _finish(folder: SweepFolder, as_json: bool) -> None:
     for path in written:
         click.echo(f"  {path}")
     click.echo(f"  {progress.program()} theory {written[0]}  # the verdicts")
+
+
+def _named(choices: Mapping[str, Any], plan: Path | None) -> str:
+    """Name the folder of a sweep after the description that it was started from."""
+    if choices["preset"] is not None:
+        return str(choices["preset"])
+    described = choices["config"] if plan is None else plan
+    return "sweep" if described is None else Path(described).stem
 
 
 def _planned(path: Path, choices: Mapping[str, Any]) -> Plan:

@@ -67,7 +67,7 @@ def command(
     """
     from ncsam.study.pivot import pivot
     from ncsam.study.table import rows_of_study, table_of
-    from ncsam.study.verdicts import describe, judge, studies_of
+    from ncsam.study.verdicts import NOT_MEASURED, describe, judge, studies_of
 
     from .shared import pivot_tables, verdict_tables as shown
 
@@ -96,6 +96,9 @@ def command(
                 click.echo(f"\n{pivot_tables.as_latex(accuracies) if latex else pivot_tables.as_markdown(accuracies)}")
             continue
         click.echo(click.style(_title(study), bold=True))
+        if len(study.arms) == len(study.rates) == len(study.seeds) == 1 and set(verdicts.verdict) == {NOT_MEASURED}:
+            click.echo(shown.show_one_run(study))
+            continue
         click.echo(shown.show_verdicts(verdicts))
         for further in (shown.show_radius(study), shown.show_bound(study)):
             if further:
@@ -123,7 +126,8 @@ def _followed(path: Path, files: Sequence[Path], table: CellTable, version: int)
 def _title(study: Study) -> str:
     what = ", ".join(filter(None, (study.data, study.model, f"{study.noise} noise" if study.noise else "")))
     what = " ".join(what.split()) or "study"  # one line, whatever the names are: a comment in LaTeX
-    return f"{what}: {len(study.arms)} arms, {len(study.rates)} noise rates, {len(study.seeds)} seeds"
+    counts = {"arm": len(study.arms), "noise rate": len(study.rates), "seed": len(study.seeds)}
+    return f"{what}: " + ", ".join(f"{n} {name}{'' if n == 1 else 's'}" for name, n in counts.items())
 
 
 def _table(files: Sequence[Path], quiet: bool) -> CellTable:

@@ -7,13 +7,19 @@ from typing import Any
 
 import click
 
+from landscape._files import folders_for
+from landscape.inputs import as_file_name
 from ncsam.training.config import SEEDS, TrainConfig
 
-from .shared import options, progress, tables
+from .shared import completion, options, progress, tables
 from .shared.training_options import setting
 
 _COMPENSATION = ("kappa", "flip_ratio", "sign", "project", "label_smoothing", "schedule", "scale")
 _OPTIMIZER_OPTIONS = ("rho", *_COMPENSATION, "eta", "m", "clusters", "features")
+_BASIC = (
+    "preset", "data", "noise", "model", "optimizer", "rho", "lr", "epochs", "batch-size", "checkpoints", "seed",
+    "device", "out", "overwrite", "resume", "quiet",
+)  # fmt: skip
 # What these say matters only with some values of another option; elsewhere they are refused rather than ignored.
 _MATTERS_WITH = {
     "momentum": ("base_optimizer", ("sgd",)),
@@ -47,25 +53,30 @@ def _presets() -> str:
     return tables.table(("preset", *names, "published accuracy"), rows)
 
 
-@options.command("train")
+@options.command("train", basic=_BASIC)
 @options.CONFIG
 @options.section("Data and noise")
 @click.option(
-    "--preset", metavar="NAME", is_eager=True, callback=_list_presets, help="Cell of the published comparison, or list."
+    "--preset",
+    metavar="NAME",
+    is_eager=True,
+    callback=_list_presets,
+    shell_complete=completion.TRAIN_PRESET,
+    help="Cell of the published comparison, or list.",
 )
 @setting(
     "data",
     "digits, cifar10:DIR, cifar100:DIR, mnist:DIR, fashion-mnist:DIR, npz:FILE, folder:DIR or package.module:factory.",
 )
-@setting("noise", "KIND:RATE, e.g. pair:0.3, or none.")
+@setting("noise", "KIND:RATE, e.g. pair:0.3, or none.", shell_complete=completion.NOISE)
 @setting("train_samples", "Take only the first so many training samples.", show_default="all")
 @setting("test_samples", "Take only the first so many test samples.", show_default="all")
 @setting("val_fraction", "Share that is held out, 0 to 1.")
 @setting("augment", "Pad, crop and flip training images.")
 @options.section("Model")
-@setting("model", "mlp, cnn, resnet18, vgg19-bn, … or package.module:factory.")
+@setting("model", "mlp, cnn, resnet18, vgg19-bn, … or package.module:factory.", shell_complete=completion.MODEL)
 @options.section("Optimizer")
-@setting("optimizer", "sgd, sam, ncsam, a control or package.module:factory.")
+@setting("optimizer", "sgd, sam, ncsam, a control or package.module:factory.", shell_complete=completion.OPTIMIZER)
 @setting("like", "Run file whose perturbation's length replay takes, step by step.")
 @click.option("--rho", type=options.size(), show_default="the optimizer's", help="Radius of the perturbation, L2 norm.")
 @click.option(
@@ -105,7 +116,9 @@ def _presets() -> str:
 @setting("warmup_step", "Steps of the warm-up: base or sam.")
 @setting("warmup_rho", "Radius of SAM in the warm-up, L2 norm.")
 @options.section("Along training")
-@click.option("--checkpoints", metavar="LIST", callback=options.split, help="Epochs to keep besides the last: 10,20.")
+@click.option(
+    "--checkpoints", metavar="LIST", callback=options.split, help="Epochs to keep besides the last: 10,20 or 5-9."
+)
 @setting("diagnose", "Batches to look at gradients on; 0: none.")
 @setting("diagnose_every", "Epochs from one such look to the next; 0: often early, seldom late.")
 @setting("evaluate_every", "Epochs from one evaluation to the next.")
@@ -122,7 +135,7 @@ def _presets() -> str:
 @setting("memory_format", "auto, contiguous or channels_last.")
 @setting("compile", "Run the steps through torch.compile.")
 @options.section("Output")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Run file to write, e.g. run.h5.")
+@options.out("Run file to write; folders are made.", "OPTIMIZER.h5")
 @click.option("--log", type=click.Path(path_type=Path), help="Write a JSON line for each epoch to this file.")
 @options.OVERWRITE
 @options.RESUME
@@ -131,7 +144,7 @@ def _presets() -> str:
 @options.LIMITS
 @options.QUIET
 def command(
-    out: Path,
+    out: Path | None,
     log: Path | None,
     preset: str | None,
     device: str,
@@ -160,28 +173,27 @@ def command(
     from ncsam.runs.train import train_run
 
     seeds = {name: choices.pop(f"seed_{name}") for name in SEEDS}
-    try:
-        choices["checkpoints"] = tuple(int(epoch) for epoch in choices["checkpoints"] or ())
-    except ValueError as error:
-        raise click.BadParameter(f"{error}; expected epochs such as 10,20", param_hint="--checkpoints") from error
+    choices["checkpoints"] = tuple(options.whole_numbers(choices["checkpoints"] or (), "--checkpoints"))
     if choices["sign"] is not None:
         choices["sign"] = int(choices["sign"])
     values, origins = _resolve(choices, preset)
     config = TrainConfig(**values, seeds={name: seed if value is None else value for name, value in seeds.items()})
     elsewhere = [name for name in ("data", "model", "optimizer") if origins[name] in ("environment", "config")]
     options.refuse_imports([values[name] for name in elsewhere], trust)
-    run = train_run(
-        config,
-        out,
-        overwrite=overwrite,
-        resume=resume,
-        device=device,
-        trust=True,  # what is not the user's own was refused
-        command=progress.command_line(),
-        attrs={"preset": preset, "origins": origins},
-        log=log,
-        progress=progress.bar("training", quiet, resumable=True, unit="epoch"),
-    )
+    out = out or Path(f"{as_file_name(config.optimizer)}.h5")
+    with folders_for(out, log):
+        run = train_run(
+            config,
+            out,
+            overwrite=overwrite,
+            resume=resume,
+            device=device,
+            trust=True,  # what is not the user's own was refused
+            command=progress.command_line(),
+            attrs={"preset": preset, "origins": origins},
+            log=log,
+            progress=progress.bar("training", quiet, resumable=True, unit="epoch"),
+        )
     training = run.training
     last = {name: float(training.of_view(name)[-1]) for name in training.views}
     if as_json:

@@ -12,7 +12,10 @@ from .shared import options, tables
 @options.command("verify")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @options.JSON
-def command(files: tuple[Path, ...], as_json: bool) -> int:
+@options.within(
+    "General", click.option("-q", "--quiet", is_flag=True, help="Say nothing of files in which nothing is wrong.")
+)
+def command(files: tuple[Path, ...], as_json: bool, quiet: bool) -> int:
     """Check files against their checksums and the schema.
 
     Whether they are bit for bit what was written, and say what the schema promises. Exit status 1 if not.
@@ -30,7 +33,7 @@ def command(files: tuple[Path, ...], as_json: bool) -> int:
         tables.echo_json({"kind": "verify", "files": found}, 2)
     else:
         for file, problems in found.items():
-            for line in problems or [_confirmed(file)]:
+            for line in problems or ([] if quiet else [_confirmed(file)]):
                 click.echo(f"{file}: {line}")
     return 1 if any(found.values()) else 0
 

@@ -24,7 +24,7 @@ exclude_patterns = ["results/**/README.md"]
 highlight_language = "text"  # an indented block on these pages is a formula or a layout, not Python
 nitpicky = False
 
-myst_enable_extensions = ["dollarmath", "attrs_inline"]
+myst_enable_extensions = ["dollarmath", "attrs_inline", "deflist", "html_image"]
 myst_heading_anchors = 4  # named as code hosts name them, so that a link works in both places
 
 autodoc_member_order = "bysource"

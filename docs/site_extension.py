@@ -1,4 +1,4 @@
-"""What the site needs beside Sphinx's own: formulas as MathML, and the fields of result records with units."""
+"""What the site needs beside Sphinx's own: formulas as MathML, fields of records with units, tables for a phone."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import inspect
 import re
 from typing import Any
 
+from bs4 import BeautifulSoup  # furo needs it, too
 from docutils import nodes
 from latex2mathml.converter import convert
 from sphinx.application import Sphinx
@@ -18,7 +19,21 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.config.html_math_renderer = "mathml"
     app.connect("autodoc-process-docstring", _keep_bars, priority=100)  # before napoleon makes fields of sections
     app.connect("autodoc-process-docstring", _add_fields)
+    app.connect("html-page-context", _label_cells)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _label_cells(_app: Sphinx, _page: str, _template: str, context: dict[str, Any], _doctree: Any) -> None:
+    """Tell each cell of a table its column's head, which the style sheet shows where rows do not fit beside it."""
+    if "<table" not in context.get("body", ""):
+        return
+    soup = BeautifulSoup(context["body"], "html.parser")
+    for table in soup.select("table.docutils"):
+        heads = [head.get_text(" ", strip=True) for head in table.select("thead th")]
+        for row in table.select("tbody tr"):
+            for head, cell in zip(heads, row.find_all("td", recursive=False), strict=False):
+                cell["data-head"] = head
+    context["body"] = str(soup)
 
 
 def _inline(writer: Any, node: nodes.math) -> None:

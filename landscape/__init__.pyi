@@ -7,6 +7,7 @@ from landscape import (
     store as store,
 )
 from landscape._version import __version__ as __version__
+from landscape.curvature.operand import SymmetricOperator as SymmetricOperator
 from landscape.curvature.operators import (
     EmpiricalFisherOperator as EmpiricalFisherOperator,
     GGNOperator as GGNOperator,

@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -37,6 +37,34 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def folders_for(*files: Path | None) -> Iterator[None]:
+    """Make the folders that the files of a block will lie in; after an exception those that are still empty go again.
+
+    Raises:
+        OSError: something that is no folder is in the way, or the file system refused.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as parent:
+    ...     target = Path(parent) / "new" / "a.txt"
+    ...     with folders_for(target):
+    ...         _ = target.write_text("a")
+    ...     target.exists()
+    True
+    """
+    made: list[Path] = []
+    try:
+        for file in filter(None, files):
+            made[:0] = [folder for folder in file.absolute().parents if not folder.exists()]
+            file.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for folder in made:  # the deepest first
+            with suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 @contextmanager

@@ -181,7 +181,7 @@ class VGG(Classifier):
 
 _DEPTHS = {"18": (2, 2, 2, 2), "34": (3, 4, 6, 3)}
 
-_MODELS: dict[str, Callable[..., nn.Module]] = {
+MODELS: dict[str, Callable[..., nn.Module]] = {
     "mlp": MLP,
     "cnn": CNN,
     **{f"resnet{depth}": functools.partial(ResNet, blocks=blocks) for depth, blocks in _DEPTHS.items()},
@@ -229,7 +229,7 @@ def build(
     if (folder := hugging_face.folder_of(name)) is not None:
         make = functools.partial(hugging_face.build, folder)
     else:
-        make = _MODELS.get(name) or resolve_factory("model", name, _MODELS, trust=trust)
+        make = MODELS.get(name) or resolve_factory("model", name, MODELS, trust=trust)
     try:
         inspect.signature(make).bind(input_shape, num_classes, **options)
     except TypeError as error:
@@ -244,7 +244,7 @@ def build(
                 torch.default_generator.manual_seed(seed)  # torch.manual_seed would also reseed the accelerators
                 model = make(input_shape, num_classes, **options)
     except (Exception, SystemExit) as error:
-        if name in _MODELS or folder is not None:
+        if name in MODELS or folder is not None:
             raise
         told = " ".join(str(error).split())
         called = f"factory({tuple(input_shape)}, {num_classes})"

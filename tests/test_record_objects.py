@@ -61,7 +61,7 @@ def test_the_line_has_the_numbers() -> None:
     told = "9.000 ± 0.012, 4.000 ± 0.012, 2.000 ± 0.012, … 4 pairs, 1 not converged, trace 20.0 ± 1.5, 30 products"
     assert repr(pairs) == f"EigenResult({told})"
     worst = Sharpness(value=0.0143, loss=1.0, measure="sam", radius=0.05, steps=1)
-    assert repr(worst) == "Sharpness(sam 0.0143, lower bound, radius 0.05)"
+    assert repr(worst) == "Sharpness(sam 0.0143, lower bound, rho 0.05)"
     average = Sharpness(value=0.467, loss=1.0, stderr=0.114, measure="average", radius=0.1, steps=9)
-    assert repr(average) == "Sharpness(average 0.47 ± 0.11, radius 0.1)"
+    assert repr(average) == "Sharpness(average 0.47 ± 0.11, sigma 0.1)"
     assert repr(cases.plane(points=13)).startswith("Plane(13 × 13 points of ")

@@ -15,13 +15,16 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import click
+from click.core import ParameterSource
 
 from landscape._suggest import did_you_mean
+
+from .progress import notes
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -47,6 +50,10 @@ LAST = ("Computation", "Output", "General")
 """Sections that end a command's help, whatever the order of its options."""
 _COLUMN = 24  # longer options have a line of their own
 _PLACEHOLDERS = {"integer": "N", "float": "X", "path": "PATH"}
+REMOVED_IN = "0.3.0"
+"""Version that removes former names of options."""
+_HELP = ("help", "help-all")
+_ALL = "landscape_cli.help_all"
 _sections: WeakKeyDictionary[click.Parameter, str] = WeakKeyDictionary()
 
 
@@ -91,9 +98,13 @@ def _params(function: Callable[..., Any]) -> list[click.Parameter]:
     return found
 
 
-def command(name: str) -> Callable[[Callable[..., Any]], Command]:
-    """Make a function the command of that name."""
-    return click.command(name, cls=Command)
+def command(name: str, *, basic: Sequence[str] = ()) -> Callable[[Callable[..., Any]], Command]:
+    """Make a function the command of that name.
+
+    Args:
+        basic: options, by name without dashes, that ``--help`` shows where ``--help-all`` shows all; all if none.
+    """
+    return click.command(name, cls=Command, basic=tuple(basic))
 
 
 def long_name(option: click.Option) -> str:
@@ -103,6 +114,39 @@ def long_name(option: click.Option) -> str:
     'dry-run'
     """
     return max(option.opts, key=len).lstrip("-")
+
+
+class Renamed(click.Option):
+    """An option that had another name, ``former``, which works with a warning until :data:`REMOVED_IN`.
+
+    The former name also works in the environment and in files, and is in no help.
+    """
+
+    def __init__(self, *args: Any, former: str, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.former = _Former(self, former)
+
+
+class _Former(click.Option):
+    """The former name of an option."""
+
+    def __init__(self, option: Renamed, flag: str) -> None:
+        told = f"Former name of --{long_name(option)}."
+        name = f"former_{option.name}"
+        super().__init__([flag, name], type=option.type, callback=option.callback, hidden=True, help=told)
+        self.present = option
+
+    def resolve(self, ctx: click.Context) -> None:
+        """Give what came under this name to the option, and warn."""
+        value, source = ctx.params.pop(str(self.name), None), ctx.get_parameter_source(str(self.name))
+        if source in (None, ParameterSource.DEFAULT):
+            return
+        name, old, new = str(self.present.name), f"--{long_name(self)}", f"--{long_name(self.present)}"
+        if ctx.get_parameter_source(name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"{old} is the former name of {new}; give {new} alone", ctx)
+        notes.warning("%s of `%s` is now called %s; %s removes the former name", old, ctx.info_name, new, REMOVED_IN)
+        ctx.params[name] = value
+        ctx.set_parameter_source(name, source)
 
 
 class Choice(click.Choice):
@@ -171,8 +215,13 @@ class Command(click.Command):
 
     context_class = Context
 
-    def __init__(self, *args: Any, **more: Any) -> None:
+    def __init__(self, *args: Any, basic: Sequence[str] = (), **more: Any) -> None:
         super().__init__(*args, **more)
+        self.basic = frozenset((*basic, *_HELP)) if basic else None
+        self.params += [param.former for param in self.params if isinstance(param, Renamed)]
+        if basic:
+            count = sum(isinstance(param, click.Option) and not param.hidden for param in self.params) + len(_HELP)
+            self.params.append(_help_all(count))
         text, _, examples = inspect.cleandoc(self.help or "").partition("\b\nExamples:\n")
         self.help, self.examples = text.rstrip(), [line.strip() for line in examples.splitlines()]
         for param in self.params:
@@ -194,11 +243,19 @@ class Command(click.Command):
             option.allow_from_autoenv = False
             option.envvar = f"LANDSCAPE_{self.name}_{long_name(option)}".upper().replace("-", "_")
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        for param in self.params:
+            if isinstance(param, _Former):
+                param.resolve(ctx)
+        return rest
+
     def sections(self, ctx: click.Context) -> dict[str, list[click.Option]]:
-        """The options by section, in the order of the help."""
+        """The options that the help shows by section, in its order: the basic ones, or all with ``--help-all``."""
+        shown = None if ctx.meta.get(_ALL) else self.basic
         found: dict[str, list[click.Option]] = {}
         for param in self.get_params(ctx):
-            if isinstance(param, click.Option):
+            if isinstance(param, click.Option) and not param.hidden and (shown is None or long_name(param) in shown):
                 found.setdefault(_sections.get(param, LAST[-1]), []).append(param)
         return {title: found[title] for title in [*(t for t in found if t not in LAST), *LAST] if title in found}
 
@@ -216,6 +273,27 @@ class Command(click.Command):
         with formatter.section("Examples"):
             for example in self.examples:  # not wrapped: to be copied
                 formatter.write(f"{'':{formatter.current_indent}}{example}\n")
+
+
+def _help_all(count: int) -> click.Option:
+    """Make the option that shows all ``count`` options."""
+
+    def show(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+        if value and not ctx.resilient_parsing:
+            ctx.meta[_ALL] = True
+            click.echo(ctx.get_help(), color=ctx.color)
+            ctx.exit()
+
+    told = f"Show all {count} options and exit."
+    return click.Option(
+        ["--help-all"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        callback=show,
+        help=told,
+        allow_from_autoenv=False,
+    )
 
 
 def _readable(spec: str, text: str) -> tuple[str, str]:

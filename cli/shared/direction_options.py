@@ -10,6 +10,7 @@ import click
 from . import options
 
 if TYPE_CHECKING:
+    from landscape.surfaces.connectivity import Buffers
     from ncsam.runs.run import Run
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -65,7 +66,9 @@ DIRECTIONS: Callable[[F], F] = options.within(
 """Options that :func:`measure` understands."""
 
 
-def measure(run: Run, name: str, *, plane: bool, grid: list[float], draws: int, buffers: str, **choices: Any) -> Any:
+def measure(
+    run: Run, name: str, *, plane: bool, grid: list[float], draws: int, buffers: Buffers, **choices: Any
+) -> Any:
     """The surface that the options ask for: a line, a plane, several draws of either, or the way to another run.
 
     Raises:

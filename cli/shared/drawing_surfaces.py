@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from landscape import figures
+from landscape.figures.levels import Scale
+from landscape.figures.style import Width
 from landscape.records import Connection, Line, LineDraws, Plane, PlaneDraws, Record, Trajectory
 from ncsam.figures.style import symbols
 from ncsam.runs.run import Run
@@ -27,8 +29,8 @@ FigureFunctions = dict[str, Callable[[], Any]]  # functions that draw a figure, 
 class DrawingOptions:
     """Options for drawing surfaces: page width, scale of the levels, and whether to write interactive HTML."""
 
-    width: str = "icml"
-    scale: str = "auto"
+    width: Width = "icml"
+    scale: Scale = "auto"
     interactive: bool = False
 
 

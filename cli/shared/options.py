@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
 
 from landscape import inputs
 
-from . import messages, progress
-from .command import command as command, long_name, section as section, several as several, within as within
+from . import completion, messages, progress
+from .command import (
+    Renamed as Renamed,
+    command as command,
+    long_name,
+    section as section,
+    several as several,
+    within as within,
+)
 from .config_file import CONFIG as CONFIG
+
+if TYPE_CHECKING:
+    from ncsam.runs.run import Run
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_MOST_EPOCHS = 100_000  # in a range
 LARGEST = 1e6  # of radii, deviations and spans: beyond, float32 losses overflow
 
 
@@ -41,6 +53,13 @@ SHARE = click.FloatRange(0, 1)
 BELOW_1 = click.FloatRange(0, 1, max_open=True)
 SEEDS = click.IntRange(0, 2**32 - 1)  # what NumPy's and scikit-learn's generators take
 RUN = click.argument("run", type=click.Path(path_type=Path))
+
+
+def out(text: str, default: str, *, metavar: str | None = None) -> Callable[[F], F]:
+    """The option ``-o``, ``--out``; ``default`` is what is written where it is not given, in words."""
+    flags = ("-o", "--out")
+    option = click.option(*flags, type=click.Path(path_type=Path), metavar=metavar, show_default=default, help=text)
+    return within("Output", option)
 
 
 def split(_ctx: click.Context, _param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
@@ -126,6 +145,56 @@ def _limits(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
         os.environ[inputs.VARIABLE] = value
 
 
+def whole_numbers(text: tuple[str, ...], option: str) -> list[int]:
+    """Epochs as they are listed on the command line, with ranges.
+
+    >>> whole_numbers(("1", "4-6"), "--checkpoints")
+    [1, 4, 5, 6]
+
+    Raises:
+        click.BadParameter: something else than numbers and ranges, or a range of very many.
+    """
+    found: list[int] = []
+    for part in text:
+        match = re.fullmatch(r"(\d{1,9})(?:-(\d{1,9}))?", part, re.ASCII)
+        low, high = (int(match[1]), int(match[2] or match[1])) if match else (0, -1)
+        if high < low:
+            raise click.BadParameter(f"{part!r}, expected epochs such as 10,20 or 4-6", param_hint=option)
+        if high - low >= _MOST_EPOCHS:
+            raise click.BadParameter(f"{part!r} are {high - low + 1} epochs, at most {_MOST_EPOCHS}", param_hint=option)
+        found += range(low, high + 1)
+    return found
+
+
+def checkpoints(run: Run, listed: Iterable[str]) -> list[int]:
+    """The checkpoints of a run that ``--checkpoints`` lists: epochs, ``last``, ranges of them, or ``all``.
+
+    Raises:
+        click.UsageError: a range in which no weights were kept.
+        StoreError: no weights of an epoch, or no epoch.
+    """
+    found: list[int] = []
+    for part in listed:
+        match = re.fullmatch(r"(\d{1,9})-(\d{1,9}|last)", part, re.ASCII)
+        if part == "all":
+            found += run.epochs
+        elif match is None:
+            found.append(run.epoch(part))
+        else:
+            low, high = int(match[1]), run.epoch("last") if match[2] == "last" else int(match[2])
+            within_range = [epoch for epoch in run.epochs if low <= epoch <= high]
+            if not within_range:
+                there = ", ".join(map(str, run.epochs))
+                raise click.UsageError(f"{run.path}: no weights of the epochs {part}; it has {there}")
+            found += within_range
+    return found
+
+
+def views(run: Run, listed: Iterable[str]) -> list[str]:
+    """The views that ``--views`` lists; ``all`` stands for those that the run has."""
+    return [name for part in listed for name in (run.views if part == "all" else (part,))]
+
+
 LIMITS = within(
     "General",
     click.option(
@@ -156,9 +225,10 @@ SEED = within(
 OVERWRITE = within("Output", click.option("--overwrite", is_flag=True, help="Replace what exists under that name."))
 RESUME = within("Output", click.option("--resume", is_flag=True, help="Continue what a stopped command left."))
 JSON = within("Output", click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."))
-QUIET = within(
-    "General", click.option("--quiet", is_flag=True, callback=_silence, help="No progress and no notes; warnings stay.")
-)
+_QUIET: dict[str, Any] = {"is_flag": True, "callback": _silence, "help": "No progress and no notes; warnings stay."}
+QUIET = within("General", click.option("-q", "--quiet", **_QUIET))
+QUICK = within("General", click.option("-q", "--quiet", expose_value=False, **_QUIET))
+"""``--quiet`` of a command that shows no progress itself."""
 TRUST = within(
     "General",
     click.option(
@@ -176,18 +246,24 @@ VIEWS = within(
         callback=split,
         default="mixed,clean_part,noisy_part,true_labels,test",
         show_default="all but val",
-        help="Views of the data, comma-separated: mixed, clean_part, noisy_part, true_labels, val, test, labels:NOISE.",
+        shell_complete=completion.VIEWS,
+        help="Views of the data, comma-separated: mixed, clean_part, noisy_part, true_labels, val, test, labels:NOISE, "
+        "or all.",
     ),
 )
 EPOCHS = within(
     "Measured on",
     click.option(
-        "--epochs",
+        "--checkpoints",
+        "epochs",
+        cls=Renamed,
+        former="--epochs",
         metavar="LIST",
         callback=split,
         default="last",
         show_default=True,
-        help="Epochs whose weights were kept, comma-separated, or `all`.",
+        shell_complete=completion.CHECKPOINTS,
+        help="Epochs whose weights were kept, comma-separated, with ranges: 5,10-20,last, or all.",
     ),
 )
 PARAMS = within(
@@ -219,9 +295,11 @@ def measuring(name: str) -> Callable[[F], F]:
     named = within(
         "Output",
         click.option(
+            "-n",
             "--name",
             default=name or None,
             callback=result_name,
+            shell_complete=completion.NAMES,
             show_default=name or "after what it is",
             help="Name of the result in the file.",
         ),

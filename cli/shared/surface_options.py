@@ -20,7 +20,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 EVALUATION: Callable[[F], F] = options.within(
     "Evaluation",
     click.option(
-        "--tolerance",
+        "--tol",
+        cls=options.Renamed,
+        former="--tolerance",
         type=options.positive(1.0),
         help="Interpolate where that is good to this share of each view's range, e.g. 0.01; all points by default.",
     ),
@@ -42,7 +44,7 @@ EVALUATION: Callable[[F], F] = options.within(
 )
 """Options that end up in :class:`ncsam.measurements.surface.SurfaceWhere`."""
 
-_DEFAULTS = {"tolerance": None, "rise": None, "batchnorm": "frozen", "by_class": False, "autotune": False}
+_DEFAULTS = {"tol": None, "rise": None, "batchnorm": "frozen", "by_class": False, "autotune": False}
 
 
 def only_for_one_surface(choices: dict[str, Any], instead: str) -> dict[str, Any]:
@@ -65,12 +67,12 @@ def summary(found: Line | Plane, dtype: str) -> str:
     """
     lines = []
     evaluated = int(np.count_nonzero(found.status[_first(found)] != Status.INTERPOLATED))
-    if found.tolerance is not None and found.interpolation_error is not None:
+    if found.tol is not None and found.interpolation_error is not None:
         ranges = np.ptp(np.where(np.isfinite(found.loss), found.loss, np.nan).reshape(len(found.views), -1), axis=1)
         share = np.nanmax(found.interpolation_error / np.where(ranges > 0, ranges, np.nan), initial=0.0)
         lines.append(
             f"evaluated {evaluated} of {found.loss[0].size} points, the others interpolated; "
-            f"estimated error up to {share:.2%} of a view's range (asked for {found.tolerance:.2%})"
+            f"estimated error up to {share:.2%} of a view's range (asked for {found.tol:.2%})"
         )
     if found.auto_range is not None:
         a = found.auto_range

@@ -41,7 +41,7 @@ def join(arguments: Sequence[str]) -> None:
     Raises:
         click.UsageError: the command, or the device, is not for several processes.
     """
-    if not launched() or not {"--help", "-h", "--version"}.isdisjoint(arguments):
+    if not launched() or not {"--help", "--help-all", "-h", "--version"}.isdisjoint(arguments):
         return
     size, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
     command = next((word for word in arguments if not word.startswith("-")), "")

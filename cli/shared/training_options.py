@@ -25,9 +25,9 @@ def setting(name: str, text: str, **more: Any) -> Callable[[F], F]:
     return click.option(f"{flag}/--no-{flag[2:]}" if default is False else flag, help=text, **given)
 
 
-def override(name: str, text: str) -> Callable[[F], F]:
+def override(name: str, text: str, **more: Any) -> Callable[[F], F]:
     """The option of a field without a default: what is not given is left as it is."""
-    return setting(name, text, default=None, show_default=False)
+    return setting(name, text, default=None, show_default=False, **more)
 
 
 def _type(name: str) -> click.ParamType | None:

@@ -64,6 +64,21 @@ def show_verdicts(verdicts: Verdicts) -> str:
     return "\n".join(lines)
 
 
+def show_one_run(study: Study) -> str:
+    """Say once what the statements need beside a single run."""
+    return "\n".join(
+        [
+            _wrapped(
+                f"One run, {printed(study.arms[0])} at {study.rates[0]:.0%} noise, decides no statement: they compare "
+                "SGD, SAM, NCSAM and controls at noise rates from 0 % on, over several seeds, by diagnostics, "
+                "sharpness and Theorem 1 measured on each run. Train and measure such a study, then judge its folder:"
+            ),
+            "  landscape sweep --preset digits",
+            "  landscape theory digits",
+        ]
+    )
+
+
 def legend(verdicts: Verdicts) -> str:
     """Explain the columns."""
     return (

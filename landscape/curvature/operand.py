@@ -4,13 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from landscape.objective.objective import Objective
+
+
+class SymmetricOperator(Protocol):
+    """A symmetric (K, K) operator: what has a shape and a dtype, and products ``H @ v``.
+
+    Operators of this package, square tensors and arrays, and ``scipy.sparse.linalg.LinearOperator``.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(K, K)."""
+
+    @property
+    def dtype(self) -> Any:
+        """That of its products: torch's or NumPy's."""
+
+    def __matmul__(self, vectors: Any, /) -> Any:
+        """Products with (K,) or (K, k)."""
 
 
 @dataclass(frozen=True)

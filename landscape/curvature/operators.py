@@ -5,16 +5,16 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
-from landscape.curvature.operand import operand
+from landscape.curvature.operand import SymmetricOperator, operand
 from landscape.curvature.products import FisherForm, Form, GaussNewtonForm, HessianForm
-from landscape.curvature.strategies import MEMORY_BUDGET, STRATEGIES, Probe, Products, Strategy
+from landscape.curvature.strategies import MEMORY_BUDGET, STRATEGIES, Probe, Products, Strategy, StrategyName
 from landscape.objective.differences import DerivativeError
 from landscape.objective.losses import PerSampleLoss
 from landscape.objective.objective import Objective, check_objective
@@ -62,10 +62,10 @@ class CurvatureOperator(ABC):
         self,
         objective: Objective,
         *,
-        strategy: str = "auto",
+        strategy: StrategyName = "auto",
         memory_budget: int = MEMORY_BUDGET,
         autotune: bool = False,
-        precision: str | None = None,
+        precision: Literal["bf16"] | None = None,
     ) -> None:
         check_objective(objective, type(self).__name__)
         if len(objective.views) != 1:
@@ -257,10 +257,10 @@ class EmpiricalFisherOperator(CurvatureOperator):
         objective: Objective,
         *,
         per_sample_loss: PerSampleLoss | None = None,
-        strategy: str = "auto",
+        strategy: StrategyName = "auto",
         memory_budget: int = MEMORY_BUDGET,
         autotune: bool = False,
-        precision: str | None = None,
+        precision: Literal["bf16"] | None = None,
     ) -> None:
         self._per_sample_loss = per_sample_loss
         super().__init__(
@@ -301,7 +301,7 @@ class ScaledOperator:
             [ 3., 18.]], dtype=torch.float64)
     """
 
-    def __init__(self, operator: Any, scale: Any) -> None:
+    def __init__(self, operator: SymmetricOperator, scale: Any) -> None:
         inner = operand(operator)
         self._inner = operator
         size, self.device, self._product = inner.size, inner.device, inner.product

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import math
 import time
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -24,7 +25,8 @@ from landscape.objective.sources import length
 from landscape.ranks import Ranks
 
 _log = logging.getLogger(__name__)
-STRATEGIES = ("auto", "double_backward", "split", "compiled", "lean", "finite_difference")  # files hold their places
+StrategyName = Literal["auto", "double_backward", "split", "compiled", "lean", "finite_difference"]
+STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)  # files hold their places
 MEMORY_BUDGET = 4 * 2**30
 NODE_FLOPS = 2e9  # operations of forward passes, in all products expected, for which tracing one graph node is worth it
 EXPECTED_PRODUCTS = 20  # where nobody says how many
@@ -55,7 +57,7 @@ class Strategy:
             played no part in the choice.
     """
 
-    name: str
+    name: StrategyName
     chosen: str
     traced: str
     fallback: str
@@ -102,7 +104,7 @@ class Decision:
         cost: estimate for the first micro-batch.
     """
 
-    name: str
+    name: StrategyName
     chosen: str
     probe: Probe
     traced: str = ""
@@ -345,14 +347,15 @@ class _Maker:
         found: Program | str = programs[key]
         return found
 
-    def _candidates(self, batch: BatchLoss, flops: float) -> tuple[str, ...]:
+    def _candidates(self, batch: BatchLoss, flops: float) -> tuple[StrategyName, ...]:
         """The strategies to try before double backward; ``flops`` are those of forward passes in all products.
 
         What a trace costs grows with the graph's nodes, what it saves with the operations of the products, so the same
         model, sizes and number of products always give the same choice.
         """
         if self._requested != "auto":
-            return {"double_backward": (), "split": ("split",), "compiled": ("compiled", "split")}[self._requested]
+            asked: dict[str, tuple[StrategyName, ...]] = {"split": ("split",), "compiled": ("compiled", "split")}
+            return asked.get(self._requested, ())
         if batch.call.precision is not None:  # code traced in less precision would be judged by a looser measure
             return ()
         nodes = sum(1 for _ in graph_nodes(batch.loss()))
@@ -364,8 +367,8 @@ class _Maker:
         return ("split",) if traced else ()
 
     def _first_that_agrees(
-        self, batch: BatchLoss, candidates: tuple[str, ...], v: Tensor, expected: Tensor
-    ) -> tuple[str, Product | None, Tensor, str, str]:
+        self, batch: BatchLoss, candidates: tuple[StrategyName, ...], v: Tensor, expected: Tensor
+    ) -> tuple[StrategyName, Product | None, Tensor, str, str]:
         """Name, product and image of the first strategy that agrees, how it was traced, and why others are not used."""
         # Rounding moves single activations across the kink of a ReLU, so equal products differ by more than rounding.
         tolerance = torch.finfo(v.dtype).eps ** (1 / 3)

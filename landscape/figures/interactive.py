@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from landscape._files import replacing
-from landscape.figures.levels import is_log
-from landscape.figures.planes import table_of
+from landscape.figures.levels import Scale, is_log
+from landscape.figures.planes import Quantity, table_of
 from landscape.figures.symbols import COLOURS, Records, by_label
 from landscape.records import Plane, Status
 
@@ -19,7 +19,7 @@ class PlotlyMissingError(ImportError):
     """plotly is not installed."""
 
 
-def interactive(planes: Records[Plane], view: str, *, quantity: str = "loss", scale: str = "auto") -> Any:
+def interactive(planes: Records[Plane], view: str, *, quantity: Quantity = "loss", scale: Scale = "auto") -> Any:
     """Planes as surfaces on one colour scale, one of them shown at a time; a ``plotly.graph_objects.Figure``.
 
     Buttons choose the plane. Points that are not finite are holes, interpolated ones are marked. Arguments as for

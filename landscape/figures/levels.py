@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import numpy as np
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.ticker import MaxNLocator
 
-SCALES = ("auto", "log", "linear")
+Scale = Literal["auto", "log", "linear"]
+SCALES = get_args(Scale)
 _STEPS = ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,))
 
 
-def is_log(values: np.ndarray, scale: str) -> bool:
+def is_log(values: np.ndarray, scale: Scale) -> bool:
     """Tell whether to draw finite ``values`` on a logarithmic scale: ``auto`` where they span more than a factor of 20.
 
     Raises:

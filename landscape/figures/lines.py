@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 
 from landscape.figures.data import DataFigure
-from landscape.figures.style import STYLE, below, figure, log_scale
+from landscape.figures.style import STYLE, Width, below, figure, log_scale
 from landscape.figures.symbols import Groups, Records, Symbol, by_label, grouped, plain, symbols_of
 from landscape.records import Connection, Line, LineDraws, Status
 
+Against = Literal["alpha", "distance", "relative"]
 _LABELS = {"alpha": "α (filter norms)", "distance": "‖Δw‖", "relative": "‖Δw‖ / ‖w‖"}
 
 
@@ -21,8 +22,8 @@ def lines(
     groups: Groups[Line],
     views: Sequence[str] | None = None,
     *,
-    against: str = "alpha",
-    width: str = "icml",
+    against: Against = "alpha",
+    width: Width = "icml",
     symbols: Mapping[str, Symbol] | None = None,
 ) -> DataFigure:
     """1D surfaces overlaid, a panel a view: the mean of each group with the range of its members as a band.
@@ -70,7 +71,7 @@ def bands(
     views: Sequence[str] | None = None,
     *,
     quantiles: tuple[float, float] = (0.1, 0.9),
-    width: str = "icml",
+    width: Width = "icml",
     symbols: Mapping[str, Symbol] | None = None,
 ) -> DataFigure:
     """The median over random directions, with a band between two of their quantiles at each point.
@@ -102,7 +103,7 @@ def connections(
     ways: Records[Connection],
     views: Sequence[str] | None = None,
     *,
-    width: str = "icml",
+    width: Width = "icml",
     symbols: Mapping[str, Symbol] | None = None,
 ) -> DataFigure:
     """Draw the loss on a path between two points; dashed: the baseline of the barrier, dotted: the barrier.
@@ -139,7 +140,7 @@ def connections(
     return made
 
 
-def _panels(views: Sequence[str], width: str) -> tuple[DataFigure, np.ndarray]:
+def _panels(views: Sequence[str], width: Width) -> tuple[DataFigure, np.ndarray]:
     return figure(1, len(views), height=2.3, width=width)
 
 
@@ -154,7 +155,7 @@ def _finish(made: DataFigure, axes: np.ndarray, views: Sequence[str], label: str
     below(made, axes.flat)
 
 
-def _overlaid(label: str, members: Sequence[Line], view: str, against: str) -> tuple[np.ndarray, np.ndarray]:
+def _overlaid(label: str, members: Sequence[Line], view: str, against: Against) -> tuple[np.ndarray, np.ndarray]:
     """Positions, and one row of losses a member."""
     if any(not np.array_equal(m.alphas, members[0].alphas) for m in members):
         raise ValueError(f"the lines of {label!r} lie on different grids")

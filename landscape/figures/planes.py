@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -13,11 +13,12 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 from scipy.interpolate import Akima1DInterpolator
 
 from landscape.figures.data import DataFigure
-from landscape.figures.levels import is_log, levels_between, norm_for, symmetric_levels
-from landscape.figures.style import STYLE, figure, inches
+from landscape.figures.levels import Scale, is_log, levels_between, norm_for, symmetric_levels
+from landscape.figures.style import STYLE, Width, figure, inches
 from landscape.figures.symbols import COLOURS, Records, Symbol, by_label, plain, symbols_of
 from landscape.records import Plane, PlaneDraws, Status, Trajectory
 
+Quantity = Literal["loss", "accuracy"]
 _COLOURMAPS = {"loss": "viridis", "accuracy": "cividis"}
 _NAMES = ("α (filter norms)", "β (filter norms)")
 _LARGEST = 2.8  # inches, of one panel: a lone plane does not fill a page
@@ -29,13 +30,13 @@ def contours(
     planes: Records[Plane],
     view: str | None = None,
     *,
-    quantity: str = "loss",
+    quantity: Quantity = "loss",
     levels: int = 16,
-    scale: str = "auto",
+    scale: Scale = "auto",
     trajectories: Mapping[str, Trajectory] | None = None,
     columns: int = 4,
     names: tuple[str, str] = _NAMES,
-    width: str = "icml",
+    width: Width = "icml",
     symbols: Mapping[str, Symbol] | None = None,
 ) -> DataFigure:
     """Planes of one view side by side, with levels shared by all.
@@ -92,11 +93,11 @@ def surface3d(
     planes: Records[Plane],
     view: str | None = None,
     *,
-    quantity: str = "loss",
-    scale: str = "auto",
+    quantity: Quantity = "loss",
+    scale: Scale = "auto",
     columns: int = 3,
     names: tuple[str, str] = _NAMES,
-    width: str = "icml",
+    width: Width = "icml",
     symbols: Mapping[str, Symbol] | None = None,
 ) -> DataFigure:
     """Planes of one view as surfaces in space, on one vertical scale; arguments as for :func:`contours`.
@@ -152,11 +153,11 @@ def difference(
     second: tuple[str, Plane],
     view: str | None = None,
     *,
-    quantity: str = "loss",
-    scale: str = "auto",
+    quantity: Quantity = "loss",
+    scale: Scale = "auto",
     levels: int = 16,
     names: tuple[str, str] = _NAMES,
-    width: str = "icml",
+    width: Width = "icml",
     symbols: Mapping[str, Symbol] | None = None,
 ) -> DataFigure:
     """Two runs on one colour scale, and the first minus the second on a diverging one that is symmetric about zero.
@@ -248,7 +249,7 @@ def _named(
     return found, view, {label: plain(symbol.name) for label, symbol in symbols_of(found, symbols).items()}
 
 
-def table_of(plane: Plane, view: str, quantity: str) -> np.ndarray:
+def table_of(plane: Plane, view: str, quantity: Quantity) -> np.ndarray:
     """The (alpha, beta) values of one view.
 
     Raises:
@@ -266,7 +267,7 @@ def table_of(plane: Plane, view: str, quantity: str) -> np.ndarray:
 
 
 def _shared(
-    tables: Mapping[Any, np.ndarray], view: str, quantity: str, levels: int, scale: str
+    tables: Mapping[Any, np.ndarray], view: str, quantity: Quantity, levels: int, scale: Scale
 ) -> tuple[np.ndarray, Normalize, bool]:
     """Levels, colours and whether they are logarithmic, for all tables together."""
     finite = np.concatenate([t[np.isfinite(t)] for t in tables.values()])
@@ -281,7 +282,7 @@ def _shared(
     return steps, norm_for(steps, log=log), log
 
 
-def _note(made: DataFigure, label: str, view: str, plane: Plane, table: np.ndarray, quantity: str) -> None:
+def _note(made: DataFigure, label: str, view: str, plane: Plane, table: np.ndarray, quantity: Quantity) -> None:
     a, b = np.meshgrid(plane.alphas, plane.betas, indexing="ij")
     made.note(label=label, view=view, alpha=a, beta=b, **{quantity: table})
 
@@ -419,11 +420,11 @@ def _outer_labels(axes: np.ndarray, count: int, names: tuple[str, str]) -> None:
         ax.set_ylabel(names[1])
 
 
-def _title(view: str, quantity: str) -> str:
+def _title(view: str, quantity: Quantity) -> str:
     return f"{quantity}, view {view.replace('_', ' ')}"
 
 
-def _colour_bar(made: DataFigure, filled: Any, axes: np.ndarray, view: str, quantity: str) -> None:
+def _colour_bar(made: DataFigure, filled: Any, axes: np.ndarray, view: str, quantity: Quantity) -> None:
     bar = made.colorbar(filled, ax=axes, shrink=0.9, pad=0.01)
     bar.set_label(_title(view, quantity))
     _plain_bar(bar, filled.levels, percent=quantity == "accuracy")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -15,10 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
 from landscape._files import replacing
+from landscape._suggest import former_arguments
 from landscape.figures.data import DataFigure
 
 # Inches; the text blocks of the style files of ICML (two columns) and NeurIPS (one).
-WIDTHS = {"icml": 6.75, "icml-column": 3.25, "neurips": 5.5}
+Width = Literal["icml", "icml-column", "neurips"]
+WIDTHS: dict[str, float] = {"icml": 6.75, "icml-column": 3.25, "neurips": 5.5}
 
 STYLE: Any = {  # rcParams; their keys are a closed set of literals to type checkers
     "font.size": 8,
@@ -44,7 +46,7 @@ STYLE: Any = {  # rcParams; their keys are a closed set of literals to type chec
 
 
 def figure(
-    rows: int, columns: int, *, height: float = 2.2, width: str = "icml", **subplots: Any
+    rows: int, columns: int, *, height: float = 2.2, width: Width = "icml", **subplots: Any
 ) -> tuple[DataFigure, np.ndarray]:
     """A figure with (rows, columns) axes, outside pyplot, so that the user's figures are not touched.
 
@@ -61,7 +63,7 @@ def figure(
         return made, made.subplots(rows, columns, squeeze=False, **subplots)
 
 
-def inches(width: str) -> float:
+def inches(width: Width) -> float:
     """A named width in inches.
 
     >>> inches("neurips")
@@ -131,8 +133,9 @@ _UNDATED: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+@former_arguments(positional=["dpi"])
 def save(
-    made: Figure, stem: str | Path, formats: Sequence[str] = ("pdf", "png"), dpi: int = STYLE["savefig.dpi"]
+    made: Figure, stem: str | Path, formats: Sequence[str] = ("pdf", "png"), *, dpi: int = STYLE["savefig.dpi"]
 ) -> list[Path]:
     """Write ``stem.pdf`` and ``stem.png``, each in one step; the same figure gives the same bytes.
 

@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,8 @@ from landscape.objective.plan import Part, Plan
 from landscape.objective.sources import is_other, joined, labels_of, length, select, to_model
 from landscape.objective.views import View
 
-CHECKS = ("full", "first", "off")
+Checks = Literal["full", "first", "off"]
+CHECKS: tuple[Checks, ...] = get_args(Checks)
 _FEW = 8  # samples that the graph of a loss is looked at on
 _TOGETHER = (
     "let forward= run all samples together and pick those of the batch, with their numbers as data: "

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Self
 import torch
 from torch import Tensor, nn
 
-from landscape.objective.checks import CHECKS, callable_model, checked, is_inside
+from landscape._suggest import former_arguments
+from landscape.objective.checks import CHECKS, Checks, callable_model, checked, is_inside
 from landscape.objective.context import Context, EmptyViewError
 from landscape.objective.differences import check_slope, is_checked
 from landscape.objective.evaluation.evaluate import Evaluate, Evaluation, Prepare, along
@@ -78,18 +79,19 @@ class Objective:
     (8, ('data',), torch.Size([8]))
     """
 
+    @former_arguments(positional=["batch_size"])
     def __init__(
         self,
         model: nn.Module,
         loss_fn: Loss,
         data: Any,
-        batch_size: int = 256,
         *,
+        batch_size: int = 256,
         forward: Forward | None = None,
         metrics: Mapping[str, Metric] | None = None,
         views: Sequence[View] | None = None,
         normalizer: Callable[[Any], float] | None = None,
-        checks: str = "full",
+        checks: Checks = "full",
         name: str | None = None,
     ) -> None:
         _check_loss(loss_fn)

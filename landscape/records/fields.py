@@ -35,9 +35,13 @@ class Variable:
 
 @dataclasses.dataclass(frozen=True)
 class Parameter:
-    """Declaration of a setting of the measurement: text, number, ``None``, or a JSON-able dict or list."""
+    """Declaration of a setting of the measurement: text, number, ``None``, or a JSON-able dict or list.
+
+    ``former`` is its name in earlier files.
+    """
 
     long_name: str
+    former: str = ""
 
 
 def variable(
@@ -52,9 +56,9 @@ def variable(
     return dataclasses.field(metadata=metadata)
 
 
-def parameter(long_name: str, default: Any = dataclasses.MISSING) -> Any:
+def parameter(long_name: str, default: Any = dataclasses.MISSING, *, former: str = "") -> Any:
     """Declare a setting of the measurement as a field of a record."""
-    metadata = {"declares": Parameter(long_name)}
+    metadata = {"declares": Parameter(long_name, former)}
     if default is dataclasses.MISSING:
         return dataclasses.field(metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)

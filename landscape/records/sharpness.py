@@ -9,6 +9,7 @@ from landscape.records.fields import parameter, variable
 
 WORST_CASE = ("sam", "adaptive", "keskar")
 """Measures of the largest rise, of which an ascent gives a lower bound."""
+_ARGUMENT = {"average": "sigma", "adaptive_average": "sigma", "keskar": "epsilon"}  # rho of the others
 
 
 class Sharpness(Record, kind="sharpness"):
@@ -42,14 +43,35 @@ class Sharpness(Record, kind="sharpness"):
             object.__setattr__(self, "bound", "lower")
             object.__setattr__(self, "stderr", self.stderr or None)
 
+    @property
+    def rho(self) -> float:
+        """Radius of the ball, of SAM's and of adaptive sharpness."""
+        return self._radius("rho")
+
+    @property
+    def sigma(self) -> float:
+        """Standard deviation of the perturbations, of averages."""
+        return self._radius("sigma")
+
+    @property
+    def epsilon(self) -> float:
+        """Relative half-width of the box, of Keskar's sharpness."""
+        return self._radius("epsilon")
+
+    def _radius(self, argument: str) -> float:
+        called = _ARGUMENT.get(self.measure, "rho")
+        if argument != called:
+            raise AttributeError(f"{self.measure} sharpness has no {argument}; its radius is called {called}")
+        return self.radius
+
     def __float__(self) -> float:
         return float(self.value)
 
     def in_short(self) -> str:
-        """Measure, value, what is known of its error, and radius."""
+        """Measure, value, what is known of its error, and rho, sigma or epsilon."""
         value = f"{self.value:.4g}" if self.stderr is None else with_error(self.value, self.stderr)
         kind = "" if self.bound is None else f", {self.bound} bound"
-        return f"{self.measure} {value}{kind}, radius {self.radius:g}"
+        return f"{self.measure} {value}{kind}, {_ARGUMENT.get(self.measure, 'rho')} {self.radius:g}"
 
 
 class KeskarSharpness(Sharpness, kind="keskar_sharpness"):

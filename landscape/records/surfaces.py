@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -32,8 +33,10 @@ class Surface(Record, kind="", kw_only=True):
     seen_curvature: np.ndarray | None = variable(
         "direction", long_name="second difference between the grid's points", units="loss / direction^2"
     )
-    tolerance: float | None = parameter(
-        "error sought in interpolation, as a share of a view's range of losses; none if every point was evaluated", None
+    tol: float | None = parameter(
+        "error sought in interpolation, as a share of a view's range of losses; none if every point was evaluated",
+        None,
+        former="tolerance",
     )
     batchnorm: str = parameter("BatchNorm statistics: frozen, or recalibrated at every point", "frozen")
     batchnorm_samples: int | None = parameter("evenly spaced samples that statistics are recomputed on", None)
@@ -46,6 +49,12 @@ class Surface(Record, kind="", kw_only=True):
     checks: str | None = parameter("how thoroughly model, loss and data were checked: full, first or off", None)
     label: str | None = parameter("name of the objective, by which figures tell records apart", None)
     hashes: list[str] | None = parameter("SHA-256 of each direction as float64", None)
+
+    @property
+    def tolerance(self) -> float | None:
+        """Former name of ``tol``."""
+        warnings.warn("tolerance is now called tol; 0.3.0 removes the former name", DeprecationWarning, stacklevel=2)
+        return self.tol
 
     def in_short(self) -> str:
         """Points along each direction, and views."""

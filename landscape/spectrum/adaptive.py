@@ -10,6 +10,7 @@ from typing import Any
 
 from landscape.curvature.operators import HessianOperator, ScaledOperator
 from landscape.curvature.progress import Progress
+from landscape.curvature.strategies import StrategyName
 from landscape.objective.objective import Objective
 from landscape.records import EigenResult, TraceResult
 from landscape.spectrum.eigenpairs import top_eigenpairs
@@ -22,7 +23,7 @@ def adaptive_trace(
     *,
     deflate: Any = None,
     seed: int = 0,
-    strategy: str = "auto",
+    strategy: StrategyName = "auto",
     progress: Progress = iter,
 ) -> TraceResult:
     """Trace of D H D with D = diag(|w|) for an objective's single view, Σᵢ wᵢ² ∂²L/∂wᵢ², with its standard error.
@@ -53,7 +54,7 @@ def adaptive_trace(
     return trace(_scaled(objective, strategy), num_matvecs, deflate=deflate, seed=seed, progress=progress)
 
 
-def adaptive_top(objective: Objective, k: int = 1, *, strategy: str = "auto", **options: Any) -> EigenResult:
+def adaptive_top(objective: Objective, k: int = 1, *, strategy: StrategyName = "auto", **options: Any) -> EigenResult:
     """The k largest eigenvalues of D H D with D = diag(|w|) for an objective's single view, each with its error bound.
 
     The largest is what 2/ρ² times the adaptive sharpness of radius ρ (Kwon et al. 2021, arXiv 2102.11600) tends to at a
@@ -79,5 +80,5 @@ def adaptive_top(objective: Objective, k: int = 1, *, strategy: str = "auto", **
     return top_eigenpairs(_scaled(objective, strategy), k, **options)
 
 
-def _scaled(objective: Objective, strategy: str) -> ScaledOperator:
+def _scaled(objective: Objective, strategy: StrategyName) -> ScaledOperator:
     return ScaledOperator(HessianOperator(objective, strategy=strategy), objective.weights.abs())

@@ -10,12 +10,14 @@ import torch
 from scipy.linalg import subspace_angles
 from torch import Tensor
 
+from landscape._suggest import former_arguments
 from landscape.curvature.operand import operand
 from landscape.records import Alignment, CurvatureSplit, SubspaceOverlap
 
 
+@former_arguments(positional=["whole"])
 def split_curvature(
-    vectors: Any, parts: Mapping[str, Any], shares: Mapping[str, float], whole: Any = None
+    vectors: Any, parts: Mapping[str, Any], shares: Mapping[str, float], *, whole: Any = None
 ) -> CurvatureSplit:
     """Curvature vᵀHv along each vector, split over the parts of H = Σ shareₚ·Hₚ.
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 import torch
 
+from landscape.curvature.operand import SymmetricOperator
 from landscape.curvature.progress import Progress, watched
 from landscape.objective.objective import check_seed
 from landscape.records import DensityResult, EigenResult, NegativeMass
@@ -17,7 +17,7 @@ from landscape.spectrum.krylov import KrylovBasis, eigh
 
 
 def spectral_density(
-    H: Any,
+    H: SymmetricOperator,
     num_steps: int = 50,
     num_probes: int = 2,
     *,

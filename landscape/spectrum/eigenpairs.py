@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.curvature.operand import operand
+from landscape.curvature.operand import SymmetricOperator, operand
 from landscape.curvature.progress import Progress, watched
 from landscape.objective.objective import check_seed
 from landscape.records import EigenResult
@@ -22,12 +22,15 @@ _EXPECTED = 4  # products for a well separated pair, and ten besides
 _log = logging.getLogger(__name__)
 _START_NOISE = 10.0  # times the unit hint; see _warm
 
+Which = Literal["LA", "SA", "LM", "both"]
+"""End of the spectrum, see :func:`top_eigenpairs`."""
+
 
 def top_eigenpairs(
-    H: Any,
+    H: SymmetricOperator,
     k: int = 5,
     *,
-    which: str = "LA",
+    which: Which = "LA",
     tol: float = 1e-3,
     max_matvecs: int | None = None,
     seed: int = 0,
@@ -139,7 +142,7 @@ def top_eigenpairs(
 
 
 def _vectors_in(
-    basis_bytes: int, size: int, k: int, which: str, block: int, search: bool, max_basis: int | None
+    basis_bytes: int, size: int, k: int, which: Which, block: int, search: bool, max_basis: int | None
 ) -> int:
     """Vectors of ``size`` that a basis may hold in so many bytes."""
     if max_basis is not None:
@@ -215,16 +218,16 @@ class _Found:
 class _Run:
     """Grow a basis until the wanted pairs have converged."""
 
-    which: str
+    which: Which
     wanted: int
     tol: float
     block: int
     max_basis: int
 
     @classmethod
-    def of(cls, size: int, k: int, which: str, tol: float, block: int, max_basis: int | None) -> _Run:
+    def of(cls, size: int, k: int, which: Which, tol: float, block: int, max_basis: int | None) -> _Run:
         """Check what was asked for, and complete it."""
-        if which not in ("LA", "SA", "LM", "both"):
+        if which not in get_args(Which):
             raise ValueError(f"which is {which!r}, expected 'LA', 'SA', 'LM' or 'both'")
         half, most = ("half ", size // 2) if which == "both" else ("", size)
         if not 1 <= k <= most:

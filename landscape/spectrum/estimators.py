@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from landscape.curvature.operand import SymmetricOperator
 from landscape.curvature.progress import Progress, watched
 from landscape.records import DiagonalResult, MomentsResult, TraceResult
 from landscape.spectrum.probes import DeflatedProbes
 
 
 def trace(
-    H: Any, num_matvecs: int = 100, *, deflate: Any = None, seed: int = 0, progress: Progress = iter
+    H: SymmetricOperator, num_matvecs: int = 100, *, deflate: Any = None, seed: int = 0, progress: Progress = iter
 ) -> TraceResult:
     """Trace of a symmetric operator by deflated Hutchinson probes, with its standard error.
 
@@ -61,7 +62,9 @@ def trace(
     )
 
 
-def spectral_moments(H: Any, num_matvecs: int = 100, *, deflate: Any = None, seed: int = 0) -> MomentsResult:
+def spectral_moments(
+    H: SymmetricOperator, num_matvecs: int = 100, *, deflate: Any = None, seed: int = 0
+) -> MomentsResult:
     """Trace, Frobenius norm and participation ratio of a symmetric operator, from the same probes.
 
     With H = [T, C*; C, B] in a known subspace and its complement, ‖H‖² = ‖T‖² + 2 ‖C‖² + E‖Bz‖². The participation
@@ -108,7 +111,7 @@ def spectral_moments(H: Any, num_matvecs: int = 100, *, deflate: Any = None, see
     )
 
 
-def diagonal(H: Any, num_matvecs: int = 100, *, deflate: Any = None, seed: int = 0) -> DiagonalResult:
+def diagonal(H: SymmetricOperator, num_matvecs: int = 100, *, deflate: Any = None, seed: int = 0) -> DiagonalResult:
     """Diagonal of a symmetric operator, (K,), with a standard error for every entry.
 
     E z ⊙ Hz over Rademacher vectors z (Bekas, Kokiopoulou, Saad 2007), with the known part of H taken out first, as in

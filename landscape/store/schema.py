@@ -211,7 +211,9 @@ def read_record(group: h5py.Group, file_size: int, manifest: Mapping[str, str]) 
     for name, declared in record.variables().items():
         stored_name = declared.dims[0] if declared.coordinate else name
         fields[name] = read_array(group, stored_name, file_size, manifest) if stored_name in group else None
-    fields |= {name: attributes[name] for name in record.parameters() if name in attributes}
+    for name, setting in record.parameters().items():
+        if (stored_as := name if name in attributes else setting.former) in attributes:
+            fields[name] = attributes[stored_as]
     try:
         return record(**fields)
     except (TypeError, ValueError) as error:

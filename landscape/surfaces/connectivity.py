@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -27,7 +27,9 @@ from landscape.surfaces.scan import (
     together,
 )
 
-_BUFFERS = ("interpolated", "start", "recalibrated")
+Buffers = Literal["interpolated", "start", "recalibrated"]
+"""BatchNorm statistics on the way, see :func:`connect`."""
+_BUFFERS = get_args(Buffers)
 
 
 def connect(
@@ -35,7 +37,7 @@ def connect(
     end: Objective,
     alphas: Any = None,
     *,
-    buffers: str = "interpolated",
+    buffers: Buffers = "interpolated",
     names: tuple[str, str] = ("start", "end"),
     rows: Rows | None = None,
     progress: Progress = iter,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from landscape._suggest import former_arguments
 from landscape.objective.evaluation.evaluate import Evaluate, Evaluation
 from landscape.objective.objective import Objective
 from landscape.records import LineDraws, PlaneDraws
@@ -78,12 +79,13 @@ def line_draws(
     return LineDraws(alphas=a, **measured)
 
 
+@former_arguments(positional=["draws"])
 def plane_draws(
     objective: Objective,
     alphas: Any,
     betas: Any,
-    draws: int = 5,
     *,
+    draws: int = 5,
     seed: int = 0,
     layers: str | Sequence[str] | None = None,
     policy: Mapping[str, str] | None = None,

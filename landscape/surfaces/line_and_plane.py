@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from landscape._suggest import former_arguments
 from landscape.objective.evaluation.evaluate import Evaluation
 from landscape.objective.objective import Objective, check_objective
 from landscape.records import Line, Plane, Status
@@ -20,7 +21,10 @@ from landscape.surfaces.recalibration import SAMPLES, Recalibration
 from landscape.surfaces.refinement import Refinement, coarse_to_fine
 from landscape.surfaces.scan import MemoryRows, Progress, Rows, as_grid, groups, row_fields, status_of, together
 
-__all__ = ["line", "plane", "row_fields", "surface_fields"]
+__all__ = ["BatchNorm", "line", "plane", "row_fields", "surface_fields"]
+
+BatchNorm = Literal["frozen", "recalibrated"]
+"""Statistics of BatchNorm layers: those of the model, or recomputed at every point."""
 
 
 def surface_fields(objective: Objective, *, by_class: bool = False) -> dict[str, tuple[int, ...]]:
@@ -36,15 +40,16 @@ def surface_fields(objective: Objective, *, by_class: bool = False) -> dict[str,
     return fields
 
 
+@former_arguments(renamed={"tolerance": "tol"})
 def line(
     objective: Objective,
     direction: Any,
     alphas: Any,
     *,
     seed: int | None = None,
-    tolerance: float | None = None,
+    tol: float | None = None,
     by_class: bool = False,
-    batchnorm: str = "frozen",
+    batchnorm: BatchNorm = "frozen",
     batchnorm_samples: int = SAMPLES,
     check: bool = True,
     rows: Rows | None = None,
@@ -60,7 +65,7 @@ def line(
         direction: (K,) tensor or array.
         alphas: (n,) finite displacements, in units of the direction.
         seed: of the direction, to be recorded.
-        tolerance: evaluate only as many points as it takes to interpolate the loss of every view to about this share
+        tol: evaluate only as many points as it takes to interpolate the loss of every view to about this share
             of its range, 0.01 for one per cent; the others are marked as interpolated, and the estimated error is
             recorded. Accuracies, which jump, are interpolated along without a promise. See
             :class:`~landscape.surfaces.refinement.Refinement`. All points are evaluated if none.
@@ -86,11 +91,12 @@ def line(
     check_objective(objective, "line")
     d = objective.layout.as_vector(direction)
     a = as_grid(alphas, "alphas")
-    how = _How(tolerance, by_class, batchnorm, batchnorm_samples, check)
+    how = _How(tol, by_class, batchnorm, batchnorm_samples, check)
     measured = _measure(objective, [d], [a], how, rows, progress)
     return Line(alphas=a, direction_norm=_norm(d), seed=seed, **measured)
 
 
+@former_arguments(renamed={"tolerance": "tol"})
 def plane(
     objective: Objective,
     direction1: Any,
@@ -99,9 +105,9 @@ def plane(
     betas: Any,
     *,
     seed: int | None = None,
-    tolerance: float | None = None,
+    tol: float | None = None,
     by_class: bool = False,
-    batchnorm: str = "frozen",
+    batchnorm: BatchNorm = "frozen",
     batchnorm_samples: int = SAMPLES,
     check: bool = True,
     rows: Rows | None = None,
@@ -115,7 +121,7 @@ def plane(
     check_objective(objective, "plane")
     d1, d2 = objective.layout.as_vector(direction1), objective.layout.as_vector(direction2)
     a, b = as_grid(alphas, "alphas"), as_grid(betas, "betas")
-    how = _How(tolerance, by_class, batchnorm, batchnorm_samples, check)
+    how = _How(tol, by_class, batchnorm, batchnorm_samples, check)
     measured = _measure(objective, [d1, d2], [a, b], how, rows, progress)
     norms = np.array([_norm(d1), _norm(d2)])
     return Plane(alphas=a, betas=b, direction_norms=norms, cosine=cosine(d1, d2), seed=seed, **measured)
@@ -125,9 +131,9 @@ def plane(
 class _How:
     """The arguments of a measurement; see :func:`line`."""
 
-    tolerance: float | None
+    tol: float | None
     by_class: bool
-    batchnorm: str
+    batchnorm: BatchNorm
     batchnorm_samples: int
     check: bool
 
@@ -151,9 +157,9 @@ def _measure(
     rows = MemoryRows.pending_all(int(np.prod(shape)), fields) if rows is None else rows
     table = _Table(rows, fields)
     refinement = None
-    if how.tolerance is not None:
+    if how.tol is not None:
         table.known[:] = False  # decided anew from what is stored, so that a resumed refinement takes the same points
-        refinement = Refinement(axes, table.values, table.known, table.governing("loss"), how.tolerance)
+        refinement = Refinement(axes, table.values, table.known, table.governing("loss"), how.tol)
     places = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
     centre: dict[str, float] = {}
 
@@ -179,7 +185,7 @@ def _measure(
         "status": status,
         "weight_norm": _norm(objective.weights),
         "classes": np.array(classes) if classes else None,
-        "tolerance": how.tolerance,
+        "tol": how.tol,
         "interpolation_error": None if refinement is None else refinement.error[: len(views)],
         "batchnorm": how.batchnorm,
         "batchnorm_samples": recalibration.samples if recalibration else None,

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape._suggest import former_arguments
 from landscape.records import Trajectory
 from landscape.surfaces.directions import direction_hash, signed
 
@@ -52,11 +53,13 @@ def principal_directions(
     return [signed(direction) for direction in right[:count]], squares / squares.sum()
 
 
+@former_arguments(positional=["ratios"])
 def project_path(
     checkpoints: Sequence[Tensor],
     epochs: Sequence[int],
     centre: Tensor,
     directions: Sequence[Tensor],
+    *,
     ratios: np.ndarray | None = None,
 ) -> Trajectory:
     """Least-squares coordinates of the checkpoints in the plane centre + span(directions), and how far off it they lie.

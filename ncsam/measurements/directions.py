@@ -165,7 +165,7 @@ def checkpoints_of(run: Run, objective: Objective) -> list[Tensor]:
 def trajectory_on(run: Run, objective: Objective, directions: Directions) -> Trajectory:
     """Every kept checkpoint of the run in the coordinates of these directions, and its distance from their plane."""
     points = checkpoints_of(run, objective)
-    return project_path(points, run.epochs, objective.weights, directions.vectors, directions.ratios)
+    return project_path(points, run.epochs, objective.weights, directions.vectors, ratios=directions.ratios)
 
 
 def simulated_noise_gradient(run: Run, model: nn.Module, seed: int = 0) -> Tensor:

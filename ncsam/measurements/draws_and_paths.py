@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 from landscape.records import Connection, LineDraws, PlaneDraws
-from landscape.surfaces.connectivity import connect
+from landscape.surfaces.connectivity import Buffers, connect
 from landscape.surfaces.draws import line_draws, plane_draws
 from landscape.surfaces.scan import row_fields
 from ncsam.measurements.forecast import of_points
@@ -53,9 +53,9 @@ def measure_draws(
         where,
         forecast=lambda part: of_points(objective, part.pending()),
     ) as (part, finish):
-        how: dict[str, Any] = {"seed": seed, "layers": chosen, "policy": policy, "rows": part}
+        how: dict[str, Any] = {"draws": draws, "seed": seed, "layers": chosen, "policy": policy, "rows": part}
         how["progress"] = where.get("progress", iter)
-        drawn = line_draws(objective, a, draws, **how) if b is None else plane_draws(objective, a, b, draws, **how)
+        drawn = line_draws(objective, a, **how) if b is None else plane_draws(objective, a, b, **how)
         finish(drawn)
         return drawn
 
@@ -69,7 +69,7 @@ def measure_connection(
     epoch: int | str = "last",
     other_epoch: int | str = "last",
     alphas: Sequence[float],
-    buffers: str = "interpolated",
+    buffers: Buffers = "interpolated",
     **where: Unpack[Where],
 ) -> Connection:
     """All views of ``run`` on the straight line to another run's weights, with barriers; stored as ``surface/<name>``.

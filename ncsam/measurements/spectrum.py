@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import numpy as np
 import torch
@@ -13,9 +13,10 @@ from torch import Tensor
 
 import landscape
 from landscape import HessianOperator, Objective
-from landscape.curvature.strategies import STRATEGIES
+from landscape.curvature.strategies import STRATEGIES, StrategyName
 from landscape.ranks import Ranks
 from landscape.records import EigenResult, Status
+from landscape.spectrum.eigenpairs import Which
 from landscape.spectrum.krylov import memory_of_basis
 from landscape.spectrum.probes import memory_of_probes
 from landscape.store.room import check_room
@@ -38,7 +39,7 @@ def measure_spectrum(
     views: Sequence[str] = ANALYSIS_VIEWS,
     epochs: Sequence[int | str] = ("last",),
     k: int = 5,
-    which: str = "LA",
+    which: Which = "LA",
     tol: float = 1e-3,
     trace_matvecs: int = 100,
     density_steps: int = 0,
@@ -48,7 +49,7 @@ def measure_spectrum(
     split: bool = False,
     vectors: bool = False,
     warm_start: bool = True,
-    strategy: str = "auto",
+    strategy: StrategyName = "auto",
     autotune: bool = False,
     subset: int | None = None,
     subset_seed: int = 0,
@@ -119,11 +120,11 @@ def measure_spectrum(
 
 def _timed_strategy(
     run: Run, name: str, epochs: Sequence[int | str], views: Sequence[str], params: Sequence[str], where: Where
-) -> str:
+) -> StrategyName:
     """The faster way to make products; the recorded one where a stopped measurement is resumed."""
     recorded = recorded_identity(run, name, where)
     if recorded is not None:
-        return str(recorded["strategy"])
+        return cast(StrategyName, recorded["strategy"])
     objective = objective_of(run, next(iter(epochs), "last"), views, where)
     if params:
         objective = objective.restricted(*params)

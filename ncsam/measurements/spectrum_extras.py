@@ -170,7 +170,7 @@ class Sources(Extra):
         operators = {part: self._operator(place.objective.view(part)) for part in shares}
         # On the mixed view the parts must add up to the eigenvalue; on another they add up to the curvature there.
         whole = pairs.values if place.view == "mixed" else None
-        found = landscape.split_curvature(pairs.vectors, operators, shares, whole)
+        found = landscape.split_curvature(pairs.vectors, operators, shares, whole=whole)
         split = np.full((len(pairs.values), len(PARTS)), np.nan)
         split[:, [PARTS.index(part) for part in shares]] = found.curvature.T
         if self._compared[0] != place.index:

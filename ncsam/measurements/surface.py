@@ -11,9 +11,10 @@ from torch import Tensor
 
 import landscape
 from landscape import store
+from landscape._suggest import former_arguments
 from landscape.records import Line, Plane
 from landscape.surfaces.batch_size import BatchChoice, choose_batch_size, measure
-from landscape.surfaces.line_and_plane import surface_fields
+from landscape.surfaces.line_and_plane import BatchNorm, surface_fields
 from landscape.surfaces.recalibration import SAMPLES, Recalibration
 from landscape.surfaces.span import find_span
 from ncsam.measurements.directions import Directions, directions_for, trajectory_on
@@ -29,22 +30,23 @@ class SurfaceWhere(Where, total=False):
     """Settings of a surface, whatever its directions; beside the keys of :class:`Where`:
 
     Keys:
-        tolerance, by_class, batchnorm, batchnorm_samples: see :func:`landscape.line`.
+        tol, by_class, batchnorm, batchnorm_samples: see :func:`landscape.line`.
         rise: find the span at which the loss has risen by so much, and stretch the grid, given for a span of 1, to it.
         range_view: whose loss that is; the first view with samples if none.
         autotune: measure which batch size and memory format are fastest, instead of following the rule. A resumed
             measurement takes what the stopped one measured.
     """
 
-    tolerance: float | None
+    tol: float | None
     by_class: bool
-    batchnorm: str
+    batchnorm: BatchNorm
     batchnorm_samples: int
     rise: float | None
     range_view: str | None
     autotune: bool
 
 
+@former_arguments(renamed={"tolerance": "tol"})
 def measure_line(
     run: Run,
     name: str = "line",
@@ -72,6 +74,7 @@ def measure_line(
     return record
 
 
+@former_arguments(renamed={"tolerance": "tol"})
 def measure_plane(
     run: Run,
     name: str = "plane",
@@ -168,7 +171,7 @@ def evaluate_surface(
     if span is not None:
         grids = [[span["span"] * x for x in grid] for grid in grids]
     how: dict[str, Any] = {
-        "tolerance": where.get("tolerance"),
+        "tol": where.get("tol"),
         "by_class": where.get("by_class", False),
         "batchnorm": where.get("batchnorm", "frozen"),
         "batchnorm_samples": where.get("batchnorm_samples", SAMPLES),
@@ -183,7 +186,7 @@ def evaluate_surface(
     recalibration = Recalibration(objective.over(None), how["batchnorm_samples"]) if recalibrated else None
 
     def forecast(part: PartRows) -> Forecast:
-        at_most = how["tolerance"] is not None
+        at_most = how["tol"] is not None
         return of_points(objective, part.pending(), at_most=at_most, recalibration=recalibration)
 
     with result_of(run, name, identity, count, fields, where, forecast=forecast) as (part, finish):

@@ -128,6 +128,11 @@ class Run:
         return _stored(name, self.names)
 
     @property
+    def views(self) -> list[str]:
+        """The standard views that the run has: all, ``val`` only if a part was held out."""
+        return [view for view in VIEWS if view != "val" or self.labels.held_out.any()]
+
+    @property
     def name(self) -> str:
         """The file's name without its ending."""
         return self.path.stem

@@ -7,7 +7,7 @@ import importlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -91,7 +91,7 @@ def export_weights(
     path: str | Path,
     epoch: int | str = "last",
     *,
-    format: str | None = None,
+    format: Literal["pt", "safetensors"] | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write weights and buffers of a run at the end of an epoch, bit for bit, as a state dict; returns the file.
@@ -107,12 +107,12 @@ def export_weights(
     run = run if isinstance(run, Run) else Run(run)
     with one_line(path, "writing", "check the path"):
         path = output(path)
-    format = format or next((name for name, suffixes in FORMATS.items() if path.suffix in suffixes), "")
-    if format not in FORMATS:
-        raise ValueError(f"{path}: format is {format!r}, expected {' or '.join(FORMATS)}")
+    chosen: str = format or next((name for name, suffixes in FORMATS.items() if path.suffix in suffixes), "")
+    if chosen not in FORMATS:
+        raise ValueError(f"{path}: format is {chosen!r}, expected {' or '.join(FORMATS)}")
     if path.is_dir() or (path.exists() and not overwrite):
         raise StoreError(f"{path}: exists; choose another name{'' if path.is_dir() else ' or --overwrite'}")
-    write = safetensors().save_file if format == "safetensors" else torch.save
+    write = safetensors().save_file if chosen == "safetensors" else torch.save
     with store.open(run.path) as file:
         arrays = file.arrays(f"weights/{run.epoch(epoch)}")
     tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}

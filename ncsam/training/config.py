@@ -6,7 +6,7 @@ import bisect
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 from landscape._suggest import did_you_mean
 
@@ -14,11 +14,13 @@ Schedule = Callable[[int, int], float]
 """(epoch counted from 1, epochs) ↦ factor of the learning rate."""
 
 SEEDS = ("split", "noise", "weights", "order", "picks")
-PRECISIONS = ("fp32", "bf16")
-MEMORY_FORMATS = ("auto", "contiguous", "channels_last")
+Precision = Literal["fp32", "bf16"]
+MemoryFormat = Literal["auto", "contiguous", "channels_last"]
+BaseOptimizer = Literal["sgd", "adamw", "adam"]
+WarmupStep = Literal["base", "sam"]
+PRECISIONS, MEMORY_FORMATS = get_args(Precision), get_args(MemoryFormat)
 LAST_EPOCHS = 5  # the reported accuracies are means over these, so that they are always evaluated
-BASE_OPTIMIZERS = ("sgd", "adamw", "adam")
-WARMUP_STEPS = ("base", "sam")
+BASE_OPTIMIZERS, WARMUP_STEPS = get_args(BaseOptimizer), get_args(WarmupStep)
 LARGEST = 1e30  # of any setting: float32 ends at 3.4e38, and the square root of that is about where norms end
 COUNTS = {
     "epochs": (1, 1_000_000), "batch_size": (1, 2**31 - 1), "train_samples": (1, 2**31 - 1),
@@ -93,11 +95,11 @@ class TrainConfig:
     lr: float = 0.05
     momentum: float = 0.9
     weight_decay: float = 1e-3
-    base_optimizer: str = "sgd"
+    base_optimizer: BaseOptimizer = "sgd"
     betas: tuple[float, float] = (0.9, 0.999)
     lr_schedule: str = "cosine"
     warmup: float = 0.25
-    warmup_step: str = "base"
+    warmup_step: WarmupStep = "base"
     warmup_rho: float = 0.05
     loss: str = "ce"
     mixup: float = 0.0
@@ -105,8 +107,8 @@ class TrainConfig:
     train_samples: int | None = None
     test_samples: int | None = None
     val_fraction: float = 0.1
-    precision: str = "fp32"
-    memory_format: str = "auto"
+    precision: Precision = "fp32"
+    memory_format: MemoryFormat = "auto"
     compile: bool = False
     checkpoints: tuple[int, ...] = ()
     diagnose: int = 0

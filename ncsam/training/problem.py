@@ -126,7 +126,7 @@ class Problem:
             model,
             loss_fn or nn.CrossEntropyLoss(),
             {name: source for name, source in sources.items() if name in needed},
-            batch_size,
+            batch_size=batch_size,
             forward=self._forward if self.dataset.train_x.dtype == torch.uint8 else None,
             views=[known[name] for name in views],
             metrics=metrics,

@@ -54,7 +54,7 @@ def two_seconds(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     [
         ("surface", "surface: about 1:42 for 51 points on 5 views"),
         ("surface --plane --points 5 --views test,mixed", "surface: about 0:50 for 25 points on 2 views"),
-        ("surface --points 9 --tolerance 0.5", "surface: about 0:18 for up to 9 points on 5 views"),
+        ("surface --points 9 --tol 0.5", "surface: about 0:18 for up to 9 points on 5 views"),
         ("surface --draws 3 --points 4", "surface: about 0:24 for 12 points on 5 views"),
         ("surface --points 3 --directions between:RUN", "surface: about 0:06 for 3 points on 5 views"),
         ("hessian --views mixed --top 1 --trace 10", "hessian: about 0:36 for about 18 Hessian products on 1 view"),
@@ -63,7 +63,7 @@ def two_seconds(monkeypatch: pytest.MonkeyPatch) -> list[object]:
             "hessian: about 1:20 for about 20 Hessian products on each of 2 views",
         ),
         (
-            "hessian --epochs all --views mixed --top 1 --trace 2",
+            "hessian --checkpoints all --views mixed --top 1 --trace 2",
             "hessian: about 0:40 for about 10 Hessian products on each of 2 views and epochs",
         ),
         (
@@ -81,7 +81,7 @@ def two_seconds(monkeypatch: pytest.MonkeyPatch) -> list[object]:
         ),
         ("sharpness --views mixed --keskar 0.001", "sharpness: about 1:28 for 22 steps on 1 view"),
         ("diagnose --batches 1", "diagnose: about 0:05 for 1 batch and the full training set at 1 epoch"),
-        ("diagnose --batches 1 --no-full --epochs all", "diagnose: about 0:04 for 2 batches"),
+        ("diagnose --batches 1 --no-full --checkpoints all", "diagnose: about 0:04 for 2 batches"),
         ("diagnose --bound --steps 3 --restarts 2", "bound: about 0:48 for 12 steps of ascents"),
     ],
 )
@@ -176,9 +176,9 @@ def test_eigenvectors_to_start_from_count_as_room(
     usage: Callable[[Path], SimpleNamespace] = lambda _: SimpleNamespace(free=200_000, total=10**12)  # noqa: E731
     monkeypatch.setattr(room.shutil, "disk_usage", usage)
     words = ["hessian", str(copy), "--views", "mixed", "--trace", "0", "--top", "9", "--quiet"]
-    assert landscape([*words, "--epochs", "all"]) == 2
+    assert landscape([*words, "--checkpoints", "all"]) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert "hessian/default of 2 rows needs" in line
     assert "on disk, and 195 KiB are free" in line
     assert [path.name for path in copy.parent.iterdir()] == ["run.h5"]
-    assert landscape([*words, "--epochs", "all", "--cold"]) == 0
+    assert landscape([*words, "--checkpoints", "all", "--cold"]) == 0

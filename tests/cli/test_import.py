@@ -38,7 +38,7 @@ def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("imported")
     files = weights(folder, "e10.pt", "e20.pt")
     out = folder / "run.h5"
-    assert landscape(["import", "--weights", *files, "--epochs", "10,20", *OTHERS, *NOISE, "--out", str(out)]) == 0
+    assert landscape(["import", "--weights", *files, "--checkpoints", "10,20", *OTHERS, *NOISE, "--out", str(out)]) == 0
     return out
 
 
@@ -74,7 +74,7 @@ def test_every_measurement_and_figure_of_an_imported_run(
 ) -> None:
     quick = ["--views", "mixed,noisy_part", "--quiet"]
     path = str(copy)
-    assert landscape(["hessian", path, "--epochs", "all", "--top", "2", "--trace", "4", *quick]) == 0
+    assert landscape(["hessian", path, "--checkpoints", "all", "--top", "2", "--trace", "4", *quick]) == 0
     assert landscape(["sharpness", path, "--sigma", "0.01", "--samples", "2", *quick]) == 0
     assert landscape(["surface", path, "--points", "5", *quick]) == 0
     assert landscape(["surface", path, "--plane", "--points", "3", *quick]) == 0
@@ -141,7 +141,7 @@ def test_measurements_are_those_of_a_run_that_was_trained_here(tmp_path: Path) -
     assert landscape(["export", str(trained), "--weights", "last", "--format", "safetensors", "--out", files[1]]) == 0
     assert landscape(["import", "--weights", *files, "--model", "mlp", *settings, "--quiet", "--out", str(back)]) == 0
     for path in (trained, back):
-        assert landscape(["sharpness", str(path), "--epochs", "all", "--quiet"]) == 0
+        assert landscape(["sharpness", str(path), "--checkpoints", "all", "--quiet"]) == 0
         assert landscape(["diagnose", str(path), "--batches", "2", "--quiet"]) == 0
     one, other = Run(trained), Run(back)
     np.testing.assert_array_equal(one.labels.observed, other.labels.observed)
@@ -200,8 +200,8 @@ def test_what_an_imported_run_cannot_do_is_one_line(
         ("--weights w.pt --data digits", "--model is missing"),
         ("--weights w.pt --model mlp --data digits", "does not fit model 'mlp': "),
         ("--weights w.pt --weights w.pt w.pt --model cnn --data digits", "'w.pt' follows several --weights"),
-        ("--weights w.pt --epochs 1,2 --model cnn --data digits", "files of weights: 1, epochs: 2"),
-        ("--weights w.pt --epochs last --model cnn --data digits", "expected epochs such as 10,20"),
+        ("--weights w.pt --checkpoints 1,2 --model cnn --data digits", "files of weights: 1, epochs: 2"),
+        ("--weights w.pt --checkpoints last --model cnn --data digits", "expected epochs such as 10,20"),
         ("--weights w.pt --model cnm --data digits", "did you mean 'cnn'"),
         ("--weights w.pt --model cnn --data digit", "did you mean 'digits'"),
         ("--weights w.pt --model cnn --data digits --noise pair", "label noise 'pair': got 0 arguments"),

@@ -26,7 +26,7 @@ TRAIN = ["train", "--optimizer", "sgd", "--epochs", "1", "--train-samples", "200
 QUICK = ["--quiet", "--json"]
 CALLS = {
     "train": "train --optimizer sgd --epochs 1 --train-samples 100 --out new.h5",
-    "import": "import --weights run.pt --epochs 3 --model mlp --data digits --out new.h5",
+    "import": "import --weights run.pt --checkpoints 3 --model mlp --data digits --out new.h5",
     "hessian": "hessian run.h5 --top 1 --trace 2 --views mixed,noisy_part --params classifier",
     "surface": "surface run.h5 --points 3 --views mixed",
     "sharpness": "sharpness run.h5 --views mixed --sigma 0.1 --samples 2",
@@ -121,8 +121,7 @@ def test_json_has_the_promised_keys_and_types(
     if "run.pt" in words:
         assert landscape(["export", "run.h5", "--weights", "last", "--format", "pt", "--out", "run.pt"]) == 0
         capsys.readouterr()
-    quick = QUICK if words[0] not in ("export", "inspect", "verify") else ["--json"]
-    assert landscape([*words, *quick]) == 0
+    assert landscape([*words, *QUICK]) == 0
     captured = capsys.readouterr()
     found = json.loads(captured.out)
     assert captured.err == ""
@@ -158,7 +157,7 @@ def test_no_number_is_null(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     train = "train --noise none --optimizer sgd --epochs 1 --train-samples 100 --out clean.h5"
     measured = [f"{name} clean.h5" for name in ("hessian", "sharpness", "surface", "diagnose", "diagnose --bound")]
     for words in (train, *measured, "inspect clean.h5"):
-        assert landscape([*words.split(), "--json", *([] if "inspect" in words else ["--quiet"])]) == 0
+        assert landscape([*words.split(), *QUICK]) == 0
         found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
         if words == train:
             assert found["accuracy"]["noisy_part"] is None

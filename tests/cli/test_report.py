@@ -181,7 +181,6 @@ def _no_picture(anchor: str) -> page_module.Picture:
     [
         (["report", "mine", "--out", "there.html"], "there.html: exists; choose another file, or --overwrite"),
         (["report", "mine", "--out", "mine", "--overwrite"], "mine: exists; choose another file"),
-        (["report", "mine", "--out", "none/r.html"], "none: no such folder"),
         (["report", "empty", "--out", "r.html"], "holds neither study.h5 nor run files"),
         (["report", "missing.h5", "--out", "r.html"], "there is no such file"),
         (["report", "run.h5", "--out", "r.html"], "is a run file, expected a study file"),

@@ -26,7 +26,7 @@ def test_the_spectrum_along_training_from_the_command_to_the_pictures(
     copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = [
-        "--epochs",
+        "--checkpoints",
         "all",
         "--top",
         "2",

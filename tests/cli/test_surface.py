@@ -29,7 +29,7 @@ def copy(run_file: Path, tmp_path: Path) -> str:
 
 
 def test_a_plane_to_a_tolerance_over_a_span_that_it_finds(copy: str, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["surface", copy, "--plane", "--points", "31", "--tolerance", "0.02", "--auto-range", "1.5", "--quiet"]
+    arguments = ["surface", copy, "--plane", "--points", "31", "--tol", "0.02", "--auto-range", "1.5", "--quiet"]
     assert landscape([*arguments, "--views", "mixed,labels:symmetric:0.6"]) == 0
     out = capsys.readouterr().out
     for text in (
@@ -100,8 +100,8 @@ def test_classes_and_a_measured_choice_are_recorded(copy: str, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--tolerance", "0"], "tolerance"),
-        (["--draws", "2", "--tolerance", "0.1"], "--tolerance goes with a single line or plane"),
+        (["--tol", "0"], "'--tol': 0 is not in the range"),
+        (["--draws", "2", "--tol", "0.1"], "--tol goes with a single line or plane"),
         (["--draws", "2", "--auto-range", "1"], "--auto-range goes with a single line or plane"),
         (["--span", "1", "--auto-range", "1"], "leave one out"),
         (["--batchnorm", "recalibrated"], "no BatchNorm layer"),

@@ -177,7 +177,7 @@ def test_a_study_file_is_written_from_runs(run_file: Path, tmp_path: Path) -> No
         (["theory"], "Missing argument 'STUDY...'"),
         (["diagnose", "study.h5"], "is a study file, expected a run"),
         (["diagnose", "run.h5", "--noise", "symetric:0.2"], "did you mean 'symmetric'"),
-        (["diagnose", "run.h5", "--epochs", "99"], "no weights of epoch 99"),
+        (["diagnose", "run.h5", "--checkpoints", "99"], "no weights of epoch 99"),
         (["diagnose", "run.h5", "--batches", "0"], "0 is not in the range"),
         (["diagnose", "run.h5", "--bound", "--rho", "0"], "rho is 0"),
         (["diagnose", "run.h5", "--bound", "--clip", "-1"], "-1 is not in the range"),

@@ -166,9 +166,9 @@ def _surfaces(short: bool) -> dict[str, bool]:
             **found,
             "line": landscape.line(o, d1, axis, by_class=True),
             "recalibrated": landscape.plane(o, d1, d2, axis[:3], axis[:2], batchnorm="recalibrated", check=False),
-            "tolerance": landscape.line(o, d1, fine, tolerance=0.02),
+            "tolerance": landscape.line(o, d1, fine, tol=0.02),
             "draws": landscape.line_draws(o, axis, 2),
-            "plane draws": landscape.plane_draws(o, axis[:2], axis[:2], 2),
+            "plane draws": landscape.plane_draws(o, axis[:2], axis[:2], draws=2),
             "connection": landscape.connect(o, other, [0.0, 0.3, 0.6, 1.0]),
         }
 

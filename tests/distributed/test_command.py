@@ -211,7 +211,7 @@ def test_refusals_are_told_once(folder: Path, arguments: list[str], line: str) -
         ),
         (["surface", "run.h5", "--plane", "--points", "5", "--directions", "eigen"], "surface/plane", ()),
         (["surface", "run.h5", "--draws", "2", "--points", "5"], "surface/line", ()),
-        (["surface", "run.h5", "--auto-range", "1", "--tolerance", "0.1", "--points", "33"], "surface/line", ()),
+        (["surface", "run.h5", "--auto-range", "1", "--tol", "0.1", "--points", "33"], "surface/line", ()),
     ],
 )  # fmt: skip
 def test_every_command(folder: Path, arguments: list[str], group: str, fields: tuple[str, ...]) -> None:

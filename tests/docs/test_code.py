@@ -44,12 +44,19 @@ FILES_LEFT = {
     **COMMANDS_RUN,
     "README.md": {"plane.h5", "plane.png"},
     "docs/choose-rho.md": {"rho-*.h5"},
+    "docs/index.md": {"both.png"},
+    "docs/analyse.md": {"plane.png", "density.png", "planes.png"},
+    **{
+        page.name: {f"{page.path.stem}.png"}
+        for page in PAGES
+        if page.name.startswith("docs/gallery/")
+        if page.code("python")
+    },
 }
 SLOW = {"docs/first-run.md"}
 # Pages with tests of their own: tests/notebooks/test_own_model_page.py tells apart what is the user's and what is
 # added; tests/distributed/test_page.py starts several processes.
 OF_ITS_OWN = {"docs/own-model.md", "docs/cluster.md"}
-WITHOUT_QUIET = {"inspect", "verify", "export"}  # which have no progress to show
 
 
 def run_python(source: Page, block: Block, namespace: dict[str, Any]) -> None:
@@ -71,7 +78,7 @@ def run_commands(block: Block) -> None:
         if words[:1] != ["landscape"]:
             subprocess.run(line, shell=True, check=True)
             continue
-        quiet = [] if "--quiet" in words or words[1] in WITHOUT_QUIET or "list" in words else ["--quiet"]
+        quiet = [] if "--quiet" in words or "list" in words else ["--quiet"]
         assert landscape([*words[1:], *quiet]) == (2 if "cifar10:DIR" in line else 0), line
 
 

@@ -374,7 +374,9 @@ def test_fisher_of_class_weights_with_label_smoothing(dtype: torch.dtype, known:
     x, y = torch.randn(10, 4).to(dtype), torch.randint(3, (10,))
     loss = nn.CrossEntropyLoss(weight=weight, label_smoothing=0.2)
     fn = loss if known else lambda o, t: loss(o, t)
-    objective = landscape.Objective(model, fn, (x, y), 4, normalizer=lambda t: float(weight[t].double().sum()))
+    objective = landscape.Objective(
+        model, fn, (x, y), batch_size=4, normalizer=lambda t: float(weight[t].double().sum())
+    )
     rows = []
     for i in range(10):
         grads = torch.autograd.grad(loss(model(x[i : i + 1]), y[i : i + 1]), list(model.parameters()))

@@ -40,7 +40,7 @@ def data(n: int = 50) -> dict[str, Tensor]:
 
 def objective(model: nn.Module, batch: Any, **options: Any) -> landscape.Objective:
     forward = lambda model, batch: model(**batch)  # noqa: E731 - as users write it
-    return landscape.Objective(model, lambda out, _: out["loss"], batch, 16, forward=forward, **options)
+    return landscape.Objective(model, lambda out, _: out["loss"], batch, batch_size=16, forward=forward, **options)
 
 
 def test_a_loss_computed_inside_the_model_is_measured_as_one_outside() -> None:

@@ -236,7 +236,7 @@ def test_a_model_of_several_precisions_is_given_inputs_as_they_are() -> None:
             return (torch.complex(hidden, torch.zeros_like(hidden)) @ self.phases).abs()
 
     model, x, y = Mixed(), torch.randn(10, 4), torch.arange(10) % 3
-    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), 4)
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), batch_size=4)
     expected = nn.functional.cross_entropy(model(x), y)
     assert objective.loss() == pytest.approx(expected.item(), rel=1e-6)
     expected.backward()
@@ -250,10 +250,10 @@ def test_derivatives_are_checked_on_samples_that_the_loss_counts() -> None:
     labels[7] = 1
     x, _ = classes(40)
     model = nn.Linear(3, 2).double()
-    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, labels), 8)
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, labels), batch_size=8)
     expected = torch.autograd.grad(F.cross_entropy(model(x[7:8]), labels[7:8]), list(model.parameters()))
     torch.testing.assert_close(objective.gradient(), torch.cat([g.flatten() for g in expected]))
-    wrong = landscape.Objective(Through(HalfSlope.apply).double(), nn.CrossEntropyLoss(), (x, labels), 8)
+    wrong = landscape.Objective(Through(HalfSlope.apply).double(), nn.CrossEntropyLoss(), (x, labels), batch_size=8)
     with pytest.raises(DerivativeError):
         wrong.gradient()
 
@@ -272,7 +272,9 @@ def test_a_padding_row_that_only_late_samples_hold_is_noticed() -> None:
                 kept = (words != 0)[..., None] if masked else 1
                 return self.head((self.table(words) * kept).sum(1))
 
-        return landscape.Objective(Words().double(), nn.CrossEntropyLoss(), (words, torch.arange(40) % 2), 10)
+        return landscape.Objective(
+            Words().double(), nn.CrossEntropyLoss(), (words, torch.arange(40) % 2), batch_size=10
+        )
 
     objective(masked=True).gradient()
     with pytest.raises(DerivativeError, match=r"in table\.weight; .*padding_idx=None"):
@@ -322,7 +324,7 @@ def test_a_product_that_is_not_finite_is_refused(strategy: str, checks: Any) -> 
     labels = torch.full((40,), 1)
     labels[30:] = -100  # torch's second derivative takes the logarithm of their cotangents, which are 0
     x = torch.randn(40, 4)
-    objective = landscape.Objective(Sums(), nn.CrossEntropyLoss(), (x, labels), 8, checks=checks)
+    objective = landscape.Objective(Sums(), nn.CrossEntropyLoss(), (x, labels), batch_size=8, checks=checks)
     with pytest.raises(DerivativeError, match=r"not finite, .* strategy='finite_difference'"):
         landscape.HessianOperator(objective, strategy=strategy) @ torch.randn(objective.num_parameters)
     by_differences = landscape.HessianOperator(objective, strategy="finite_difference")
@@ -353,7 +355,7 @@ def test_a_buffer_that_appears_in_the_first_forward_pass_is_no_loss(strategy: st
             return self.last(torch.tanh(self.first(x)) * self.scale)
 
     model, (x, y) = Late().double(), classes()
-    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), 8)
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), batch_size=8)
     got = landscape.HessianOperator(objective, strategy=strategy) @ torch.eye(26, dtype=torch.float64)
     assert not hasattr(model, "scale")
     right = hessian_by_differences(model, lambda: F.cross_entropy(model(x), y))
@@ -487,7 +489,11 @@ def test_ignored_labels_of_a_function_are_noticed_in_any_batch(size: int) -> Non
     with pytest.raises(ValueError, match=r"not a mean over samples|gives nan on micro-batch 2"):
         landscape.Objective(model, lambda o, t: F.cross_entropy(o, t), (x, y), batch_size=size).loss()
     counted = landscape.Objective(
-        model, lambda o, t: F.cross_entropy(o, t), (x, y), size, normalizer=lambda t: float((t != -100).sum())
+        model,
+        lambda o, t: F.cross_entropy(o, t),
+        (x, y),
+        batch_size=size,
+        normalizer=lambda t: float((t != -100).sum()),
     )
     assert counted.loss() == pytest.approx(F.cross_entropy(model(x), y).item(), rel=1e-6)
 
@@ -545,13 +551,13 @@ class OneByOne:
     def objective(self, model: nn.Module, normalizer: Callable[[Any], float] | None) -> landscape.Objective:
         if not self.inside:
             return landscape.Objective(
-                model, self.loss, self.data(), 1, forward=lambda m, b: m(b["ids"]), normalizer=normalizer
+                model, self.loss, self.data(), batch_size=1, forward=lambda m, b: m(b["ids"]), normalizer=normalizer
             )
         return landscape.Objective(
             model,
             lambda loss, labels: loss,
             self.data(),
-            1,
+            batch_size=1,
             forward=lambda m, b: self.loss(m(b["ids"]), b["labels"]),
             normalizer=normalizer,
         )
@@ -587,7 +593,7 @@ def test_a_mean_that_cannot_be_established_is_asked_for() -> None:
 
     def objective(normalizer: Callable[[Any], float] | None) -> landscape.Objective:
         return landscape.Objective(
-            model, lambda loss, _: loss, data, 1, forward=lambda m, batch: m(*batch), normalizer=normalizer
+            model, lambda loss, _: loss, data, batch_size=1, forward=lambda m, batch: m(*batch), normalizer=normalizer
         )
 
     with pytest.raises(ValueError, match=r"comes one sample at a time, .* give normalizer="):
@@ -600,7 +606,7 @@ def test_images_of_unequal_sizes_one_at_a_time_have_the_mean_over_samples() -> N
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(1, 3, 2), nn.Tanh(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).double()
     data = [(torch.randn(1, 1, n, n + 1, dtype=torch.float64), torch.tensor([n % 3])) for n in (3, 5, 4, 7)]
-    objective = landscape.Objective(model, lambda o, y: F.cross_entropy(o, y), data, 1)
+    objective = landscape.Objective(model, lambda o, y: F.cross_entropy(o, y), data, batch_size=1)
     right = sum(float(F.cross_entropy(model(x), y).detach()) for x, y in data) / 4
     assert objective.loss() == pytest.approx(right, rel=1e-12)
 
@@ -638,7 +644,7 @@ def test_lists_of_sequences_keep_their_lengths() -> None:
     sequences, labels = collate(samples)
     for size in (8, 3):
         objective = landscape.Objective(
-            model, nn.CrossEntropyLoss(), DataLoader(samples, 4, collate_fn=collate), size, forward=forward
+            model, nn.CrossEntropyLoss(), DataLoader(samples, 4, collate_fn=collate), batch_size=size, forward=forward
         )
         right = F.cross_entropy(model(sequences), labels).item()
         assert objective.loss() == pytest.approx(right, rel=1e-6)
@@ -998,7 +1004,7 @@ def test_a_limit_that_only_some_batches_meet_is_noticed(seed: int) -> None:
     parts = [F.cross_entropy(model(a), b, reduction="sum") for a, b in zip(x.split(8), y.split(8), strict=True)]
     alone = [F.cross_entropy(model(x[i : i + 2]), y[i : i + 2], reduction="sum") for i in range(0, 64, 2)]
     coupled = abs(float(sum(parts).detach()) - float(sum(alone).detach())) > 1e-9  # type: ignore[union-attr]
-    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), 8)
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), batch_size=8)
     if coupled:
         with pytest.raises(ValueError, match="depend on the others in its batch"):
             objective.loss()
@@ -1074,7 +1080,7 @@ def test_all_samples_together_by_their_numbers() -> None:
     right = F.cross_entropy(model(x), y).item()
     for size in (60, 7):
         objective = landscape.Objective(
-            model, nn.CrossEntropyLoss(), (torch.arange(60), y), size, forward=lambda m, b: m(x)[b[0]]
+            model, nn.CrossEntropyLoss(), (torch.arange(60), y), batch_size=size, forward=lambda m, b: m(x)[b[0]]
         )
         assert objective.loss() == pytest.approx(right, rel=1e-12)
 

@@ -30,7 +30,13 @@ class Counted:
     def objective(self, checks: str) -> landscape.Objective:
         loss: Any = lambda outputs, labels: nn.functional.cross_entropy(outputs, labels)  # noqa: E731
         return landscape.Objective(
-            self.model, loss, self.data, 10, forward=self.forward, metrics={"mean": self.metric}, checks=checks
+            self.model,
+            loss,
+            self.data,
+            batch_size=10,
+            forward=self.forward,
+            metrics={"mean": self.metric},
+            checks=checks,
         )
 
     def forward(self, model: nn.Module, batch: Any) -> Any:

@@ -19,7 +19,7 @@ def network() -> tuple[nn.Sequential, Tensor, Tensor]:
 
 def objective_of(model: nn.Module, x: Tensor, y: Tensor) -> landscape.Objective:
     views = [landscape.View("some", indices=torch.arange(20)), landscape.View("all")]
-    return landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), 8, views=views)
+    return landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), batch_size=8, views=views)
 
 
 def dense(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:

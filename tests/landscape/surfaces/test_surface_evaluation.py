@@ -95,8 +95,8 @@ def test_a_resumed_plane_is_bitwise_the_undisturbed_one(tolerance: float | None,
     _, objective = network()
     d = directions(objective)
     grid = np.linspace(-1, 1, 13)
-    whole = landscape.plane(objective, *d, grid, grid[:11], tolerance=tolerance)
-    same(whole, landscape.plane(objective, *d, grid, grid[:11], tolerance=tolerance))  # two calls agree
+    whole = landscape.plane(objective, *d, grid, grid[:11], tol=tolerance)
+    same(whole, landscape.plane(objective, *d, grid, grid[:11], tol=tolerance))  # two calls agree
     rows = MemoryRows.pending_all(13 * 11, surface_fields(objective))
 
     def stopping(points: Iterable[int]) -> Iterable[int]:
@@ -106,9 +106,9 @@ def test_a_resumed_plane_is_bitwise_the_undisturbed_one(tolerance: float | None,
             yield point
 
     with pytest.raises(Stop):
-        landscape.plane(objective, *d, grid, grid[:11], tolerance=tolerance, rows=rows, progress=stopping)
+        landscape.plane(objective, *d, grid, grid[:11], tol=tolerance, rows=rows, progress=stopping)
     assert len(rows.pending()) == 13 * 11 - stop
-    same(whole, landscape.plane(objective, *d, grid, grid[:11], tolerance=tolerance, rows=rows))
+    same(whole, landscape.plane(objective, *d, grid, grid[:11], tol=tolerance, rows=rows))
 
 
 @pytest.mark.parametrize("points", [4, 5, 8])
@@ -346,6 +346,6 @@ def test_records_without_the_new_fields_still_serve() -> None:
         cosine=float("nan"),
         seed=None,
     )
-    assert old.tolerance is old.check is None
+    assert old.tol is old.check is None
     assert old.relative_alphas.tolist() == [0.0, 2.0]
     assert old.relative_distance.tolist() == [[0.0], [2.0]]

@@ -35,7 +35,7 @@ def test_principal_directions_are_numpys(centred: bool) -> None:
 def test_explained_share_and_distances_of_the_principal_plane(tmp_path: Path) -> None:
     points = walk(7, 40, seed=2)
     directions, ratios = principal_directions(points, points[-1])
-    found = project_path(points, range(7), points[-1], directions, ratios)
+    found = project_path(points, range(7), points[-1], directions, ratios=ratios)
     assert found.explained == pytest.approx(ratios[:2].sum())
     np.testing.assert_allclose(found.coordinates[-1], 0, atol=1e-12)
     np.testing.assert_allclose(found.distance**2 + (found.coordinates**2).sum(1), found.length**2, atol=1e-10)
@@ -64,7 +64,7 @@ def test_a_path_inside_a_plane_has_no_distance_from_it() -> None:
     corner, e1, e2 = (torch.randn(30).double() for _ in range(3))
     points = [corner + a * e1 + b * e2 for a, b in ((0, 0), (1, 0), (1, 2), (-3, 1))]
     directions, ratios = principal_directions(points, corner)
-    found = project_path(points, range(4), corner, directions, ratios)
+    found = project_path(points, range(4), corner, directions, ratios=ratios)
     assert found.distance.max() < 1e-12 * found.length.max() * 100
     assert found.explained == pytest.approx(1)
 

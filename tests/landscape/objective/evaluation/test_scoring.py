@@ -23,7 +23,9 @@ class Fixed(nn.Module):
 
 
 def objective_of(outputs: Tensor, labels: Tensor, *views: landscape.View) -> Objective:
-    return Objective(Fixed(outputs), nn.CrossEntropyLoss(), (torch.arange(len(labels)), labels), 7, views=views)
+    return Objective(
+        Fixed(outputs), nn.CrossEntropyLoss(), (torch.arange(len(labels)), labels), batch_size=7, views=views
+    )
 
 
 @pytest.mark.parametrize("classes", [2, 10, 15, 16, 40])
