@@ -38,6 +38,8 @@ from landscape.records import (
     LineDraws as LineDraws,
     MomentsResult as MomentsResult,
     NegativeMass as NegativeMass,
+    Persistence as Persistence,
+    PersistenceDraws as PersistenceDraws,
     Plane as Plane,
     PlaneDraws as PlaneDraws,
     Sharpness as Sharpness,
@@ -89,6 +91,10 @@ from landscape.surfaces.draws import (
 from landscape.surfaces.line_and_plane import (
     line as line,
     plane as plane,
+)
+from landscape.surfaces.topology.persistence import (
+    persistence as persistence,
+    persistence_draws as persistence_draws,
 )
 from landscape.surfaces.trajectory import (
     principal_directions as principal_directions,

@@ -17,6 +17,7 @@ from landscape.records.fields import Parameter, Status, Variable, parameter, var
 from landscape.records.sharpness import KeskarSharpness, Sharpness
 from landscape.records.summary import Summary
 from landscape.records.surfaces import Connection, Line, LineDraws, Plane, PlaneDraws, Surface, Trajectory
+from landscape.records.topology import Persistence, PersistenceDraws
 
 __all__ = [
     "Alignment",
@@ -32,6 +33,8 @@ __all__ = [
     "MomentsResult",
     "NegativeMass",
     "Parameter",
+    "Persistence",
+    "PersistenceDraws",
     "Plane",
     "PlaneDraws",
     "Record",

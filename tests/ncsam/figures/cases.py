@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from landscape import figures
+from landscape import figures, persistence, persistence_draws
 from landscape.records import (
     Alignment,
     Connection,
@@ -26,6 +26,8 @@ from landscape.records import (
     LineDraws,
     MomentsResult,
     NegativeMass,
+    Persistence,
+    PersistenceDraws,
     Plane,
     PlaneDraws,
     Sharpness,
@@ -209,6 +211,25 @@ def plane_draws(scale: float = 1.0) -> PlaneDraws:
         direction_norms=np.ones((3, 2)), cosines=np.zeros(3), hashes=np.full((3, 2), "x"),
         accuracy=np.stack([p.accuracy for p in one]),
     )  # fmt: skip
+
+
+def wells(noise: float = 0.0, *, on_line: bool = False) -> Persistence:
+    """Basins of two wells, one of them with a peak in its midst."""
+    alphas, betas = np.linspace(-2, 2, 33), np.linspace(-1.5, 1.5, 25)
+    a, b = np.meshgrid(alphas, [0.0] if on_line else betas, indexing="ij")
+    loss = (a**2 - 1) ** 2 + 0.3 * a + b**2 + 0.9 * np.exp(-((a - 1) ** 2 + b**2) / 0.12)
+    loss = loss + noise * np.random.default_rng(0).standard_normal(loss.shape)
+    both: dict[str, Any] = {"views": np.array(["mixed"]), "alphas": alphas, "weight_norm": 1.0, "seed": 0}
+    if on_line:
+        status = np.ones((1, len(alphas)), np.uint8)
+        return persistence(Line(loss=loss.T, status=status, direction_norm=1.0, **both))
+    status = np.ones((1, *loss.shape), np.uint8)
+    norms = np.ones(2)
+    return persistence(Plane(loss=loss[None], status=status, betas=betas, direction_norms=norms, cosine=0.0, **both))
+
+
+def well_draws(scale: float = 1.0) -> PersistenceDraws:
+    return persistence_draws(plane_draws(scale))
 
 
 def sharpness(scale: float = 1.0, measure: str = "sam") -> Sharpness:
@@ -419,6 +440,17 @@ CASES: dict[str, Draw] = {
     "split, one record": lambda: figures.splits(split()),
     "plane draws, one record": lambda: figures.plane_draws(plane_draws()),
     "plane draws": lambda: figures.plane_draws(_labelled(plane_draws, 2), "test"),
+    "basins": lambda: figures.basins(wells()),
+    "basins, noise": lambda: figures.basins(wells(0.1)),
+    "basins of a line": lambda: figures.basins(wells(0.02, on_line=True)),
+    "merge tree, one record": lambda: figures.merge_trees(wells()),
+    "merge trees": lambda: figures.merge_trees({"sgd": wells(), "sam": wells(0.05)}),
+    "persistence, one record": lambda: figures.persistence_diagrams(wells(0.05)),
+    "persistence": lambda: figures.persistence_diagrams(
+        {"sgd": wells(), "sam": wells(0.05), "line": wells(on_line=True)}
+    ),
+    "persistence of draws, one record": lambda: figures.persistence_spread(well_draws()),
+    "persistence of draws": lambda: figures.persistence_spread(_labelled(well_draws, 3)),
     "eigenpairs, one record": lambda: figures.eigenpairs(eigen((5.0, 3.0, -1.0))),
     "eigenpairs": lambda: figures.eigenpairs(_labelled(lambda x: eigen((5.0 * x, 3.0, 1.0)), 5)),
     "eigenpairs, one value": lambda: figures.eigenpairs(eigen((5.0,))),
