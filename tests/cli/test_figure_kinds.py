@@ -36,6 +36,8 @@ RECORDS: dict[str, tuple[Callable[[], Record], set[str]]] = {
     "line_draws": (cases.draws, {"bands_line"}),
     "plane_draws": (cases.plane_draws, {"draws_line"}),
     "trajectory": (cases.trajectory, {"trajectory"}),
+    "persistence": (cases.wells, {"persistence", "merge_tree", "basins"}),
+    "persistence_draws": (cases.well_draws, {"persistence_draws"}),
     "connection": (cases.connection, {"way_line"}),
     "sharpness_table": (cases.sharpness_table, {"sharpness"}),
     "diagnostics": (lambda: cases.diagnostics(0.5, 0), {"alignment"}),
