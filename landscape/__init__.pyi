@@ -17,6 +17,7 @@ from landscape.curvature.precision import (
     PrecisionError as PrecisionError,
     precision_error as precision_error,
 )
+from landscape.curvature.samples import sample_curvature as sample_curvature, sample_rises as sample_rises
 from landscape.figures import plot as plot
 from landscape.objective.objective import Objective as Objective, with_normalized_logits as with_normalized_logits
 from landscape.objective.sharding import (
@@ -42,6 +43,8 @@ from landscape.records import (
     PersistenceDraws as PersistenceDraws,
     Plane as Plane,
     PlaneDraws as PlaneDraws,
+    SampleCurvature as SampleCurvature,
+    SampleRises as SampleRises,
     Sharpness as Sharpness,
     Status as Status,
     SubspaceOverlap as SubspaceOverlap,

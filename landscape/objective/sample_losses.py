@@ -12,7 +12,7 @@ from landscape.objective.checks import checked
 from landscape.objective.losses import check_per_sample, per_sample_of, sample_weights
 from landscape.objective.micro_batch import BatchLoss
 from landscape.objective.objective import EmptyViewError, Objective
-from landscape.objective.sources import length
+from landscape.objective.sources import copied, length
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,17 +84,8 @@ def by_sample(objective: Objective, of_batch: Callable[[BatchLoss], Tensor], sam
 
 
 def losses_of(batch: BatchLoss) -> Tensor:
-    """The loss of every sample of a micro-batch, (b,), connected to its parameters.
-
-    Raises:
-        ValueError: they cannot be derived from the loss of a batch.
-    """
-    derived = per_sample_of(batch.criterion.fn)
-    outputs = batch.outputs
-    weights = sample_weights(batch.criterion.normalizer, batch.labels).to(next(iter(batch.parameters.values())).device)
-    check_per_sample(derived, outputs, batch.labels, weights, batch.loss())
-    found = derived(outputs, batch.labels)
-    return torch.where(weights > 0, found, 0)
+    """The loss of every sample of a micro-batch, (b,), connected to its parameters; 0 for samples that it ignores."""
+    return per_sample_of(batch.criterion.fn)(batch.outputs, copied(batch.labels))
 
 
 def sample_losses(objective: Objective, samples: Samples) -> Tensor:
@@ -111,6 +102,8 @@ def sample_losses(objective: Objective, samples: Samples) -> Tensor:
 
     @torch.no_grad()
     def of_batch(batch: BatchLoss) -> Tensor:
+        weights = sample_weights(batch.criterion.normalizer, batch.labels).to(batch.loss().device)
+        check_per_sample(per_sample_of(batch.criterion.fn), batch.outputs, batch.labels, weights, batch.loss())
         return losses_of(batch)[None]
 
     return by_sample(objective, of_batch, samples, 1)[0]

@@ -14,6 +14,7 @@ from landscape.records.curvature import (
     TraceResult,
 )
 from landscape.records.fields import Parameter, Status, Variable, parameter, variable
+from landscape.records.samples import SampleCurvature, SampleRises
 from landscape.records.sharpness import KeskarSharpness, Sharpness
 from landscape.records.summary import Summary
 from landscape.records.surfaces import Connection, Line, LineDraws, Plane, PlaneDraws, Surface, Trajectory
@@ -38,6 +39,8 @@ __all__ = [
     "Plane",
     "PlaneDraws",
     "Record",
+    "SampleCurvature",
+    "SampleRises",
     "Sharpness",
     "Status",
     "SubspaceOverlap",
