@@ -39,6 +39,7 @@ from ncsam.records import (
     Diagnostics,
     Labels,
     RadiusControl,
+    SampleCurvatures,
     SampleHistory,
     SharpnessTable,
     Spectrum,
@@ -73,6 +74,7 @@ _PANELS: Mapping[type[Record], str] = {
     BoundTable: "bound",
     Training: "training",
     SampleHistory: "samples",
+    SampleCurvatures: "curvature_of_samples",
     Labels: "labels",
     Diagnostics: "alignment",
 }

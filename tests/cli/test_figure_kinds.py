@@ -45,6 +45,7 @@ RECORDS: dict[str, tuple[Callable[[], Record], set[str]]] = {
     "labels": (cases.labels, {"labels"}),
     "training": (lambda: cases.training(0.9, 0.6, 0), {"training"}),
     "sample_history": (cases.samples, {"samples"}),
+    "sample_curvatures": (cases.sample_curvatures, {"curvature_of_samples"}),
     "verdicts": (lambda: judge(cases.study_of("cifar10-small")), {"verdicts"}),
     "by_measure": (lambda: by_measure(cases.study_of("cifar10-small")), {"by_measure"}),
     "radius_control": (lambda: radius_control(cases.study_of("cifar10-small")), {"radius"}),
@@ -57,7 +58,15 @@ RECORDS: dict[str, tuple[Callable[[], Record], set[str]]] = {
         {"verdicts", "by_measure", "radius", "against_noise", "sharpness", "arms", "gap", "bound"},
     ),
 }
-ELSEWHERE = {"", "keskar_sharpness", "spectrum", "secondary", "steps"}  # the base; others' fields; no figure
+ELSEWHERE = {
+    "",
+    "keskar_sharpness",
+    "sample_curvature",
+    "sample_rises",
+    "spectrum",
+    "secondary",
+    "steps",
+}  # the base; others' fields; no figure
 
 
 @pytest.mark.parametrize("kind", RECORDS)

@@ -245,7 +245,7 @@ def test_derivatives_that_disagree_are_refused() -> None:
     x, y = torch.randn(8, 4, dtype=torch.float64), torch.arange(8) % 2
     objective = landscape.Objective(Detached().double(), nn.CrossEntropyLoss(), (x, y))
     v = torch.randn(objective.num_parameters, dtype=torch.float64)
-    with pytest.raises(DerivativeError, match="average to .*, but vᵀHv is"):
+    with pytest.raises(DerivativeError, match=r"average to .*, but vᵀHv is"):
         landscape.sample_curvature(objective, v)
 
 

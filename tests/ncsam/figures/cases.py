@@ -38,7 +38,16 @@ from landscape.records import (
 )
 from ncsam import figures as study_figures
 from ncsam.figures.catalogue import figures_of_study
-from ncsam.records import BoundTable, Diagnostics, Labels, SampleHistory, SharpnessTable, Spectrum, Training
+from ncsam.records import (
+    BoundTable,
+    Diagnostics,
+    Labels,
+    SampleCurvatures,
+    SampleHistory,
+    SharpnessTable,
+    Spectrum,
+    Training,
+)
 from ncsam.study.arms import family_of
 from ncsam.study.by_measure import by_measure
 from ncsam.study.files import curves_of
@@ -291,6 +300,20 @@ def samples() -> SampleHistory:
     )  # fmt: skip
 
 
+def sample_curvatures(shift: float = 1.0, wrong: float = 0.3) -> SampleCurvatures:
+    rng = np.random.default_rng(0)
+    true = rng.integers(10, size=500)
+    flipped = rng.random(500) < wrong
+    curvature = np.exp(rng.standard_normal((2, 1, 500))) * np.where(flipped, 1 + shift, 1) - 0.2
+    loss = np.exp(0.5 * rng.standard_normal((2, 500))) + 2 * flipped
+    return SampleCurvatures(
+        epochs=np.array([1, 9]), index=np.arange(500), observed=np.where(flipped, (true + 1) % 10, true), true=true,
+        flipped=flipped, curvature=curvature, values=curvature.mean(-1), residuals=np.full((2, 1), 1e-3),
+        converged=np.ones((2, 1)), loss=loss, margin=1 - loss, weight_norm=np.ones(2), status=np.ones(2, np.uint8),
+        tol=1e-3, seed=0, dtype="float32",
+    )  # fmt: skip
+
+
 def trace(scale: float = 1.0) -> TraceResult:
     return TraceResult(value=100 * scale, stderr=5.0, matvecs=10, samples=np.ones(10), seed=0)
 
@@ -472,6 +495,10 @@ CASES: dict[str, Draw] = {
     "labels": lambda: study_figures.confusion({"pair": labels(), "other": labels(100)}),
     "labels, one record": lambda: study_figures.confusion(labels(2)),
     "samples": lambda: study_figures.samples_along({"sgd": samples(), "mine": samples()}),
+    "samples of curvature, one record": lambda: study_figures.curvature_of_samples(sample_curvatures()),
+    "samples of curvature": lambda: study_figures.curvature_of_samples(
+        {"sgd": sample_curvatures(), "clean": sample_curvatures(wrong=0.0)}
+    ),
     "alignment, records": lambda: study_figures.alignment_of(
         {"ncsam": diagnostics(0.5, 0), "sgd": diagnostics(0.1, 1)}
     ),
