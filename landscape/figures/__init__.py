@@ -16,6 +16,7 @@ from landscape.figures.plotting import drawn_by, figure_function, plot
 from landscape.figures.spectra import densities, eigenvalues, layers, splits
 from landscape.figures.style import WIDTHS, figure, save
 from landscape.figures.symbols import COLOURS, Symbol
+from landscape.figures.topology import basins, merge_trees, persistence_diagrams, persistence_spread
 
 __all__ = [
     "COLOURS",
@@ -24,6 +25,7 @@ __all__ = [
     "Symbol",
     "ascents",
     "bands",
+    "basins",
     "connections",
     "contours",
     "cosines",
@@ -38,7 +40,10 @@ __all__ = [
     "figure_function",
     "layers",
     "lines",
+    "merge_trees",
     "overlaps",
+    "persistence_diagrams",
+    "persistence_spread",
     "plane_draws",
     "plot",
     "save",

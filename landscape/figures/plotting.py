@@ -11,6 +11,7 @@ from landscape.figures.estimates import cosines, diagonals, eigenpairs, estimate
 from landscape.figures.lines import bands, connections, lines
 from landscape.figures.planes import contours, plane_draws
 from landscape.figures.spectra import densities, layers, splits
+from landscape.figures.topology import persistence_diagrams, persistence_spread
 from landscape.records import (
     Alignment,
     Connection,
@@ -23,6 +24,8 @@ from landscape.records import (
     LineDraws,
     MomentsResult,
     NegativeMass,
+    Persistence,
+    PersistenceDraws,
     Plane,
     PlaneDraws,
     Record,
@@ -63,6 +66,8 @@ _DRAWN: dict[type[Record], Draw] = {
     Connection: _of_views(connections),
     Plane: contours,
     PlaneDraws: plane_draws,
+    Persistence: persistence_diagrams,
+    PersistenceDraws: persistence_spread,
     EigenResult: eigenpairs,
     TraceResult: estimates,
     MomentsResult: estimates,

@@ -14,9 +14,11 @@ from landscape.records.curvature import (
     TraceResult,
 )
 from landscape.records.fields import Parameter, Status, Variable, parameter, variable
+from landscape.records.samples import SampleCurvature, SampleRises
 from landscape.records.sharpness import KeskarSharpness, Sharpness
 from landscape.records.summary import Summary
 from landscape.records.surfaces import Connection, Line, LineDraws, Plane, PlaneDraws, Surface, Trajectory
+from landscape.records.topology import Persistence, PersistenceDraws
 
 __all__ = [
     "Alignment",
@@ -32,9 +34,13 @@ __all__ = [
     "MomentsResult",
     "NegativeMass",
     "Parameter",
+    "Persistence",
+    "PersistenceDraws",
     "Plane",
     "PlaneDraws",
     "Record",
+    "SampleCurvature",
+    "SampleRises",
     "Sharpness",
     "Status",
     "SubspaceOverlap",
