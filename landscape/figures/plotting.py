@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from landscape.figures.data import DataFigure
-from landscape.figures.estimates import cosines, diagonals, eigenpairs, estimates, overlaps, trajectories
+from landscape.figures.estimates import cosines, courses, diagonals, eigenpairs, estimates, overlaps, trajectories
 from landscape.figures.lines import bands, connections, lines
 from landscape.figures.planes import contours, plane_draws
 from landscape.figures.spectra import densities, layers, splits
 from landscape.records import (
     Alignment,
     Connection,
+    Course,
     CurvatureSplit,
     DensityResult,
     DiagonalResult,
@@ -72,6 +73,7 @@ _DRAWN: dict[type[Record], Draw] = {
     SubspaceOverlap: overlaps,
     Alignment: cosines,
     Trajectory: trajectories,
+    Course: courses,
     DensityResult: densities,
     LayerSpectra: layers,
     CurvatureSplit: splits,

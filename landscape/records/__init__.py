@@ -1,6 +1,7 @@
 """Result records: frozen, labelled, numpy only; what a record is in :mod:`landscape.records.base`."""
 
 from landscape.records.base import Record, record_type
+from landscape.records.course import Course
 from landscape.records.curvature import (
     Alignment,
     CurvatureSplit,
@@ -21,6 +22,7 @@ from landscape.records.surfaces import Connection, Line, LineDraws, Plane, Plane
 __all__ = [
     "Alignment",
     "Connection",
+    "Course",
     "CurvatureSplit",
     "DensityResult",
     "DiagonalResult",

@@ -201,20 +201,53 @@ TRAINERS: Page = page("docs/trainers.md")
 
 
 def test_the_code_of_the_page_on_trainers_is_all_tested() -> None:
-    assert re.findall(r"<!-- (.*) -->\n```python", TRAINERS.text) == ["yours", "lightning", "transformers"]
+    assert re.findall(r"<!-- (.*) -->\n```python", TRAINERS.text) == [
+        "yours",
+        "lightning",
+        "transformers",
+        "probe",
+        "callbacks",
+    ]
+
+
+def source(sort: str) -> str:
+    """The page's block of a sort."""
+    (code,) = re.findall(rf"<!-- {sort} -->\n```python\n(.*?)```", TRAINERS.text, flags=re.DOTALL)
+    return str(code)
 
 
 def of_page(sort: str) -> dict[str, Any]:
     """What the page's block of a sort defines."""
     namespace: dict[str, Any] = {"__name__": "page"}
-    (code,) = re.findall(rf"<!-- {sort} -->\n```python\n(.*?)```", TRAINERS.text, flags=re.DOTALL)
-    exec(compile(code, "docs/trainers.md", "exec", dont_inherit=True), namespace)
+    exec(compile(source(sort), "docs/trainers.md", "exec", dont_inherit=True), namespace)
     return namespace
 
 
-def test_a_loop_of_ones_own_steps_by_a_closure(capsys: pytest.CaptureFixture[str]) -> None:
-    of_page("yours")
-    assert capsys.readouterr().out == "0.05\n"
+def test_a_loop_of_ones_own_steps_by_a_closure_and_is_probed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(source("probe"), "docs/trainers.md", "exec", dont_inherit=True), of_page("yours"))
+    promised = re.findall(r"# → (.+)$", source("yours") + source("probe"), flags=re.MULTILINE)
+    assert capsys.readouterr().out.splitlines() == promised
+
+
+@needs("lightning")
+@pytest.mark.parametrize("every", ["epoch", 3])
+def test_the_callback_for_lightning_measures_without_a_trace(tmp_path: Path, every: str | int) -> None:
+    alone = lightning_fit(tmp_path, [])
+    probe = landscape.Probe(nn.CrossEntropyLoss(), points(), tmp_path / "c.h5", every=every, measures=["top"])
+    probe._data = tuple(t.float() if t.is_floating_point() else t for t in probe._data)
+    watched = lightning_fit(tmp_path, [probe.lightning()])
+    for one, other in zip(alone, watched, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    course = landscape.load(tmp_path / "c.h5", landscape.Course)
+    assert course.at.tolist() == ([1, 2] if every == "epoch" else [3, 6])
+    if every == "epoch":
+        x, y = probe._data
+        model = lightning_module()
+        model.load_state_dict(alone[0])
+        assert course.of("loss")[1] == pytest.approx(plain_numbers(model, lambda m: m(x), y)[0], rel=1e-5)
 
 
 def without_masks() -> nn.Module:
@@ -355,3 +388,18 @@ def scaled(model: nn.Module, inputs: Any, parts: int) -> Tensor:
     loss = model(**inputs).loss / parts
     loss.backward()
     return loss
+
+
+@needs("transformers", "accelerate")
+@pytest.mark.parametrize("every", ["epoch", 3])
+def test_the_callback_for_transformers_measures_without_a_trace(tmp_path: Path, every: str | int) -> None:
+    columns = Sentences(classified()).columns
+    probe = landscape.Probe(
+        nn.CrossEntropyLoss(), columns, tmp_path / "c.h5", every=every, measures=["top"],
+        forward=lambda m, b: m(b["input_ids"], b["attention_mask"]).logits,
+    )  # fmt: skip
+    alone, watched = trainer_fit(tmp_path, []), trainer_fit(tmp_path, [probe.transformers()])
+    assert all(torch.equal(alone[name], watched[name]) for name in alone)
+    course = landscape.load(tmp_path / "c.h5", landscape.Course)
+    assert course.at.tolist() == ([1, 2] if every == "epoch" else [3])
+    assert (course.status == landscape.Status.OK).all()
