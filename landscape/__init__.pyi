@@ -27,9 +27,11 @@ from landscape.objective.sharding import (
     sharded as sharded,
 )
 from landscape.objective.views import View as View
+from landscape.probe import Probe as Probe
 from landscape.records import (
     Alignment as Alignment,
     Connection as Connection,
+    Course as Course,
     CurvatureSplit as CurvatureSplit,
     DensityResult as DensityResult,
     DiagonalResult as DiagonalResult,

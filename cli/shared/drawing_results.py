@@ -10,6 +10,7 @@ from landscape import figures
 from landscape.records import (
     Alignment,
     Connection,
+    Course,
     CurvatureSplit,
     DensityResult,
     DiagonalResult,
@@ -64,6 +65,7 @@ _SYMBOLS: Mapping[type[Record], str] = {  # labels are told apart in one panel
     DiagonalResult: "diagonal",
     SubspaceOverlap: "overlap",
     Trajectory: "trajectory",
+    Course: "course",
 }
 _PANELS: Mapping[type[Record], str] = {
     CurvatureSplit: "split",

@@ -4,6 +4,7 @@ from landscape.figures.data import DataFigure, save_data
 from landscape.figures.estimates import (
     ascents,
     cosines,
+    courses,
     diagonals,
     eigenpairs,
     estimates,
@@ -29,6 +30,7 @@ __all__ = [
     "connections",
     "contours",
     "cosines",
+    "courses",
     "densities",
     "diagonals",
     "difference",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from landscape.figures.data import DataFigure
-from landscape.figures.estimates import cosines, diagonals, eigenpairs, estimates, overlaps, trajectories
+from landscape.figures.estimates import cosines, courses, diagonals, eigenpairs, estimates, overlaps, trajectories
 from landscape.figures.lines import bands, connections, lines
 from landscape.figures.planes import contours, plane_draws
 from landscape.figures.spectra import densities, layers, splits
@@ -15,6 +15,7 @@ from landscape.figures.topology import persistence_diagrams, persistence_spread
 from landscape.records import (
     Alignment,
     Connection,
+    Course,
     CurvatureSplit,
     DensityResult,
     DiagonalResult,
@@ -77,6 +78,7 @@ _DRAWN: dict[type[Record], Draw] = {
     SubspaceOverlap: overlaps,
     Alignment: cosines,
     Trajectory: trajectories,
+    Course: courses,
     DensityResult: densities,
     LayerSpectra: layers,
     CurvatureSplit: splits,

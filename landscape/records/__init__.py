@@ -1,6 +1,7 @@
 """Result records: frozen, labelled, numpy only; what a record is in :mod:`landscape.records.base`."""
 
 from landscape.records.base import Record, record_type
+from landscape.records.course import Course
 from landscape.records.curvature import (
     Alignment,
     CurvatureSplit,
@@ -23,6 +24,7 @@ from landscape.records.topology import Persistence, PersistenceDraws
 __all__ = [
     "Alignment",
     "Connection",
+    "Course",
     "CurvatureSplit",
     "DensityResult",
     "DiagonalResult",
