@@ -10,7 +10,7 @@ from landscape.figures.estimates import (
     overlaps,
     trajectories,
 )
-from landscape.figures.lines import bands, connections, lines
+from landscape.figures.lines import bands, barriers, connections, lines
 from landscape.figures.planes import contours, difference, plane_draws, surface3d
 from landscape.figures.plotting import drawn_by, figure_function, plot
 from landscape.figures.spectra import densities, eigenvalues, layers, splits
@@ -25,6 +25,7 @@ __all__ = [
     "Symbol",
     "ascents",
     "bands",
+    "barriers",
     "basins",
     "connections",
     "contours",
