@@ -103,6 +103,7 @@ from landscape.surfaces.topology.persistence import (
     persistence_draws as persistence_draws,
 )
 from landscape.surfaces.trajectory import (
+    common_plane as common_plane,
     principal_directions as principal_directions,
     project_path as project_path,
 )

@@ -1,5 +1,6 @@
 """Figures of the analysis, from records only; each function returns a matplotlib ``Figure`` and shows nothing."""
 
+from landscape.figures.animation import Animation, animated
 from landscape.figures.data import DataFigure, save_data
 from landscape.figures.estimates import (
     ascents,
@@ -21,8 +22,10 @@ from landscape.figures.topology import basins, merge_trees, persistence_diagrams
 __all__ = [
     "COLOURS",
     "WIDTHS",
+    "Animation",
     "DataFigure",
     "Symbol",
+    "animated",
     "ascents",
     "bands",
     "barriers",
