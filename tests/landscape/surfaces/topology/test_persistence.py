@@ -237,6 +237,17 @@ def test_infinite_losses_are_walls_and_what_touches_nan_is_not_certified() -> No
     assert found.certified.tolist() == [False, True]
 
 
+def test_an_edge_between_walls_counts_with_its_error() -> None:
+    x = np.linspace(-2, 2, 41)
+    valley = np.full((41, 3), np.inf)
+    valley[:, 1] = two_wells(x)  # no cell is whole
+    found = landscape.persistence(plane(x, np.array([-1.0, 0.0, 1.0]), valley))
+    alone = landscape.persistence(line(x, two_wells(x)))
+    np.testing.assert_allclose(found.death, alone.death)
+    np.testing.assert_allclose(found.error, alone.error)
+    assert found.certified.all()
+
+
 def test_peaks_around_infinite_losses_have_no_end_and_are_not_listed() -> None:
     x = np.linspace(-1, 1, 21)
     a, b = np.meshgrid(x, x, indexing="ij")
