@@ -18,6 +18,7 @@ from landscape.curvature.precision import (
     PrecisionError as PrecisionError,
     precision_error as precision_error,
 )
+from landscape.curvature.samples import sample_curvature as sample_curvature, sample_rises as sample_rises
 from landscape.figures import plot as plot
 from landscape.objective.objective import Objective as Objective, with_normalized_logits as with_normalized_logits
 from landscape.objective.sharding import (
@@ -26,9 +27,11 @@ from landscape.objective.sharding import (
     sharded as sharded,
 )
 from landscape.objective.views import View as View
+from landscape.probe import Probe as Probe
 from landscape.records import (
     Alignment as Alignment,
     Connection as Connection,
+    Course as Course,
     CurvatureSplit as CurvatureSplit,
     DensityResult as DensityResult,
     DiagonalResult as DiagonalResult,
@@ -39,8 +42,12 @@ from landscape.records import (
     LineDraws as LineDraws,
     MomentsResult as MomentsResult,
     NegativeMass as NegativeMass,
+    Persistence as Persistence,
+    PersistenceDraws as PersistenceDraws,
     Plane as Plane,
     PlaneDraws as PlaneDraws,
+    SampleCurvature as SampleCurvature,
+    SampleRises as SampleRises,
     Sharpness as Sharpness,
     Status as Status,
     SubspaceOverlap as SubspaceOverlap,
@@ -90,6 +97,10 @@ from landscape.surfaces.draws import (
 from landscape.surfaces.line_and_plane import (
     line as line,
     plane as plane,
+)
+from landscape.surfaces.topology.persistence import (
+    persistence as persistence,
+    persistence_draws as persistence_draws,
 )
 from landscape.surfaces.trajectory import (
     principal_directions as principal_directions,

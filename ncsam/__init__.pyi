@@ -27,6 +27,7 @@ from ncsam.optimizers import (
     RandomPicks as RandomPicks,
     Replay as Replay,
     SharpnessAware as SharpnessAware,
+    SkippedWarning as SkippedWarning,
 )
 from ncsam.runs.import_run import import_run as import_run
 from ncsam.runs.open_runs import open_runs as open_runs

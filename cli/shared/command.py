@@ -37,6 +37,7 @@ COMMANDS = {
     "surface": "1D or 2D loss surfaces of a run, on every view.",
     "sharpness": "SAM, adaptive, average and Keskar's sharpness on every view of a run.",
     "diagnose": "Gradients of clean and wrong labels, g* and Theorem 1, of a run.",
+    "blame": "Training samples that hold the largest Hessian eigenvalue of a run.",
     "theory": "Judge the statements T1 to T9 by what a study measured.",
     "figure": "Draw every figure that a study or run files allow.",
     "report": "Write a study as one HTML page.",

@@ -10,6 +10,7 @@ from landscape import figures
 from landscape.records import (
     Alignment,
     Connection,
+    Course,
     CurvatureSplit,
     DensityResult,
     DiagonalResult,
@@ -19,6 +20,8 @@ from landscape.records import (
     LineDraws,
     MomentsResult,
     NegativeMass,
+    Persistence,
+    PersistenceDraws,
     Plane,
     PlaneDraws,
     Record,
@@ -37,6 +40,7 @@ from ncsam.records import (
     Diagnostics,
     Labels,
     RadiusControl,
+    SampleCurvatures,
     SampleHistory,
     SharpnessTable,
     Spectrum,
@@ -61,14 +65,18 @@ _SYMBOLS: Mapping[type[Record], str] = {  # labels are told apart in one panel
     DiagonalResult: "diagonal",
     SubspaceOverlap: "overlap",
     Trajectory: "trajectory",
+    Course: "course",
 }
 _PANELS: Mapping[type[Record], str] = {
     CurvatureSplit: "split",
     Alignment: "cosines",
+    Persistence: "persistence",
+    PersistenceDraws: "persistence_draws",
     SharpnessTable: "sharpness",
     BoundTable: "bound",
     Training: "training",
     SampleHistory: "samples",
+    SampleCurvatures: "curvature_of_samples",
     Labels: "labels",
     Diagnostics: "alignment",
 }
@@ -96,6 +104,9 @@ def figures_of_records(records: Mapping[str, Record], drawing: DrawingOptions) -
     for kind, name in _ALONE.items():
         draw = figures.figure_function(kind)
         drawn |= {_named(name, label, records): partial(draw, r) for label, r in _of(records, kind).items()}
+    if found := _of(records, Persistence):
+        drawn["merge_tree"] = partial(figures.merge_trees, found)
+        drawn |= {_named("basins", label, found): partial(figures.basins, r) for label, r in found.items()}
     if spectra := _of(records, Spectrum):
         drawn |= spectra_figures(spectra, "")
     for measure, found in _by_measure(_of(records, Sharpness)).items():

@@ -89,8 +89,9 @@ def forecast(label: str) -> Callable[[Callable[[], Forecast]], None]:
             _start(resumable=True)
             found = find()
             clock = f"about {_clock(found.seconds)}" if found.seconds >= 1 else "less than 0:01"
+            memory = f", {readable(found.memory)} of memory" if found.memory else ""
             disk = f", {readable(found.disk)} on disk" if found.disk >= _TOLD else ""
-            notes.info("%s: %s for %s%s", label, clock, found.work, disk)
+            notes.info("%s: %s for %s%s%s", label, clock, found.work, memory, disk)
 
     return tell
 

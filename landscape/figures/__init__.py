@@ -4,6 +4,7 @@ from landscape.figures.data import DataFigure, save_data
 from landscape.figures.estimates import (
     ascents,
     cosines,
+    courses,
     diagonals,
     eigenpairs,
     estimates,
@@ -16,6 +17,7 @@ from landscape.figures.plotting import drawn_by, figure_function, plot
 from landscape.figures.spectra import densities, eigenvalues, layers, splits
 from landscape.figures.style import WIDTHS, figure, save
 from landscape.figures.symbols import COLOURS, Symbol
+from landscape.figures.topology import basins, merge_trees, persistence_diagrams, persistence_spread
 
 __all__ = [
     "COLOURS",
@@ -24,9 +26,11 @@ __all__ = [
     "Symbol",
     "ascents",
     "bands",
+    "basins",
     "connections",
     "contours",
     "cosines",
+    "courses",
     "densities",
     "diagonals",
     "difference",
@@ -38,7 +42,10 @@ __all__ = [
     "figure_function",
     "layers",
     "lines",
+    "merge_trees",
     "overlaps",
+    "persistence_diagrams",
+    "persistence_spread",
     "plane_draws",
     "plot",
     "save",

@@ -17,11 +17,13 @@ from landscape.figures.style import STYLE, below, figure
 from landscape.figures.symbols import Records, Symbol, by_label, plain, symbols_of
 from landscape.records import (
     Alignment,
+    Course,
     DiagonalResult,
     EigenResult,
     MomentsResult,
     NegativeMass,
     Sharpness,
+    Status,
     SubspaceOverlap,
     TraceResult,
     Trajectory,
@@ -93,6 +95,51 @@ def estimates(records: Records[Estimate], symbols: Symbols = None) -> DataFigure
         else:  # one record, without a label
             axes[0, 0].yaxis.set_major_locator(NullLocator())
         axes[0, 0].set_ylim(len(found) - 0.5, -0.5)
+    return made
+
+
+def courses(records: Records[Course], symbols: Symbols = None, view: str | None = None) -> DataFigure:
+    """Every measure along a training, a panel each, with its errors; open symbols did not converge.
+
+    Args:
+        view: by default the first that all records have.
+
+    Raises:
+        ValueError: the records are counted in different units, or have no view, or no measure, in common.
+    """
+    found = by_label(records)
+    units = sorted({r.unit for r in found.values()})
+    shared = [v for v in next(iter(found.values())).views.tolist() if all(v in r.views for r in found.values())]
+    measures = list(dict.fromkeys(m for r in found.values() for m in r.measures.tolist()))
+    if len(units) > 1 or not shared or (view is not None and view not in shared):
+        wanted = "a view" if view is None else repr(view)
+        raise ValueError(f"the courses are counted in {' and '.join(units)}s and must have {wanted} in common")
+    shown = view or shared[0]
+    columns = min(3, len(measures))
+    rows = -(-len(measures) // columns)
+    made, axes = figure(rows, columns, height=1.9, sharex=True)
+    with mpl.rc_context(STYLE):
+        for ax, measure in zip(axes.flat, measures, strict=False):
+            for label, symbol in symbols_of(found, symbols).items():
+                r = found[label]
+                if measure not in r.measures:
+                    continue
+                at = r.measures.tolist().index(measure), r.views.tolist().index(shown)
+                value, error, status = r.value[at], r.error[at], r.status[at]
+                kind = r.errors[at[0]]
+                made.note(label=label, view=shown, measure=measure, at=r.at, value=value, error=error, status=status)
+                bars = None if kind == "none" else np.nan_to_num(error) * (2 if kind == "standard error" else 1)
+                ax.errorbar(r.at, value, bars, capsize=1.5, elinewidth=0.7, label=plain(symbol.name), **symbol.both)
+                open_ = status == Status.NOT_CONVERGED
+                ax.plot(r.at[open_], value[open_], **{**symbol.points, "markerfacecolor": "white"})
+            ax.set_ylabel(plain(measure))
+            ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
+        for ax in axes.flat[len(measures) :]:
+            ax.remove()
+        for ax in list(axes.flat)[: len(measures)][-columns:]:
+            ax.set_xlabel(units[0])
+            ax.tick_params(labelbottom=True)
+        below(made, list(axes.flat)[: len(measures)])
     return made
 
 

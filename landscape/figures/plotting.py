@@ -7,13 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from landscape.figures.data import DataFigure
-from landscape.figures.estimates import cosines, diagonals, eigenpairs, estimates, overlaps, trajectories
+from landscape.figures.estimates import cosines, courses, diagonals, eigenpairs, estimates, overlaps, trajectories
 from landscape.figures.lines import bands, connections, lines
 from landscape.figures.planes import contours, plane_draws
 from landscape.figures.spectra import densities, layers, splits
+from landscape.figures.topology import persistence_diagrams, persistence_spread
 from landscape.records import (
     Alignment,
     Connection,
+    Course,
     CurvatureSplit,
     DensityResult,
     DiagonalResult,
@@ -23,6 +25,8 @@ from landscape.records import (
     LineDraws,
     MomentsResult,
     NegativeMass,
+    Persistence,
+    PersistenceDraws,
     Plane,
     PlaneDraws,
     Record,
@@ -63,6 +67,8 @@ _DRAWN: dict[type[Record], Draw] = {
     Connection: _of_views(connections),
     Plane: contours,
     PlaneDraws: plane_draws,
+    Persistence: persistence_diagrams,
+    PersistenceDraws: persistence_spread,
     EigenResult: eigenpairs,
     TraceResult: estimates,
     MomentsResult: estimates,
@@ -72,6 +78,7 @@ _DRAWN: dict[type[Record], Draw] = {
     SubspaceOverlap: overlaps,
     Alignment: cosines,
     Trajectory: trajectories,
+    Course: courses,
     DensityResult: densities,
     LayerSpectra: layers,
     CurvatureSplit: splits,

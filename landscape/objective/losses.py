@@ -88,19 +88,39 @@ class ClassMean:
             return float(kept.numel())
         return float(self.weight.detach().to(kept.device)[kept].double().sum())
 
+    def of_samples(self, labels: Tensor) -> Tensor:
+        """What each of (n,) class labels weighs, (n,) in float64.
+
+        >>> ClassMean(torch.tensor([1.0, 9.0]), -100).of_samples(torch.tensor([0, 1, -100])).tolist()
+        [1.0, 9.0, 0.0]
+        """
+        kept = (labels != self.ignore_index).double().cpu()
+        if self.weight is None:
+            return kept
+        return self.weight.detach().double().cpu()[torch.where(kept > 0, labels.cpu(), 0)] * kept
+
 
 def normalizer_of(loss_fn: Callable[[Any, Any], Tensor]) -> Callable[[Any], float]:
     """Give a batch's weight in the loss's own mean: its samples, or the class weights of those not ignored."""
     if isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss):
         return ClassMean(loss_fn.weight, loss_fn.ignore_index)
-    return lambda labels: float(length(labels))
+    return _count
+
+
+def _count(labels: Any) -> float:
+    return float(length(labels))
 
 
 def sample_weights(normalizer: Callable[[Any], float], labels: Any) -> Tensor:
     """Give each sample's weight in the loss's mean, (n,) in float64, summing to 1."""
     count = length(labels)
-    weights = [normalizer(select(labels, torch.tensor([i]), count)) for i in range(count)]
-    found = torch.tensor(weights, dtype=torch.float64)
+    if normalizer is _count:
+        return torch.full((count,), 1 / count, dtype=torch.float64)
+    if isinstance(normalizer, ClassMean) and labels.ndim == 1 and not labels.is_floating_point():
+        found = normalizer.of_samples(labels)
+    else:
+        weights = [normalizer(select(labels, torch.tensor([i]), count)) for i in range(count)]
+        found = torch.tensor(weights, dtype=torch.float64)
     return found / found.sum()
 
 

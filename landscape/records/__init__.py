@@ -1,6 +1,7 @@
 """Result records: frozen, labelled, numpy only; what a record is in :mod:`landscape.records.base`."""
 
 from landscape.records.base import Record, record_type
+from landscape.records.course import Course
 from landscape.records.curvature import (
     Alignment,
     CurvatureSplit,
@@ -14,13 +15,16 @@ from landscape.records.curvature import (
     TraceResult,
 )
 from landscape.records.fields import Parameter, Status, Variable, parameter, variable
+from landscape.records.samples import SampleCurvature, SampleRises
 from landscape.records.sharpness import KeskarSharpness, Sharpness
 from landscape.records.summary import Summary
 from landscape.records.surfaces import Connection, Line, LineDraws, Plane, PlaneDraws, Surface, Trajectory
+from landscape.records.topology import Persistence, PersistenceDraws
 
 __all__ = [
     "Alignment",
     "Connection",
+    "Course",
     "CurvatureSplit",
     "DensityResult",
     "DiagonalResult",
@@ -32,9 +36,13 @@ __all__ = [
     "MomentsResult",
     "NegativeMass",
     "Parameter",
+    "Persistence",
+    "PersistenceDraws",
     "Plane",
     "PlaneDraws",
     "Record",
+    "SampleCurvature",
+    "SampleRises",
     "Sharpness",
     "Status",
     "SubspaceOverlap",

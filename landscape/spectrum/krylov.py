@@ -11,8 +11,22 @@ from landscape.curvature.operand import operand
 BASIS_BYTES = 2 << 30
 """Memory that the vectors of one basis may take, unless the caller says otherwise."""
 _AT_ONCE = 256 << 20  # bytes from which on a basis gets all its room at once
+_FIRST = 16  # vectors that a smaller basis has room for at first
 _SLICE = 1 << 20  # entries of each vector that a restart works on at a time
 _TINY = 1e-140  # norms above it come out right without scaling
+
+
+def memory_of_basis(vectors: int, size: int) -> int:
+    """Bytes that a basis holds at the most while it grows to so many vectors of ``size``, by copying or in one piece.
+
+    >>> memory_of_basis(20, 1000)
+    256000
+    """
+    vectors = min(vectors, size, max(1, BASIS_BYTES // (8 * size)))
+    room = _FIRST
+    while room < vectors and 16 * room * size <= _AT_ONCE:
+        room *= 2
+    return 8 * size * max(room, vectors) if vectors else 0
 
 
 def place_of(size: int, vectors: int, device: torch.device) -> torch.device:
@@ -236,7 +250,7 @@ class KrylovBasis:
         """Room for ``count`` vectors."""
         if count <= len(self._rows):
             return
-        room = max(count, min(max(16, 2 * len(self._rows)), self.size, self._capacity or self.size))
+        room = max(count, min(max(_FIRST, 2 * len(self._rows)), self.size, self._capacity or self.size))
         if self._capacity and 8 * room * self.size > _AT_ONCE:
             room = max(count, self._capacity)
         rows = torch.empty(room, self.size, dtype=torch.float64, device=self.device)

@@ -18,6 +18,19 @@ _BLOCK_BYTES = 256 << 20
 _MOST_AT_ONCE = 16
 
 
+def memory_of_probes(count: int, size: int) -> int:
+    """Bytes that ``count`` probes of ``size`` hold at the most, block by block.
+
+    A block has its signs, their images as they come and in double precision, and a projection with its temporary, while
+    signs and images of the block before are still held.
+
+    >>> memory_of_probes(2, 1000)
+    104000
+    """
+    at_once = min(count, max(1, min(_MOST_AT_ONCE, _BLOCK_BYTES // (8 * size))))
+    return (8 + 4 + 8 + 2 * 8 + 2 * 8) * size * at_once
+
+
 class DeflatedProbes:
     """H = [T, C*; C, B] in a known subspace and its complement: T and C exactly, B by random probes.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from landscape.inputs import readable
 
-_MEMINFO, _GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+_MEMINFO, _GROUP, _SELF = Path("/proc/meminfo"), Path("/sys/fs/cgroup"), Path("/proc/self/status")
 
 
 def check_room(what: str, folder: Path, *, disk: int = 0, memory: int = 0) -> None:
@@ -28,6 +28,19 @@ def check_room(what: str, folder: Path, *, disk: int = 0, memory: int = 0) -> No
     left = available_memory()
     if left is not None and memory > left:
         raise ValueError(f"{what} needs {readable(memory)} of memory, and {readable(left)} are free; ask for less")
+
+
+def peak_memory() -> int | None:
+    """The most bytes of memory that this process has held so far; None where the system does not say.
+
+    >>> (peak_memory() or 2**30) > 2**20
+    True
+    """
+    try:
+        lines = _SELF.read_text(encoding="utf-8").splitlines()
+        return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:")), None)
+    except (OSError, ValueError, IndexError):  # another system
+        return None
 
 
 def available_memory() -> int | None:

@@ -12,12 +12,14 @@ from ncsam.figures.epochs import alignment, alignment_of, training_by_rate, trai
 from ncsam.figures.forest import forest
 from ncsam.figures.measurements import bound_along, confusion, samples_along, sharpness_along, spectra_at_the_end
 from ncsam.figures.radius import radius_figure
+from ncsam.figures.samples import curvature_of_samples
 from ncsam.records import (
     BoundTable,
     ByMeasure,
     Diagnostics,
     Labels,
     RadiusControl,
+    SampleCurvatures,
     SampleHistory,
     SharpnessTable,
     Spectrum,
@@ -34,6 +36,7 @@ __all__ = [
     "bound_terms",
     "by_measure_forest",
     "confusion",
+    "curvature_of_samples",
     "forest",
     "radius_figure",
     "samples_along",
@@ -51,6 +54,7 @@ drawn_by(BoundTable, bound_along)
 drawn_by(Training, training_curves)
 drawn_by(SampleHistory, samples_along)
 drawn_by(Labels, confusion)
+drawn_by(SampleCurvatures, curvature_of_samples)
 drawn_by(Diagnostics, alignment_of)
 drawn_by(ByMeasure, by_measure_forest, several=False)
 drawn_by(Verdicts, forest, several=False)

@@ -4,6 +4,7 @@ from ncsam.measurements.bound import measure_bound
 from ncsam.measurements.diagnostics import measure_diagnostics
 from ncsam.measurements.measurement import ANALYSIS_VIEWS
 from ncsam.measurements.resumable import Where
+from ncsam.measurements.samples import measure_samples
 from ncsam.measurements.sharpness import measure_sharpness
 from ncsam.measurements.spectrum import measure_spectrum
 from ncsam.measurements.surface import measure_line, measure_plane
@@ -15,6 +16,7 @@ __all__ = [
     "measure_diagnostics",
     "measure_line",
     "measure_plane",
+    "measure_samples",
     "measure_sharpness",
     "measure_spectrum",
 ]

@@ -18,11 +18,13 @@ class Forecast:
         seconds: that it will take on this machine, roughly.
         work: what that is, such as ``51 points on 5 views``.
         disk: bytes that it will have written at most.
+        memory: bytes that the process will hold at the most, libraries and data included; 0 where that is not known.
     """
 
     seconds: float
     work: str
     disk: int = 0
+    memory: int = 0
 
 
 Tell = Callable[[Callable[[], Forecast]], None]

@@ -76,6 +76,10 @@ class Measurement(ABC):
     def forecast(self, place: Place) -> tuple[float, str]:
         """Seconds that a place's row will take, from a part of it that is timed, and what that is."""
 
+    def held(self, objective: landscape.Objective) -> int:
+        """Bytes of memory that a row will hold at the most, beyond the part of it that :meth:`forecast` times."""
+        return 0
+
     def kept_beside(self, objective: landscape.Objective) -> int:
         """Bytes that are kept on disk for each view until all rows are measured."""
         return 0
@@ -139,7 +143,8 @@ def by_epoch_and_view(
         seconds, work = measurement.forecast(Place(0, at[0], view, objectives[0]))
         rows = sum(map(bool, sizes))
         which = "1 view" if rows == 1 else f"each of {rows} views{' and epochs' * (len(at) > 1)}"
-        return Forecast(seconds * sum(sizes) / size, f"{work} on {which}")
+        held = measurement.held(objectives[0])
+        return Forecast(seconds * sum(sizes) / size, f"{work} on {which}", memory=held)
 
     beside = len(views) * measurement.kept_beside(objectives[0])
     made = result_of(run, name, identity, len(at) * len(views), fields, where, forecast=forecast, beside=beside)

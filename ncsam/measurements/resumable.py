@@ -17,7 +17,7 @@ from landscape import inputs, store
 from landscape.ranks import Ranks
 from landscape.store import PartFile, StoreError
 from landscape.store.part_work import shape_and_dtype
-from landscape.store.room import check_room
+from landscape.store.room import check_room, peak_memory
 from landscape.surfaces.scan import MemoryRows
 from ncsam.measurements.forecast import Forecast, Tell
 from ncsam.runs.run import Run
@@ -118,7 +118,8 @@ def result_of(
     Of several processes the first one holds the file, and the others rows that are written alike.
 
     Args:
-        forecast: what the rows that are left will take; told where that is asked for, and some are.
+        forecast: what the rows that are left will take; told where that is asked for, and some are. Its ``memory`` is
+            what they will hold beyond the part of them that is timed.
         beside: bytes of other files that are kept beside the part file meanwhile.
 
     Raises:
@@ -142,7 +143,13 @@ def result_of(
         tell = where.get("forecast")
         if tell is not None and forecast is not None and len(part.pending()):
             size = _size(rows, fields) + beside
-            tell(lambda: dataclasses.replace(forecast(part), disk=size))
+
+            def told() -> Forecast:
+                found, peak = forecast(part), peak_memory()  # that of the part that was timed for it too
+                memory = 0 if peak is None else peak + found.memory + size
+                return dataclasses.replace(found, disk=size, memory=memory)
+
+            tell(told)
         yield part, finish
 
 

@@ -17,6 +17,8 @@ from landscape.curvature.strategies import STRATEGIES, StrategyName
 from landscape.ranks import Ranks
 from landscape.records import EigenResult, Status
 from landscape.spectrum.eigenpairs import Which
+from landscape.spectrum.krylov import memory_of_basis
+from landscape.spectrum.probes import memory_of_probes
 from landscape.store.room import check_room
 from ncsam.measurements.forecast import timed
 from ncsam.measurements.measurement import ANALYSIS_VIEWS, DTYPES, Measurement, Place, by_epoch_and_view, objective_of
@@ -210,6 +212,14 @@ class _Spectra(Measurement):
             row |= values
             row["products"] += products
         return Status.OK if pairs.converged.all() else Status.NOT_CONVERGED, row
+
+    def held(self, objective: Objective) -> int:
+        size, probes = objective.num_parameters, self._settings["trace_matvecs"]
+        # Half of a trace's products extend the basis that it deflates by.
+        vectors = PRODUCTS_PER_PAIR * self._count + probes // 2
+        return memory_of_basis(vectors, size) + max(
+            memory_of_probes(probes, size), memory_of_basis(self._settings["density_steps"], size)
+        )
 
     def kept_beside(self, objective: Objective) -> int:
         if not self._settings["warm_start"]:

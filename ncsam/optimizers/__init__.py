@@ -5,7 +5,13 @@ from ncsam.optimizers.noise_gradient import NoiseEstimate, NoiseGradient
 from ncsam.optimizers.options import option
 from ncsam.optimizers.perturbations import Perturbation, Perturbed
 from ncsam.optimizers.registry import build, options_of, resolve_options
-from ncsam.optimizers.sharpness_aware import ProjectionWarning, RoundingWarning, SharpnessAware, StepInfo
+from ncsam.optimizers.sharpness_aware import (
+    ProjectionWarning,
+    RoundingWarning,
+    SharpnessAware,
+    SkippedWarning,
+    StepInfo,
+)
 from ncsam.optimizers.variants import (
     ASAM,
     MSAM,
@@ -49,6 +55,7 @@ __all__ = [
     "Replay",
     "RoundingWarning",
     "SharpnessAware",
+    "SkippedWarning",
     "StepInfo",
     "Variant",
     "build",

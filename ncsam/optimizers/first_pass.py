@@ -26,23 +26,61 @@ class _Piece(NamedTuple):
     labels: Any
 
 
-class FirstPass:
-    """The unperturbed pass: the batch gradient at w, the outputs, and further gradients from the same graph.
+class GradientPass:
+    """What a closure tells of the unperturbed pass: the gradient at w, and not the batch that it came from.
 
     Vectors are flat, over the parameters that took part in the loss, in float32 (float64 for a float64 model), free of
-    the loss scale and of weight decay; a complex parameter is two real numbers. A perturbation gets this object and
-    returns its ε in the same layout.
+    weight decay; a complex parameter is two real numbers. They are scaled as the closure scales its loss.
+
+    Attributes:
+        gradient: g_B, shape (K,), the gradient of the mean loss with the observed labels.
+        progress: epoch / epochs in [0, 1], None where the caller gave none.
+        step: steps that the optimizer took before this one.
+        generator: the optimizer's own CPU generator, the only source of randomness to use.
+        params: the parameters behind the flat vector.
+    """
+
+    gradient: Tensor
+
+    def __init__(
+        self,
+        params: Sequence[Tensor],
+        *,
+        progress: float | None,
+        generator: torch.Generator,
+        step: int,
+    ) -> None:
+        self.params, self.progress, self.generator, self.step = list(params), progress, generator, step
+        wide = any(p.dtype in (torch.float64, torch.complex128) for p in self.params)
+        self._dtype = torch.float64 if wide else torch.float32
+
+    def weights(self) -> Tensor:
+        """The weights w, shape (K,), in the layout of ``gradient``; a copy."""
+        return self.flat([p.detach() for p in self.params])
+
+    def flat(self, tensors: Sequence[Tensor]) -> Tensor:
+        """Tensors that belong to ``params`` as one vector (K,), a copy."""
+        if not tensors:
+            raise ValueError(NO_PART)
+        device, dtype = tensors[0].device, self._dtype
+        pieces = []
+        for t in tensors:
+            piece = real(t.to_dense() if t.is_sparse else t).reshape(-1)
+            pieces.append(cast(piece, device, dtype))
+        return torch.cat(pieces)
+
+
+class FirstPass(GradientPass):
+    """The unperturbed pass: the batch gradient at w, the outputs, and further gradients from the same graph.
+
+    Vectors are free of the loss scale. A perturbation gets this object and returns its ε in the layout of
+    ``gradient``; where it sets ``needs_batch = False``, it may get a :class:`GradientPass` instead.
 
     In a synchronised step the batch is that of all processes: ``outputs``, ``labels`` and the like hold the rows of
     all, gathered when they are first asked for, ``rows`` count over all, and gradients are means over all.
 
     Attributes:
-        gradient: g_B, shape (K,), the gradient of the mean loss with the observed labels.
         own_outputs: detached outputs of this process's rows.
-        progress: epoch / epochs in [0, 1], None where the caller gave none.
-        step: steps that the optimizer took before this one.
-        generator: the optimizer's own CPU generator, the only source of randomness to use.
-        params: the parameters behind the flat vector.
     """
 
     def __init__(
@@ -57,9 +95,7 @@ class FirstPass:
         features_of: nn.Module | None = None,
         step: int = 0,
     ) -> None:
-        self._batch, self.step = batch, step
-        self._own_true_labels, self.progress, self.generator = true_labels, progress, generator
-        self.loss_fn = batch.loss_fn
+        self._batch, self._own_true_labels, self.loss_fn = batch, true_labels, batch.loss_fn
         # A compiled graph gives its buffers away with the first gradient.
         keep = reuse_graph and len(batch.parts) == 1 and unwrapped(batch.model) is batch.model
         grads: list[Tensor | None] = [None] * len(params)
@@ -80,10 +116,9 @@ class FirstPass:
         if batch.ranks is not None:  # what one process leaves out, another may use
             used = [any(flags) for flags in zip(*batch.ranks.gather(used), strict=True)]
             grads = [torch.zeros_like(p) if g is None and u else g for p, g, u in zip(params, grads, used, strict=True)]
-        self.params = [p for p, u in zip(params, used, strict=True) if u]
-        wide = any(p.dtype in (torch.float64, torch.complex128) for p in self.params)
-        self._dtype = torch.float64 if wide else torch.float32
-        self.gradient = batch.total(self._flat([g for g in grads if g is not None]))
+        taking_part = [p for p, u in zip(params, used, strict=True) if u]
+        super().__init__(taking_part, progress=progress, generator=generator, step=step)
+        self.gradient = batch.total(self._unscaled([g for g in grads if g is not None]))
 
     @cached_property
     def outputs(self) -> Any:
@@ -229,24 +264,14 @@ class FirstPass:
         out = batch.forward(piece.x, sync=False)
         return out if piece.rows is None else take(out, piece.rows)
 
-    def weights(self) -> Tensor:
-        """The weights w, shape (K,), in the layout of ``gradient``; a copy."""
-        return self._flat([p.detach() for p in self.params], scale=1.0)
-
     def _backward(self, loss: Tensor, *, retain: bool) -> Tensor:
         grads = self._batch.gradient(loss, self.params, retain_graph=retain)
-        return self._flat([torch.zeros_like(p) if g is None else g for p, g in zip(self.params, grads, strict=True)])
+        return self._unscaled(
+            [torch.zeros_like(p) if g is None else g for p, g in zip(self.params, grads, strict=True)]
+        )
 
-    def _flat(self, tensors: Sequence[Tensor], scale: float | None = None) -> Tensor:
-        if not tensors:
-            raise ValueError(NO_PART)
-        device, dtype = tensors[0].device, self._dtype
-        pieces = []
-        for t in tensors:
-            piece = real(t.to_dense() if t.is_sparse else t).reshape(-1)
-            pieces.append(cast(piece, device, dtype))
-        flat = torch.cat(pieces)
-        scale = self._batch.scale if scale is None else scale
+    def _unscaled(self, grads: Sequence[Tensor]) -> Tensor:
+        flat, scale = self.flat(grads), self._batch.scale
         return flat if scale == 1.0 else flat.mul_(1.0 / scale)
 
 

@@ -28,7 +28,49 @@ class MicroBatch(NamedTuple):
     share: float
 
 
-class MiniBatch:
+class Passes:
+    """The caller's circumstances of the passes of one step: its device, autocast and DistributedDataParallel."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        plain = unwrapped(model)
+        self._ddp = plain if isinstance(plain, DistributedDataParallel) else None
+        self._device = next(p.device for p in model.parameters())
+        self.autocast = torch.is_autocast_enabled(self._device.type)
+        self._low = torch.get_autocast_dtype(self._device.type) if self.autocast else None
+
+    @property
+    def unseen_ranks(self) -> bool:
+        """Whether other processes may share the gradients and not the loss: a trainer wraps the model in DDP."""
+        return self._ddp is None and torch.distributed.is_available() and torch.distributed.is_initialized()
+
+    def full_precision(self) -> AbstractContextManager[Any]:
+        """Autocast is for forward passes: backward passes and vector arithmetic run outside it."""
+        return torch.autocast(self._device.type, enabled=False) if self.autocast else nullcontext()
+
+    def callers_precision(self) -> AbstractContextManager[Any]:
+        """The autocast that ``step`` was called in, for a forward pass or a loss while :meth:`full_precision` is on."""
+        return torch.autocast(self._device.type, dtype=self._low) if self.autocast else nullcontext()
+
+    def forget_casts(self) -> None:
+        """Drop autocast's cached low-precision weights: they do not notice that the weights were changed in place."""
+        if self.autocast:
+            torch.clear_autocast_cache()
+
+    def accumulating(self) -> AbstractContextManager[Any]:
+        """Forward and backward passes whose gradients DDP leaves with each rank."""
+        return self._ddp.no_sync() if self._ddp is not None else nullcontext()
+
+    def any_rank(self, flag: bool) -> bool:
+        """Tell whether ``flag`` is set on any DDP rank: ranks skip a step together or wait for each other for ever."""
+        if self._ddp is None:
+            return flag
+        shared = torch.tensor(float(flag), device=self._device)
+        torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX, group=self._ddp.process_group)
+        return bool(shared.item())
+
+
+class MiniBatch(Passes):
     """One mini-batch together with the model and the loss it is trained on.
 
     It knows how to run a forward pass (``no_sync`` under DistributedDataParallel where asked, the caller's autocast
@@ -57,13 +99,9 @@ class MiniBatch:
         scale: float = 1.0,
         ranks: Ranks | None = None,
     ) -> None:
-        self.model, self.x, self.y, self.loss_fn, self.scale, self.ranks = model, x, y, loss_fn, scale, ranks
+        super().__init__(model)
+        self.x, self.y, self.loss_fn, self.scale, self.ranks = x, y, loss_fn, scale, ranks
         self._forward, self._seen = forward, set[int]()
-        plain = unwrapped(model)
-        self._ddp = plain if isinstance(plain, DistributedDataParallel) else None
-        self._device = next(p.device for p in model.parameters())
-        self.autocast = torch.is_autocast_enabled(self._device.type)
-        self._low = torch.get_autocast_dtype(self._device.type) if self.autocast else None
         self.start, rows = 0, -1
         self._instead = "use microbatches=1" if microbatches != 1 else "leave synchronised out"
         if ranks is not None:
@@ -135,19 +173,6 @@ class MiniBatch:
                 )
             )
 
-    def full_precision(self) -> AbstractContextManager[Any]:
-        """Autocast is for forward passes: backward passes and vector arithmetic run outside it."""
-        return torch.autocast(self._device.type, enabled=False) if self.autocast else nullcontext()
-
-    def callers_precision(self) -> AbstractContextManager[Any]:
-        """The autocast that ``step`` was called in, for a forward pass or a loss while :meth:`full_precision` is on."""
-        return torch.autocast(self._device.type, dtype=self._low) if self.autocast else nullcontext()
-
-    def forget_casts(self) -> None:
-        """Drop autocast's cached low-precision weights: they do not notice that the weights were changed in place."""
-        if self.autocast:
-            torch.clear_autocast_cache()
-
     def share_of_loss(self, outputs: Any, part: MicroBatch) -> Tensor:
         """The part's share of the batch's loss; 0, whatever the model gives, where the loss leaves out all its rows."""
         if self._device.type != "cpu" and part.start not in self._seen and class_mean(self.loss_fn) is not None:
@@ -173,7 +198,7 @@ class MiniBatch:
         scale = self.scale * (1 if self.ranks is None else self.ranks.size)  # DDP takes the mean over processes
         losses, outputs = [], []
         for j, part in enumerate(self.parts):
-            with self._accumulating() if j < last else nullcontext():
+            with self.accumulating() if j < last else nullcontext():
                 out = self._run(part.x)
                 share = self.share_of_loss(out, part)
                 if share.requires_grad:
@@ -195,17 +220,6 @@ class MiniBatch:
         """The rows of all processes of every tensor in a nested structure."""
         ranks = self.ranks
         return own if ranks is None else mapped(own, ranks.rows)
-
-    def _accumulating(self) -> AbstractContextManager[Any]:
-        return self._ddp.no_sync() if self._ddp is not None else nullcontext()
-
-    def any_rank(self, flag: bool) -> bool:
-        """Tell whether ``flag`` is set on any DDP rank: ranks skip a step together or wait for each other for ever."""
-        if self._ddp is None:
-            return flag
-        shared = torch.tensor(float(flag), device=self._device)
-        torch.distributed.all_reduce(shared, torch.distributed.ReduceOp.MAX, group=self._ddp.process_group)
-        return bool(shared.item())
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -74,6 +74,8 @@ class Perturbation(ABC):
     Attributes:
         rho: ρ, the nominal length of ε, in the unit of the weights.
         needs_progress, needs_true_labels: whether ``step`` must be given them.
+        needs_batch: whether more of the first pass is used than its gradient, weights and step; where not,
+            ``step(closure)`` works.
         draws: whether ``first.generator`` is used, so that the optimizer takes a seed.
         reuses_graph: whether :meth:`FirstPass.gradient_of` is used, so that the graph must be kept.
         features_of: name of the layer whose input ``first.features`` shall hold; "" for the last ``nn.Linear``.
@@ -84,6 +86,7 @@ class Perturbation(ABC):
     rho: float = 0.0
     needs_progress = False
     needs_true_labels = False
+    needs_batch = True
     draws = False
     reuses_graph = False
     features_of: str | None = None
@@ -102,6 +105,8 @@ class Perturbation(ABC):
 @dataclass(frozen=True)
 class NoPerturbation(Perturbation):
     """ε = 0: the base optimizer alone."""
+
+    needs_batch = False
 
     def active(self, progress: float | None) -> bool:
         return False
@@ -123,6 +128,7 @@ class SharpnessAscent(Perturbation):
         False, "ε = ρ T² g/‖T g‖ with T = |w| + eta, elementwise (Kwon et al. 2021, arXiv 2102.11600)."
     )
     eta: float = option(0.01, "only with ``adaptive``.")
+    needs_batch = False
 
     def __post_init__(self) -> None:
         _check_size("rho", self.rho)
@@ -147,6 +153,7 @@ class AdaptiveAscent(Perturbation):
     rho: float = option(0.5, "ρ = ‖T⁻¹ε‖, T = |w| + eta elementwise; another unit than SAM's.")
     _: KW_ONLY
     eta: float = option(0.01, "η, keeps weights that are zero from being left out.")
+    needs_batch = False
 
     def __post_init__(self) -> None:
         _check_size("rho", self.rho)
@@ -345,6 +352,7 @@ class ReplayedAscent(Perturbation):
     """SAM's direction with a ‖ε‖ that is given for each step (*replay*): what another run had at the same step."""
 
     norms: tuple[float, ...] = option((), "‖ε‖ of each step, in order; as many as there are steps, or more.")
+    needs_batch = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "norms", tuple(map(float, self.norms)))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +16,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from landscape.ranks import Ranks
+from ncsam.optimizers import closure as closures
 from ncsam.optimizers.checks import check_base, check_initialised, check_scaler, features_module, usable
-from ncsam.optimizers.first_pass import NO_PART, FirstPass
+from ncsam.optimizers.closure import Closure
+from ncsam.optimizers.first_pass import NO_PART, FirstPass, GradientPass
 from ncsam.optimizers.in_place import Buffers, buffers_of, norm, realised, shifted
 from ncsam.optimizers.loss_mean import LossFn, ignored_label
-from ncsam.optimizers.mini_batch import Forward, MiniBatch, unwrapped
+from ncsam.optimizers.mini_batch import Forward, MiniBatch, Passes, unwrapped
 from ncsam.optimizers.nested import join, rows_in
 from ncsam.optimizers.perturbations import Perturbation
 
@@ -30,6 +33,10 @@ class ProjectionWarning(UserWarning):
 
 class RoundingWarning(UserWarning):
     """The weights' precision leaves another perturbation than the one that was asked for."""
+
+
+class SkippedWarning(UserWarning):
+    """A ``step(closure)``, which returns the loss and not the record of the step, made no update."""
 
 
 @dataclass(frozen=True)
@@ -92,12 +99,58 @@ class StepInfo:
         return int((right if self.ignored is None else right & (y != self.ignored)).sum())
 
 
+class _Ascent(NamedTuple):
+    """A perturbation (K,) and its numbers, on the host."""
+
+    epsilon: Tensor
+    picked: int
+    loss: float
+    gradient_norm: float
+    perturbation_norm: float
+    wanted_norm: float
+    along: float
+    compensation_norm: float
+    kept: float
+
+    @property
+    def not_finite(self) -> str | None:
+        """What is not finite at w, if anything."""
+        if not math.isfinite(self.loss):
+            return f"loss is {self.loss} at w"
+        if not (math.isfinite(self.gradient_norm) and math.isfinite(self.perturbation_norm)):
+            return f"gradient has norm {self.gradient_norm}, perturbation {self.perturbation_norm}, at w"
+        return None
+
+    def info(self, rho: float, perturbed_loss: float, skipped: str | None) -> StepInfo:
+        """The record of the step, without its batch."""
+        lengths = self.gradient_norm * self.perturbation_norm
+        return StepInfo(
+            loss=self.loss,
+            perturbed_loss=perturbed_loss,
+            gradient_norm=self.gradient_norm,
+            rho=rho,
+            perturbation_norm=self.perturbation_norm,
+            wanted_norm=self.wanted_norm,
+            compensation_norm=self.compensation_norm,
+            cosine=self.along / lengths if lengths > 0 else math.nan,
+            projected=self.kept < 1.0,
+            kept=self.kept,
+            picked=self.picked,
+            skipped=skipped,
+        )
+
+
 class SharpnessAware(Optimizer):
     """A base optimizer that takes its gradient at w + ε instead of at w; ε comes from a :class:`Perturbation`.
 
     ``param_groups``, ``state`` and ``defaults`` are the base optimizer's own, so schedulers and groups added later
-    reach it; hooks registered here are registered there. The class runs the forward and backward passes itself: see
-    :meth:`step`.
+    reach it; hooks registered here are registered there. The class runs the forward and backward passes itself, or
+    calls a closure twice: see :meth:`step`.
+
+    Attributes:
+        info: the record of the last ``step(closure)`` or ``backward(closure)``, without outputs and labels.
+        perturbed: whether the weights are at w + ε now; so a closure can tell its second call, for example in order to
+            log the loss once.
 
     Args:
         model: the model, plain or in DistributedDataParallel.
@@ -114,6 +167,10 @@ class SharpnessAware(Optimizer):
         TypeError: ``base`` is not an optimizer instance, or one that evaluates the loss by itself (LBFGS).
         ValueError: ``base`` has no parameter of the model, or synchronised ranks have different seeds.
     """
+
+    info: StepInfo | None = None
+    perturbed: bool = False
+    _warned_of_skipping: bool = False
 
     def __init__(
         self,
@@ -142,7 +199,26 @@ class SharpnessAware(Optimizer):
         self._warned = self._warned_of_rounding = False
         self._steps = 0
 
-    def step(  # type: ignore[override]
+    @overload  # type: ignore[override]
+    def step(self, closure: Closure, /, *, progress: float | None = None) -> Any: ...
+
+    @overload
+    def step(self, *, closure: Closure, progress: float | None = None) -> Any: ...
+
+    @overload
+    def step(
+        self,
+        x: Any,
+        y: Any,
+        loss_fn: LossFn,
+        *,
+        progress: float | None = None,
+        true_labels: Any = None,
+        scaler: torch.amp.GradScaler | None = None,
+        microbatches: int = 1,
+    ) -> StepInfo: ...
+
+    def step(
         self,
         x: Any = None,
         y: Any = None,
@@ -152,13 +228,21 @@ class SharpnessAware(Optimizer):
         true_labels: Any = None,
         scaler: torch.amp.GradScaler | None = None,
         microbatches: int = 1,
-    ) -> StepInfo:
+        closure: Closure | None = None,
+    ) -> StepInfo | Any:
         """One update on one mini-batch: all forward and backward passes, and the base optimizer's step.
 
         ``.grad`` is cleared first and holds the gradient that was used afterwards. BatchNorm statistics move once, in
         the unperturbed pass. Dropout masks are drawn anew in each pass. Call it inside ``torch.autocast`` for mixed
         precision; backward passes and norms run outside of it. Gradients are computed inside ``torch.no_grad`` and
         ``torch.inference_mode`` all the same.
+
+        ``step(closure)``, as trainers and loops for any optimizer call it, takes a function that clears the gradients,
+        runs forward and backward passes and returns the loss. It is called at w and at w + ε, and what it returned at
+        w is returned; :attr:`info` has the record. That suffices where ε depends on the gradient alone (SAM, ASAM,
+        replayed norms, the base optimizer), and does what ``step(x, y, loss_fn)`` does, bitwise. A closure that clips
+        the gradient clips both, which leaves SAM's direction as it is. Under a ``GradScaler``, or where something else
+        makes the update, see :meth:`backward`.
 
         Args:
             x: inputs; a tensor, or whatever ``forward`` takes.
@@ -171,16 +255,40 @@ class SharpnessAware(Optimizer):
                 loss's own mean: class weights and ignored labels of ``nn.CrossEntropyLoss`` and ``nn.NLLLoss``
                 (or ``functional.cross_entropy`` itself) are summed exactly, any other loss must be a mean over the
                 rows, which is checked on the outputs of each step, without a further pass of the model.
+            closure: in place of all others but ``progress``.
 
         Raises:
-            TypeError: called with a closure, or without a batch.
-            ValueError: ``progress`` or ``true_labels`` missing, labels or outputs unfit, micro-batches impossible.
+            TypeError: called without a batch or a closure, with both, or with a closure where the batch is needed.
+            ValueError: ``progress`` or ``true_labels`` missing, labels or outputs unfit, micro-batches impossible; a
+                closure that adds to the gradients of earlier batches.
+
+        >>> import ncsam
+        >>> model = nn.Linear(2, 1)
+        >>> opt = ncsam.SAM(model, torch.optim.SGD(model.parameters(), lr=0.1), rho=0.05)
+        >>> def closure():
+        ...     opt.zero_grad()
+        ...     loss = model(torch.ones(3, 2)).square().mean()
+        ...     loss.backward()
+        ...     return loss
+        >>> loss = opt.step(closure)
+        >>> opt.info.loss == loss.item(), round(opt.info.perturbation_norm, 6)
+        (True, 0.05)
         """
+        name = type(self).__name__
+        if closure is None and y is None and loss_fn is None and callable(x) and not isinstance(x, Tensor):
+            x, closure = None, x
+        if closure is not None:
+            if not (x is None and y is None and loss_fn is None and true_labels is None and microbatches == 1):
+                raise TypeError(f"{name}.step got a closure and a batch; a closure runs its own, so give one of them")
+            if scaler is not None:
+                raise TypeError(
+                    f"{name}.step got a closure and a scaler; scale the loss in the closure, call backward(closure), "
+                    "then scaler.step(opt.base) and scaler.update()"
+                )
+            closures.check_closure(name, self.perturbation)
+            return self._step_by_closure(closure, progress)
         if loss_fn is None:
-            raise TypeError(
-                f"{type(self).__name__}.step got no (x, y, loss_fn); it runs its own forward and backward passes, so "
-                f"instead of step(closure) write step(x, y, loss_fn, progress=epoch / epochs)"
-            )
+            raise TypeError(closures.nothing_given(name, self.perturbation))
         self._check(progress, true_labels)
         with torch.inference_mode(False), torch.enable_grad():
             x, y, true_labels = (usable(given) for given in (x, y, true_labels))
@@ -188,6 +296,72 @@ class SharpnessAware(Optimizer):
         self._steps += 1
         self._warn_once(info)
         return info
+
+    def backward(self, closure: Closure, *, progress: float | None = None) -> Any:
+        """Leave the gradient at w + ε in ``.grad`` without an update: the first part of ``step(closure)``.
+
+        It stands where ``loss.backward()`` stood, for loops that update by themselves: step :attr:`base` afterwards.
+        Like ``loss.backward()`` it adds to the gradients that are there, so that batches can be accumulated, each with
+        its own ε; whether the closure clears gradients makes no difference. The loss may be scaled
+        (``scaler.scale(loss)``); unscaling and clipping come after, as without SAM. Where something is not finite at w,
+        the gradient at w is left, on which a scaler backs off.
+
+        Args:
+            closure: runs forward and backward passes and returns the loss.
+            progress: as in :meth:`step`.
+
+        Returns:
+            What the closure returned at w.
+
+        Raises:
+            TypeError: as ``step(closure)``.
+        """
+        closures.check_closure(type(self).__name__, self.perturbation)
+        self._check(progress, None)
+        params = self._params()
+        earlier = [p.grad for p in params]
+        with torch.inference_mode(False), torch.enable_grad():
+            returned, self.info = self._descend(closure, params, progress)
+        with torch.no_grad():
+            for p, grad in zip(params, earlier, strict=True):
+                if grad is not None:
+                    p.grad = grad if p.grad is None else grad + p.grad
+        self._steps += 1
+        self._warn_once(self.info)
+        return returned
+
+    def _step_by_closure(self, closure: Closure, progress: float | None) -> Any:
+        self._check(progress, None)
+        params = self._params()
+        before, passes = Buffers(buffers_of(self.model)), Passes(self.model)
+        with torch.inference_mode(False), torch.enable_grad():
+            try:
+                returned, info = self._descend(closure, params, progress, closures.Accumulated(params))
+                if info.skipped is None:
+                    loss = 0.0 if passes.unseen_ranks else info.perturbed_loss
+                    why, _, size = self._update(passes, params, loss, None)
+                    at_w = size if math.isnan(info.gradient_norm) else info.gradient_norm
+                    info = replace(info, skipped=why, gradient_norm=at_w)
+                kept = info.skipped is None
+            except BaseException:
+                kept = False
+                raise
+            finally:
+                if not kept:
+                    before.restore()
+                    for p in params:
+                        p.grad = None
+        self.info = info
+        self._steps += 1
+        self._warn_once(info)
+        if info.skipped is not None and returned is not None and not self._warned_of_skipping:
+            self._warned_of_skipping = True
+            warnings.warn(
+                f"step {self._steps} made no update: {info.skipped} (said once; .info.skipped says so of each step)",
+                SkippedWarning,
+                stacklevel=3,
+            )
+        return returned
 
     def _step(
         self,
@@ -268,67 +442,111 @@ class SharpnessAware(Optimizer):
         true_labels: Any,
         scaler: torch.amp.GradScaler | None,
     ) -> StepInfo:
-        perturbation = self.perturbation
         first = FirstPass(
             batch,
             params,
             true_labels=true_labels,
             progress=progress,
             generator=self._generator,
-            reuse_graph=perturbation.reuses_graph,
-            features_of=features_module(self.model, perturbation.features_of),
+            reuse_graph=self.perturbation.reuses_graph,
+            features_of=features_module(self.model, self.perturbation.features_of),
             step=self._steps,
         )
         after_first = Buffers(buffers)
         with batch.full_precision():
-            g = first.gradient
-            perturbed = perturbation(first)
-            epsilon = realised(first.params, perturbed.epsilon)
-            loss, size, length, wanted, along, compensation, kept = _on_host(
-                first.loss,
-                torch.linalg.vector_norm(g),
-                torch.linalg.vector_norm(epsilon),
-                torch.linalg.vector_norm(perturbed.epsilon),
-                torch.dot(g, epsilon),
-                perturbed.compensation_norm,
-                perturbed.kept,
-            )
-        outputs, moved, picked = first.own_outputs, first.params, perturbed.picked
-        del first, perturbed  # the graph's memory is wanted by the second pass
-        why = None
-        if not math.isfinite(loss):
-            why = f"loss is {loss} at w"
-        elif not (math.isfinite(size) and math.isfinite(length)):
-            why = f"gradient has norm {size}, perturbation {length}, at w"
-        why = self._agree(batch, why)
+            ascent = self._ascent(first, first.loss)
+        outputs, moved = first.own_outputs, first.params
+        del first  # the graph's memory is wanted by the second pass
+        why = self._agree(batch, ascent.not_finite)
         perturbed_loss = math.nan
         if why is None:
             batch.forget_casts()
             try:
-                with shifted(moved, epsilon):
+                with self._moved(moved, ascent.epsilon):
                     loss_there, _ = batch.descend()
             finally:
                 after_first.restore()
             why, perturbed_loss, _ = self._update(batch, params, loss_there, scaler)
         else:
             self._back_off(params, scaler)
-        return StepInfo(
-            loss=loss,
-            perturbed_loss=perturbed_loss,
-            gradient_norm=size,
-            rho=perturbation.rho,
-            perturbation_norm=length,
-            wanted_norm=wanted,
-            compensation_norm=compensation,
-            cosine=along / (size * length) if size * length > 0 else math.nan,
-            projected=kept < 1.0,
-            kept=kept,
-            picked=picked,
-            skipped=why,
+        return replace(
+            ascent.info(self.perturbation.rho, perturbed_loss, why),
             outputs=outputs,
             labels=batch.y,
             ignored=ignored_label(batch.loss_fn),
         )
+
+    def _ascent(self, first: GradientPass, loss: Tensor | float) -> _Ascent:
+        """The perturbation at ``first``, as the weights' precision leaves it, and its numbers."""
+        perturbed = self.perturbation(cast(FirstPass, first))  # a GradientPass only where it needs no more
+        epsilon, g = realised(first.params, perturbed.epsilon), first.gradient
+        numbers = _on_host(
+            loss,
+            torch.linalg.vector_norm(g),
+            torch.linalg.vector_norm(epsilon),
+            torch.linalg.vector_norm(perturbed.epsilon),
+            torch.dot(g, epsilon),
+            perturbed.compensation_norm,
+            perturbed.kept,
+        )
+        return _Ascent(epsilon, perturbed.picked, *numbers)
+
+    @contextmanager
+    def _moved(self, params: Sequence[Tensor], epsilon: Tensor) -> Iterator[None]:
+        """The parameters at w + ε, and back."""
+        self.perturbed = True
+        try:
+            with shifted(params, epsilon):
+                yield
+        finally:
+            self.perturbed = False
+
+    def _descend(
+        self,
+        closure: Closure,
+        params: list[Tensor],
+        progress: float | None,
+        accumulated: closures.Accumulated | None = None,
+    ) -> tuple[Any, StepInfo]:
+        """The closure's gradient at w + ε into ``.grad``, or where it is not finite at w that one; buffers move once.
+
+        Returns what the closure returned at w, and the record as far as it is known.
+        """
+        buffers = buffers_of(self.model)
+        check_initialised([*params, *buffers])
+        passes, before = Passes(self.model), Buffers(buffers)
+        active = self.perturbation.active(progress)
+        try:
+            with passes.accumulating() if active and not self.synchronised else nullcontext():
+                at_w = closures.call(closure, params, accumulated, type(self).__name__)
+            used = [(p, g) for p, g in zip(params, at_w.gradients, strict=True) if g is not None]
+            if at_w.returned is None:
+                return None, StepInfo(
+                    math.nan, math.nan, 0.0, self.perturbation.rho, skipped="the closure gave no loss and no gradient"
+                )
+            if not used:
+                raise ValueError(NO_PART)
+            if not active:
+                return at_w.returned, StepInfo(at_w.loss, at_w.loss, math.nan, self.perturbation.rho)
+            after_first = Buffers(buffers)
+            first = GradientPass([p for p, _ in used], progress=progress, generator=self._generator, step=self._steps)
+            with torch.no_grad(), passes.full_precision():
+                first.gradient = first.flat([g for _, g in used])
+                ascent = self._ascent(first, at_w.loss)
+            why = self._agree(passes, (ascent._replace(loss=0.0) if passes.unseen_ranks else ascent).not_finite)
+            if why is not None:
+                return at_w.returned, ascent.info(self.perturbation.rho, math.nan, why)
+            passes.forget_casts()
+            try:
+                with self._moved(first.params, ascent.epsilon):
+                    there = closures.call(closure, params)
+            finally:
+                after_first.restore()
+            passes.forget_casts()
+        except BaseException:
+            before.restore()
+            raise
+        return at_w.returned, ascent.info(self.perturbation.rho, there.loss, None)
 
     def _grouped_step(
         self, batch: MiniBatch, params: list[Tensor], buffers: Sequence[Tensor], scaler: torch.amp.GradScaler | None
@@ -390,10 +608,10 @@ class SharpnessAware(Optimizer):
         )
 
     def _update(
-        self, batch: MiniBatch, params: list[Tensor], loss: Tensor, scaler: torch.amp.GradScaler | None
+        self, passes: Passes, params: list[Tensor], loss: Tensor | float, scaler: torch.amp.GradScaler | None
     ) -> tuple[str | None, float, float]:
         """The base optimizer's step on ``.grad``, unless something is not finite; (why not, loss, ‖gradient‖)."""
-        with batch.full_precision():
+        with passes.full_precision():
             if scaler is not None:
                 scaler.unscale_(self.base)
             grads = [p.grad for p in params if p.grad is not None]
@@ -405,7 +623,7 @@ class SharpnessAware(Optimizer):
                 why = f"loss is {value}"
             elif not math.isfinite(size):
                 why = f"gradient has norm {size}"
-            why = self._agree(batch, why)
+            why = self._agree(passes, why)
             if why is None:
                 if scaler is not None:
                     scaler.step(self.base)
@@ -428,8 +646,8 @@ class SharpnessAware(Optimizer):
             return Ranks(self.model.process_group)
         return None
 
-    def _agree(self, batch: MiniBatch, why: str | None) -> str | None:
-        anywhere = batch.any_rank(why is not None)  # a collective: every rank must take part
+    def _agree(self, passes: Passes, why: str | None) -> str | None:
+        anywhere = passes.any_rank(why is not None)  # a collective: every rank must take part
         return why or ("loss or gradient of another rank is not finite" if anywhere else None)
 
     def _check(self, progress: float | None, true_labels: Any) -> None:

@@ -11,6 +11,7 @@ from ncsam.records.measurements import (
     split_at,
 )
 from ncsam.records.run import IMPORT, Labels, SampleHistory, Steps, Training
+from ncsam.records.samples import SampleCurvatures
 from ncsam.records.study import ByMeasure, CellTable, Curves, RadiusControl, Secondary, Verdicts
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Diagnostics",
     "Labels",
     "RadiusControl",
+    "SampleCurvatures",
     "SampleHistory",
     "Secondary",
     "SharpnessTable",

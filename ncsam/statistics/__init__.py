@@ -1,6 +1,7 @@
 """Inference over seeds and arms: intervals, exact tests, rank agreement, comparisons at equal fit, mediation."""
 
 from ncsam.statistics.at_equal_fit import difference_at_equal, drop_from_best_mean, mean_difference_at_equal, value_at
+from ncsam.statistics.auc import auc, precision_at
 from ncsam.statistics.inference import (
     LEVEL,
     Interval,
@@ -21,6 +22,7 @@ __all__ = [
     "LEVEL",
     "Interval",
     "Mediation",
+    "auc",
     "detectable_effect",
     "difference_at_equal",
     "drop_from_best_mean",
@@ -30,6 +32,7 @@ __all__ = [
     "mean_difference_at_equal",
     "mediation",
     "page_p",
+    "precision_at",
     "sign_flip_p",
     "smallest_sign_flip_p",
     "t_interval",

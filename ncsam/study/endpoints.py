@@ -9,9 +9,9 @@ import numpy as np
 
 from landscape.records import Record
 from ncsam.noise.spelling import KINDS
-from ncsam.records import BoundTable, Diagnostics, SharpnessTable, Spectrum, Training
+from ncsam.records import BoundTable, Diagnostics, SampleCurvatures, SampleHistory, SharpnessTable, Spectrum, Training
 from ncsam.runs.run import Run
-from ncsam.statistics import drop_from_best_mean, value_at
+from ncsam.statistics import auc, drop_from_best_mean, precision_at, value_at
 from ncsam.study.table import spell
 from ncsam.training.config import LAST_EPOCHS
 
@@ -54,6 +54,9 @@ ENDPOINTS: Mapping[str, str] = {
     "predicted, and over those after it; the warm-up included",
     "full/Q": "the same on the full training set in eval mode",
     "relabelled/KIND:RATE/Q": "on the run's checkpoints, but with the labels of that noise",
+    "auc/S": "area under the ROC curve of score S for wrong labels among the training samples, last epoch measured by "
+    "landscape blame; S is curvature, loss, margin (with its sign turned), or aum of a run with --samples",
+    "precision/S": "share of wrong labels among as many samples of highest S as there are wrong labels",
     "bound/LOSS/TERM": "Theorem 1 for LOSS error or clipped_ce: total, neighbourhood, sampling, complexity, risk "
     "(clean test), alpha, smoothing (E L(w+ε) - L(w) on the test data)",
 }
@@ -176,8 +179,25 @@ def _of_result(name: str, record: Record, run: Run) -> Iterator[tuple[str, float
             for term in ("total", "neighbourhood", "sampling", "complexity", "risk", "smoothing"):
                 yield f"bound/{loss}/{term}", float(getattr(record, term)[-1, i])
             yield f"bound/{loss}/alpha", float(record.alpha)
+    elif isinstance(record, SampleCurvatures):
+        yield from _of_samples(record, run)
     elif isinstance(record, Diagnostics):
         yield from _of_diagnostics(record, run)
+
+
+def _of_samples(record: SampleCurvatures, run: Run) -> Iterator[tuple[str, float]]:
+    """Areas and precisions of the scores of samples; none where no label, or every label, is wrong."""
+    wrong, scores = np.asarray(record.flipped, bool), record.scores()
+    if "samples" in run.names:
+        history = run.result("samples")
+        assert isinstance(history, SampleHistory)
+        if np.array_equal(history.index, record.index):
+            scores["aum"] = -history.aum
+    for name, score in scores.items():
+        area = auc(score, wrong).mean
+        if np.isfinite(area):
+            yield f"auc/{name}", area
+            yield f"precision/{name}", precision_at(score, wrong, int(wrong.sum()))
 
 
 def _of_sharpness(record: SharpnessTable, name: str) -> Iterator[tuple[str, float]]:

@@ -36,6 +36,8 @@ RECORDS: dict[str, tuple[Callable[[], Record], set[str]]] = {
     "line_draws": (cases.draws, {"bands_line"}),
     "plane_draws": (cases.plane_draws, {"draws_line"}),
     "trajectory": (cases.trajectory, {"trajectory"}),
+    "persistence": (cases.wells, {"persistence", "merge_tree", "basins"}),
+    "persistence_draws": (cases.well_draws, {"persistence_draws"}),
     "connection": (cases.connection, {"way_line"}),
     "sharpness_table": (cases.sharpness_table, {"sharpness"}),
     "diagnostics": (lambda: cases.diagnostics(0.5, 0), {"alignment"}),
@@ -43,6 +45,7 @@ RECORDS: dict[str, tuple[Callable[[], Record], set[str]]] = {
     "labels": (cases.labels, {"labels"}),
     "training": (lambda: cases.training(0.9, 0.6, 0), {"training"}),
     "sample_history": (cases.samples, {"samples"}),
+    "sample_curvatures": (cases.sample_curvatures, {"curvature_of_samples"}),
     "verdicts": (lambda: judge(cases.study_of("cifar10-small")), {"verdicts"}),
     "by_measure": (lambda: by_measure(cases.study_of("cifar10-small")), {"by_measure"}),
     "radius_control": (lambda: radius_control(cases.study_of("cifar10-small")), {"radius"}),
@@ -55,7 +58,15 @@ RECORDS: dict[str, tuple[Callable[[], Record], set[str]]] = {
         {"verdicts", "by_measure", "radius", "against_noise", "sharpness", "arms", "gap", "bound"},
     ),
 }
-ELSEWHERE = {"", "keskar_sharpness", "spectrum", "secondary", "steps"}  # the base; others' fields; no figure
+ELSEWHERE = {
+    "",
+    "keskar_sharpness",
+    "sample_curvature",
+    "sample_rises",
+    "spectrum",
+    "secondary",
+    "steps",
+}  # the base; others' fields; no figure
 
 
 @pytest.mark.parametrize("kind", RECORDS)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +17,15 @@ from landscape_cli.main import run as landscape
 from ncsam.measurements import bound, diagnostics, forecast, sharpness, spectrum
 
 TRAIN = "train --epochs 2 --optimizer sgd --train-samples 200 --checkpoints 1,2 --quiet --out"
+
+
+MEMORY = re.compile(r", ([\d.]+) ([MG])iB of memory")
+
+
+def without_memory(line: str) -> str:
+    """A forecast but for the memory of this process, which depends on what other tests left."""
+    assert MEMORY.search(line)
+    return MEMORY.sub("", line)
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +90,7 @@ def test_the_first_line_says_how_long_it_will_take(
 ) -> None:
     command, *options = [word.replace("RUN", str(copy)) for word in words.split()]
     assert landscape([command, str(copy), *options, "--name", "x"]) == 0
-    assert capfd.readouterr().err.splitlines()[0] == told
+    assert without_memory(capfd.readouterr().err.splitlines()[0]) == told
     assert two_seconds
 
 
@@ -97,7 +109,7 @@ def test_what_is_left_counts(copy: Path, two_seconds: list[object], capfd: pytes
     assert not two_seconds  # nobody asked
     words = f"surface {copy} --name x --points 5 --resume"
     assert landscape(words.split()) == 0
-    assert capfd.readouterr().err.splitlines()[0] == "surface: about 0:08 for 4 points on 5 views"
+    assert without_memory(capfd.readouterr().err.splitlines()[0]) == "surface: about 0:08 for 4 points on 5 views"
 
 
 def test_quiet_commands_time_nothing(copy: Path, two_seconds: list[object]) -> None:
@@ -105,9 +117,11 @@ def test_quiet_commands_time_nothing(copy: Path, two_seconds: list[object]) -> N
     assert not two_seconds
 
 
+@pytest.mark.slow
 def test_the_time_is_about_that_of_the_work(copy: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert landscape(["surface", str(copy), "--draws", "40", "--points", "51"]) == 0
-    first, last = capfd.readouterr().err.splitlines()
+    lines = capfd.readouterr().err.splitlines()
+    first, last = lines[0], lines[-1]
     said, took = (re.search(r"(?:about|in) (\d+):(\d\d)", line) for line in (first, last))
     assert said is not None
     assert took is not None
@@ -118,10 +132,42 @@ def test_the_time_is_about_that_of_the_work(copy: Path, capfd: pytest.CaptureFix
 
 def test_large_results_are_told_with_their_size(copy: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert landscape(["hessian", str(copy), "--trace", "0", "--top", "6", "--vectors", "--name", "x"]) == 0
-    size = re.search(r" views, ([\d.]+) MiB on disk$", capfd.readouterr().err.splitlines()[0])
+    size = re.search(r"memory, ([\d.]+) MiB on disk$", capfd.readouterr().err.splitlines()[0])
     assert size is not None
     stored = copy.stat().st_size / 2**20
     assert float(size[1]) / 2 == pytest.approx(stored, rel=0.1)  # the vectors were once more in the part file
+
+
+IN_A_PROCESS = """
+import sys
+from landscape.store.room import peak_memory
+from landscape_cli.main import run
+assert run(sys.argv[1:]) == 0
+print(peak_memory())
+"""
+
+
+@pytest.mark.slow
+def test_the_memory_is_about_what_it_takes(tmp_path: Path) -> None:
+    """Of a model whose basis and probes take more than libraries and data do."""
+    (tmp_path / "wide.py").write_text(
+        "from torch import nn\n\n\ndef net(shape, classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4000), nn.Tanh(), nn.Linear(4000, classes))\n"
+    )
+    train = "train --model wide:net --trust --epochs 1 --train-samples 64 --optimizer sgd --quiet --out r.h5"
+    hessian = "hessian r.h5 --trust --views mixed --top 5 --trace 80"
+
+    def process(words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", IN_A_PROCESS, *words.split()]
+        where = {**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"}
+        return subprocess.run(command, cwd=tmp_path, env=where, capture_output=True, text=True, check=True)
+
+    process(train)
+    done = process(hessian)
+    said = MEMORY.search(done.stderr.splitlines()[0])
+    assert said is not None
+    stated = float(said[1]) * 2 ** {"M": 20, "G": 30}[said[2]]
+    assert stated == pytest.approx(int(done.stdout.splitlines()[-1]), rel=0.2)
 
 
 def test_eigenvectors_to_start_from_count_as_room(

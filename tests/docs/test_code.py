@@ -55,8 +55,8 @@ FILES_LEFT = {
 }
 SLOW = {"docs/first-run.md"}
 # Pages with tests of their own: tests/notebooks/test_own_model_page.py tells apart what is the user's and what is
-# added; tests/distributed/test_page.py starts several processes.
-OF_ITS_OWN = {"docs/own-model.md", "docs/cluster.md"}
+# added; tests/distributed/test_page.py starts several processes; tests/wild/test_trainers.py has the trainers.
+OF_ITS_OWN = {"docs/own-model.md", "docs/cluster.md", "docs/trainers.md"}
 
 
 def run_python(source: Page, block: Block, namespace: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 import landscape
+import ncsam
+from tests.docs.pages import Page, page
 from tests.notebooks.test_own_model_page import blocks, run
 from tests.wild.battery import Case, battery, needs
 from tests.wild.test_transformers import BERT, Sentences, classified
@@ -194,6 +197,113 @@ def test_the_module_of_the_page_trains_in_lightnings_own_loop(tmp_path: Path) ->
     assert not torch.equal(module.model[0].weight, before["model.0.weight"])
 
 
+TRAINERS: Page = page("docs/trainers.md")
+
+
+def test_the_code_of_the_page_on_trainers_is_all_tested() -> None:
+    assert re.findall(r"<!-- (.*) -->\n```python", TRAINERS.text) == [
+        "yours",
+        "lightning",
+        "transformers",
+        "probe",
+        "callbacks",
+    ]
+
+
+def source(sort: str) -> str:
+    """The page's block of a sort."""
+    (code,) = re.findall(rf"<!-- {sort} -->\n```python\n(.*?)```", TRAINERS.text, flags=re.DOTALL)
+    return str(code)
+
+
+def of_page(sort: str) -> dict[str, Any]:
+    """What the page's block of a sort defines."""
+    namespace: dict[str, Any] = {"__name__": "page"}
+    exec(compile(source(sort), "docs/trainers.md", "exec", dont_inherit=True), namespace)
+    return namespace
+
+
+def test_a_loop_of_ones_own_steps_by_a_closure_and_is_probed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(source("probe"), "docs/trainers.md", "exec", dont_inherit=True), of_page("yours"))
+    promised = re.findall(r"# → (.+)$", source("yours") + source("probe"), flags=re.MULTILINE)
+    assert capsys.readouterr().out.splitlines() == promised
+
+
+@needs("lightning")
+@pytest.mark.parametrize("every", ["epoch", 3])
+def test_the_callback_for_lightning_measures_without_a_trace(tmp_path: Path, every: str | int) -> None:
+    alone = lightning_fit(tmp_path, [])
+    probe = landscape.Probe(nn.CrossEntropyLoss(), points(), tmp_path / "c.h5", every=every, measures=["top"])
+    probe._data = tuple(t.float() if t.is_floating_point() else t for t in probe._data)
+    watched = lightning_fit(tmp_path, [probe.lightning()])
+    for one, other in zip(alone, watched, strict=True):
+        assert all(torch.equal(one[name], other[name]) for name in one)
+    course = landscape.load(tmp_path / "c.h5", landscape.Course)
+    assert course.at.tolist() == ([1, 2] if every == "epoch" else [3, 6])
+    if every == "epoch":
+        x, y = probe._data
+        model = lightning_module()
+        model.load_state_dict(alone[0])
+        assert course.of("loss")[1] == pytest.approx(plain_numbers(model, lambda m: m(x), y)[0], rel=1e-5)
+
+
+def without_masks() -> nn.Module:
+    """The network without dropout, since Lightning's loaders draw from the same stream as its masks."""
+    torch.manual_seed(5)
+    model = net()
+    model[3].p = 0.0  # type: ignore[index]
+    return model
+
+
+def sharp_lightning(folder: Path, data: Tensor, labels: Tensor, **options: Any) -> Any:
+    """The page's module after two epochs, and its trainer."""
+    import lightning
+
+    module = of_page("lightning")["Sharp"](without_masks())
+    trainer = lightning.Trainer(
+        max_epochs=2, accelerator="cpu", logger=False, default_root_dir=folder, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1, **options,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader(TensorDataset(data, labels), batch_size=5))
+    return module, trainer
+
+
+@needs("lightning")
+def test_sam_steps_under_lightnings_automatic_optimization_as_in_a_loop_of_ones_own(tmp_path: Path) -> None:
+    x, y = points(torch.float32)
+    module, trainer = sharp_lightning(tmp_path, x, y)
+    model = without_masks()
+    opt = ncsam.SAM(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), rho=0.05)
+    losses = [opt.step(x[at : at + 5], y[at : at + 5], F.cross_entropy).loss for _ in range(2) for at in (0, 5)]
+    assert trainer.global_step == 4
+    assert trainer.callback_metrics["loss"].item() == pytest.approx(losses[-1], rel=1e-6)
+    theirs = module.model.state_dict()
+    assert all(torch.equal(theirs[name], value) for name, value in model.state_dict().items())
+    assert int(theirs["1.num_batches_tracked"]) == 4
+
+
+@needs("lightning")
+def test_lightning_clips_and_what_it_cannot_do_is_refused(tmp_path: Path) -> None:
+    from lightning.pytorch.plugins.precision import MixedPrecision
+
+    x, y = points(torch.float32)
+    clipped, _ = sharp_lightning(tmp_path, x, y, gradient_clip_val=1e-6)
+    moved = [a.detach() - b.detach() for a, b in zip(clipped.parameters(), without_masks().parameters(), strict=True)]
+    assert 0 < float(nn.utils.get_total_norm(moved)) <= 4 * 0.1 * 1e-6 / (1 - 0.9)  # four steps, momentum 0.9
+    with pytest.raises(ValueError, match="accumulate with backward"):
+        sharp_lightning(tmp_path, x, y, accumulate_grad_batches=2)
+    scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+    with pytest.raises(TypeError, match="where a scaler or a trainer makes the update, call backward"):
+        sharp_lightning(tmp_path, x, y, plugins=[scaled])
+    low, _ = sharp_lightning(tmp_path, x, y, precision="bf16-mixed")
+    full, _ = sharp_lightning(tmp_path, x, y)
+    for one, other in zip(low.state_dict().values(), full.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0.02, atol=0.02)
+
+
 def trainer_fit(folder: Path, callbacks: list[Any]) -> dict[str, Tensor]:
     """Weights after two epochs of Hugging Face's Trainer."""
     import transformers
@@ -234,3 +344,62 @@ def test_a_callback_of_transformers_trainer_measures_without_a_trace(tmp_path: P
     alone, watched = trainer_fit(tmp_path, []), trainer_fit(tmp_path, [Measure()])
     assert seen == [2, 4]
     assert all(torch.equal(alone[name], watched[name]) for name in alone)
+
+
+@needs("transformers", "accelerate")
+@pytest.mark.parametrize("parts", [1, 2])
+def test_sam_steps_in_transformers_trainer_as_in_a_loop_of_ones_own(tmp_path: Path, parts: int) -> None:
+    """With clipping, momentum in AdamW, a schedule, and batches accumulated from parts with an ε each."""
+    import transformers
+
+    torch.manual_seed(5)
+    model = BERT()
+    data = Sentences(classified())
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path), num_train_epochs=1, per_device_train_batch_size=2, gradient_accumulation_steps=parts,
+        use_cpu=True, report_to=[], save_strategy="no", logging_strategy="no", disable_tqdm=True, max_grad_norm=0.01,
+    )  # fmt: skip
+    mine = copy.deepcopy(model).train()
+    batches: list[Any] = []
+
+    class Watched(of_page("transformers")["SharpTrainer"]):  # type: ignore[misc]
+        def training_step(self, model: nn.Module, inputs: Any, *more: Any) -> Tensor:
+            batches.append((copy.deepcopy(inputs), torch.get_rng_state()))
+            return super().training_step(model, inputs, *more)
+
+    trainer = Watched(model=model, args=arguments, train_dataset=data)
+    trainer.train()
+    base = torch.optim.AdamW(mine.parameters(), lr=arguments.learning_rate, weight_decay=0.0)
+    steps = -(-len(batches) // parts)
+    assert trainer.state.global_step == steps > 1
+    for step in range(steps):
+        base.param_groups[0]["lr"] = arguments.learning_rate * (1 - step / steps)  # the Trainer's linear schedule
+        base.zero_grad()
+        for inputs, rng in batches[step * parts : (step + 1) * parts]:
+            torch.set_rng_state(rng)
+            ncsam.SAM(mine, base, rho=0.05).backward(lambda inputs=inputs: scaled(mine, inputs, parts))
+        nn.utils.clip_grad_norm_(mine.parameters(), 0.01)
+        base.step()
+    for one, other in zip(mine.parameters(), trainer.model.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+def scaled(model: nn.Module, inputs: Any, parts: int) -> Tensor:
+    loss = model(**inputs).loss / parts
+    loss.backward()
+    return loss
+
+
+@needs("transformers", "accelerate")
+@pytest.mark.parametrize("every", ["epoch", 3])
+def test_the_callback_for_transformers_measures_without_a_trace(tmp_path: Path, every: str | int) -> None:
+    columns = Sentences(classified()).columns
+    probe = landscape.Probe(
+        nn.CrossEntropyLoss(), columns, tmp_path / "c.h5", every=every, measures=["top"],
+        forward=lambda m, b: m(b["input_ids"], b["attention_mask"]).logits,
+    )  # fmt: skip
+    alone, watched = trainer_fit(tmp_path, []), trainer_fit(tmp_path, [probe.transformers()])
+    assert all(torch.equal(alone[name], watched[name]) for name in alone)
+    course = landscape.load(tmp_path / "c.h5", landscape.Course)
+    assert course.at.tolist() == ([1, 2] if every == "epoch" else [3])
+    assert (course.status == landscape.Status.OK).all()

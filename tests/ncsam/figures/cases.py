@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from landscape import figures
+from landscape import figures, persistence, persistence_draws
 from landscape.records import (
     Alignment,
     Connection,
@@ -26,6 +26,8 @@ from landscape.records import (
     LineDraws,
     MomentsResult,
     NegativeMass,
+    Persistence,
+    PersistenceDraws,
     Plane,
     PlaneDraws,
     Sharpness,
@@ -36,7 +38,16 @@ from landscape.records import (
 )
 from ncsam import figures as study_figures
 from ncsam.figures.catalogue import figures_of_study
-from ncsam.records import BoundTable, Diagnostics, Labels, SampleHistory, SharpnessTable, Spectrum, Training
+from ncsam.records import (
+    BoundTable,
+    Diagnostics,
+    Labels,
+    SampleCurvatures,
+    SampleHistory,
+    SharpnessTable,
+    Spectrum,
+    Training,
+)
 from ncsam.study.arms import family_of
 from ncsam.study.by_measure import by_measure
 from ncsam.study.files import curves_of
@@ -211,6 +222,25 @@ def plane_draws(scale: float = 1.0) -> PlaneDraws:
     )  # fmt: skip
 
 
+def wells(noise: float = 0.0, *, on_line: bool = False) -> Persistence:
+    """Basins of two wells, one of them with a peak in its midst."""
+    alphas, betas = np.linspace(-2, 2, 33), np.linspace(-1.5, 1.5, 25)
+    a, b = np.meshgrid(alphas, [0.0] if on_line else betas, indexing="ij")
+    loss = (a**2 - 1) ** 2 + 0.3 * a + b**2 + 0.9 * np.exp(-((a - 1) ** 2 + b**2) / 0.12)
+    loss = loss + noise * np.random.default_rng(0).standard_normal(loss.shape)
+    both: dict[str, Any] = {"views": np.array(["mixed"]), "alphas": alphas, "weight_norm": 1.0, "seed": 0}
+    if on_line:
+        status = np.ones((1, len(alphas)), np.uint8)
+        return persistence(Line(loss=loss.T, status=status, direction_norm=1.0, **both))
+    status = np.ones((1, *loss.shape), np.uint8)
+    norms = np.ones(2)
+    return persistence(Plane(loss=loss[None], status=status, betas=betas, direction_norms=norms, cosine=0.0, **both))
+
+
+def well_draws(scale: float = 1.0) -> PersistenceDraws:
+    return persistence_draws(plane_draws(scale))
+
+
 def sharpness(scale: float = 1.0, measure: str = "sam") -> Sharpness:
     rises = scale * 0.3 * (1 - np.exp(-np.arange(16) / np.array([[3.0], [5.0], [8.0]])))
     return Sharpness(
@@ -267,6 +297,20 @@ def samples() -> SampleHistory:
     return SampleHistory(
         epochs=np.arange(1, 11), index=np.arange(300), loss=np.exp(-margin), margin=margin, aum=margin.mean(0),
         forgetting=np.zeros(300), learned=np.ones(300, bool),
+    )  # fmt: skip
+
+
+def sample_curvatures(shift: float = 1.0, wrong: float = 0.3) -> SampleCurvatures:
+    rng = np.random.default_rng(0)
+    true = rng.integers(10, size=500)
+    flipped = rng.random(500) < wrong
+    curvature = np.exp(rng.standard_normal((2, 1, 500))) * np.where(flipped, 1 + shift, 1) - 0.2
+    loss = np.exp(0.5 * rng.standard_normal((2, 500))) + 2 * flipped
+    return SampleCurvatures(
+        epochs=np.array([1, 9]), index=np.arange(500), observed=np.where(flipped, (true + 1) % 10, true), true=true,
+        flipped=flipped, curvature=curvature, values=curvature.mean(-1), residuals=np.full((2, 1), 1e-3),
+        converged=np.ones((2, 1)), loss=loss, margin=1 - loss, weight_norm=np.ones(2), status=np.ones(2, np.uint8),
+        tol=1e-3, seed=0, dtype="float32",
     )  # fmt: skip
 
 
@@ -419,6 +463,17 @@ CASES: dict[str, Draw] = {
     "split, one record": lambda: figures.splits(split()),
     "plane draws, one record": lambda: figures.plane_draws(plane_draws()),
     "plane draws": lambda: figures.plane_draws(_labelled(plane_draws, 2), "test"),
+    "basins": lambda: figures.basins(wells()),
+    "basins, noise": lambda: figures.basins(wells(0.1)),
+    "basins of a line": lambda: figures.basins(wells(0.02, on_line=True)),
+    "merge tree, one record": lambda: figures.merge_trees(wells()),
+    "merge trees": lambda: figures.merge_trees({"sgd": wells(), "sam": wells(0.05)}),
+    "persistence, one record": lambda: figures.persistence_diagrams(wells(0.05)),
+    "persistence": lambda: figures.persistence_diagrams(
+        {"sgd": wells(), "sam": wells(0.05), "line": wells(on_line=True)}
+    ),
+    "persistence of draws, one record": lambda: figures.persistence_spread(well_draws()),
+    "persistence of draws": lambda: figures.persistence_spread(_labelled(well_draws, 3)),
     "eigenpairs, one record": lambda: figures.eigenpairs(eigen((5.0, 3.0, -1.0))),
     "eigenpairs": lambda: figures.eigenpairs(_labelled(lambda x: eigen((5.0 * x, 3.0, 1.0)), 5)),
     "eigenpairs, one value": lambda: figures.eigenpairs(eigen((5.0,))),
@@ -440,6 +495,10 @@ CASES: dict[str, Draw] = {
     "labels": lambda: study_figures.confusion({"pair": labels(), "other": labels(100)}),
     "labels, one record": lambda: study_figures.confusion(labels(2)),
     "samples": lambda: study_figures.samples_along({"sgd": samples(), "mine": samples()}),
+    "samples of curvature, one record": lambda: study_figures.curvature_of_samples(sample_curvatures()),
+    "samples of curvature": lambda: study_figures.curvature_of_samples(
+        {"sgd": sample_curvatures(), "clean": sample_curvatures(wrong=0.0)}
+    ),
     "alignment, records": lambda: study_figures.alignment_of(
         {"ncsam": diagnostics(0.5, 0), "sgd": diagnostics(0.1, 1)}
     ),

@@ -60,6 +60,15 @@ SCRIPT = textwrap.dedent(
     expected = w - 0.1 * ((a + b) / 2 + 1e-3 * w)
     found["by_hand"] = float((weights(model) - expected).abs().max())
 
+    # A closure does what the step with a batch does; of a mean over all ranks' gradients, if synchronised.
+    found["by_closure"] = []
+    for synchronised in (False, True):
+        pair = [DDP(mlp(torch.float64)) for _ in range(2)]
+        by_batch, by_closure = (make("sam", model, synchronised=synchronised) for model in pair)
+        by_batch.step(x, y, loss_fn)
+        by_closure.step(lambda: ((loss := loss_fn(pair[1](x), y)).backward(), loss)[1])
+        found["by_closure"].append(float((weights(pair[0]) - weights(pair[1])).abs().max()))
+
     # One rank's loss is NaN: both skip, together, and both go on.
     model = DDP(bn())
     before = everything(model)
@@ -74,6 +83,10 @@ SCRIPT = textwrap.dedent(
     found["scale"] = scaler.get_scale()
     second = opt.step(x, y, loss_fn, progress=0.5, scaler=scaler)
     a, b = gathered(weights(model))
+    closed = make("sam", model)
+    with warnings.catch_warnings(record=True):
+        closed.step(lambda: (model.zero_grad(), (loss := loss_fn(model(bad), y)).backward(), loss)[2])
+    found["closure_skips"] = closed.info.skipped
     found["goes_on"] = second.skipped is None and torch.equal(a, b)
     found["batches"] = int(model.module[1].num_batches_tracked)
     print(json.dumps(found))
@@ -120,9 +133,16 @@ def test_each_rank_perturbs_along_its_own_gradient(ranks: list[dict]) -> None:
     assert all(rank["by_hand"] < 1e-12 for rank in ranks)
 
 
+def test_a_closure_does_what_the_step_with_a_batch_does(ranks: list[dict]) -> None:
+    for rank in ranks:
+        assert rank["by_closure"][0] == 0
+        assert rank["by_closure"][1] < 1e-13
+
+
 def test_a_step_is_skipped_by_all_ranks_or_none(ranks: list[dict]) -> None:
     assert ranks[0]["skip"] == "loss or gradient of another rank is not finite"
     assert ranks[1]["skip"] == "loss is nan at w"
+    assert [rank["closure_skips"] for rank in ranks] == [rank["skip"] for rank in ranks]
     for rank in ranks:
         assert rank["untouched"]
         assert rank["goes_on"]

@@ -229,14 +229,6 @@ def test_schedulers_reach_the_base(name: str) -> None:
     assert opt.base.param_groups[0]["lr"] == pytest.approx(0.1 * seen[-1], abs=1e-12)
 
 
-@pytest.mark.parametrize("name", ALL)
-def test_step_with_a_closure_says_what_to_write(name: str) -> None:
-    opt = make(name, mlp())
-    for call in (lambda: opt.step(lambda: torch.zeros(())), lambda: opt.step()):
-        with pytest.raises(TypeError, match=r"instead of step\(closure\) write step\(x, y, loss_fn, progress="):
-            call()
-
-
 @pytest.mark.parametrize("name", ["ncsam", "matched", "oracle", "ncsam-released"])
 def test_ncsam_needs_progress(name: str) -> None:
     x, y, true = data()

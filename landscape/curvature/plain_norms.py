@@ -1,0 +1,87 @@
+"""Normalising layers in plain arithmetic, where torch's own derivatives of second derivatives are wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+
+class PlainNorms(TorchFunctionMode):
+    """While active, layer and instance normalisation are made of operations that can be differentiated in any way.
+
+    The fused ones keep mean and deviation of their inputs as constants (torch 2.13), so that a second derivative by
+    forward mode, or of single samples by backward passes, is wrong where that by double backward of one loss is right.
+
+    >>> x = torch.tensor([[1.0, 3.0]])
+    >>> with PlainNorms():
+    ...     torch.nn.functional.layer_norm(x, [2], eps=0.0)
+    tensor([[-1.,  1.]])
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _PLAIN.get(func, func)(*args, **(kwargs or {}))
+
+
+def _standardised(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
+    centred = x - x.mean(axes, keepdim=True)
+    return centred / ((centred * centred).mean(axes, keepdim=True) + eps).sqrt()
+
+
+def _layer_norm(
+    x: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Tensor:
+    found = _standardised(x, tuple(range(-len(normalized_shape), 0)), eps)
+    found = found if weight is None else found * weight
+    return found if bias is None else found + bias
+
+
+def _instance_norm(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Tensor:
+    if not use_input_stats:
+        return torch.instance_norm(
+            x, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, cudnn_enabled
+        )
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    found = _standardised(x, tuple(range(2, x.ndim)), eps)
+    found = found if weight is None else found * weight.view(shape)
+    return found if bias is None else found + bias.view(shape)
+
+
+def _functional_instance_norm(
+    x: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    return _instance_norm(x, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, True)
+
+
+_PLAIN: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
+    functional.layer_norm: _layer_norm,
+    functional.instance_norm: _functional_instance_norm,
+    torch.layer_norm: _layer_norm,
+    torch.instance_norm: _instance_norm,
+}
