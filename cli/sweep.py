@@ -130,9 +130,9 @@ def command(
 ) -> None:
     """Train and measure many runs to be compared, and write one table.
 
-    Noise kinds and rates x optimizers and controls x seeds. What a preset or a --config describes, flags override.
-    Runs are paired by seed, done in parallel processes, and kept when complete: --resume goes on after any stop, with
-    more seeds too. A failed cell is told, the others go on.
+    Noise kinds and rates x optimizers and controls x seeds. Flags override what a preset or --config describes.
+    Runs are paired by seed, computed in parallel processes, and kept when complete: --resume continues after any stop,
+    also with more seeds. A failed run is reported, and the others continue.
 
     \b
     Examples:

@@ -158,8 +158,8 @@ def command(
 ) -> None:
     """Train under label noise and write a run file.
 
-    What is given here overrides the environment, which overrides --config, which overrides --preset, which overrides
-    the defaults; where each value is from is stored in the run file. A preset such as cifar10-sym40-ncsam needs
+    Options override the environment, which overrides --config, which overrides --preset, which overrides the
+    defaults; the run file states the source of each value. A preset such as cifar10-sym40-ncsam needs
     --data cifar10:DIR (or cifar100:DIR).
 
     \b
@@ -206,7 +206,7 @@ def command(
         click.echo(f"  balanced accuracy  {training.balanced_accuracy[-1]:.1%}")
     click.echo(f"  accuracy on observed labels  {last['mixed']:.1%}, on true labels  {last['true_labels']:.1%}")
     if memorisation == memorisation and corrected is not None:
-        click.echo(f"  wrong labels memorised  {memorisation:.1%}, predicted rightly all the same  {corrected[-1]:.1%}")
+        click.echo(f"  wrong labels memorised  {memorisation:.1%}, predicted correctly nonetheless  {corrected[-1]:.1%}")
 
 
 def _resolve(choices: dict[str, Any], preset: str | None) -> tuple[dict[str, Any], dict[str, str]]:
