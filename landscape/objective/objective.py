@@ -530,7 +530,7 @@ class Objective:
 
     @contextmanager
     def micro_batches(self) -> Iterator[Iterator[BatchLoss]]:
-        """Those of the single view that count, on this process; meanwhile the model is in eval mode."""
+        """Micro-batches of the single view that count, on this process; meanwhile the model is in eval mode."""
         context = self._checked()
         name, plan = context.only_view(), context.selection.plan
         with undisturbed(self.model), ExitStack() as stack:

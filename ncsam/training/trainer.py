@@ -62,7 +62,7 @@ class TrainingStep(Protocol):
         """Update the model once on the batch (x, y)."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on bitwise, in forms that ``torch.load(weights_only=True)`` reads."""
+        """Everything needed to continue bitwise, in forms that ``torch.load(weights_only=True)`` reads."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a :meth:`state_dict`."""
@@ -250,7 +250,7 @@ class Trainer:
         return self._diagnosis.record(list(self.diagnosed), np.stack(list(self.diagnosed.values())), None)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on bitwise, in forms that ``torch.load(weights_only=True)`` reads."""
+        """Everything needed to continue bitwise, in forms that ``torch.load(weights_only=True)`` reads."""
         return {
             "memory_format": self.memory_format,
             "model": self.model.state_dict(),
