@@ -1,4 +1,4 @@
-"""A hundred random networks, and thousands in the slow suite; the fuzzer itself on planted faults."""
+"""Sixty random networks, and thousands in the slow suite; the fuzzer itself on planted faults."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tests.fuzz.reference import Reference, difference
 from tests.fuzz.registry import IDIOMS, NOT_THE_SLOPE
 from tests.fuzz.run import from_json, isolated, reduce, to_json, told
 
-CHUNK, CHUNKS = 50, 40
+FEW, CHUNK, CHUNKS = 60, 50, 40
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("seed", [pytest.param(s, marks=[pytest.mark.slow] * (s >= FEW)) for s in range(100)])
 def test_network(seed: int) -> None:
     outcome = check_network(recipe_of(seed), QUICK)
     assert not outcome.faults, told(outcome)
