@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from .shared import options, progress, tables
+from .shared import completion, options, progress, tables
 
 if TYPE_CHECKING:
     from ncsam.records import SampleCurvatures
@@ -30,8 +30,17 @@ if TYPE_CHECKING:
 )
 @click.option("--show", type=options.count(1, 10_000), default=10, show_default=True, help="Samples to print and draw.")
 @options.section("Output")
-@click.option("--name", default="samples", callback=options.result_name, show_default=True, help="Name of the result.")
 @click.option(
+    "-n",
+    "--name",
+    default="samples",
+    callback=options.result_name,
+    show_default=True,
+    shell_complete=completion.NAMES,
+    help="Name of the result.",
+)
+@click.option(
+    "-o",
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for a figure and a page of the samples.",
@@ -56,7 +65,7 @@ def command(
     \b
     Examples:
       landscape blame run.h5
-      landscape blame run.h5 --epochs all --show 40 --out blamed --name along
+      landscape blame run.h5 --checkpoints all --show 40 --out blamed --name along
     """
     from ncsam.measurements import measure_samples
     from ncsam.runs.run import Run
@@ -67,7 +76,7 @@ def command(
     found = measure_samples(
         opened,
         name,
-        epochs=opened.epochs if epochs == ("all",) else epochs,
+        epochs=options.checkpoints(opened, epochs),
         k=top,
         provenance=options.provenance(),
         progress=progress.bar("blame", quiet, resumable=True, unit="epoch"),

@@ -13,7 +13,9 @@ from .shared import options, progress, tables
 
 @options.command("demo")
 @options.section("Runs")
-@click.option("--seeds", type=options.count(2, 1000), default=5, show_default=True, help="Paired repetitions.")
+@click.option(
+    "--seeds", type=options.count(2, 1000), default=5, show_default=True, help="Number of paired repetitions."
+)
 @click.option("--epochs", type=options.count(8, 100_000), default=45, show_default=True, help="Epochs of each run.")
 @options.section("Computation")
 @click.option(
@@ -29,12 +31,11 @@ from .shared import options, progress, tables
 def command(
     out: Path | None, seeds: int, epochs: int, workers: int, overwrite: bool, resume: bool, as_json: bool, quiet: bool
 ) -> None:
-    """The whole main job on embedded real data, in minutes.
+    """Train, measure and judge a small study on scikit-learn's digits, in minutes.
 
     On scikit-learn's handwritten digits it trains SGD, SAM, NCSAM and controls at 0 to 60 % symmetric label noise,
-    measures curvature, sharpness and surfaces of every run, and says which
-    statements of the flatness-noise theory hold. Shorter settings, as in these examples, show the way it goes; verdicts
-    need those that are the default.
+    measures curvature, sharpness and surfaces of every run, and says which statements of the flatness-noise theory
+    hold. Shorter settings, as in these examples, show how it works; verdicts need the default settings.
 
     \b
     Examples:

@@ -44,14 +44,14 @@ _SHOWN = (
     help="Labels of this noise instead of the run's own, e.g. on a clean run: symmetric:0.4.",
 )
 @options.section("Theorem 1")
-@click.option("--bound", is_flag=True, help="Theorem 1 term by term instead of the gradients.")
+@click.option("--bound", is_flag=True, help="Measure Theorem 1 term by term instead of the gradients.")
 @click.option("--rho", type=options.size(), default=0.05, show_default=True, help="Radius of the neighbourhood.")
 @click.option(
     "--delta",
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     default=0.05,
     show_default=True,
-    help="Chance with which it may fail.",
+    help="Probability with which the bound may fail.",
 )
 @click.option(
     "--clip", type=options.positive(), help="Cross-entropy that counts as 1; twice a uniform guess's if none."

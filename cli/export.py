@@ -28,7 +28,9 @@ SUFFIXES = {
 @click.argument("name", required=False, shell_complete=completion.RESULTS)
 @click.option("--weights", metavar="EPOCH", help="Export a run's weights at an epoch, or `last`, instead of a NAME.")
 @options.section("Output")
-@click.option("--format", "target", type=click.Choice(list(SUFFIXES)), required=True, help="See above.")
+@click.option(
+    "--format", "target", type=click.Choice(list(SUFFIXES)), required=True, help="Format to write, see above."
+)
 @options.out("File to write; folders are made.", "named after FILE and NAME")
 @click.option("--view", show_default="the first", help="With li: the view that becomes train_loss.")
 @click.option("--test-view", help="With li: the view that becomes test_loss.")
@@ -178,7 +180,9 @@ def _write(
         return [out]
     if target == "xdmf":
         if not isinstance(content, Plane) or name is None:
-            raise click.UsageError("xdmf describes a plane of a file of ours; convert FILE with --format h5 first")
+            raise click.UsageError(
+                "xdmf describes a plane in an HDF5 file of this package; convert FILE with --format h5 first"
+            )
         return [export.to_xdmf(content, file, name, out, overwrite=overwrite)]
     if not isinstance(content, Line | Plane):
         raise click.UsageError(f"{name} is no line or plane, so it has no place in the layout of Li et al.")

@@ -18,13 +18,17 @@ from .shared.training_options import setting
 @click.argument("files", metavar="[FILE]...", nargs=-1)
 @options.section("Weights and model")
 @click.option(
-    "--weights", metavar="FILE...", multiple=True, required=True, help="State dicts, safetensors, Lightning, or hf:DIR."
+    "--weights",
+    metavar="FILE...",
+    multiple=True,
+    required=True,
+    help="Files of weights: state dicts, safetensors, Lightning checkpoints, or hf:DIR.",
 )
 @click.option(
     "--model",
     shell_complete=completion.MODEL,
     show_default="hf:DIR of --weights",
-    help="mlp, cnn, resnet18, …, hf:DIR or package.module:factory, called with input shape and classes.",
+    help="Model: mlp, cnn, resnet18, …, hf:DIR or package.module:factory, called with input shape and classes.",
 )
 @click.option(
     "--checkpoints",
@@ -42,21 +46,23 @@ from .shared.training_options import setting
 )
 @options.section("Data and noise")
 @click.option(
-    "--data", required=True, help="digits, cifar10:DIR, mnist:DIR, npz:FILE, folder:DIR, … or package.module:factory."
+    "--data",
+    required=True,
+    help="Data set: digits, cifar10:DIR, mnist:DIR, npz:FILE, folder:DIR, … or package.module:factory.",
 )
 @click.option(
     "--noise",
     default="none",
     shell_complete=completion.NOISE,
     show_default=True,
-    help="Noise of the labels trained with: labels:FILE[,KEY], pair:0.3, … as in train.",
+    help="Noise of the labels that were trained on: labels:FILE[,KEY], pair:0.3, … as in train.",
 )
-@setting("train_samples", "Take only the first so many training samples.", show_default="all")
-@setting("test_samples", "Take only the first so many test samples.", show_default="all")
+@setting("train_samples", "Use only the first N training samples.", show_default="all")
+@setting("test_samples", "Use only the first N test samples.", show_default="all")
 @setting("val_fraction", "Share that was held out, 0 to 1.", default=0.0)
 @options.section("Training, for `diagnose`")
-@setting("loss", "ce, smooth:0.1, gce:0.7 or sce:0.1,1.0.")
-@setting("batch_size", "Samples a step.")
+@setting("loss", "Training loss: ce, smooth:0.1, gce:0.7 or sce:0.1,1.0.")
+@setting("batch_size", "Samples in a step.")
 @options.SEED
 @options.section("Computation")
 @click.option("--seed-split", type=options.SEEDS, show_default="--seed", help="Seed of the split.")
@@ -88,9 +94,9 @@ def command(
 ) -> None:
     """Make a run file of weights that were trained elsewhere.
 
-    Each file becomes a checkpoint. All that serves a run file then works on it (hessian, surface, sharpness, diagnose,
-    figure, verify), but for what needs rows of a training (theory, report). Files are read without executing what is
-    in them. `landscape export RUN --weights last --format pt` is the way back.
+    Each file becomes a checkpoint. All commands that measure a run then work on it (hessian, surface, sharpness,
+    diagnose, figure, verify), but not those that need its training (theory, report). Files are read without executing
+    their content. `landscape export RUN --weights last --format pt` is the way back.
 
     \b
     Examples:

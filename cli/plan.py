@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     "--check",
     type=click.Path(path_type=Path),
     metavar="FILE.json",
-    help="Compare a plan with its hash, and with what this version would do.",
+    help="Compare a plan with its hash, and with what the installed version would do.",
 )
 @options.section("Output")
 @options.out("File to write; folders are made.", "none, to show only", metavar="FILE.json")
@@ -76,7 +76,7 @@ def command(
         for line in changes:
             messages.error(line)
         if changes:
-            raise click.ClickException(f"{check}: this version would do otherwise than the plan says")
+            raise click.ClickException(f"{check}: this version would not do what the plan says")
         return
     if out is not None and out.exists() and not overwrite:
         raise click.UsageError(f"{out}: the file exists; choose another name, or --overwrite")

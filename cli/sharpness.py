@@ -28,7 +28,7 @@ from .shared import options, progress, tables, torchrun
 )
 @click.option("--keskar", type=options.size(), help="Measure Keskar's sharpness, with this ε.")
 @options.section("Ascents and averages")
-@click.option("--steps", type=options.count(1, 100_000), default=1, show_default=True, help="Ascent steps.")
+@click.option("--steps", type=options.count(1, 100_000), default=1, show_default=True, help="Steps of each ascent.")
 @click.option(
     "--restarts",
     type=options.count(0, 10_000),
@@ -37,7 +37,11 @@ from .shared import options, progress, tables, torchrun
     help="Further ascents, from random points.",
 )
 @click.option(
-    "--samples", type=options.count(2, 1_000_000), default=20, show_default=True, help="Pairs for the averages."
+    "--samples",
+    type=options.count(2, 1_000_000),
+    default=20,
+    show_default=True,
+    help="Pairs of perturbations for each average.",
 )
 @click.option("--normalize-logits", is_flag=True, help="Measure the loss of normalised logits.")
 @click.option("--rise", type=options.positive(1e6), help="Find the adaptive radius at which the loss rises by X.")

@@ -24,7 +24,7 @@ from .shared import completion, direction_options, options, progress, surface_op
     shell_complete=completion.CHECKPOINT,
     help="Epoch whose weights are the centre.",
 )
-@click.option("--plane", is_flag=True, help="Two directions instead of one.")
+@click.option("--plane", is_flag=True, help="Measure a plane along two directions instead of a line.")
 @click.option(
     "--points", type=options.count(2, 100_001), show_default="51 in 1D, 25 in 2D", help="Points along each direction."
 )

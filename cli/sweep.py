@@ -46,20 +46,20 @@ def _list_presets(ctx: click.Context, _param: click.Parameter, value: str | None
     is_eager=True,
     callback=_list_presets,
     shell_complete=completion.SWEEP_PRESET,
-    help="demo, digits, cifar10-small, paper, or `list`.",
+    help="Sweep that comes with the package: demo, digits, cifar10-small, paper; list prints them all.",
 )
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
     metavar="FILE.toml",
-    help="The sweep that this file describes; not defaults of options.",
+    help="Run the sweep that this file describes; it holds no defaults of options here.",
 )
 @click.option(
     "--plan",
     "plan_file",
     type=click.Path(path_type=Path),
     metavar="FILE.json",
-    help="The sweep of this plan, exactly; every run carries its hash.",
+    help="Run exactly the sweep of this plan; every run carries its hash.",
 )
 @options.section("Data and noise")
 @override("data", "Data set of all runs, as for `landscape train`.")
@@ -72,26 +72,31 @@ def _list_presets(ctx: click.Context, _param: click.Parameter, value: str | None
     shell_complete=completion.OPTIMIZERS,
     help="Arms, comma-separated: sgd,sam,ncsam.",
 )
-@click.option("--rho", callback=options.split, help="Radii to sweep, comma-separated, of arms that have one.")
-@click.option("--kappa", callback=options.split, help="Likewise NCSAM's kappa.")
-@click.option("--flip-ratio", callback=options.split, help="Likewise NCSAM's flip ratio.")
+@click.option("--rho", callback=options.split, help="Radii to sweep, comma-separated, for arms that have one.")
+@click.option("--kappa", callback=options.split, help="Values of NCSAM's kappa to sweep, comma-separated.")
+@click.option("--flip-ratio", callback=options.split, help="Values of NCSAM's flip ratio to sweep, comma-separated.")
 @click.option("--seeds", help="Number of seeds, or seeds: 10, 0-9 or 3,5,8.")
 @options.section("Training")
 @override("epochs", "Epochs of all runs.")
-@override("batch_size", "Samples a step.")
+@override("batch_size", "Samples in a step.")
 @override("lr", "Learning rate.")
 @override("weight_decay", "Weight decay.")
-@override("train_samples", "Take only the first so many training samples.")
-@override("test_samples", "Take only the first so many test samples.")
+@override("train_samples", "Use only the first N training samples.")
+@override("test_samples", "Use only the first N test samples.")
 @options.section("Measured on each run")
-@click.option("--measure", callback=options.split, show_default="the config's", help="hessian,sharpness,line,plane, ….")
+@click.option(
+    "--measure",
+    callback=options.split,
+    show_default="the config's",
+    help="Measurements, comma-separated: hessian,sharpness,line,plane, ….",
+)
 @options.section("Output")
 @options.out("Folder to fill: run files, table, study file.", "named after preset, config or plan, else sweep")
 @click.option(
     "--rows",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Write a row of each complete cell there, at once, and skip the cells that have one.",
+    help="Write a row of each complete cell to this folder at once, and skip cells that have one.",
 )
 @options.section("Computation")
 @click.option("--workers", type=options.count(1, 4096), show_default="the cores", help="Processes, one thread each.")
@@ -100,7 +105,9 @@ def _list_presets(ctx: click.Context, _param: click.Parameter, value: str | None
 @options.section("Instead of running")
 @click.option("--print", "show", is_flag=True, help="Print the sweep as JSON and stop.")
 @click.option("--dry-run", is_flag=True, help="Print the cells with estimated time and disk, and stop.")
-@click.option("--status", type=click.Path(path_type=Path), metavar="DIR", help="Print how far a sweep is, and stop.")
+@click.option(
+    "--status", type=click.Path(path_type=Path), metavar="DIR", help="Print the progress of a sweep, and stop."
+)
 @click.option(
     "--finish", type=click.Path(path_type=Path), metavar="DIR", help="Write the table of complete runs, and stop."
 )
@@ -130,9 +137,9 @@ def command(
 ) -> None:
     """Train and measure many runs to be compared, and write one table.
 
-    Noise kinds and rates x optimizers and controls x seeds. What a preset or a --config describes, flags override.
-    Runs are paired by seed, done in parallel processes, and kept when complete: --resume goes on after any stop, with
-    more seeds too. A failed cell is told, the others go on.
+    Noise kinds and rates x optimizers and controls x seeds. Flags override what a preset or --config describes.
+    Runs are paired by seed, computed in parallel processes, and kept when complete: --resume continues after any stop,
+    also with more seeds. A failed run is reported, and the others continue.
 
     \b
     Examples:
@@ -242,7 +249,7 @@ def _planned(path: Path, choices: Mapping[str, Any]) -> Plan:
     from .shared import messages
 
     if choices["preset"] is not None or choices["config"] is not None:
-        raise click.UsageError("--plan has its sweep in it; leave --preset and --config out")
+        raise click.UsageError("a plan contains its sweep; leave --preset and --config out")
     plan = Plan.read(path)
     refuse_changes(plan)
     refused = []

@@ -62,28 +62,31 @@ def _presets() -> str:
     is_eager=True,
     callback=_list_presets,
     shell_complete=completion.TRAIN_PRESET,
-    help="Cell of the published comparison, or list.",
+    help="Setting of the published comparison; list prints them all.",
 )
 @setting(
     "data",
-    "digits, cifar10:DIR, cifar100:DIR, mnist:DIR, fashion-mnist:DIR, npz:FILE, folder:DIR or package.module:factory.",
+    "Data set: digits, cifar10:DIR, cifar100:DIR, mnist:DIR, fashion-mnist:DIR, npz:FILE, folder:DIR or "
+    "package.module:factory.",
 )
-@setting("noise", "KIND:RATE, e.g. pair:0.3, or none.", shell_complete=completion.NOISE)
-@setting("train_samples", "Take only the first so many training samples.", show_default="all")
-@setting("test_samples", "Take only the first so many test samples.", show_default="all")
+@setting("noise", "Label noise: KIND:RATE, e.g. pair:0.3, or none.", shell_complete=completion.NOISE)
+@setting("train_samples", "Use only the first N training samples.", show_default="all")
+@setting("test_samples", "Use only the first N test samples.", show_default="all")
 @setting("val_fraction", "Share that is held out, 0 to 1.")
 @setting("augment", "Pad, crop and flip training images.")
 @options.section("Model")
-@setting("model", "mlp, cnn, resnet18, vgg19-bn, … or package.module:factory.", shell_complete=completion.MODEL)
+@setting("model", "Model: mlp, cnn, resnet18, vgg19-bn, … or package.module:factory.", shell_complete=completion.MODEL)
 @options.section("Optimizer")
-@setting("optimizer", "sgd, sam, ncsam, a control or package.module:factory.", shell_complete=completion.OPTIMIZER)
-@setting("like", "Run file whose perturbation's length replay takes, step by step.")
+@setting(
+    "optimizer", "Optimizer: sgd, sam, ncsam, a control or package.module:factory.", shell_complete=completion.OPTIMIZER
+)
+@setting("like", "Run file whose perturbation norms replay repeats, step by step.")
 @click.option("--rho", type=options.size(), show_default="the optimizer's", help="Radius of the perturbation, L2 norm.")
 @click.option(
     "--kappa",
     type=options.SIGNED,
     show_default="the optimizer's",
-    help="Height of NCSAM's schedule; below 0: subtracted.",
+    help="Height of NCSAM's schedule; a negative one subtracts the compensation.",
 )
 @click.option(
     "--flip-ratio",
@@ -93,25 +96,27 @@ def _presets() -> str:
 )
 @click.option("--sign", type=click.Choice(["1", "-1"]), show_default="1", help="Sign of NCSAM's compensation.")
 @click.option("--project/--no-project", default=None, help="Keep NCSAM's perturbation within rho.")
-@click.option("--label-smoothing", type=options.SHARE, help="In the loss of NCSAM's noise gradient, 0 to 1.")
+@click.option(
+    "--label-smoothing", type=options.SHARE, help="Label smoothing in the loss of NCSAM's noise gradient, 0 to 1."
+)
 @click.option("--schedule", help="NCSAM's schedule: paper, linear or constant.")
 @click.option("--scale", help="NCSAM's scaling: raw or relative.")
-@click.option("--eta", type=options.size(), help="Added to |w| by adaptive SAM.")
-@click.option("--m", type=options.count(1, 1_000_000), help="Samples that share a perturbation of m-sam.")
-@click.option("--clusters", type=options.count(1, 1_000_000), help="Clusters of the released NCSAM.")
+@click.option("--eta", type=options.size(), help="Constant that adaptive SAM adds to |w|.")
+@click.option("--m", type=options.count(1, 1_000_000), help="Samples that share a perturbation in m-sam.")
+@click.option("--clusters", type=options.count(1, 1_000_000), help="Number of clusters of the released NCSAM.")
 @click.option("--features", show_default="the last linear one", help="Layer whose input the released NCSAM clusters.")
 @options.section("Base optimizer")
-@setting("base_optimizer", "What steps: sgd, adamw or adam.")
+@setting("base_optimizer", "Optimizer that takes the step: sgd, adamw or adam.")
 @setting("lr", "Learning rate at the start.")
-@setting("lr_schedule", "cosine, constant or step:0.1@0.5,0.75.")
-@setting("momentum", "Of sgd.")
-@setting("weight_decay", "Through the gradient; adamw: direct.")
-@setting("betas", "Of adam and adamw.", type=options.BELOW_1, metavar="X X", nargs=2)
+@setting("lr_schedule", "Learning-rate schedule: cosine, constant or step:0.1@0.5,0.75.")
+@setting("momentum", "Momentum of sgd.")
+@setting("weight_decay", "Weight decay, added to the gradient; adamw applies it to the weights.")
+@setting("betas", "Betas of adam and adamw.", type=options.BELOW_1, metavar="X X", nargs=2)
 @options.section("Training")
-@setting("loss", "ce, smooth:0.1, gce:0.7, sce:0.1,1.0 or elr:3,0.7.")
-@setting("mixup", "Train on mixtures of two samples, shares from Beta(X, X); 0: no.")
+@setting("loss", "Training loss: ce, smooth:0.1, gce:0.7, sce:0.1,1.0 or elr:3,0.7.")
+@setting("mixup", "Train on mixtures of two samples with shares from Beta(X, X); 0: off.")
 @setting("epochs", "Passes over the training set.")
-@setting("batch_size", "Samples a step.")
+@setting("batch_size", "Samples in a step.")
 @setting("warmup", "Share of epochs that all optimizers share.")
 @setting("warmup_step", "Steps of the warm-up: base or sam.")
 @setting("warmup_rho", "Radius of SAM in the warm-up, L2 norm.")
@@ -119,9 +124,9 @@ def _presets() -> str:
 @click.option(
     "--checkpoints", metavar="LIST", callback=options.split, help="Epochs to keep besides the last: 10,20 or 5-9."
 )
-@setting("diagnose", "Batches to look at gradients on; 0: none.")
-@setting("diagnose_every", "Epochs from one such look to the next; 0: often early, seldom late.")
-@setting("evaluate_every", "Epochs from one evaluation to the next.")
+@setting("diagnose", "Batches on which gradients are compared; 0: none.")
+@setting("diagnose_every", "Epochs between these comparisons; 0: often early, seldom late.")
+@setting("evaluate_every", "Epochs between evaluations.")
 @click.option("--samples", is_flag=True, help="Keep loss and margin of every training sample at every epoch.")
 @options.SEED
 @options.section("Computation")
@@ -131,8 +136,8 @@ def _presets() -> str:
 @click.option("--seed-order", type=options.SEEDS, show_default="--seed", help="Seed of the batch order.")
 @click.option("--seed-picks", type=options.SEEDS, show_default="--seed", help="Seed of NCSAM's picks.")
 @options.DEVICE
-@setting("precision", "Of the steps: fp32 or bf16 (autocast).")
-@setting("memory_format", "auto, contiguous or channels_last.")
+@setting("precision", "Precision of the steps: fp32 or bf16 (autocast).")
+@setting("memory_format", "Memory format of the steps: auto, contiguous or channels_last.")
 @setting("compile", "Run the steps through torch.compile.")
 @options.section("Output")
 @options.out("Run file to write; folders are made.", "OPTIMIZER.h5")
@@ -158,8 +163,8 @@ def command(
 ) -> None:
     """Train under label noise and write a run file.
 
-    What is given here overrides the environment, which overrides --config, which overrides --preset, which overrides
-    the defaults; where each value is from is stored in the run file. A preset such as cifar10-sym40-ncsam needs
+    Options override the environment, which overrides --config, which overrides --preset, which overrides the
+    defaults; the run file states the source of each value. A preset such as cifar10-sym40-ncsam needs
     --data cifar10:DIR (or cifar100:DIR).
 
     \b
@@ -206,7 +211,9 @@ def command(
         click.echo(f"  balanced accuracy  {training.balanced_accuracy[-1]:.1%}")
     click.echo(f"  accuracy on observed labels  {last['mixed']:.1%}, on true labels  {last['true_labels']:.1%}")
     if memorisation == memorisation and corrected is not None:
-        click.echo(f"  wrong labels memorised  {memorisation:.1%}, predicted rightly all the same  {corrected[-1]:.1%}")
+        click.echo(
+            f"  wrong labels memorised  {memorisation:.1%}, predicted correctly nonetheless  {corrected[-1]:.1%}"
+        )
 
 
 def _resolve(choices: dict[str, Any], preset: str | None) -> tuple[dict[str, Any], dict[str, str]]:

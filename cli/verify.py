@@ -12,13 +12,11 @@ from .shared import options, tables
 @options.command("verify")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @options.JSON
-@options.within(
-    "General", click.option("-q", "--quiet", is_flag=True, help="Say nothing of files in which nothing is wrong.")
-)
+@options.within("General", click.option("-q", "--quiet", is_flag=True, help="Print only what is wrong."))
 def command(files: tuple[Path, ...], as_json: bool, quiet: bool) -> int:
     """Check files against their checksums and the schema.
 
-    Whether they are bit for bit what was written, and say what the schema promises. Exit status 1 if not.
+    Tells whether files are bit for bit what was written, and follow the schema. Exit status 1 if not.
 
     \b
     Examples:

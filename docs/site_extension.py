@@ -1,9 +1,11 @@
-"""What the site needs beside Sphinx's own: formulas as MathML, fields of records with units, tables for a phone."""
+"""What the site needs beside Sphinx's own: formulas as MathML, fields of records, notebooks, tables for a phone."""
 
 from __future__ import annotations
 
 import inspect
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 from bs4 import BeautifulSoup  # furo needs it, too
@@ -20,7 +22,38 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("autodoc-process-docstring", _keep_bars, priority=100)  # before napoleon makes fields of sections
     app.connect("autodoc-process-docstring", _add_fields)
     app.connect("html-page-context", _label_cells)
+    app.connect("source-read", _show_notebook)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _show_notebook(app: Sphinx, page: str, source: list[str]) -> None:
+    """Show an executed notebook in place of the page in ``docs/notebooks`` that has its name."""
+    notebook = Path(app.srcdir).parent / f"{page}.ipynb"
+    if page.startswith("notebooks/") and notebook.is_file():
+        app.env.note_dependency(str(notebook))
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        source[0] = "\n\n".join(part for cell in cells for part in _cell(cell))
+
+
+def _cell(cell: dict[str, Any]) -> list[str]:
+    """A cell of a notebook as Markdown: text, or code with its outputs."""
+    text = "".join(cell["source"])
+    if cell["cell_type"] == "markdown":
+        return [text]
+    return [f"````python\n{text}\n````", *filter(None, map(_output, cell.get("outputs", ())))] if text else []
+
+
+def _output(output: dict[str, Any]) -> str:
+    """What a cell has printed or returned, as Markdown."""
+    if output["output_type"] == "stream":
+        return "" if output.get("name") == "stderr" else f"````text\n{''.join(output['text'])}\n````"
+    data = {kind: "".join(value) for kind, value in output.get("data", {}).items()}
+    if "image/png" in data:
+        picture = data["image/png"].replace("\n", "")
+        return f'````{{raw}} html\n<p><img alt="output of the cell" src="data:image/png;base64,{picture}"></p>\n````'
+    if "text/html" in data:
+        return f"````{{raw}} html\n{data['text/html']}\n````"
+    return f"````text\n{data['text/plain']}\n````" if "text/plain" in data else ""
 
 
 def _label_cells(_app: Sphinx, _page: str, _template: str, context: dict[str, Any], _doctree: Any) -> None:

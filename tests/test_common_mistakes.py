@@ -49,7 +49,7 @@ TYPE_ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     **{
         f"{name} without a seed": (
-            call, "seed is None, expected a whole number, so that the result can be had again, such as 0",
+            call, "seed is None, expected a whole number, so that the result can be repeated, such as 0",
         )
         for name, call in {
             "trace": lambda: landscape.trace(H, 4, seed=None),  # type: ignore[arg-type]

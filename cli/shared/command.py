@@ -29,7 +29,7 @@ from .progress import notes
 F = TypeVar("F", bound=Callable[..., Any])
 
 COMMANDS = {
-    "demo": "The whole main job on embedded real data, in minutes.",
+    "demo": "Train, measure and judge a small study on scikit-learn's digits, in minutes.",
     "train": "Train under label noise and write a run file.",
     "plan": "Fix a study before its data: what is run, how it is judged, what it can find.",
     "sweep": "Train and measure many runs to be compared, and write one table.",

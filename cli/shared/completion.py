@@ -13,7 +13,13 @@ from click.shell_completion import CompletionItem
 
 Words = Callable[[click.Context], Iterable[str]]
 Completer = Callable[[click.Context, click.Parameter, str], list[CompletionItem]]
-_GROUPS = {"hessian": "hessian", "sharpness": "sharpness", "surface": "surface", "diagnose": "diagnostics"}
+_GROUPS = {
+    "hessian": "hessian",
+    "sharpness": "sharpness",
+    "surface": "surface",
+    "diagnose": "diagnostics",
+    "blame": "diagnostics",
+}
 
 
 def one_of(words: Words) -> Completer:

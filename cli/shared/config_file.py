@@ -95,6 +95,6 @@ CONFIG = within(
         is_eager=True,
         expose_value=False,
         callback=load,
-        help="Take the values of options from this file; what is given here overrides it.",
+        help="Read the values of options from this file; options given here override it.",
     ),
 )

@@ -35,7 +35,11 @@ DIRECTIONS: Callable[[F], F] = options.within(
         "them, comma-separated, or one for itself and its natural second.",
     ),
     click.option(
-        "--draws", type=options.count(1, 100_000), default=1, show_default=True, help="Random draws, for bands."
+        "--draws",
+        type=options.count(1, 100_000),
+        default=1,
+        show_default=True,
+        help="Number of random draws, for bands.",
     ),
     click.option(
         "--layers",
@@ -87,7 +91,7 @@ def measure(
         return measure_draws(run, name, alphas=grid, betas=grid if plane else None, draws=draws, **common)
     if spec.startswith("between:") and not plane:
         if choices["layers"]:
-            raise click.UsageError("--layers does not go with between: the other run is a whole point")
+            raise click.UsageError("--layers does not go with between:RUN.h5, which moves all parameters")
         other = Run(spec.partition(":")[2], trust=choices["trust"])
         unused = {"directions", "layers", "policy", "norm", "trust", "seed"}
         common = {k: v for k, v in choices.items() if k not in unused}

@@ -210,19 +210,25 @@ LIMITS = within(
 )
 DEVICE = within(
     "Computation",
-    click.option("--device", default="cpu", show_default=True, help="Where to compute, as torch spells it: cuda:0."),
+    click.option(
+        "--device", default="cpu", show_default=True, help="Device to compute on, as torch spells it: cuda:0."
+    ),
 )
 DTYPE = within(
     "Computation",
     click.option(
-        "--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True, help="Precision."
+        "--dtype",
+        type=click.Choice(["float32", "float64"]),
+        default="float32",
+        show_default=True,
+        help="Precision of the measurement.",
     ),
 )
 SEED = within(
     "Computation",
     click.option("--seed", type=SEEDS, default=0, show_default=True, help="Seed of all that is drawn at random."),
 )
-OVERWRITE = within("Output", click.option("--overwrite", is_flag=True, help="Replace what exists under that name."))
+OVERWRITE = within("Output", click.option("--overwrite", is_flag=True, help="Replace what exists under this name."))
 RESUME = within("Output", click.option("--resume", is_flag=True, help="Continue what a stopped command left."))
 JSON = within("Output", click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."))
 _QUIET: dict[str, Any] = {"is_flag": True, "callback": _silence, "help": "No progress and no notes; warnings stay."}
@@ -235,7 +241,7 @@ TRUST = within(
         "--trust",
         is_flag=True,
         callback=_on_the_command_line,
-        help="Import a package.module:factory that is not named here but in a file; that runs its code.",
+        help="Import a package.module:factory that a file names; importing runs its code.",
     ),
 )
 VIEWS = within(

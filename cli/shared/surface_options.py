@@ -24,7 +24,7 @@ EVALUATION: Callable[[F], F] = options.within(
         cls=options.Renamed,
         former="--tolerance",
         type=options.positive(1.0),
-        help="Interpolate where that is good to this share of each view's range, e.g. 0.01; all points by default.",
+        help="Evaluate only as many points as it takes to interpolate to this share of each view's range, e.g. 0.01.",
     ),
     click.option(
         "--auto-range",
@@ -39,7 +39,7 @@ EVALUATION: Callable[[F], F] = options.within(
         show_default=True,
         help="Statistics of BatchNorm layers: those of the weights, or recomputed at every point.",
     ),
-    click.option("--by-class", is_flag=True, help="Loss and accuracy of every class too."),
+    click.option("--by-class", is_flag=True, help="Measure loss and accuracy of every class too."),
     click.option("--autotune", is_flag=True, help="Measure which batch size and memory layout are fastest."),
 )
 """Options that end up in :class:`ncsam.measurements.surface.SurfaceWhere`."""

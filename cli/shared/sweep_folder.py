@@ -30,7 +30,7 @@ _COLUMNS = {
 def open_folder(
     sweep: Sweep, out: Path, *, overwrite: bool, resume: bool, plan: Plan | None = None, rows: Rows | None = None
 ) -> SweepFolder:
-    """The folder to fill; refused if it holds anything, unless it is to go on or to start over."""
+    """The folder to fill; refused if it holds anything, unless the sweep is resumed or started over."""
     from ncsam.sweep import SweepFolder
 
     if out.exists() and not out.is_dir():

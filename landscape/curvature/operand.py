@@ -21,11 +21,11 @@ class SymmetricOperator(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(K, K)."""
+        """Shape of the operator, (K, K)."""
 
     @property
     def dtype(self) -> Any:
-        """That of its products: torch's or NumPy's."""
+        """Data type of its products, torch's or NumPy's."""
 
     def __matmul__(self, vectors: Any, /) -> Any:
         """Products with (K,) or (K, k)."""

@@ -281,7 +281,7 @@ def _needs_outputs(objective: Objective, what: str) -> None:
 
 
 class ScaledOperator:
-    """D H D for a symmetric operator H, (K, K), and a diagonal D, known by its products; one of H each.
+    """D H D for a symmetric operator H, (K, K), and a diagonal D, known by its products; each takes one product of H.
 
     With D = diag(|w|) it is the Hessian in relative changes of the parameters, dw = |w| ⊙ du. Its largest eigenvalue is
     what adaptive sharpness (Kwon et al. 2021, arXiv 2102.11600) tends to at a minimum and small radius ρ,
@@ -323,11 +323,11 @@ class ScaledOperator:
         return (scale * self._product(scale * other.to(self.device, torch.float64))).to(other.dtype)
 
     def expect(self, products: int) -> None:
-        """Say that so many products will be made at least; see :meth:`CurvatureOperator.expect`."""
+        """Announce the least number of products that will be made; see :meth:`CurvatureOperator.expect`."""
         operand(self._inner, products)
 
     @property
     def checks(self) -> str | None:
-        """Thoroughness with which what the operator is of is checked; none where nothing says so."""
+        """Thoroughness with which the operator's objective is checked; none if it has none."""
         found: str | None = getattr(self._inner, "checks", None)
         return found

@@ -530,7 +530,7 @@ class Objective:
 
     @contextmanager
     def micro_batches(self) -> Iterator[Iterator[BatchLoss]]:
-        """Those of the single view that count, on this process; meanwhile the model is in eval mode."""
+        """Micro-batches of the single view that count, on this process; meanwhile the model is in eval mode."""
         context = self._checked()
         name, plan = context.only_view(), context.selection.plan
         with undisturbed(self.model), ExitStack() as stack:
@@ -574,13 +574,13 @@ def check_objective(value: Any, taker: str) -> None:
 
 
 def check_seed(seed: Any) -> None:
-    """Refuse what is no seed; nothing here is drawn without one, so that every result can be had again.
+    """Refuse anything but a seed; nothing is drawn without one, so that every result can be repeated.
 
     Raises:
         TypeError: the seed is no whole number.
     """
     if isinstance(seed, bool) or not isinstance(seed, Integral):
-        raise TypeError(f"seed is {seed!r}, expected a whole number, so that the result can be had again, such as 0")
+        raise TypeError(f"seed is {seed!r}, expected a whole number, so that the result can be repeated, such as 0")
 
 
 def _check_loss(loss_fn: Any) -> None:

@@ -135,7 +135,7 @@ class Plane(Surface, kind="plane"):
 
 
 class LineDraws(Record, kind="line_draws"):
-    """The lines along several random directions, so that a band can be shown instead of one lucky line."""
+    """The lines along several random directions, so that a band can be shown instead of a single line."""
 
     draws: np.ndarray = variable("draw", long_name="seed of the draw", coordinate=True)
     views: np.ndarray = variable("view", long_name="view of the data", coordinate=True)

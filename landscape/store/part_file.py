@@ -61,7 +61,7 @@ class Progress:
 
 
 def progress(path: str | Path) -> Progress:
-    """Report how far the work in a part file is; looking changes nothing, also while another process writes to it.
+    """Report the progress of the work in a part file; reading changes nothing, also while another process writes to it.
 
     Raises:
         StoreError: there is no such file, it is no part file, of a newer schema, or damaged beyond single rows.

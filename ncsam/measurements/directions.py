@@ -136,7 +136,7 @@ def directions_for(
     chosen = parse_directions(spec, count)
     kinds = [kind for kind, _ in chosen]
     if layers and {"trajectory", "between"} & set(kinds):
-        raise ValueError("layers go with random directions, eigenvectors and gradients: a checkpoint is a whole point")
+        raise ValueError("layers go with random directions, eigenvectors and gradients: checkpoints move all")
     factory = _DirectionFactory(run, objective, seed, tuple(layers), policy, norm, trust)
     vectors, names = [], []
     for axis, (kind, argument) in enumerate(chosen):

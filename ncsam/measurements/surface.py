@@ -62,8 +62,7 @@ def measure_line(
     trust: bool = False,
     **where: Unpack[SurfaceWhere],
 ) -> Line:
-    """All views along a direction; stored as ``surface/<name>``, see
-    :class:`SurfaceWhere`.
+    """All views along a direction; stored as ``surface/<name>``, see :class:`SurfaceWhere`.
 
     Args:
         directions, layers, policy, norm, trust: see :func:`ncsam.measurements.directions.directions_for`.
@@ -91,8 +90,7 @@ def measure_plane(
     trust: bool = False,
     **where: Unpack[SurfaceWhere],
 ) -> Plane:
-    """All views over two directions; stored as ``surface/<name>``, see
-    :class:`SurfaceWhere`.
+    """All views over two directions; stored as ``surface/<name>``, see :class:`SurfaceWhere`.
 
     The first random direction of a seed is the one that :func:`measure_line` takes. Of a run that kept several
     checkpoints, these are stored in the plane's coordinates as ``surface/<name>_path``, with their distances from it.

@@ -197,7 +197,7 @@ def beta(
     *,
     wrong: ArrayLike | None = None,
 ) -> NoisyLabels:
-    """Each sample its own chance of corruption pᵢ ~ Beta(θ₁, θ₂) (NCSAM, 2601.19947, eq. 1–2).
+    """Corrupt each sample with a probability of its own, pᵢ ~ Beta(θ₁, θ₂) (NCSAM, 2601.19947, eq. 1–2).
 
     The recorded ``rate`` is the mean θ₁/(θ₁ + θ₂). Flips are nested when θ₁ grows or θ₂ falls. Chances are drawn
     independently of the sample, so that with uniform wrong classes the labels are distributed as under

@@ -38,7 +38,7 @@ class NoisyLabels:
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """Number C of classes."""
         return len(self.transition)
 
     @property

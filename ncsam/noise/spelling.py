@@ -49,7 +49,7 @@ def apply(spec: str, labels: ArrayLike, num_classes: int, seed: int = 0, x: Arra
 
 
 def parse(spec: str, *, whole: int | None = None) -> Noise:
-    """The noise spelled ``spec``, as a function of (labels, num_classes, seed, x); checks what can be told before data.
+    """The noise spelled ``spec``, a function of (labels, num_classes, seed, x), checked as far as that needs no data.
 
     Args:
         whole: samples of the training set whose first the labels are of, which files of labels have one for each of;

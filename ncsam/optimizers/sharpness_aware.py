@@ -716,7 +716,7 @@ class SharpnessAware(Optimizer):
         return {**self.base.state_dict(), "ncsam": own}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resume; the run goes on bitwise as if it had not stopped.
+        """Resume; the run continues bitwise as if it had not stopped.
 
         Raises:
             ValueError: the state is of a plain optimizer or of another perturbation.

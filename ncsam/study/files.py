@@ -208,4 +208,4 @@ def _json(path: Path) -> Any:
     try:
         return inputs.read_json(path)
     except ValueError as error:
-        raise StoreError(f"{error}; the sweep writes it anew with --resume") from error
+        raise StoreError(f"{error}; the sweep writes it again with --resume") from error

@@ -191,7 +191,7 @@ def resolved(sweep: Sweep) -> dict[str, Any]:
 
 
 def changes_since(plan: Plan) -> list[str]:
-    """What this version of the package would do otherwise than the plan says, a line each.
+    """What this version of the package would do differently from the plan, a line each.
 
     Settings that the package has got since are no change: the plan's runs had their defaults.
     """

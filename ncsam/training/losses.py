@@ -123,7 +123,7 @@ class EarlyLearning:
             raise ValueError(f"beta is {self.beta}, expected a number in [0, 1)")
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
-        raise ValueError("the loss elr is of samples that it remembers; it is for `landscape train` and sweeps alone")
+        raise ValueError("the loss elr keeps a memory of every sample; use it with `landscape train` and sweeps only")
 
     def of_batch(self, targets: Tensor, index: Tensor) -> Loss:
         """The loss of one batch, whose first evaluation moves the targets of its samples.

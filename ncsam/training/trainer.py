@@ -62,7 +62,7 @@ class TrainingStep(Protocol):
         """Update the model once on the batch (x, y)."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on bitwise, in forms that ``torch.load(weights_only=True)`` reads."""
+        """Everything needed to continue bitwise, in forms that ``torch.load(weights_only=True)`` reads."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a :meth:`state_dict`."""
@@ -195,11 +195,15 @@ class Trainer:
             return
         what = f"loss {config.loss}" if remembers else f"mixup {config.mixup:g}"
         if not isinstance(self._perturbation, _OF_WHOLE_BATCHES):
-            raise ValueError(f"{what} is of whole batches, which {config.optimizer} takes apart; take sgd, sam or asam")
+            raise ValueError(
+                f"{what} works on whole batches, which {config.optimizer} takes apart; take sgd, sam or asam"
+            )
         if remembers and config.mixup:
             raise ValueError(f"{what} remembers samples, which mixup {config.mixup:g} mixes; leave one of them out")
         if remembers and config.diagnose:
-            raise ValueError(f"{what} is of whole batches, of which diagnose looks at parts; leave one of them out")
+            raise ValueError(
+                f"{what} works on whole batches, and diagnose looks at parts of them; leave one of them out"
+            )
 
     def epochs(self) -> Iterator[Row]:
         """Train from where the trainer stands to the end, yielding the row of each epoch."""
@@ -246,7 +250,7 @@ class Trainer:
         return self._diagnosis.record(list(self.diagnosed), np.stack(list(self.diagnosed.values())), None)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything needed to go on bitwise, in forms that ``torch.load(weights_only=True)`` reads."""
+        """Everything needed to continue bitwise, in forms that ``torch.load(weights_only=True)`` reads."""
         return {
             "memory_format": self.memory_format,
             "model": self.model.state_dict(),

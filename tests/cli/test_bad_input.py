@@ -136,7 +136,7 @@ BAD = [
     (["blame", "notes.txt"], "not an HDF5 file"),
     (["blame", "run.h5", "--top", "0"], "0 is not in the range"),
     (["blame", "run.h5", "--top", "1000", "--out", "full"], "full: is not an empty folder"),
-    (["blame", "run.h5", "--epochs", "99"], "no weights of epoch 99"),
+    (["blame", "run.h5", "--checkpoints", "99"], "no weights of epoch 99"),
     (["diagnose", "notes.txt"], "not an HDF5 file"),
     (["diagnose", "run.h5", "--bound", "--delta", "2"], "2 is not in the range >0, <1"),
     (["theory", "notes.txt"], "not an HDF5 file"),

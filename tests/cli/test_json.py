@@ -31,7 +31,7 @@ CALLS = {
     "surface": "surface run.h5 --points 3 --views mixed",
     "sharpness": "sharpness run.h5 --views mixed --sigma 0.1 --samples 2",
     "diagnose": "diagnose run.h5 --batches 2",
-    "blame": "blame run.h5 --epochs last",
+    "blame": "blame run.h5 --checkpoints last",
     "diagnose --bound": "diagnose run.h5 --bound --steps 1 --restarts 1",
     "plan": "plan --preset demo",
     "sweep": "sweep --optimizer sgd --noise none --seeds 1 --epochs 1 --train-samples 100 --measure line --out new",

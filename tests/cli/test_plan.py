@@ -52,7 +52,7 @@ def test_a_plan_is_checked(plan: Path, capsys: pytest.CaptureFixture[str], monke
     assert [line.removeprefix("landscape: error: ") for line in err] == [
         "lr is 1, planned 2",
         "rho is gone",
-        "plan.json: this version would do otherwise than the plan says",
+        "plan.json: this version would not do what the plan says",
     ]
     assert landscape(["sweep", "--plan", str(plan), "--dry-run"]) == 2
     assert "would not follow the plan: lr is 1, planned 2 and 1 more" in capsys.readouterr().err
@@ -80,7 +80,7 @@ def test_options_that_would_change_the_plan_are_refused_in_a_line_each(
     assert not Path("out").exists()
     for other in (["--preset", "demo"], ["--config", "sweep.toml"]):
         assert landscape(["sweep", "--plan", str(plan), *other, "--out", "out"]) == 2
-        assert "--plan has its sweep in it" in capsys.readouterr().err
+        assert "a plan contains its sweep" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,6 @@ def test_what_was_done_stays_when_seeds_are_added(swept: tuple[Path, dict[Path, 
         (["--shard", "3/2", "--dry-run"], "1 ≤ i ≤ n"),
         (["--noise", "symetric:0.4", "--dry-run"], "did you mean 'symmetric'"),
         (["--status", "nowhere"], "holds no sweep"),
-        ([], "Missing option '--out'"),
     ],
 )
 def test_bad_requests_are_one_line(

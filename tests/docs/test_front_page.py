@@ -48,7 +48,7 @@ def test_an_answer_is_within_two_clicks_of_the_front_page(question: str) -> None
 
 
 def test_every_page_is_in_the_navigation() -> None:
-    trees = [page("docs/index.md"), page("docs/gallery/index.md")]
+    trees = [page(f"docs/{name}index.md") for name in ("", "gallery/", "notebooks/")]
     named = set()
     for holder in trees:
         for tree in re.findall(r"^```\{toctree\}\n(.*?)^```", holder.text, flags=re.MULTILINE | re.DOTALL):

@@ -15,7 +15,7 @@ FOLDER = Path(__file__).parents[2] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 QUICK: dict[str, dict[str, Any]] = {
     "1_first_look": {"EPOCHS": 3, "POINTS": 5},
-    "2_curvature": {"EPOCHS": 2, "K": 2, "PROBES": 3},
+    "2_curvature": {"EPOCHS": 2, "K": 2, "PRODUCTS": 3},
     "3_surfaces": {"EPOCHS": 6, "POINTS": 3, "DRAWS": 2},
     "4_flatness_against_noise": {"EPOCHS": 2, "RATES": ("0.0", "0.4")},
     "5_paper_figures": {"EPOCHS": 2, "POINTS": 3},

@@ -122,3 +122,13 @@ def test_it_installs_in_a_fresh_environment_and_works_from_there(archives: tuple
 def _further() -> list[str]:
     """Folders of packages that this environment takes from elsewhere, if it does."""
     return [path for path in sys.path if path.endswith("site-packages")]
+
+
+def test_version_citation_and_changelog_agree() -> None:
+    from landscape import __version__
+
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"\nversion: {__version__}\n" in citation
+    heading = next(line for line in changelog.splitlines() if line.startswith("## "))
+    assert heading.split()[1] == __version__

@@ -178,7 +178,7 @@ def test_elr_moves_its_targets_once_a_batch_and_by_no_nan() -> None:
 
 
 def test_elr_without_its_samples_is_refused_in_one_line() -> None:
-    with pytest.raises(ValueError, match="is of samples that it remembers"):
+    with pytest.raises(ValueError, match="keeps a memory of every sample"):
         losses.parse("elr")(*batch())
 
 

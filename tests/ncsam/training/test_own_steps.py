@@ -123,7 +123,7 @@ def test_it_resumes_bitwise_and_its_run_can_be_replayed(tmp_path: Path) -> None:
             "cannot take .* unexpected keyword argument 'skale'",
         ),
         ({"optimizer": f"{__name__}:Bare", "compile": True}, "which compile does not reach"),
-        ({"optimizer": f"{__name__}:Bare", "mixup": 1.0}, "mixup 1 is of whole batches, which"),
+        ({"optimizer": f"{__name__}:Bare", "mixup": 1.0}, "mixup 1 works on whole batches, which"),
     ],
 )
 def test_what_is_no_training_step_is_refused_in_one_line(changes: dict[str, Any], message: str) -> None:

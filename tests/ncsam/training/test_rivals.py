@@ -118,11 +118,11 @@ def test_a_resumed_training_is_bitwise_the_undisturbed_one(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"loss": "elr", "optimizer": "ncsam"}, "loss elr is of whole batches, which ncsam takes apart"),
+        ({"loss": "elr", "optimizer": "ncsam"}, "loss elr works on whole batches, which ncsam takes apart"),
         ({"loss": "elr", "optimizer": "m-sam"}, "which m-sam takes apart"),
-        ({"mixup": 1.0, "optimizer": "clean-direction"}, "mixup 1 is of whole batches, which clean-direction takes"),
+        ({"mixup": 1.0, "optimizer": "clean-direction"}, "mixup 1 works on whole batches, which clean-direction takes"),
         ({"mixup": 1.0, "loss": "elr"}, "loss elr remembers samples, which mixup 1 mixes"),
-        ({"loss": "elr", "diagnose": 2}, "of which diagnose looks at parts"),
+        ({"loss": "elr", "diagnose": 2}, "diagnose looks at parts"),
         ({"mixup": -1.0}, "mixup is -1.0, expected a number in 0…1e[+]06"),
     ],
 )
