@@ -88,7 +88,7 @@ def common_plane(
     rows = [middle + (w.double() - middle) / len(path) ** 0.5 for path in paths.values() for w in path]
     directions, ratios = principal_directions(rows, middle)
     return directions, {
-        label: project_path(path, epochs[label], middle, directions, ratios) for label, path in paths.items()
+        label: project_path(path, epochs[label], middle, directions, ratios=ratios) for label, path in paths.items()
     }
 
 

@@ -217,7 +217,7 @@ class Measuring:
         tolerance = _TOLERANCE if points >= _REFINED else None
         axis = self._axis(points)
         directions = [filter_normalized_direction(objective, 2 * self.seed + k) for k in (0, 1)]
-        plane = landscape.plane(objective, *directions, axis, axis, seed=self.seed, tolerance=tolerance)
+        plane = landscape.plane(objective, directions[0], directions[1], axis, axis, seed=self.seed, tol=tolerance)
         self.records[f"{n}/plane"] = plane
         self._judge_centre("plane", label, plane.centre_loss, plane.plain_loss, plane.check or {})
         if plane.seen_curvature is not None:

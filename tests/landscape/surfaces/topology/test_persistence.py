@@ -212,7 +212,7 @@ def test_interpolated_points_count_with_their_error() -> None:
     exact = landscape.persistence(line(x, two_wells(x)))
     for error, count in ((0.01, 2), (0.5, 1)):
         found = landscape.persistence(
-            line(x, two_wells(x), status=status, interpolation_error=np.array([error]), tolerance=0.1)
+            line(x, two_wells(x), status=status, interpolation_error=np.array([error]), tol=0.1)
         )
         np.testing.assert_allclose(found.error[1], exact.error[1] + error, rtol=0.2)
         assert found.certified.sum() == count
