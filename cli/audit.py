@@ -116,7 +116,7 @@ def command(
     trust: bool,
     quiet: bool,
 ) -> None:
-    """Audit checkpoints: one page that says what they are like, and how far each number and picture may be trusted.
+    """Audit checkpoints on one page: what they are like, how far to trust it.
 
     CHECKPOINTS are run files (of `train` or `import`; RUN@EPOCH for another epoch than the last), or files of
     weights as `import` reads them, with --model and --data. Losses by view, the largest Hessian eigenvalue, trace,

@@ -28,6 +28,7 @@ _TOL = 1e-2  # relative residual of the largest eigenvalue
 _REFINED = 15  # points along a side from which on a plane is refined where it bends
 _TOLERANCE = 0.01
 _CONFIRMED = {"agrees": "yes", "kinks": "gradients do, as the loss has kinks", "coarse": "at larger steps"}
+_STEP = 1e-3  # between gradients, relative to the norm of the weights
 _RESOLVED = 2.0  # factor within which a grid shows the curvature at its centre
 
 
@@ -96,6 +97,8 @@ class Measuring:
         self.surface_views = tuple(dict.fromkeys((view, "test")))
         self.records: dict[str, Record] = {}
         self.trust: list[dict[str, Any]] = []
+        self._made: dict[int, landscape.Objective] = {}  # by model, since what they check and trace is costly
+        self._operators: dict[int, landscape.HessianOperator] = {}
 
     def steps(self, null: bool) -> Iterator[Callable[[int, str, nn.Module, Checkpoint], dict[str, Quantity]]]:
         """What is measured of a checkpoint, or of a null, in order."""
@@ -132,7 +135,7 @@ class Measuring:
     def curvature(self, n: int, label: str, model: nn.Module, checkpoint: Checkpoint) -> dict[str, Quantity]:
         """Largest eigenvalue, its sampling error, trace, tr DHD, density and negative mass."""
         effort, objective = self.plan.effort, self._objective(model, checkpoint, (self.view,))
-        H = landscape.HessianOperator(objective)
+        H = self._hessian(model, objective)
         found: dict[str, Quantity] = {}
         top = None
         if effort.top:
@@ -154,7 +157,8 @@ class Measuring:
             self.records[f"{n}/trace"] = trace
             found["trace"] = self._quantity(trace.value, trace.stderr, "standard error", objective)
         if effort.dhd:
-            dhd = landscape.adaptive_trace(objective, effort.dhd, seed=self.seed)
+            relative = landscape.ScaledOperator(H, objective.weights.abs())
+            dhd = landscape.trace(relative, effort.dhd, seed=self.seed)
             self.records[f"{n}/trace_dhd"] = dhd
             found["tr DHD"] = self._quantity(dhd.value, dhd.stderr, "standard error", objective)
         if effort.steps:
@@ -257,9 +261,18 @@ class Measuring:
 
     def _objective(self, model: nn.Module, checkpoint: Checkpoint, views: Sequence[str]) -> landscape.Objective:
         """The objective on as many samples as the plan has work for, the first of those that the subset holds."""
-        objective = checkpoint.run.problem.objective(model, views)
-        seed = 0 if self.drawing is None else self.drawing.seed
-        return drawn(objective, Subset(self.plan.samples, seed))
+        if id(model) not in self._made:
+            whole = checkpoint.run.problem.objective(model, self.surface_views)
+            seed = 0 if self.drawing is None else self.drawing.seed
+            self._made[id(model)] = drawn(whole, Subset(self.plan.samples, seed))  # which keeps the model
+        return self._made[id(model)].view(*views)
+
+    def _hessian(self, model: nn.Module, objective: landscape.Objective) -> landscape.HessianOperator:
+        """The Hessian of the measured view, one for each model."""
+        if id(model) not in self._operators:
+            self._operators[id(model)] = landscape.HessianOperator(objective)
+            self._operators[id(model)].expect(self.plan.effort.products)
+        return self._operators[id(model)]
 
     def _quantity(self, value: float, error: float, kind: str, objective: landscape.Objective) -> Quantity:
         return Quantity(float(value), float(error), kind, self.view, objective.num_samples(self.view))
@@ -275,9 +288,12 @@ class Measuring:
         v = objective.layout.as_vector(vector)
         shuffled = view.indices[torch.from_numpy(np.random.default_rng(self.seed).permutation(samples))]
         groups = shuffled[: samples // GROUPS * GROUPS].reshape(GROUPS, -1).sort(dim=1).values
-        curvatures = [
-            float(v @ (landscape.HessianOperator(objective.with_views([_on(view, rows)])) @ v)) for rows in groups
-        ]
+        step = _STEP * float(objective.weights.norm())
+        ahead, behind = (objective.unchecked().at(objective.weights + h * v) for h in (step, -step))
+        curvatures = []
+        for rows in groups:
+            slopes = [float(v @ here.with_views([_on(view, rows)]).gradient()) for here in (ahead, behind)]
+            curvatures.append((slopes[0] - slopes[1]) / (2 * step))
         return _sampling_error(float(np.var(curvatures, ddof=1)) * samples / GROUPS, samples, whole)
 
     def _judge_centre(self, picture: str, label: str, centre: Any, plain: Any, check: Mapping[str, Any]) -> None:
@@ -297,7 +313,7 @@ class Measuring:
         self, picture: str, label: str, objective: landscape.Objective, directions: Sequence[Any], seen: Sequence[float]
     ) -> None:
         """Compare what the grid shows of the curvature at its centre with d·Hd there, on the same samples."""
-        H = landscape.HessianOperator(objective.view(self.view))
+        H = self._hessian(objective.model, objective.view(self.view))
         told, alike = [], True
         for direction, shown in zip(directions, seen, strict=True):
             d = objective.layout.as_vector(direction)

@@ -6,8 +6,10 @@ import dataclasses
 from collections.abc import Iterator
 
 PRODUCT = 12  # forward passes that a Hessian product takes, about: 6 by their operations, the rest in memory traffic
+_OPERATOR = 100  # further passes, until the first product is made and checked
 GROUPS = 8  # parts of the samples, between which the sampling error of the largest eigenvalue is seen
 _GRADIENT = 3
+_FIRST = 3  # passes that a loss takes whose model and data are checked on the way
 _CHECK = 2500  # forward passes of a sample that the check of a surface's centre takes, in double precision
 _SIZES = (32, 64, 128, 256, 500, 1000, 2000, 5000, 10_000, 50_000)
 
@@ -116,7 +118,7 @@ def plan(task: Task, allowed: float) -> Plan:
 
     >>> task = Task(checkpoints=1, ways=0, samples=2000, losses=4000)
     >>> [(plan(task, w).samples, plan(task, w).effort.plane, len(plan(task, w).left_out)) for w in (1e4, 1e5, 1e7)]
-    [(32, 0, 7), (64, 7, 0), (1000, 21, 0)]
+    [(32, 0, 8), (64, 5, 0), (1000, 21, 0)]
     """
     best: Plan | None = None
     for effort, samples in _rungs(task):
@@ -145,9 +147,11 @@ def _rungs(task: Task) -> Iterator[tuple[Effort, int]]:
 
 def cost(task: Task, effort: Effort, samples: int) -> int:
     """Forward passes of a sample that an audit takes, by the rule."""
-    measured = effort.products * PRODUCT + 2 * (_GRADIENT + 1) + 4 * effort.average + effort.keskar * (_GRADIENT + 1)
+    products = effort.products * PRODUCT + (_OPERATOR if effort.products else 0)
+    measured = products + 2 * (_GRADIENT + 1) + 4 * effort.average + effort.keskar * (_GRADIENT + 1)
     lines = 2 * effort.draws * effort.line
     checkpoint = samples * (measured + lines + 2 * effort.plane**2) + _CHECK * ((effort.line > 0) + (effort.plane > 0))
     null = samples * (measured + lines) if effort.null else 0
+    losses = _FIRST * task.losses
     ways = task.ways * 2 * samples * effort.barrier
-    return task.checkpoints * (checkpoint + task.losses) + null + ways + (task.losses if effort.null else 0)
+    return task.checkpoints * (checkpoint + losses) + null + ways + (losses if effort.null else 0)

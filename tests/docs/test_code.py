@@ -30,6 +30,7 @@ COMMANDS_RUN = {
     "docs/method.md": {"ncsam.h5", "replay.h5"},
     "docs/extending.md": {"my_steps.py", "clipped.h5", "own.toml", "own/*", "my_lab.py", "rings.h5", "norms.h5"},
     "docs/import.md": {"my_net.py", "epoch*.pth", "mine.h5", "back.pth", "again.h5", "again.pth"},
+    "docs/audit.md": {"my_net.py", "before.pth", "after.pth", "audit.html", "audit.json", "audit.h5"},
     "docs/first-run.md": {"sgd.h5", "ncsam.h5", "planes.png", "figures/*"},
     "docs/spectra.md": {
         "run.h5",
