@@ -239,7 +239,7 @@ def to_tolerance(
     objective = choose_batch_size(objective).apply(objective)
     chosen_directions = [landscape.filter_normalized_direction(model, seed=i) for i in (0, 1)]
     grid = np.linspace(-1, 1, 51)
-    seconds, found = timed(lambda: landscape.plane(objective, *chosen_directions, grid, grid, tolerance=tolerance))
+    seconds, found = timed(lambda: landscape.plane(objective, *chosen_directions, grid, grid, tol=tolerance))
     chosen = np.random.default_rng(0).permutation(51 * 51)[:checked]
     whole_seconds, whole = timed(lambda: at_points(objective, chosen_directions, grid, chosen))
     spans = np.ptp(found.loss.reshape(len(found.views), -1), axis=1)

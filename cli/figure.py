@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     help="Levels of planes; auto: log where losses span more than a factor of 20.",
 )
 @click.option("--interactive", is_flag=True, help="Planes as HTML too, to turn in a browser (needs plotly).")
+@click.option("--animate", is_flag=True, help="Paths of training on their planes as moving pictures (GIF), too.")
 @options.OVERWRITE
 @options.JSON
 @options.CONFIG
@@ -51,6 +52,7 @@ def command(
     width: Width,
     scale: Scale,
     interactive: bool,
+    animate: bool,
     overwrite: bool,
     as_json: bool,
     quiet: bool,
@@ -96,7 +98,7 @@ def command(
     if found is None and runs:
         raise click.UsageError(f"--all is of a study, and {files[0]} is a {kind}; give a study's file or folder")
     bar = progress.bar("figures", quiet, unit="figure")
-    drawing = DrawingOptions(width, scale, interactive)
+    drawing = DrawingOptions(width, scale, interactive, animate)
     if found is not None:
         written = draw_study(found, out, runs=runs, formats=formats, bar=bar, drawing=drawing)
     elif kind == "result":

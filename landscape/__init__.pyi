@@ -33,6 +33,7 @@ from landscape.records import (
     Connection as Connection,
     Course as Course,
     CurvatureSplit as CurvatureSplit,
+    Curve as Curve,
     DensityResult as DensityResult,
     DiagonalResult as DiagonalResult,
     EigenResult as EigenResult,
@@ -85,6 +86,7 @@ from landscape.store import (
 )
 from landscape.surfaces.batch_size import choose_batch_size as choose_batch_size
 from landscape.surfaces.connectivity import connect as connect
+from landscape.surfaces.curve import curve as curve
 from landscape.surfaces.directions import (
     eigen_direction as eigen_direction,
     filter_normalized_direction as filter_normalized_direction,
@@ -98,11 +100,13 @@ from landscape.surfaces.line_and_plane import (
     line as line,
     plane as plane,
 )
+from landscape.surfaces.matching import Matched as Matched, align as align
 from landscape.surfaces.topology.persistence import (
     persistence as persistence,
     persistence_draws as persistence_draws,
 )
 from landscape.surfaces.trajectory import (
+    common_plane as common_plane,
     principal_directions as principal_directions,
     project_path as project_path,
 )

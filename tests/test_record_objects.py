@@ -17,7 +17,7 @@ MAKE = [
     cases.line, cases.draws, cases.connection, cases.plane, cases.plane_draws, cases.trace, cases.moments, cases.mass,
     cases.sharpness, cases.diagonal, cases.overlap, cases.alignment_with, cases.trajectory, cases.density,
     cases.layer_spectra, cases.split, cases.sharpness_table, cases.bound_table, cases.labels, cases.samples,
-    cases.spectrum, cases.wells, cases.well_draws, cases.sample_curvatures,
+    cases.spectrum, cases.wells, cases.well_draws, cases.sample_curvatures, cases.trained_curve,
 ]  # fmt: skip
 
 

@@ -118,6 +118,8 @@ def _save(
             if isinstance(drawn, Figure):
                 written += figures.save(drawn, draft / name, formats)
                 written += filter(None, [figures.save_data(drawn, draft / name)])
+            elif isinstance(drawn, figures.Animation):
+                written += drawn.save(draft / name)
             else:
                 written.append(save_html(drawn, draft / f"{name}.html"))
     return [out / path.name for path in written]

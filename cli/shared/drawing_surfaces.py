@@ -27,11 +27,12 @@ FigureFunctions = dict[str, Callable[[], Any]]  # functions that draw a figure, 
 
 @dataclasses.dataclass(frozen=True)
 class DrawingOptions:
-    """Options for drawing surfaces: page width, scale of the levels, and whether to write interactive HTML."""
+    """Options for drawing surfaces: page width, scale of the levels, interactive HTML, and moving paths of training."""
 
     width: Width = "icml"
     scale: Scale = "auto"
     interactive: bool = False
+    animate: bool = False
 
 
 def figures_of_runs(runs: Sequence[Run], suffix: str, drawing: DrawingOptions) -> FigureFunctions:
@@ -113,6 +114,16 @@ def _planes(
             drawn[f"difference{tag}_{pair}_{shared[0]}"] = partial(
                 figures.difference, first, other, shared[0], **scaled
             )
+        for label, path in shown.items() if drawing.animate else ():
+            moving = partial(
+                figures.animated,
+                {label: path},
+                kind[label],
+                shared[0],
+                names=options["names"],
+                symbols=symbols([label]),
+            )
+            drawn[f"moving{tag}_{label}_{shared[0]}"] = moving
         if drawing.interactive:
             from landscape.figures.interactive import interactive
 

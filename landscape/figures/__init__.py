@@ -1,5 +1,6 @@
 """Figures of the analysis, from records only; each function returns a matplotlib ``Figure`` and shows nothing."""
 
+from landscape.figures.animation import Animation, animated
 from landscape.figures.data import DataFigure, save_data
 from landscape.figures.estimates import (
     ascents,
@@ -11,7 +12,7 @@ from landscape.figures.estimates import (
     overlaps,
     trajectories,
 )
-from landscape.figures.lines import bands, connections, lines
+from landscape.figures.lines import bands, barriers, connections, lines
 from landscape.figures.planes import contours, difference, plane_draws, surface3d
 from landscape.figures.plotting import drawn_by, figure_function, plot
 from landscape.figures.spectra import densities, eigenvalues, layers, splits
@@ -22,10 +23,13 @@ from landscape.figures.topology import basins, merge_trees, persistence_diagrams
 __all__ = [
     "COLOURS",
     "WIDTHS",
+    "Animation",
     "DataFigure",
     "Symbol",
+    "animated",
     "ascents",
     "bands",
+    "barriers",
     "basins",
     "connections",
     "contours",

@@ -229,7 +229,7 @@ def cosines(records: Records[Alignment]) -> DataFigure:
 
 
 def trajectories(records: Records[Trajectory], symbols: Symbols = None) -> DataFigure:
-    """Paths of training: their coordinates, and how far each checkpoint is from the end and from the plane or line."""
+    """Paths of training: their coordinates, and how far each checkpoint is from the centre and the plane or line."""
     found = by_label(records)
     made, (row,) = figure(1, 2, height=2.8)
     with mpl.rc_context(STYLE):
@@ -247,7 +247,7 @@ def trajectories(records: Records[Trajectory], symbols: Symbols = None) -> DataF
             row[1].plot(r.epochs, r.distance, **{**symbol.line, "linestyle": ":"})
         plane = all(r.coordinates.shape[1] > 1 for r in found.values())
         row[0].set(xlabel="coordinate 1" if plane else "epoch", ylabel="coordinate 2" if plane else "coordinate")
-        row[1].set(xlabel="epoch", ylabel="distance", title="from the end; dotted: from the directions")
+        row[1].set(xlabel="epoch", ylabel="distance", title="from the centre; dotted: from the directions")
         below(made, row)
     return made
 

@@ -140,6 +140,51 @@ def connections(
     return made
 
 
+def barriers(
+    ways: Mapping[str, Mapping[tuple[str, str], Connection]],
+    view: str | None = None,
+    *,
+    width: Width = "icml",
+    symbols: Mapping[str, Symbol] | None = None,
+) -> DataFigure:
+    """Matrices of barriers between runs on one scale, a panel for each kind of way: straight, curved, matched.
+
+    Args:
+        ways: by kind, and then by the labels of the two ends; curves are ways, too. Missing pairs stay grey.
+        view: of the data; the first of the first record if none.
+
+    Raises:
+        ValueError: there are no ways, or one lacks the view.
+    """
+    every = [way for pairs in ways.values() for way in pairs.values()]
+    if not every:
+        raise ValueError("there are no ways to draw the barriers of")
+    view = str(every[0].views[0]) if view is None else view
+    labels = list(dict.fromkeys(label for pairs in ways.values() for pair in pairs for label in pair))
+    names = [plain(symbol.name) for symbol in symbols_of(labels, symbols).values()]
+    tables = {kind: np.full((len(labels), len(labels)), np.nan) for kind in ways}
+    for kind, pairs in ways.items():
+        for (one, other), way in pairs.items():
+            height = float(way.barrier[way.views.tolist().index(_known(way, view))])
+            tables[kind][labels.index(one), labels.index(other)] = height
+    highest = max((float(np.nanmax(t)) for t in tables.values() if np.isfinite(t).any()), default=0.0) or 1.0
+    made, axes = figure(1, len(tables), height=min(2.6, 6.0 / len(tables)) + 0.5, width=width, sharex=True, sharey=True)
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
+        for ax, (kind, table) in zip(axes[0], tables.items(), strict=True):
+            ax.grid(False)
+            ax.set_facecolor("0.9")
+            shown = ax.imshow(np.ma.masked_invalid(table), cmap="viridis", vmin=0, vmax=highest)
+            for i, j in np.argwhere(np.isfinite(table)):
+                colour = "white" if table[i, j] < 0.6 * highest else "black"
+                ax.text(j, i, f"{table[i, j]:.2g}", ha="center", va="center", fontsize=6, color=colour)
+                made.note(kind=kind, view=view, start=labels[i], end=labels[j], barrier=table[i, j])
+            ax.set(title=plain(kind), xticks=range(len(labels)), yticks=range(len(labels)))
+            ax.set_xticklabels(names, rotation=45, ha="right", rotation_mode="anchor")
+            ax.set_yticklabels(names)
+        made.colorbar(shown, ax=axes, shrink=0.8, pad=0.01).set_label(f"barrier, view {view.replace('_', ' ')}")
+    return made
+
+
 def _panels(views: Sequence[str], width: Width) -> tuple[DataFigure, np.ndarray]:
     return figure(1, len(views), height=2.3, width=width)
 

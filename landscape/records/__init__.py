@@ -15,6 +15,7 @@ from landscape.records.curvature import (
     TraceResult,
 )
 from landscape.records.fields import Parameter, Status, Variable, parameter, variable
+from landscape.records.paths import Curve
 from landscape.records.samples import SampleCurvature, SampleRises
 from landscape.records.sharpness import KeskarSharpness, Sharpness
 from landscape.records.summary import Summary
@@ -26,6 +27,7 @@ __all__ = [
     "Connection",
     "Course",
     "CurvatureSplit",
+    "Curve",
     "DensityResult",
     "DiagonalResult",
     "EigenResult",

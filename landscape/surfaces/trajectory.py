@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -51,6 +51,45 @@ def principal_directions(
         )
     squares = (singular**2).cpu().numpy()
     return [signed(direction) for direction in right[:count]], squares / squares.sum()
+
+
+def common_plane(
+    paths: Mapping[str, Sequence[Tensor]], epochs: Mapping[str, Sequence[int]], centre: Tensor | None = None
+) -> tuple[list[Tensor], dict[str, Trajectory]]:
+    """One plane for the paths of several runs, and every path in its coordinates with its distances from it.
+
+    The plane goes through the centre along the two principal directions of all checkpoints, each run weighing the same
+    however many it kept. Of runs from different initial weights most lies outside: ``explained`` of each path says how
+    much.
+
+    Args:
+        paths: (K,) weights of the checkpoints by run, two runs or one, of one architecture.
+        epochs: of these checkpoints, by run.
+        centre: (K,), the origin; the mean of the last weights of all runs if none.
+
+    Raises:
+        ValueError: there are no paths, epochs are missing, or the checkpoints do not span a plane.
+
+    >>> start = torch.zeros(3)
+    >>> paths = {"a": [start, torch.tensor([1.0, 0.0, 0.0])], "b": [start, torch.tensor([0.0, 2.0, 0.0])]}
+    >>> directions, found = common_plane(paths, {"a": [0, 1], "b": [0, 1]}, centre=start)
+    >>> abs(found["a"].coordinates).tolist(), abs(found["b"].coordinates).tolist(), found["a"].distance.tolist()
+    ([[0.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [2.0, 0.0]], [0.0, 0.0])
+    """
+    if not paths or not all(paths.values()):
+        raise ValueError("there are no checkpoints to lay a plane through; give at least one path")
+    if unequal := [label for label, path in paths.items() if len(epochs.get(label, ())) != len(path)]:
+        raise ValueError(f"path {unequal[0]!r} has {len(paths[unequal[0]])} checkpoints; give as many epochs")
+    if len({len(w) for path in paths.values() for w in path}) > 1:
+        raise ValueError("the checkpoints have different numbers of parameters; only one architecture has a plane")
+    if centre is None:
+        centre = torch.stack([path[-1].double() for path in paths.values()]).mean(0)
+    middle = centre.double()
+    rows = [middle + (w.double() - middle) / len(path) ** 0.5 for path in paths.values() for w in path]
+    directions, ratios = principal_directions(rows, middle)
+    return directions, {
+        label: project_path(path, epochs[label], middle, directions, ratios=ratios) for label, path in paths.items()
+    }
 
 
 @former_arguments(positional=["ratios"])

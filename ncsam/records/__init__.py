@@ -1,5 +1,6 @@
 """The groups of a run file and of a study file, as records."""
 
+from ncsam.records.audit import AUDIT, AuditTable
 from ncsam.records.measurements import (
     BoundTable,
     Diagnostics,
@@ -15,7 +16,9 @@ from ncsam.records.samples import SampleCurvatures
 from ncsam.records.study import ByMeasure, CellTable, Curves, RadiusControl, Secondary, Verdicts
 
 __all__ = [
+    "AUDIT",
     "IMPORT",
+    "AuditTable",
     "BoundTable",
     "ByMeasure",
     "CellTable",

@@ -39,6 +39,7 @@ RECORDS: dict[str, tuple[Callable[[], Record], set[str]]] = {
     "persistence": (cases.wells, {"persistence", "merge_tree", "basins"}),
     "persistence_draws": (cases.well_draws, {"persistence_draws"}),
     "connection": (cases.connection, {"way_line"}),
+    "curve": (cases.trained_curve, {"way_line"}),
     "sharpness_table": (cases.sharpness_table, {"sharpness"}),
     "diagnostics": (lambda: cases.diagnostics(0.5, 0), {"alignment"}),
     "bound_table": (cases.bound_table, {"bound"}),

@@ -14,7 +14,7 @@ from landscape.figures.style import figure
 from landscape.records import Line
 from landscape.store.escaping import latex
 from landscape.store.export import to_csv, to_latex
-from ncsam.report.page import as_csv
+from ncsam.report.html import as_csv
 
 FORMULAS = ["=cmd|'/c calc'!A1", "+1+1", "-1+cmd", "@SUM(A1)", "\t=1", "\r=1"]
 

@@ -28,7 +28,8 @@ class CellErrors:
     def of(cls, axes: Sequence[np.ndarray], values: np.ndarray, point_error: np.ndarray) -> CellErrors:
         """The errors of (bi)linear interpolation, h²/8 · |second derivative| along each axis (de Boor 2001, §III).
 
-        Second derivatives are the largest second differences at the cell's corners, times :data:`SAFETY`.
+        Second derivatives are the largest second differences at the cell's corners, times :data:`SAFETY`; next to
+        points that are not finite, the largest of all along that axis.
 
         Args:
             axes: ascending coordinates of each axis, three at least.
@@ -40,19 +41,12 @@ class CellErrors:
         >>> found.error.tolist()  # the largest error of the chords is 1/64
         [0.03125, 0.03125, 0.03125, 0.03125]
         """
-        corners = list(product((slice(None, -1), slice(1, None)), repeat=values.ndim))
-
-        def largest(table: np.ndarray) -> np.ndarray:
-            return np.asarray(np.max([table[corner] for corner in corners], axis=0))
-
-        total = largest(point_error)
-        for axis, x in enumerate(axes):
-            bent = largest(np.nan_to_num(_second_derivative(x, values, axis), nan=-1.0))
-            width = np.diff(x).reshape([-1 if k == axis else 1 for k in range(values.ndim)])
-            total = total + np.where(bent < 0, np.inf, SAFETY * width**2 / 8 * bent)
-        every = np.stack([values[corner] for corner in corners])
-        whole = np.isfinite(every).all(axis=0)
-        return cls(total[whole], every.min(axis=0)[whole], every.max(axis=0)[whole])
+        bent = [_second_derivative(x, values, axis) for axis, x in enumerate(axes)]
+        every = range(values.ndim)
+        # Where a neighbour is not finite, components still join along single lines, in no whole cell.
+        pieces = [tuple(every)] + [(axis,) for axis in every if values.ndim > 1]
+        found = [_of_pieces(piece, axes, values, point_error, bent) for piece in pieces]
+        return cls(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
     @property
     def largest(self) -> float:
@@ -76,10 +70,35 @@ class CellErrors:
         return float(np.maximum(self.error - np.maximum(level - self.highest, 0), 0).max(initial=0.0))
 
 
+def _of_pieces(
+    along: Sequence[int],
+    axes: Sequence[np.ndarray],
+    values: np.ndarray,
+    point_error: np.ndarray,
+    bent: Sequence[np.ndarray],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Error, smallest and largest corner of all cells, or of all edges, that extend along these axes."""
+    ends = [(slice(None, -1), slice(1, None)) if axis in along else (slice(None),) for axis in range(values.ndim)]
+    corners = list(product(*ends))
+
+    def largest(table: np.ndarray) -> np.ndarray:
+        return np.asarray(np.max([table[corner] for corner in corners], axis=0))
+
+    total = largest(point_error)
+    for axis in along:
+        width = np.diff(axes[axis]).reshape([-1 if k == axis else 1 for k in range(values.ndim)])
+        total = total + SAFETY * width**2 / 8 * largest(bent[axis])
+    every = np.stack([values[corner] for corner in corners])
+    whole = np.isfinite(every).all(axis=0)
+    return total[whole], every.min(axis=0)[whole], every.max(axis=0)[whole]
+
+
 def _second_derivative(x: np.ndarray, values: np.ndarray, axis: int) -> np.ndarray:
-    """|second divided difference| · 2 along an axis; at the ends that of the next point, NaN where not finite."""
+    """|second divided difference| · 2 along an axis; at the ends that of the next point, else the largest of all."""
     v = np.moveaxis(np.where(np.isfinite(values), values, np.nan), axis, 0)
     h = np.diff(x).reshape(-1, *[1] * (v.ndim - 1))
     slopes = np.diff(v, axis=0) / h
     inner = np.abs(2 * np.diff(slopes, axis=0) / (h[:-1] + h[1:]))
-    return np.moveaxis(np.concatenate([inner[:1], inner, inner[-1:]]), 0, axis)
+    found = np.moveaxis(np.concatenate([inner[:1], inner, inner[-1:]]), 0, axis)
+    known = found[np.isfinite(found)]
+    return np.where(np.isfinite(found), found, known.max() if known.size else np.inf)

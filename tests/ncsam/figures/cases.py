@@ -18,6 +18,7 @@ from landscape.records import (
     Alignment,
     Connection,
     CurvatureSplit,
+    Curve,
     DensityResult,
     DiagonalResult,
     EigenResult,
@@ -172,6 +173,16 @@ def connection(height: float = 0.8) -> Connection:
     return Connection(
         views=np.array(VIEWS), alphas=at, loss=loss, status=np.ones(loss.shape, np.uint8), barrier=rise,
         peak=np.full(len(VIEWS), 0.5), distance=3.0, cosine=0.8, buffers="none", start="sgd", end="sam",
+    )  # fmt: skip
+
+
+def trained_curve(height: float = 0.05) -> Curve:
+    straight = connection(height)
+    fields = {name: getattr(straight, name) for name in (*straight.variables(), *straight.parameters())}
+    errors = np.full(len(VIEWS), 0.01)
+    return Curve(
+        **fields, control_points=np.eye(3, 4), barrier_error=errors, barrier_stderr=errors, history=np.ones(5),
+        length=4.0, shape="bezier", trained_on="mixed", gradients=5, lr=0.02, seed=0,
     )  # fmt: skip
 
 
@@ -424,6 +435,15 @@ CASES: dict[str, Draw] = {
     "draws": lambda: figures.bands(_labelled(lambda x: draws(int(10 * x)), 3), VIEWS[:2]),
     "way, one record": lambda: figures.connections(connection()),
     "ways": lambda: figures.connections({"sgd to sam": connection(), "sgd to ncsam": connection(0.02)}, ["test"]),
+    "way, curved": lambda: figures.connections({"straight": connection(), "curved": trained_curve()}, ["test"]),
+    "barriers": lambda: figures.barriers(
+        {
+            kind: {(a, b): connection(h * (1 + n + m)) for n, a in enumerate(ARMS[:3]) for m, b in enumerate(ARMS[:n])}
+            for kind, h in (("straight", 0.4), ("curved", 0.05), ("matched", 0.2))
+        },
+        "test",
+    ),
+    "barriers, one kind": lambda: figures.barriers({"straight": {("sgd", "sam"): connection()}}),
     "contours, one record": lambda: figures.contours(plane()),
     "contours, seven arms": lambda: figures.contours(_labelled(plane, 7), "test"),
     "contours, gallery": lambda: figures.contours(

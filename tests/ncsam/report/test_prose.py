@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ncsam.figures.catalogue import figures_of_study
-from ncsam.report import page, prose
+from ncsam.report import html, page, prose
 from ncsam.report.captions import CAPTIONS
 from ncsam.study.files import StudyFiles
 from ncsam.study.radius_control import radius_control
@@ -111,7 +111,7 @@ def test_what_was_not_measured_says_the_command_that_measures_it() -> None:
 
 
 def test_text_in_backticks_is_code_in_the_page_and_all_else_is_escaped() -> None:
-    assert page.code("use `a < b` & <i>") == "use <code>a &lt; b</code> &amp; &lt;i&gt;"
+    assert html.code("use `a < b` & <i>") == "use <code>a &lt; b</code> &amp; &lt;i&gt;"
 
 
 def test_the_page_has_no_backtick_and_its_wide_parts_show_that_they_scroll(tmp_path: Path) -> None:

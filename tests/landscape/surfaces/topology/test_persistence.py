@@ -212,7 +212,7 @@ def test_interpolated_points_count_with_their_error() -> None:
     exact = landscape.persistence(line(x, two_wells(x)))
     for error, count in ((0.01, 2), (0.5, 1)):
         found = landscape.persistence(
-            line(x, two_wells(x), status=status, interpolation_error=np.array([error]), tolerance=0.1)
+            line(x, two_wells(x), status=status, interpolation_error=np.array([error]), tol=0.1)
         )
         np.testing.assert_allclose(found.error[1], exact.error[1] + error, rtol=0.2)
         assert found.certified.sum() == count
@@ -235,6 +235,17 @@ def test_infinite_losses_are_walls_and_what_touches_nan_is_not_certified() -> No
     on_plane[0, 0] = np.nan  # far above the saddle: the shallow well ends before it comes there
     found = landscape.persistence(plane(x, x, on_plane))
     assert found.certified.tolist() == [False, True]
+
+
+def test_an_edge_between_walls_counts_with_its_error() -> None:
+    x = np.linspace(-2, 2, 41)
+    valley = np.full((41, 3), np.inf)
+    valley[:, 1] = two_wells(x)  # no cell is whole
+    found = landscape.persistence(plane(x, np.array([-1.0, 0.0, 1.0]), valley))
+    alone = landscape.persistence(line(x, two_wells(x)))
+    np.testing.assert_allclose(found.death, alone.death)
+    np.testing.assert_allclose(found.error, alone.error)
+    assert found.certified.all()
 
 
 def test_peaks_around_infinite_losses_have_no_end_and_are_not_listed() -> None:
