@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import landscape
+import ncsam
 from landscape._suggest import former_arguments
 from landscape.curvature.strategies import STRATEGIES, StrategyName
 from landscape.records import Line
@@ -91,6 +92,15 @@ def test_arguments_by_place_warn(by_place: Callable[[], Any], by_name: Callable[
         assert former.batch_size == present.batch_size == 5
     else:
         assert former == present
+
+
+def test_kappa_by_its_place_warns() -> None:
+    base = torch.optim.SGD(MODEL.parameters(), lr=0.1)
+    with pytest.warns(DeprecationWarning, match="NCSAM: give 'kappa' by name; 0.3.0 no longer takes it by its place"):
+        former = ncsam.NCSAM(MODEL, base, 0.05, 0.2)
+    assert repr(former) == repr(ncsam.NCSAM(MODEL, base, 0.05, kappa=0.2)) != repr(ncsam.NCSAM(MODEL, base, 0.05))
+    with pytest.raises(TypeError, match="NCSAM: too many positional arguments"):
+        ncsam.NCSAM(MODEL, base, 0.05, 0.2, 0.4)
 
 
 def test_too_many_and_twice_are_refused_as_ever() -> None:

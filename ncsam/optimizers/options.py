@@ -88,6 +88,16 @@ def with_options(prototype: T, given: Mapping[str, Any]) -> T:
     return dataclasses.replace(prototype, **changed)  # type: ignore[type-var]
 
 
+def by_place(prototype: Any) -> tuple[str, ...]:
+    """Options that could be given without their names before version 0.2; of these, only the first still can.
+
+    >>> from ncsam.optimizers.perturbations import Compensated
+    >>> by_place(Compensated())
+    ('rho', 'kappa')
+    """
+    return tuple(name for name, o in options_in(prototype).items() if o.positional)
+
+
 def signature_of(prototype: Any, draws: bool) -> inspect.Signature:
     """Signature of the constructor of an optimizer with that perturbation; ``seed`` if the perturbation ``draws``."""
     given, named = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
@@ -95,13 +105,11 @@ def signature_of(prototype: Any, draws: bool) -> inspect.Signature:
         inspect.Parameter("model", given, annotation=nn.Module),
         inspect.Parameter("base", given, annotation=Optimizer),
     ]
-    options = options_in(prototype)
-    for kind, positional in ((given, True), (named, False)):
-        parameters += [
-            inspect.Parameter(name, kind, default=o.default, annotation=o.type)
-            for name, o in options.items()
-            if o.positional is positional
-        ]
+    first = by_place(prototype)[:1]
+    options = sorted(options_in(prototype).items(), key=lambda item: item[0] not in first)
+    for name, o in options:
+        kind = given if name in first else named
+        parameters.append(inspect.Parameter(name, kind, default=o.default, annotation=o.type))
     parameters.append(inspect.Parameter("forward", named, default=None, annotation=Forward | None))
     if draws:
         parameters.append(inspect.Parameter("seed", named, default=0, annotation=int))

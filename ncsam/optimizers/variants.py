@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from typing import Any, ClassVar
 
 from torch import nn
 from torch.optim import Optimizer
 
+from landscape._suggest import REMOVED_IN
 from ncsam.optimizers.cluster_inversion import ClusterInversion
 from ncsam.optimizers.noise_gradient import RandomNoise, SimulatedNoise, TrueNoise
-from ncsam.optimizers.options import COMMON, documented, signature_of, with_options
+from ncsam.optimizers.options import COMMON, by_place, documented, signature_of, with_options
 from ncsam.optimizers.perturbations import (
     AdaptiveAscent,
     CleanPartAscent,
@@ -52,6 +54,13 @@ class Variant(SharpnessAware):
         cls.__signature__ = None if own else cls.signature  # type: ignore[attr-defined]
 
     def __init__(self, model: nn.Module, base: Optimizer, *positional: Any, **options: Any) -> None:
+        former = by_place(self.prototype)
+        further = dict(zip(former[1:], positional[1:], strict=False))
+        if further and len(positional) <= len(former) and not further.keys() & options.keys():
+            listed = ", ".join(map(repr, further))
+            message = f"{type(self).__name__}: give {listed} by name; {REMOVED_IN} no longer takes it by its place"
+            warnings.warn(message, DeprecationWarning, stacklevel=2)
+            positional, options = positional[:1], {**options, **further}
         try:
             given = self.signature.bind(model, base, *positional, **options).arguments
         except TypeError as error:
