@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 @click.option(
     "--statements",
     "version",
-    type=click.Choice(["1", "2"]),
+    type=click.Choice(["1", "2", "3"]),
     default="2",
     show_default=True,
-    help="Version of the statements; 1 is superseded.",
+    help="Version of the statements; 1 is superseded, 3 adds T10.",
 )
 @options.JSON
 @options.CONFIG

@@ -55,7 +55,8 @@ ENDPOINTS: Mapping[str, str] = {
     "full/Q": "the same on the full training set in eval mode",
     "relabelled/KIND:RATE/Q": "on the run's checkpoints, but with the labels of that noise",
     "auc/S": "area under the ROC curve of score S for wrong labels among the training samples, last epoch measured by "
-    "landscape blame; S is curvature, loss, margin (with its sign turned), or aum of a run with --samples",
+    "landscape blame; S is curvature, loss, margin (with its sign turned), or aum of a run with --samples; a result of "
+    "another name than samples, such as early, has auc/S@early",
     "precision/S": "share of wrong labels among as many samples of highest S as there are wrong labels",
     "bound/LOSS/TERM": "Theorem 1 for LOSS error or clipped_ce: total, neighbourhood, sampling, complexity, risk "
     "(clean test), alpha, smoothing (E L(w+ε) - L(w) on the test data)",
@@ -180,24 +181,25 @@ def _of_result(name: str, record: Record, run: Run) -> Iterator[tuple[str, float
                 yield f"bound/{loss}/{term}", float(getattr(record, term)[-1, i])
             yield f"bound/{loss}/alpha", float(record.alpha)
     elif isinstance(record, SampleCurvatures):
-        yield from _of_samples(record, run)
+        yield from _of_samples(record, name.partition("/")[2], run)
     elif isinstance(record, Diagnostics):
         yield from _of_diagnostics(record, run)
 
 
-def _of_samples(record: SampleCurvatures, run: Run) -> Iterator[tuple[str, float]]:
+def _of_samples(record: SampleCurvatures, name: str, run: Run) -> Iterator[tuple[str, float]]:
     """Areas and precisions of the scores of samples; none where no label, or every label, is wrong."""
+    at = "" if name == "samples" else f"@{name}"
     wrong, scores = np.asarray(record.flipped, bool), record.scores()
     if "samples" in run.names:
         history = run.result("samples")
         assert isinstance(history, SampleHistory)
         if np.array_equal(history.index, record.index):
             scores["aum"] = -history.aum
-    for name, score in scores.items():
+    for what, score in scores.items():
         area = auc(score, wrong).mean
         if np.isfinite(area):
-            yield f"auc/{name}", area
-            yield f"precision/{name}", precision_at(score, wrong, int(wrong.sum()))
+            yield f"auc/{what}{at}", area
+            yield f"precision/{what}{at}", precision_at(score, wrong, int(wrong.sum()))
 
 
 def _of_sharpness(record: SharpnessTable, name: str) -> Iterator[tuple[str, float]]:

@@ -23,6 +23,7 @@ from ncsam.measurements import (
     measure_diagnostics,
     measure_line,
     measure_plane,
+    measure_samples,
     measure_sharpness,
     measure_spectrum,
 )
@@ -225,6 +226,11 @@ def _bound_seconds(settings: Mapping[str, Any], unit: UnitCosts) -> float:
     return unit.train * unit.product * 2 * settings.get("restarts", 3) * settings.get("steps", 20)
 
 
+def _samples_seconds(settings: Mapping[str, Any], unit: UnitCosts) -> float:
+    vectors, epochs = settings.get("k", 1), len(settings.get("epochs", ("last",)))
+    return unit.train * unit.product * (PRODUCTS // 5 + 3) * vectors * epochs
+
+
 def _line_seconds(settings: Mapping[str, Any], unit: UnitCosts) -> float:
     return settings.get("points", 21) * (unit.train + unit.test) * unit.forward
 
@@ -238,6 +244,7 @@ MEASURES: Mapping[str, MeasureKind] = {
     "sharpness": MeasureKind("sharpness", "default", measure_sharpness, _sharpness_seconds),
     "diagnostics": MeasureKind("diagnostics", "default", measure_diagnostics, _diagnostics_seconds),
     "bound": MeasureKind("diagnostics", "bound", measure_bound, _bound_seconds),
+    "samples": MeasureKind("diagnostics", "samples", measure_samples, _samples_seconds),
     "line": MeasureKind("surface", "line", _line, _line_seconds, measure_line),
     "plane": MeasureKind("surface", "plane", _plane, _plane_seconds, measure_plane),
 }

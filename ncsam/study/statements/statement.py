@@ -72,7 +72,7 @@ class Version:
         number: counted from 1.
         statements: in the order of the tables.
         memorisation: whether plain SGD memorises, without which some statements cannot be told, and what was seen.
-        superseded: why a later version took its place; "" for the latest.
+        superseded: why a later version took its place; "" if none did.
     """
 
     number: int

@@ -1,7 +1,7 @@
-"""T10: does the curvature of single samples find wrong labels? Declared, and in no version that a study is judged by.
+"""T10: does the curvature of single samples find wrong labels? In version 3 alone.
 
-The effects, their smallest relevant size and the arm are constants here; no study has been judged by them. They were
-written down after the code had run on one short run on digits, whose areas were printed, and before any other.
+The effects, their smallest relevant size and the arm are constants here. They were written down after the code had run
+on one short run on digits, whose areas were printed, and before any study.
 """
 
 from __future__ import annotations
