@@ -59,10 +59,9 @@ def command(
 ) -> None:
     """Draw every figure that a study or run files allow.
 
-    FILES is one study (its file, or the folder of a sweep), or one or more run files, which are drawn together, or
-    records that you saved (spectra, densities, lines, planes, draws, sharpness and all others), those of one kind
-    together. Beside each figure lies a CSV file of the same name with the numbers
-    that it shows.
+    FILES is one study (its file, or the folder of a sweep), the file of one audit, or one or more run files, which are
+    drawn together, or records that you saved (spectra, densities, lines, planes, draws, sharpness and all others),
+    those of one kind together. Beside each figure lies a CSV file of the same name with the numbers that it shows.
 
     \b
     Examples:
@@ -74,7 +73,7 @@ def command(
     from landscape import store
     from ncsam.study.files import StudyFiles
 
-    from .shared.drawing import draw_results, draw_runs, draw_study
+    from .shared.drawing import draw_audit, draw_results, draw_runs, draw_study
     from .shared.drawing_surfaces import DrawingOptions
 
     if interactive and importlib.util.find_spec("plotly") is None:
@@ -101,6 +100,10 @@ def command(
     drawing = DrawingOptions(width, scale, interactive, animate)
     if found is not None:
         written = draw_study(found, out, runs=runs, formats=formats, bar=bar, drawing=drawing)
+    elif kind == "audit":
+        if len(files) > 1:
+            raise click.UsageError("an audit is drawn alone; give one file")
+        written = draw_audit(files[0], out, formats=formats, bar=bar, drawing=drawing)
     elif kind == "result":
         written = draw_results(files, out, formats=formats, bar=bar, drawing=drawing)
     else:

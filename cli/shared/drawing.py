@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from landscape import figures, load
+from landscape import figures, load, store
 from landscape._files import filling
 from landscape.figures.interactive import save_html
 from landscape.figures.symbols import COLOURS
@@ -18,7 +18,7 @@ from landscape.records import Record
 from ncsam.figures import training_curves
 from ncsam.figures.against_noise import compared
 from ncsam.figures.catalogue import figures_of_study, suffixes
-from ncsam.records import Spectrum, Training
+from ncsam.records import AUDIT, AuditTable, Spectrum, Training
 from ncsam.runs.run import USUAL_SPECTRUM, Run
 from ncsam.study.files import StudyFiles, curves_of
 from ncsam.study.table import Study, studies
@@ -94,6 +94,28 @@ def draw_results(
         ValueError: no figure shows a record of that kind.
     """
     return _save(drawing_results.figures_of_records(labelled(paths), drawing), out, formats, bar)
+
+
+def draw_audit(
+    path: Path,
+    out: Path,
+    *,
+    formats: Sequence[str],
+    bar: Callable[..., Any],
+    drawing: DrawingOptions = DEFAULT_OPTIONS,
+) -> list[Path]:
+    """Draw what an audit measured, its checkpoints together; return the files."""
+    with store.open(path) as file:
+        table = file.record(AUDIT)
+        assert isinstance(table, AuditTable)
+        names = [name for name in file.names() if name != AUDIT]
+        functions: FigureFunctions = {}
+        for what in dict.fromkeys(name.partition("/")[2] for name in names):
+            labels = enumerate(table.checkpoints.tolist(), 1)
+            records = {label: file.record(f"{n}/{what}") for n, label in labels if f"{n}/{what}" in names}
+            drawn = drawing_results.figures_of_records(records, drawing)
+            functions |= {f"{name}_{what}" if name in functions else name: draw for name, draw in drawn.items()}
+    return _save(functions, out, formats, bar)
 
 
 def labelled(paths: Sequence[Path]) -> dict[str, Record]:

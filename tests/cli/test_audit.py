@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import html.parser
 import json
 from pathlib import Path
@@ -96,6 +97,17 @@ def test_file_json_and_page_agree(folder: Path) -> None:
     assert data["left_out"] == table.left_out
     shown = Page((folder / "two.html").read_text(encoding="utf-8")).text
     assert f"{values['b', 'λ₁']['value']:.3g}"[:3] in shown
+
+
+def test_the_file_is_drawn_with_the_numbers_of_the_page(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "figures"
+    assert landscape(["figure", str(folder / "two.h5"), "--out", str(out), "--formats", "png", "--quiet"]) == 0
+    stems = {path.stem for path in out.iterdir()}
+    assert {"bands_line", "contours_mixed", "contours_test", "way_line", "density", "trace", "sharpness_sam"} <= stems
+    values = json.loads((folder / "two.json").read_text(encoding="utf-8"))["values"]
+    with (out / "trace.csv").open(encoding="utf-8") as file:
+        drawn = {row["label"]: float(row["value"]) for row in csv.DictReader(file)}
+    assert drawn == {v["checkpoint"]: v["value"] for v in values if v["quantity"] == "trace"}
 
 
 def test_the_command_on_the_page_gives_the_same_numbers(folder: Path, tmp_path: Path) -> None:
