@@ -39,7 +39,7 @@ COMMANDS = {
     "diagnose": "Gradients of clean and wrong labels, g* and Theorem 1, of a run.",
     "blame": "Training samples that hold the largest Hessian eigenvalue of a run.",
     "theory": "Judge the statements T1 to T9 by what a study measured.",
-    "audit": "Audit checkpoints on one page: losses, curvature, sharpness, surfaces, and how far to trust them.",
+    "audit": "Audit checkpoints on one page: what they are like, how far to trust it.",
     "figure": "Draw every figure that a study or run files allow.",
     "report": "Write a study as one HTML page.",
     "inspect": "Show what a file holds.",
