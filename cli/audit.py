@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from landscape._files import replacing
+from landscape._files import folders_for, replacing
 from landscape.inputs import output
 
-from .shared import options, progress, tables
+from .shared import completion, options, progress, tables
 from .shared.training_options import setting
 
 if TYPE_CHECKING:
@@ -45,15 +45,27 @@ class Duration(click.ParamType):
 @options.command("audit")
 @click.argument("checkpoints", nargs=-1, required=True)
 @options.section("Weights that were trained elsewhere")
-@click.option("--model", help="mlp, cnn, resnet18, …, hf:DIR or package.module:factory; of files of weights.")
-@click.option("--data", help="digits, cifar10:DIR, npz:FILE, folder:DIR, … or package.module:factory; likewise.")
-@click.option("--noise", default="none", show_default=True, help="Noise of the labels trained with, as in `import`.")
+@click.option(
+    "--model",
+    shell_complete=completion.MODEL,
+    help="Model of files of weights: mlp, cnn, resnet18, …, hf:DIR or package.module:factory.",
+)
+@click.option(
+    "--data", help="Data set of files of weights: digits, cifar10:DIR, npz:FILE, … or package.module:factory."
+)
+@click.option(
+    "--noise",
+    default="none",
+    show_default=True,
+    shell_complete=completion.NOISE,
+    help="Noise of the labels that were trained on, as in import.",
+)
 @click.option("--key", show_default="the usual ones", help="Where in the files the state dict lies: model or a/b.")
 @click.option(
     "--ignore", metavar="PATTERNS", callback=options.split, default="", help="Names in the files to leave out."
 )
-@setting("train_samples", "Take only the first so many training samples.", show_default="all")
-@setting("test_samples", "Take only the first so many test samples.", show_default="all")
+@setting("train_samples", "Use only the first N training samples.", show_default="all")
+@setting("test_samples", "Use only the first N test samples.", show_default="all")
 @options.section("Compared with")
 @click.option("--reference", metavar="CHECKPOINT", show_default="the first", help="Other end of the barriers.")
 @click.option(
@@ -73,15 +85,21 @@ class Duration(click.ParamType):
     help="Samples to draw from each view, by --subset-seed; 0: all.",
 )
 @click.option("--subset-seed", type=options.SEEDS, default=0, show_default=True, help="Seed of that draw.")
-@click.option("--span", type=options.positive(), default=1.0, show_default=True, help="Of pictures, in filter norms.")
+@click.option(
+    "--span", type=options.positive(), default=1.0, show_default=True, help="Span of the pictures, in filter norms."
+)
 @options.section("How much")
-@click.option("--budget", type=Duration(), show_default="10m", help="Time that it may take, about: 90s, 10m or 1.5h.")
-@click.option("--work", type=options.positive(1e15), help="The same, as forward passes of one sample; repeatable.")
+@click.option("--budget", type=Duration(), show_default="10m", help="Time that it may take, roughly: 90s, 10m or 1.5h.")
+@click.option(
+    "--work",
+    type=options.positive(1e15),
+    help="The budget as forward passes of one sample instead, which gives the same choices on every machine.",
+)
 @options.SEED
 @options.DTYPE
 @options.DEVICE
 @options.section("Output")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="HTML file; .json and .h5 lie beside it.")
+@options.out("HTML file; .json and .h5 lie beside it.", "audit.html")
 @click.option("--title", show_default="what is audited", help="Title of the page.")
 @options.OVERWRITE
 @options.JSON
@@ -109,7 +127,7 @@ def command(
     seed: int,
     dtype: str,
     device: str,
-    out: Path,
+    out: Path | None,
     title: str | None,
     overwrite: bool,
     as_json: bool,
@@ -129,11 +147,9 @@ def command(
       landscape audit sgd.h5 sam.h5 --budget 30m --out two.html
       landscape audit last.pth --model resnet18 --data cifar10:DIR --budget 10m --out mine.html
     """
-    out = output(out)
+    out = output(out or Path("audit.html"))
     if out.suffix != ".html":
         raise click.BadParameter(f"{out.name!r}, expected a name that ends in .html", param_hint="--out")
-    if not out.parent.is_dir():
-        raise click.UsageError(f"{out.parent}: no such folder; create it first")
     files = [out, out.with_suffix(".json"), out.with_suffix(".h5")]
     for path in files:
         if path.exists() and (path.is_dir() or not overwrite):
@@ -177,13 +193,14 @@ def command(
             command=progress.command_line(),
             device=device,
         )
-    store.create(files[2], kind="audit", attrs=stamp, contents=audited.contents, overwrite=overwrite)
     written = as_data(audited)
-    with replacing(files[1]) as temporary:
-        temporary.write_text(tables.to_json(written, 2), encoding="utf-8")
-    with replacing(out) as temporary:
-        again = _again(progress.command_line(), audited.table.plan["allowed"])
-        temporary.write_text(page(audited, title=title, command=again), encoding="utf-8")
+    with folders_for(out):
+        store.create(files[2], kind="audit", attrs=stamp, contents=audited.contents, overwrite=overwrite)
+        with replacing(files[1]) as temporary:
+            temporary.write_text(tables.to_json(written, 2), encoding="utf-8")
+        with replacing(out) as temporary:
+            again = _again(progress.command_line(), audited.table.plan["allowed"])
+            temporary.write_text(page(audited, title=title, command=again), encoding="utf-8")
     if as_json:
         tables.echo_json({"files": [str(path) for path in files], **written})
         return
