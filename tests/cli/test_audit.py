@@ -99,6 +99,7 @@ def test_file_json_and_page_agree(folder: Path) -> None:
     assert f"{values['b', 'λ₁']['value']:.3g}"[:3] in shown
 
 
+@pytest.mark.slow
 def test_the_file_is_drawn_with_the_numbers_of_the_page(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "figures"
     assert landscape(["figure", str(folder / "two.h5"), "--out", str(out), "--formats", "png", "--quiet"]) == 0
