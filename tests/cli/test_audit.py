@@ -99,6 +99,7 @@ def test_file_json_and_page_agree(folder: Path) -> None:
     assert f"{values['b', 'λ₁']['value']:.3g}"[:3] in shown
 
 
+@pytest.mark.slow
 def test_the_file_is_drawn_with_the_numbers_of_the_page(folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "figures"
     assert landscape(["figure", str(folder / "two.h5"), "--out", str(out), "--formats", "png", "--quiet"]) == 0
@@ -110,6 +111,7 @@ def test_the_file_is_drawn_with_the_numbers_of_the_page(folder: Path, tmp_path: 
     assert drawn == {v["checkpoint"]: v["value"] for v in values if v["quantity"] == "trace"}
 
 
+@pytest.mark.slow
 def test_the_command_on_the_page_gives_the_same_numbers(folder: Path, tmp_path: Path) -> None:
     """With a time as budget the page names the work that it bought."""
     words = ["audit", str(folder / "b.pt"), *ELSEWHERE, "--subset", "32", "--null", "none", "--quiet"]
