@@ -17,6 +17,7 @@ from landscape import figures, persistence, persistence_draws
 from landscape.records import (
     Alignment,
     Connection,
+    Course,
     CurvatureSplit,
     Curve,
     DensityResult,
@@ -230,6 +231,20 @@ def plane_draws(scale: float = 1.0) -> PlaneDraws:
         loss=np.stack([p.loss for p in one]), status=np.stack([p.status for p in one]), weight_norm=10.0,
         direction_norms=np.ones((3, 2)), cosines=np.zeros(3), hashes=np.full((3, 2), "x"),
         accuracy=np.stack([p.accuracy for p in one]),
+    )  # fmt: skip
+
+
+def course(size: float = 1.0) -> Course:
+    """Three measures of two views along a training; an eigenvalue that did not converge, and one that is missing."""
+    at = np.arange(1, 9)
+    shape = np.stack([np.exp(-at / 4), 10 * at / 8, 30 * at / 8])[:, None] * np.array([1.0, 1.4])[:, None]
+    status = np.full((3, 2, 8), int(Status.OK))
+    status[1, :, 3], status[1, :, 6] = int(Status.NOT_CONVERGED), int(Status.NONFINITE)
+    value = np.where(status == int(Status.NONFINITE), np.nan, size * shape)
+    return Course(
+        measures=np.array(["loss", "top", "trace"]), views=np.array(["train", "test"]), at=at, value=value,
+        error=0.05 * np.array([0.0, 1.0, 2.0])[:, None, None] * np.nan_to_num(value), status=status,
+        seconds=np.ones(8), unit="epoch", errors=["none", "bound", "standard error"], settings={},
     )  # fmt: skip
 
 
@@ -483,6 +498,8 @@ CASES: dict[str, Draw] = {
     "split, one record": lambda: figures.splits(split()),
     "plane draws, one record": lambda: figures.plane_draws(plane_draws()),
     "plane draws": lambda: figures.plane_draws(_labelled(plane_draws, 2), "test"),
+    "course, one record": lambda: figures.courses(course()),
+    "courses": lambda: figures.courses({"sgd": course(), "sam": course(0.6), "ncsam": course(0.8)}, view="test"),
     "basins": lambda: figures.basins(wells()),
     "basins, noise": lambda: figures.basins(wells(0.1)),
     "basins of a line": lambda: figures.basins(wells(0.02, on_line=True)),

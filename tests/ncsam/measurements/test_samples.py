@@ -88,9 +88,7 @@ def test_the_page_shows_the_samples_of_largest_curvature_and_escapes_names(run: 
     ("area", "loss", "verdict"),
     [(0.8, 0.7, "supported"), (0.8, 0.95, "contradicted"), (0.5, 0.4, "contradicted")],
 )
-def test_statement_10_holds_where_curvature_beats_both_chance_and_loss(
-    area: float, loss: float, verdict: str
-) -> None:
+def test_statement_10_holds_where_curvature_beats_both_chance_and_loss(area: float, loss: float, verdict: str) -> None:
     rng = np.random.default_rng(0)
     rows = [
         {
