@@ -98,6 +98,14 @@ def estimates(records: Records[Estimate], symbols: Symbols = None) -> DataFigure
     return made
 
 
+_MEASURES = {
+    "top": "largest eigenvalue",
+    "sam": "SAM sharpness",
+    "adaptive": "adaptive sharpness",
+    "average": "average sharpness",
+}
+
+
 def courses(records: Records[Course], symbols: Symbols = None, view: str | None = None) -> DataFigure:
     """Every measure along a training, a panel each, with its errors; open symbols did not converge.
 
@@ -131,8 +139,9 @@ def courses(records: Records[Course], symbols: Symbols = None, view: str | None 
                 bars = None if kind == "none" else np.nan_to_num(error) * (2 if kind == "standard error" else 1)
                 ax.errorbar(r.at, value, bars, capsize=1.5, elinewidth=0.7, label=plain(symbol.name), **symbol.both)
                 open_ = status == Status.NOT_CONVERGED
-                ax.plot(r.at[open_], value[open_], **{**symbol.points, "markerfacecolor": "white"})
-            ax.set_ylabel(plain(measure))
+                # Above the line and its error bars
+                ax.plot(r.at[open_], value[open_], **{**symbol.points, "markerfacecolor": "white"}, zorder=3)
+            ax.set_ylabel(_MEASURES.get(measure, plain(measure)))
             ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
         for ax in axes.flat[len(measures) :]:
             ax.remove()
