@@ -40,6 +40,7 @@ RECORDS: dict[str, tuple[Callable[[], Record], set[str]]] = {
     "persistence_draws": (cases.well_draws, {"persistence_draws"}),
     "connection": (cases.connection, {"way_line"}),
     "curve": (cases.trained_curve, {"way_line"}),
+    "course": (cases.course, {"course"}),
     "sharpness_table": (cases.sharpness_table, {"sharpness"}),
     "diagnostics": (lambda: cases.diagnostics(0.5, 0), {"alignment"}),
     "bound_table": (cases.bound_table, {"bound"}),
@@ -61,13 +62,14 @@ RECORDS: dict[str, tuple[Callable[[], Record], set[str]]] = {
 }
 ELSEWHERE = {
     "",
+    "audit",
     "keskar_sharpness",
     "sample_curvature",
     "sample_rises",
     "spectrum",
     "secondary",
     "steps",
-}  # the base; others' fields; no figure
+}  # the base; tests/cli/test_audit.py; others' fields; no figure
 
 
 @pytest.mark.parametrize("kind", RECORDS)
