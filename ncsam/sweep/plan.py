@@ -29,7 +29,7 @@ from landscape._version import __version__
 from landscape.store import StoreError
 from landscape.store.provenance import code_digest
 from ncsam.statistics import LEVEL, detectable_effect
-from ncsam.study.statements import VERSIONS, Statement
+from ncsam.study.statements import LATEST, VERSIONS, Statement
 from ncsam.sweep.canonical import canonical, digest, plain
 from ncsam.sweep.description import Sweep
 from ncsam.sweep.tuning import RULE
@@ -130,14 +130,14 @@ def draw_up(sweep: Sweep, version: int | None = None, *, created: datetime.date 
     """Draw up the plan of a sweep, with what its table ``[plan]`` says.
 
     Args:
-        version: of the statements; the newest if none.
+        version: of the statements; that of every study if none.
         created: today if none.
 
     Raises:
         ValueError: no such version, an unknown key, a standard deviation of no contrast or out of range.
     """
     versions = statement_versions()
-    version = max(versions) if version is None else version
+    version = LATEST if version is None else version
     if version not in versions:
         raise ValueError(f"statements of version {version}, expected one of {', '.join(map(str, versions))}")
     asked = sweep.description.get("plan", {})

@@ -67,7 +67,7 @@ def test_a_projected_perturbation_stays_in_the_ball(
     rho: float, kappa: float, progress: float, sign: int, scale: str, seed: int
 ) -> None:
     model = mlp()
-    opt = NCSAM(model, torch.optim.SGD(model.parameters(), lr=0.1), rho, kappa, sign=sign, scale=scale, seed=seed)
+    opt = NCSAM(model, torch.optim.SGD(model.parameters(), lr=0.1), rho, kappa=kappa, sign=sign, scale=scale, seed=seed)
     x, y, _ = data(seed=seed)
     info = opt.step(x, y, loss_fn, progress=progress)
     assert info.perturbation_norm <= rho * (1 + 20 * torch.finfo(torch.float32).eps)
