@@ -39,7 +39,7 @@ def _cell(cell: dict[str, Any]) -> list[str]:
     """A cell of a notebook as Markdown: text, or code with its outputs."""
     text = "".join(cell["source"])
     if cell["cell_type"] == "markdown":
-        return [text]
+        return [text.replace("](../docs/", "](../")]  # it is shown from docs/notebooks
     return [f"````python\n{text}\n````", *filter(None, map(_output, cell.get("outputs", ())))] if text else []
 
 

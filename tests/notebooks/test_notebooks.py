@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.docs.pages import Page
+
 FOLDER = Path(__file__).parents[2] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))
 QUICK: dict[str, dict[str, Any]] = {
@@ -19,6 +21,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "3_surfaces": {"EPOCHS": 6, "POINTS": 3, "DRAWS": 2},
     "4_flatness_against_noise": {"EPOCHS": 2, "RATES": ("0.0", "0.4")},
     "5_paper_figures": {"EPOCHS": 2, "POINTS": 3},
+    "6_basins_and_paths": {"EPOCHS": 2, "COARSE": 3, "POINTS": 4, "GRADIENTS": 3},
 }
 
 nbformat = pytest.importorskip("nbformat", reason="needs the extra 'notebook'")
@@ -35,7 +38,7 @@ def settings_of(path: Path) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name.isupper()}
 
 
-def test_there_are_five() -> None:
+def test_there_are_six() -> None:
     assert [path.stem for path in PATHS] == sorted(QUICK)
 
 
@@ -58,6 +61,16 @@ def test_every_cell_of_code_is_introduced(path: Path) -> None:
         "What to believe" in path.read_text(encoding="utf-8")
         or "Before you submit" in cells(path, "markdown")[-1].source
     )
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_links_lead_to_pages_and_their_headings(path: Path) -> None:
+    for cell in cells(path, "markdown"):
+        for target in re.findall(r"\]\(([^)]+)\)", cell.source):
+            name, _, anchor = target.partition("#")
+            assert name.startswith("../docs/"), "the site shows the notebook from docs/notebooks, and rewrites these"
+            assert (FOLDER / name).is_file(), target
+            assert not anchor or anchor in Page((FOLDER / name).resolve()).anchors, target
 
 
 @pytest.mark.filterwarnings("ignore:projection keeps")
