@@ -5,6 +5,7 @@ Every file the tests write is verified before it gets its name: its bytes, its r
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 
@@ -16,6 +17,8 @@ from landscape import store
 # A shell's background job starts with Ctrl-C ignored, and so would every process a test sends one to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # numbers are bitwise the same for one thread count only
+# Processes that tests start, too; threads that wait for each other on busy cores take a hundred times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)
