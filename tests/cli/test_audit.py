@@ -150,7 +150,7 @@ def test_a_run_file_by_epoch_with_a_reference(folder: Path, tmp_path: Path, caps
         (["w.pt", "--out", "a.html", "--budget", "soon"], "'soon', expected a time such as 90s, 10m or 1.5h"),
         (["w.pt", "--out", "a.html", "--budget", "0m"], "'0m', expected a time"),
         (["w.pt", "--out", "a.html", "--budget", "1m", "--work", "3"], "--budget and --work say the same in two ways"),
-        (["w.pt", "--out", "no/a.html"], "no: no such folder; create it first"),
+        (["w.pt", "--out", "no/a.html"], "w.pt is no run file; of a file of weights say its --model too"),
         (["gone.h5", "--out", "a.html"], "gone.h5"),
         (["w.pt", *ELSEWHERE, "--view", "noisy_part", "--out", "a.html"], "'noisy_part' of w.pt has no samples"),
     ],
