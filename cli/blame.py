@@ -21,13 +21,7 @@ if TYPE_CHECKING:
 @options.EPOCHS
 @options.section("Samples")
 @click.option("--top", type=options.count(1, 1000), default=1, show_default=True, help="Number of eigenvectors.")
-@click.option(
-    "--tol",
-    type=options.positive(1.0),
-    default=1e-3,
-    show_default=True,
-    help="Residual at which an eigenvalue counts as converged.",
-)
+@options.RESIDUAL
 @click.option("--show", type=options.count(1, 10_000), default=10, show_default=True, help="Samples to print and draw.")
 @options.section("Output")
 @click.option(

@@ -32,13 +32,7 @@ DENSITY_STEPS = 50
     show_default=True,
     help="Largest, smallest, largest by magnitude, or as many from both ends.",
 )
-@click.option(
-    "--tol",
-    type=options.positive(1.0),
-    default=1e-3,
-    show_default=True,
-    help="Residual at which an eigenvalue counts as converged.",
-)
+@options.RESIDUAL
 @options.section("Trace and density")
 @click.option(
     "--trace", type=options.count(0, 1_000_000), default=100, show_default=True, help="Products for the trace; 0: none."

@@ -121,7 +121,7 @@ class Probe:
 
     @property
     def unit(self) -> str:
-        """What the measurements are counted in: ``epoch`` or ``step``."""
+        """The unit that measurements are counted in: ``epoch`` or ``step``."""
         return "epoch" if self.every == "epoch" else "step"
 
     def measure(self, model: nn.Module, at: float) -> dict[str, float]:
@@ -191,7 +191,7 @@ class Probe:
         return Callback()
 
     def due(self, step: int) -> bool:
-        """Whether an optimizer step, counted from 1, is one to measure at."""
+        """Tell whether an optimizer step, counted from 1, is one to measure at."""
         return isinstance(self.every, int) and step > 0 and step % self.every == 0
 
     def _measured(self, objective: Objective) -> dict[tuple[str, str], _Value]:

@@ -6,6 +6,7 @@ import functools
 import inspect
 import itertools
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import torch
@@ -16,7 +17,7 @@ from ncsam import hugging_face
 from ncsam.data.factories import resolve_factory
 
 
-class Classifier(nn.Module):
+class Classifier(nn.Module, ABC):
     """Base of all models here: logits = classifier(features(x)).
 
     ``features`` maps inputs ``(n, *input_shape)`` to ``(n, classifier.in_features)``.
@@ -24,9 +25,9 @@ class Classifier(nn.Module):
 
     classifier: nn.Linear
 
+    @abstractmethod
     def features(self, x: torch.Tensor) -> torch.Tensor:
         """Penultimate activations, (n, classifier.in_features)."""
-        raise NotImplementedError(f"{type(self).__name__} does not define features(x)")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Logits, (n, num_classes)."""

@@ -1,4 +1,4 @@
-"""What the shell completes in values of options, beside the words of choices and files.
+"""Completion of option values in the shell, beside the words of choices and files.
 
 Names are looked up when they are asked for; what cannot be read completes to nothing.
 """

@@ -208,6 +208,13 @@ LIMITS = within(
         help="Accept larger inputs, more classes, more runs of a sweep: input=64GiB,classes=20000.",
     ),
 )
+RESIDUAL = click.option(
+    "--tol",
+    type=positive(1.0),
+    default=1e-3,
+    show_default=True,
+    help="Residual at which an eigenvalue counts as converged.",
+)
 DEVICE = within(
     "Computation",
     click.option(

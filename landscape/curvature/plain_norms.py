@@ -12,10 +12,11 @@ from torch.overrides import TorchFunctionMode
 
 
 class PlainNorms(TorchFunctionMode):
-    """While active, layer and instance normalisation are made of operations that can be differentiated in any way.
+    """While active, layer, group and instance normalisation are made of operations that have every derivative.
 
-    The fused ones keep mean and deviation of their inputs as constants (torch 2.13), so that a second derivative by
-    forward mode, or of single samples by backward passes, is wrong where that by double backward of one loss is right.
+    The fused ones of layers and instances keep mean and deviation of their inputs as constants (torch 2.13), so that a
+    second derivative by forward mode, or of single samples by backward passes, is wrong where that by double backward
+    of one loss is right; that of groups has no forward mode.
 
     >>> x = torch.tensor([[1.0, 3.0]])
     >>> with PlainNorms():
@@ -29,10 +30,20 @@ class PlainNorms(TorchFunctionMode):
 
 def _standardised(x: Tensor, axes: tuple[int, ...], eps: float) -> Tensor:
     centred = x - x.mean(axes, keepdim=True)
-    return centred / ((centred * centred).mean(axes, keepdim=True) + eps).sqrt()
+    return centred * torch.rsqrt((centred * centred).mean(axes, keepdim=True) + eps)
 
 
-def _layer_norm(
+def _affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    x = x if weight is None else x * weight
+    return x if bias is None else x + bias
+
+
+def _by_channel(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    return _affine(x, *(None if part is None else part.view(shape) for part in (weight, bias)))
+
+
+def layer_norm(
     x: Tensor,
     normalized_shape: Sequence[int],
     weight: Tensor | None = None,
@@ -40,9 +51,16 @@ def _layer_norm(
     eps: float = 1e-5,
     cudnn_enable: bool = True,
 ) -> Tensor:
-    found = _standardised(x, tuple(range(-len(normalized_shape), 0)), eps)
-    found = found if weight is None else found * weight
-    return found if bias is None else found + bias
+    """Compute ``torch.layer_norm`` in plain arithmetic."""
+    return _affine(_standardised(x, tuple(range(-len(normalized_shape), 0)), eps), weight, bias)
+
+
+def group_norm(
+    x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
+) -> Tensor:
+    """Compute ``functional.group_norm`` in plain arithmetic."""
+    groups = x.reshape(len(x), num_groups, -1)
+    return _by_channel(_standardised(groups, (2,), eps).reshape(x.shape), weight, bias)
 
 
 def _instance_norm(
@@ -60,10 +78,7 @@ def _instance_norm(
         return torch.instance_norm(
             x, weight, bias, running_mean, running_var, use_input_stats, momentum, eps, cudnn_enabled
         )
-    shape = (1, -1, *[1] * (x.ndim - 2))
-    found = _standardised(x, tuple(range(2, x.ndim)), eps)
-    found = found if weight is None else found * weight.view(shape)
-    return found if bias is None else found + bias.view(shape)
+    return _by_channel(_standardised(x, tuple(range(2, x.ndim)), eps), weight, bias)
 
 
 def _functional_instance_norm(
@@ -80,8 +95,9 @@ def _functional_instance_norm(
 
 
 _PLAIN: Mapping[Callable[..., Any], Callable[..., Tensor]] = {
-    functional.layer_norm: _layer_norm,
+    functional.layer_norm: layer_norm,
+    functional.group_norm: group_norm,
     functional.instance_norm: _functional_instance_norm,
-    torch.layer_norm: _layer_norm,
+    torch.layer_norm: layer_norm,
     torch.instance_norm: _instance_norm,
 }

@@ -145,7 +145,9 @@ def _second_derivatives(batch: BatchLoss, layout: ParameterLayout, vector: Tenso
             warnings.simplefilter("ignore")  # what torch says of its own first use of forward mode
             found: Tensor = torch.func.jvp(lambda t: torch.func.jvp(losses, (t,), (one,))[1], (zero,), (one,))[1]
             return found
-    except (NotImplementedError, RuntimeError, AttributeError):  # an operation without forward mode
+    except (RuntimeError, AttributeError):
+        # Mostly an operation without forward mode, which torch tells in many ways. What else it may be, the backward
+        # passes meet as well and raise.
         t = zero.requires_grad_()
         return _derivative(_derivative(losses(t), t, again=True), t)
 

@@ -89,7 +89,7 @@ class ClassMean:
         return float(self.weight.detach().to(kept.device)[kept].double().sum())
 
     def of_samples(self, labels: Tensor) -> Tensor:
-        """What each of (n,) class labels weighs, (n,) in float64.
+        """Give the weight of each of (n,) class labels, (n,) in float64.
 
         >>> ClassMean(torch.tensor([1.0, 9.0]), -100).of_samples(torch.tensor([0, 1, -100])).tolist()
         [1.0, 9.0, 0.0]

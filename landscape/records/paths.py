@@ -40,7 +40,7 @@ class Curve(Connection, kind="curve", kw_only=True):
 
 
 def weights_at(shape: str, count: int, t: float) -> np.ndarray:
-    """What each of ``count`` control points weighs in the point at t, (count,), adding up to 1.
+    """Weights of ``count`` control points in the point at t, (count,), adding up to 1.
 
     Bernstein polynomials of degree count − 1 for ``bezier``; for ``polyline`` the two bends next to t, bends being
     equally spaced in t.

@@ -96,7 +96,7 @@ class Persistence(Record, kind="persistence", kw_only=True):
         return float((first - self.birth)[joined].mean()) if joined.any() else 0.0
 
     def grid(self, values: np.ndarray) -> np.ndarray:
-        """What a point holds as an array over the grid, (alphas,) or (alphas, betas)."""
+        """Lay values of the points out as an array over the grid, (alphas,) or (alphas, betas)."""
         return values if self.betas is None else values.reshape(len(self.alphas), len(self.betas))
 
     def merge_tree(self) -> list[tuple[int, int, float]]:

@@ -75,7 +75,7 @@ class Channels:
 
 @dataclasses.dataclass(frozen=True)
 class _Value:
-    """What is known of a tensor in the forward pass: its group of channels, and whether it has positions or is flat."""
+    """A tensor in the forward pass: its group of channels, and whether it has positions or is flat."""
 
     group: int
     positions: bool
@@ -176,7 +176,7 @@ class _Walk:
         return self._outputs[id(module)]
 
     def _block(self, value: _Value, width: int, *, flat: bool) -> int:
-        """How many neighbouring ones of ``width`` entries belong to one channel: more than one where a map is flat."""
+        """Number of neighbouring entries, of ``width``, that belong to one channel: one unless a map is flat."""
         before = self._sizes.get(self._find(value.group), width)
         block, rest = divmod(width, before)
         if rest or (block > 1 and not flat):

@@ -17,7 +17,7 @@ _MANY = 400  # points of a curve that a page can show
 
 
 def curvature_of_samples(records: Records[SampleCurvatures]) -> DataFigure:
-    """How few samples hold the largest eigenvalue, and what finds wrong labels, at the last epoch; a row a record.
+    """Draw how few samples hold the largest eigenvalue, and what finds wrong labels, at the last epoch; a row a record.
 
     On the left the share of the eigenvalue that the samples of largest curvature hold together, and the share of wrong
     labels among these. On the right the ROC curves of curvature, loss and margin, each with its area.

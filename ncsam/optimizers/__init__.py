@@ -10,8 +10,8 @@ from ncsam.optimizers.sharpness_aware import (
     RoundingWarning,
     SharpnessAware,
     SkippedWarning,
-    StepInfo,
 )
+from ncsam.optimizers.step_info import StepInfo
 from ncsam.optimizers.variants import (
     ASAM,
     MSAM,

@@ -11,6 +11,10 @@ from torch import Tensor
 from ncsam.optimizers.perturbations import Perturbation
 
 Closure = Callable[[], Any]
+NO_GRADIENT = (
+    "the closure left no gradient in the optimizer's parameters; it has to clear gradients first (zero_grad) and then "
+    "call loss.backward(), on the model that the optimizer was built for"
+)
 
 
 class Called(NamedTuple):

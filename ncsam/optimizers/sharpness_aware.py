@@ -6,9 +6,8 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, NamedTuple, cast, overload
+from dataclasses import replace
+from typing import Any, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from ncsam.optimizers.loss_mean import LossFn, ignored_label
 from ncsam.optimizers.mini_batch import Forward, MiniBatch, Passes, unwrapped
 from ncsam.optimizers.nested import join, rows_in
 from ncsam.optimizers.perturbations import Perturbation
+from ncsam.optimizers.step_info import Ascent, StepInfo
 
 
 class ProjectionWarning(UserWarning):
@@ -37,107 +37,6 @@ class RoundingWarning(UserWarning):
 
 class SkippedWarning(UserWarning):
     """A ``step(closure)``, which returns the loss and not the record of the step, made no update."""
-
-
-@dataclass(frozen=True)
-class StepInfo:
-    """Record of one step. Norms are global Euclidean norms, in the unit of the weights or of the gradient.
-
-    Of a perturbation by groups, norms and cosine are means over the groups.
-
-    Attributes:
-        loss: L_B(w), before the step; under DDP of this rank's part.
-        perturbed_loss: L_B(w + ε), equal to ``loss`` where nothing was perturbed.
-        gradient_norm: ‖g_B‖ at w.
-        rho: the nominal ρ.
-        perturbation_norm: ‖ε‖ as applied; weights in half precision round it.
-        wanted_norm: ‖ε‖ before that rounding.
-        compensation_norm: s‖g*‖, 0 without compensation.
-        cosine: between ε and SAM's direction g_B; NaN without ε.
-        projected: whether the projection shortened ε.
-        kept: the factor by which it did, which is also the share of SAM's part that is left; 1 if not projected.
-        picked: samples that g* was computed from.
-        skipped: why there was no update, None where there was one. Weights and buffers are then as they were.
-        outputs: detached outputs of the unperturbed forward pass.
-        labels: the labels as given.
-        ignored: the label that the loss leaves out, beside negative ones; None where it names none.
-    """
-
-    loss: float
-    perturbed_loss: float
-    gradient_norm: float
-    rho: float = 0.0
-    perturbation_norm: float = 0.0
-    compensation_norm: float = 0.0
-    cosine: float = math.nan
-    projected: bool = False
-    kept: float = 1.0
-    picked: int = 0
-    skipped: str | None = None
-    wanted_norm: float = 0.0
-    outputs: Any = field(default=None, repr=False)
-    labels: Any = field(default=None, repr=False)
-    ignored: int | None = field(default=None, repr=False)
-
-    @property
-    def relative_perturbation(self) -> float:
-        """‖ε‖ / ρ; NaN where ρ = 0."""
-        return self.perturbation_norm / self.rho if self.rho else math.nan
-
-    @property
-    def relative_compensation(self) -> float:
-        """s‖g*‖ / ρ; NaN where ρ = 0."""
-        return self.compensation_norm / self.rho if self.rho else math.nan
-
-    @cached_property
-    def correct(self) -> int | None:
-        """Predictions of the unperturbed pass that agree with labels that are not ignored; None for other tasks."""
-        z, y = self.outputs, self.labels
-        if not isinstance(z, Tensor) or not isinstance(y, Tensor) or y.is_floating_point() or z.dim() != y.dim() + 1:
-            return None
-        right = z.argmax(dim=1) == y
-        return int((right if self.ignored is None else right & (y != self.ignored)).sum())
-
-
-class _Ascent(NamedTuple):
-    """A perturbation (K,) and its numbers, on the host."""
-
-    epsilon: Tensor
-    picked: int
-    loss: float
-    gradient_norm: float
-    perturbation_norm: float
-    wanted_norm: float
-    along: float
-    compensation_norm: float
-    kept: float
-
-    @property
-    def not_finite(self) -> str | None:
-        """What is not finite at w, if anything."""
-        if not math.isfinite(self.loss):
-            return f"loss is {self.loss} at w"
-        if not (math.isfinite(self.gradient_norm) and math.isfinite(self.perturbation_norm)):
-            return f"gradient has norm {self.gradient_norm}, perturbation {self.perturbation_norm}, at w"
-        return None
-
-    def info(self, rho: float, perturbed_loss: float, skipped: str | None) -> StepInfo:
-        """The record of the step, without its batch."""
-        lengths = self.gradient_norm * self.perturbation_norm
-        return StepInfo(
-            loss=self.loss,
-            perturbed_loss=perturbed_loss,
-            gradient_norm=self.gradient_norm,
-            rho=rho,
-            perturbation_norm=self.perturbation_norm,
-            wanted_norm=self.wanted_norm,
-            compensation_norm=self.compensation_norm,
-            cosine=self.along / lengths if lengths > 0 else math.nan,
-            projected=self.kept < 1.0,
-            kept=self.kept,
-            picked=self.picked,
-            skipped=skipped,
-        )
 
 
 class SharpnessAware(Optimizer):
@@ -476,7 +375,7 @@ class SharpnessAware(Optimizer):
             ignored=ignored_label(batch.loss_fn),
         )
 
-    def _ascent(self, first: GradientPass, loss: Tensor | float) -> _Ascent:
+    def _ascent(self, first: GradientPass, loss: Tensor | float) -> Ascent:
         """The perturbation at ``first``, as the weights' precision leaves it, and its numbers."""
         perturbed = self.perturbation(cast(FirstPass, first))  # a GradientPass only where it needs no more
         epsilon, g = realised(first.params, perturbed.epsilon), first.gradient
@@ -489,7 +388,7 @@ class SharpnessAware(Optimizer):
             perturbed.compensation_norm,
             perturbed.kept,
         )
-        return _Ascent(epsilon, perturbed.picked, *numbers)
+        return Ascent(epsilon, perturbed.picked, *numbers)
 
     @contextmanager
     def _moved(self, params: Sequence[Tensor], epsilon: Tensor) -> Iterator[None]:
@@ -525,7 +424,7 @@ class SharpnessAware(Optimizer):
                     math.nan, math.nan, 0.0, self.perturbation.rho, skipped="the closure gave no loss and no gradient"
                 )
             if not used:
-                raise ValueError(NO_PART)
+                raise ValueError(closures.NO_GRADIENT)
             if not active:
                 return at_w.returned, StepInfo(at_w.loss, at_w.loss, math.nan, self.perturbation.rho)
             after_first = Buffers(buffers)

@@ -14,7 +14,7 @@ from landscape.records import Status
 from landscape.records.base import with_error
 from ncsam.measurements.audit import Audit
 from ncsam.records import AuditTable
-from ncsam.report.html import LARGEST_DATA, as_csv, environment, image, link, style
+from ncsam.report.html import LARGEST_DATA, Picture, as_csv, environment, image, link, style
 
 _TITLES = {
     "line": ("Loss along random lines", "Filter-normalised random directions (Li et al. 2018, arXiv 1712.09913): the "
@@ -35,14 +35,9 @@ _DRAWN = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-    """A figure of the page: image and numbers as ``data:`` links, and whether it may be trusted."""
+class AuditPicture(Picture):
+    """A figure of an audit, and whether it may be trusted."""
 
-    anchor: str
-    title: str
-    caption: str
-    image: str
-    data: str
     width: float
     against: list[str]
     findings: list[dict[str, Any]]
@@ -130,7 +125,7 @@ def verdicts(table: AuditTable) -> dict[str, list[str]]:
     return found
 
 
-def pictures(audit: Audit) -> list[Picture]:
+def pictures(audit: Audit) -> list[AuditPicture]:
     """The figures that the records allow."""
     found = []
     judged = verdicts(audit.table)
@@ -140,7 +135,7 @@ def pictures(audit: Audit) -> list[Picture]:
             data = as_csv(drawn.points)
             title, caption = _TITLES[what]
             found.append(
-                Picture(
+                AuditPicture(
                     anchor=what,
                     title=title,
                     caption=caption,

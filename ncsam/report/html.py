@@ -1,9 +1,10 @@
-"""What the HTML pages share: links that hold their content, figures, CSV, and the environment of the templates."""
+"""Parts of all HTML pages: links that hold their content, figures, CSV, and the environment of the templates."""
 
 from __future__ import annotations
 
 import base64
 import csv
+import dataclasses
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,17 @@ from landscape.store.escaping import csv_cell
 LARGEST_DRAWING = 90_000  # bytes of SVG up to which a figure is drawn in lines, beyond in pixels
 LARGEST_DATA = 150_000  # characters of a figure's CSV up to which it lies in the page
 _DIGITS = 6  # of the numbers in the page's CSV files; the study file has them in full
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """A figure in a page: image and numbers as ``data:`` links; ``data`` is empty where these are too many."""
+
+    anchor: str
+    title: str
+    caption: str
+    image: str
+    data: str
 
 
 def link(content: str | bytes, kind: str) -> str:

@@ -16,7 +16,7 @@ from ncsam.records import RadiusControl, Secondary, Verdicts
 from ncsam.report import prose, provenance
 from ncsam.report.captions import CAPTIONS
 from ncsam.report.effects import Effects, effects_of, numbers_of
-from ncsam.report.html import LARGEST_DATA, as_csv, environment, image, link, style
+from ncsam.report.html import LARGEST_DATA, Picture, as_csv, environment, image, link, style
 from ncsam.statistics import LEVEL
 from ncsam.study.arms import printed
 from ncsam.study.effects import CONTRAST_RATE
@@ -30,14 +30,9 @@ Progress = Callable[[list[Any], int], Iterable[Any]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-    """A figure in the page: image and numbers as ``data:`` links; ``data`` is empty where these are too many."""
+class StudyPicture(Picture):
+    """A figure of a study, with the name of its file."""
 
-    anchor: str
-    title: str
-    caption: str
-    image: str
-    data: str
     file: str
 
 
@@ -55,7 +50,7 @@ class StudySection:
     tally: str
     answers: list[prose.Answer]
     effects: list[Effects]
-    pictures: list[Picture]
+    pictures: list[StudyPicture]
     limits: list[str]
     rivals: list[str]
     numbers: str
@@ -80,7 +75,7 @@ def report(files: StudyFiles, *, title: str | None = None, progress: Progress | 
     planned = [
         (n, study, name, draw) for n, study in enumerate(found) for name, draw in figures_of_study(study, files).items()
     ]
-    drawn: dict[int, list[Picture]] = {n: [] for n in range(len(found))}
+    drawn: dict[int, list[StudyPicture]] = {n: [] for n in range(len(found))}
     for n, study, name, draw in planned if progress is None else progress(planned, len(planned)):
         drawn[n].append(_picture(f"{name}-{_anchor(n)}", name, study, draw()))
     lines, described = provenance.commands(files)
@@ -111,7 +106,7 @@ def report(files: StudyFiles, *, title: str | None = None, progress: Progress | 
     )
 
 
-def _part(n: int, study: Study, files: StudyFiles, pictures: list[Picture]) -> StudySection:
+def _part(n: int, study: Study, files: StudyFiles, pictures: list[StudyPicture]) -> StudySection:
     verdicts, control = judge(study), _control(study)
     named = ", ".join(filter(None, (provenance.without_folders(study.data), study.model)))
     return StudySection(
@@ -141,9 +136,9 @@ def _control(study: Study) -> RadiusControl | None:
         return None
 
 
-def _picture(anchor: str, name: str, study: Study, drawn: Figure) -> Picture:
+def _picture(anchor: str, name: str, study: Study, drawn: Figure) -> StudyPicture:
     data = as_csv(drawn.points) if isinstance(drawn, DataFigure) and drawn.points else ""
-    return Picture(
+    return StudyPicture(
         anchor=anchor,
         title=CAPTIONS[name].title,
         caption=CAPTIONS[name].text(study),

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from landscape.curvature.plain_norms import group_norm, layer_norm
 from landscape.curvature.twice_differentiable import weight_norm
 
 _LAYERS = (functional.conv1d, functional.conv2d, functional.conv3d, functional.linear)
@@ -28,8 +29,8 @@ class Rewriting(TorchFunctionMode):
         self._layers: dict[int, tuple[Tensor, int, Callable[..., Tensor], tuple[Any, ...], dict[str, Any]]] = {}
         self._rewrites: dict[Any, Callable[..., Tensor]] = {
             functional.batch_norm: self._batch_norm,
-            functional.group_norm: _group_norm,
-            functional.layer_norm: _layer_norm,
+            functional.group_norm: group_norm,
+            functional.layer_norm: layer_norm,
             torch._weight_norm: weight_norm,
         }
 
@@ -74,30 +75,3 @@ def _bound(args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any]:
     defaults = {"bias": None, "stride": 1, "padding": 0, "dilation": 1, "groups": 1}
     wanted = names if len(given) > 3 else names[:3]
     return [given.get(name, defaults.get(name)) for name in wanted]
-
-
-def _standardised(x: Tensor, dims: tuple[int, ...], eps: float) -> Tensor:
-    centred = x - x.mean(dims, keepdim=True)
-    return centred * torch.rsqrt((centred * centred).mean(dims, keepdim=True) + eps)
-
-
-def _group_norm(
-    x: Tensor, num_groups: int, weight: Tensor | None = None, bias: Tensor | None = None, eps: float = 1e-5
-) -> Tensor:
-    groups = x.reshape(len(x), num_groups, -1)
-    out = _standardised(groups, (2,), eps).reshape(x.shape)
-    shape = [1, -1] + [1] * (x.ndim - 2)
-    out = out if weight is None else out * weight.view(shape)
-    return out if bias is None else out + bias.view(shape)
-
-
-def _layer_norm(
-    x: Tensor,
-    normalized_shape: Sequence[int],
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    eps: float = 1e-5,
-) -> Tensor:
-    out = _standardised(x, tuple(range(x.ndim - len(normalized_shape), x.ndim)), eps)
-    out = out if weight is None else out * weight
-    return out if bias is None else out + bias

@@ -54,7 +54,7 @@ class CellErrors:
         return float(self.error.max(initial=0.0))
 
     def below(self, level: float) -> float:
-        """How far apart function and interpolant may be after both are cut off at ``level``.
+        """Largest distance of function and interpolant after both are cut off at ``level``.
 
         Where a cell's lowest corner lies above the level, only what its error exceeds that by counts.
 
