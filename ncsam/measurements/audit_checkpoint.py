@@ -18,7 +18,7 @@ from landscape.spectrum.density import negative_mass
 from landscape.surfaces.centre_check import beyond_rounding, check_centre, seen_curvature
 from landscape.surfaces.directions import filter_normalized_direction
 from landscape.surfaces.draws import line_draws
-from ncsam.measurements.audit_plan import GROUPS, Plan
+from ncsam.measurements.audit_plan import Plan
 from ncsam.measurements.measurement import DTYPES, Subset, drawn
 from ncsam.runs.run import Run
 from ncsam.training.execution import usable_device
@@ -28,7 +28,6 @@ _TOL = 1e-2  # relative residual of the largest eigenvalue
 _REFINED = 15  # points along a side from which on a plane is refined where it bends
 _TOLERANCE = 0.01
 _CONFIRMED = {"agrees": "yes", "kinks": "gradients do, as the loss has kinks", "coarse": "at larger steps"}
-_STEP = 1e-3  # between gradients, relative to the norm of the weights
 _RESOLVED = 2.0  # factor within which a grid shows the curvature at its centre
 
 
@@ -280,21 +279,13 @@ class Measuring:
     def _sampling_error_of_curvature(
         self, objective: landscape.Objective, vector: Any, checkpoint: Checkpoint, model: nn.Module
     ) -> float | None:
-        """Standard error of vᵀHv over samples, from its values on groups of them; none where all samples are used."""
+        """Standard error of vᵀHv over samples, from that of each; none where all samples are used."""
         whole = checkpoint.run.problem.objective(model, (self.view,)).num_samples(self.view)
-        view, samples = objective.view_of(self.view), objective.num_samples(self.view)
-        if samples == whole or samples < 2 * GROUPS or view.indices is None:
+        samples = objective.num_samples(self.view)
+        if samples == whole:
             return None
-        v = objective.layout.as_vector(vector)
-        shuffled = view.indices[torch.from_numpy(np.random.default_rng(self.seed).permutation(samples))]
-        groups = shuffled[: samples // GROUPS * GROUPS].reshape(GROUPS, -1).sort(dim=1).values
-        step = _STEP * float(objective.weights.norm())
-        ahead, behind = (objective.unchecked().at(objective.weights + h * v) for h in (step, -step))
-        curvatures = []
-        for rows in groups:
-            slopes = [float(v @ here.with_views([_on(view, rows)]).gradient()) for here in (ahead, behind)]
-            curvatures.append((slopes[0] - slopes[1]) / (2 * step))
-        return _sampling_error(float(np.var(curvatures, ddof=1)) * samples / GROUPS, samples, whole)
+        curvature = landscape.sample_curvature(objective, vector).curvature[0]
+        return _sampling_error(float(np.var(curvature)), samples, whole)
 
     def _judge_centre(self, picture: str, label: str, centre: Any, plain: Any, check: Mapping[str, Any]) -> None:
         """Findings of the cross-check of a surface's centre."""
@@ -350,7 +341,3 @@ def _sampling_error(variance: float, samples: int, whole: int) -> float:
 
 def reduced(objective: landscape.Objective, drawing: Subset | None) -> landscape.Objective:
     return objective if drawing is None else drawn(objective, drawing)
-
-
-def _on(view: landscape.View, rows: Tensor) -> landscape.View:
-    return dataclasses.replace(view, indices=rows)

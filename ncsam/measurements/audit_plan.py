@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 PRODUCT = 12  # forward passes that a Hessian product takes, about: 6 by their operations, the rest in memory traffic
 _OPERATOR = 100  # further passes, until the first product is made and checked
-GROUPS = 8  # parts of the samples, between which the sampling error of the largest eigenvalue is seen
 _GRADIENT = 3
+_OF_SAMPLES = 4  # products that the curvature of every sample takes, about, from which λ₁ has its sampling error
 _FIRST = 3  # passes that a loss takes whose model and data are checked on the way
 _CHECK = 2500  # forward passes of a sample that the check of a surface's centre takes, in double precision
 _SIZES = (32, 64, 128, 256, 500, 1000, 2000, 5000, 10_000, 50_000)
@@ -46,7 +46,7 @@ class Effort:
     @property
     def products(self) -> int:
         """Hessian products of a checkpoint."""
-        return self.top + self.trace + self.dhd + self.steps * self.probes + (1 if self.top else 0)
+        return self.top + self.trace + self.dhd + self.steps * self.probes + (_OF_SAMPLES if self.top else 0)
 
 
 EFFORTS = (
@@ -118,7 +118,7 @@ def plan(task: Task, allowed: float) -> Plan:
 
     >>> task = Task(checkpoints=1, ways=0, samples=2000, losses=4000)
     >>> [(plan(task, w).samples, plan(task, w).effort.plane, len(plan(task, w).left_out)) for w in (1e4, 1e5, 1e7)]
-    [(32, 0, 8), (64, 5, 0), (1000, 21, 0)]
+    [(32, 0, 8), (32, 5, 0), (1000, 21, 0)]
     """
     best: Plan | None = None
     for effort, samples in _rungs(task):

@@ -139,7 +139,7 @@ def test_the_sampling_error_of_the_largest_eigenvalue_is_that_of_drawing(checkpo
         other = drawn(problem.objective(model, ("mixed",)), Subset(samples, seed))
         spread.append(float(v @ (other.hessian() @ v)))
     ratio = found.table.of("at 1", "sampling error of λ₁")[0] / np.std(spread, ddof=1)
-    assert 0.5 < ratio < 2.0  # of 8 groups the error itself is known to 1/√14, of 16 draws to 1/√30
+    assert 0.5 < ratio < 2.0  # of 16 draws the spread itself is known to 1/√30
 
 
 def test_the_null_is_the_network_with_its_weights_shuffled(audited: Audit, tmp_path: Path) -> None:
