@@ -126,8 +126,10 @@ def test_json_has_the_promised_keys_and_types(
     assert landscape([*words, *QUICK]) == 0
     captured = capsys.readouterr()
     found = json.loads(captured.out)
-    unexpected = [line for line in captured.err.splitlines() if "did not converge" not in line]  # in so small an audit
-    assert unexpected == []
+    told = captured.err.splitlines()
+    if name == "audit":  # too small for its eigenvalue
+        told = [line for line in told if "did not converge" not in line]
+    assert told == []
     assert {"file", "files"} & found.keys() or name == "sweep --dry-run"
     for key, kind in ROWS[name]:
         for value in values_at(found, key):
