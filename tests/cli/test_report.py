@@ -173,7 +173,7 @@ def test_folders_of_the_machine_are_named_by_their_last_part(tmp_path: Path) -> 
 
 
 def _no_picture(anchor: str) -> page_module.Picture:
-    return page_module.Picture(anchor, "", "", "data:image/png,", "", "")
+    return page_module.Picture(anchor, "", "", "data:image/png,", "")
 
 
 @pytest.mark.parametrize(
