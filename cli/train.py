@@ -102,7 +102,11 @@ def _presets() -> str:
 @click.option("--schedule", help="NCSAM's schedule: paper, linear or constant.")
 @click.option("--scale", help="NCSAM's scaling: raw or relative.")
 @click.option("--eta", type=options.size(), help="Constant that adaptive SAM adds to |w|.")
-@click.option("--m", type=options.count(1, 1_000_000), help="Samples that share a perturbation in m-sam.")
+@click.option(
+    "--m",
+    type=options.count(1, 1_000_000),
+    help="Samples that share a perturbation in m-sam, logit-sam and jacobian-sam.",
+)
 @click.option("--clusters", type=options.count(1, 1_000_000), help="Number of clusters of the released NCSAM.")
 @click.option("--features", show_default="the last linear one", help="Layer whose input the released NCSAM clusters.")
 @options.section("Base optimizer")

@@ -18,6 +18,8 @@ from ncsam.optimizers import (
     CleanDirection as CleanDirection,
     CleanPartDirection as CleanPartDirection,
     GStarOnly as GStarOnly,
+    JacobianSAM as JacobianSAM,
+    LogitSAM as LogitSAM,
     Matched as Matched,
     NCSAMReleased as NCSAMReleased,
     Oracle as Oracle,

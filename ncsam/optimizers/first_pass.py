@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ncsam.optimizers.in_place import cast, evaluating, real
 from ncsam.optimizers.loss_mean import LossFn, check_classes, class_mean, counted_classes, counts
 from ncsam.optimizers.mini_batch import MiniBatch, total, unwrapped
-from ncsam.optimizers.nested import join, take
+from ncsam.optimizers.nested import join, mapped, take
 
 NO_PART = "no parameter of the optimizer takes part in the loss; was it built for another model?"
 
@@ -81,6 +81,7 @@ class FirstPass(GradientPass):
 
     Attributes:
         own_outputs: detached outputs of this process's rows.
+        parts_outputs: the same, of each micro-batch.
     """
 
     def __init__(
@@ -108,6 +109,7 @@ class FirstPass(GradientPass):
             outputs.append(out)
         batch.check_adds_up(outputs, [p.y for p in batch.parts], [p.share for p in batch.parts], batch.loss_fn)
         self.loss = batch.total(total(losses))
+        self.parts_outputs = [mapped(out, Tensor.detach) for out in outputs]
         self.own_outputs = join(outputs)
         self._features_of = features_of
         self._graph = outputs[0] if keep else None

@@ -185,11 +185,45 @@ class MiniBatch(Passes):
             return nothing.detach() if self._ddp is None else nothing  # DDP waits for gradients, be they zero
         return self.loss(outputs, part.y) * part.share
 
-    def descend(self, *, check: bool = False) -> tuple[Tensor, Any]:
+    def outputs(self) -> list[Any]:
+        """Detached outputs of each part, of forward passes alone."""
+        with torch.no_grad():
+            return [self.forward(part.x, sync=False) for part in self.parts]
+
+    def slopes(self, outputs: Sequence[Any]) -> list[list[Tensor]]:
+        """Each part's share of the loss's slope in its detached outputs, for every tensor of real or complex numbers.
+
+        Raises:
+            ValueError: the loss depends on parameters beside the outputs, or on none of the outputs.
+        """
+        found = []
+        for part, given in zip(self.parts, outputs, strict=True):
+            if self.share_of_loss(given, part).requires_grad:
+                raise ValueError(
+                    "the loss depends on parameters beside the model's outputs, so that its slope in the outputs is "
+                    "not all of its gradient; use SAM, or weight decay for a penalty"
+                )
+            z = mapped(given, lambda t: t.detach().requires_grad_() if _differentiable(t) else t)
+            loss, tensors = self.share_of_loss(z, part), _differentiable_leaves(z)
+            if part.share and not loss.requires_grad:
+                raise ValueError("the loss depends on none of the model's outputs; is it computed without gradients?")
+            grads: Sequence[Tensor | None] = [None] * len(tensors)
+            if loss.requires_grad:
+                with self.full_precision():
+                    grads = torch.autograd.grad(loss, tensors, allow_unused=True)
+            found.append([torch.zeros_like(t) if g is None else g for t, g in zip(tensors, grads, strict=True)])
+        return found
+
+    def loss_of(self, outputs: Sequence[Any]) -> Tensor:
+        """The mean loss of detached outputs, given by part."""
+        return self.total(total([self.share_of_loss(z, part) for z, part in zip(outputs, self.parts, strict=True)]))
+
+    def descend(self, *, check: bool = False, slopes: Sequence[Sequence[Tensor]] | None = None) -> tuple[Tensor, Any]:
         """Forward and backward into ``.grad`` (reduced over DDP ranks); the mean loss and the detached outputs.
 
         Args:
             check: that the loss is the sum of its parts; not needed where an earlier pass has seen it.
+            slopes: what goes back through the model in place of the loss's own slope, as :meth:`slopes` gives it.
 
         Raises:
             ValueError: it is not.
@@ -201,7 +235,12 @@ class MiniBatch(Passes):
             with self.accumulating() if j < last else nullcontext():
                 out = self._run(part.x)
                 share = self.share_of_loss(out, part)
-                if share.requires_grad:
+                if slopes is not None:
+                    pairs = zip(_differentiable_leaves(out), slopes[j], strict=True)
+                    used = [(z, slope * scale if scale != 1.0 else slope) for z, slope in pairs if z.requires_grad]
+                    with self.full_precision():
+                        torch.autograd.backward([z for z, _ in used], [slope for _, slope in used])
+                elif share.requires_grad:
                     with self.full_precision():
                         (share * scale if scale != 1.0 else share).backward()
             losses.append(share.detach())
@@ -226,6 +265,14 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """The module that ``torch.compile`` made this one of; itself where it did not."""
     inner = getattr(model, "_orig_mod", model)
     return inner if isinstance(inner, nn.Module) else model
+
+
+def _differentiable(t: Tensor) -> bool:
+    return t.is_floating_point() or t.is_complex()
+
+
+def _differentiable_leaves(outputs: Any) -> list[Tensor]:
+    return [t for _, t in leaves(outputs) if isinstance(t, Tensor) and _differentiable(t)]
 
 
 def _cut(x: Any, y: Any, microbatches: int) -> list[tuple[Any, Any, int, int]]:

@@ -8,6 +8,7 @@ import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass, field
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -43,6 +44,8 @@ def constant(t: float) -> float:
     """
     return 1.0
 
+
+Descent = Literal["all", "logits", "jacobian"]
 
 SCHEDULES: dict[str, Callable[[float], float]] = {"paper": paper, "linear": linear, "constant": constant}
 """Schedules by name; each maps t = epoch / epochs in [0, 1], epochs counted from 1, to [0, 1]."""
@@ -80,6 +83,8 @@ class Perturbation(ABC):
         reuses_graph: whether :meth:`FirstPass.gradient_of` is used, so that the graph must be kept.
         features_of: name of the layer whose input ``first.features`` shall hold; "" for the last ``nn.Linear``.
         group: samples that share an ε, in groups of the batch that each go through the model alone; all of it if none.
+        descent: what of the descent's gradient Σ_i J_iᵀ ∂ℓ_i/∂z_i is taken at w + ε, the rest being taken at w:
+            "all", the "logits" (∂ℓ_i/∂z_i) or the "jacobian" (J_i = ∂z_i/∂w).
         adds_to_sam: whether ε contains SAM's, so that a projection which discards most of it deserves a warning.
     """
 
@@ -91,6 +96,7 @@ class Perturbation(ABC):
     reuses_graph = False
     features_of: str | None = None
     group: int | None = None
+    descent: ClassVar[Descent] = "all"
     adds_to_sam = False
 
     def active(self, progress: float | None) -> bool:
@@ -177,8 +183,7 @@ class GroupwiseAscent(Perturbation):
 
     def __post_init__(self) -> None:
         _check_size("rho", self.rho)
-        if isinstance(self.m, bool) or not isinstance(self.m, int) or self.m < 1:
-            raise ValueError(f"m is {self.m!r}, expected a whole number of samples ≥ 1")
+        _check_group(self.m)
 
     @property
     def group(self) -> int:  # type: ignore[override]
@@ -186,6 +191,42 @@ class GroupwiseAscent(Perturbation):
 
     def __call__(self, first: FirstPass) -> Perturbed:
         return Perturbed(_of_length(self.rho, first.gradient))
+
+
+@dataclass(frozen=True)
+class LogitAscent(Perturbation):
+    """ε of SAM, whose effect is left to the loss's slope in the logits (L-SAM; Baek et al. 2024, arXiv 2405.03676).
+
+    The step descends with Σ_i J_i(w)ᵀ ∂ℓ_i/∂z (w + ε): samples are weighted as SAM weights them, by their logits at
+    w + ε, and the network's Jacobian stays that of w.
+    """
+
+    rho: float = option(0.05, "ρ = ‖ε‖.")
+    _: KW_ONLY
+    m: int | None = option(None, "samples that share an ε, as in m-SAM (Baek et al. take 1); none: the whole batch.")
+    descent: ClassVar[Descent] = "logits"
+
+    def __post_init__(self) -> None:
+        _check_size("rho", self.rho)
+        if self.m is not None:
+            _check_group(self.m)
+
+    @property
+    def group(self) -> int | None:  # type: ignore[override]
+        return self.m
+
+    def __call__(self, first: FirstPass) -> Perturbed:
+        return Perturbed(_of_length(self.rho, first.gradient))
+
+
+@dataclass(frozen=True)
+class JacobianAscent(LogitAscent):
+    """ε of SAM, whose effect is left to the network's Jacobian (J-SAM; Baek et al. 2024, arXiv 2405.03676).
+
+    The step descends with Σ_i J_i(w + ε)ᵀ ∂ℓ_i/∂z (w): samples are weighted as without SAM.
+    """
+
+    descent: ClassVar[Descent] = "jacobian"
 
 
 @dataclass(frozen=True)
@@ -380,6 +421,11 @@ def _of_length(length: Tensor | float, direction: Tensor) -> Tensor:
 def _check_size(name: str, value: float) -> None:
     if not (math.isfinite(value) and value >= 0):
         raise ValueError(f"{name} is {value}, expected a finite number ≥ 0")
+
+
+def _check_group(m: object) -> None:
+    if isinstance(m, bool) or not isinstance(m, int) or m < 1:
+        raise ValueError(f"m is {m!r}, expected a whole number of samples ≥ 1")
 
 
 def _check_choice(name: str, value: object, known: object) -> None:

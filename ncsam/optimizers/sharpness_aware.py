@@ -354,17 +354,12 @@ class SharpnessAware(Optimizer):
         after_first = Buffers(buffers)
         with batch.full_precision():
             ascent = self._ascent(first, first.loss)
-        outputs, moved = first.own_outputs, first.params
+        outputs, by_part, moved = first.own_outputs, first.parts_outputs, first.params
         del first  # the graph's memory is wanted by the second pass
         why = self._agree(batch, ascent.not_finite)
         perturbed_loss = math.nan
         if why is None:
-            batch.forget_casts()
-            try:
-                with self._moved(moved, ascent.epsilon):
-                    loss_there, _ = batch.descend()
-            finally:
-                after_first.restore()
+            loss_there = self._second_pass(batch, moved, ascent.epsilon, by_part, after_first)
             why, perturbed_loss, _ = self._update(batch, params, loss_there, scaler)
         else:
             self._back_off(params, scaler)
@@ -389,6 +384,30 @@ class SharpnessAware(Optimizer):
             perturbed.kept,
         )
         return Ascent(epsilon, perturbed.picked, *numbers)
+
+    def _second_pass(
+        self, batch: MiniBatch, params: Sequence[Tensor], epsilon: Tensor, at_w: Sequence[Any], after_first: Buffers
+    ) -> Tensor:
+        """The gradient of the descent into ``.grad``, buffers as they were; the loss at w + ε.
+
+        Args:
+            at_w: the outputs of the first pass, by part.
+        """
+        part = self.perturbation.descent
+        batch.forget_casts()
+        try:
+            slopes = batch.slopes(at_w) if part == "jacobian" else None
+            with self._moved(params, epsilon):
+                if part != "logits":
+                    return batch.descend(slopes=slopes)[0]
+                outputs = batch.outputs()
+            after_first.restore()
+            batch.forget_casts()
+            batch.descend(slopes=batch.slopes(outputs))
+            return batch.loss_of(outputs)
+        finally:
+            after_first.restore()
+            batch.forget_casts()
 
     @contextmanager
     def _moved(self, params: Sequence[Tensor], epsilon: Tensor) -> Iterator[None]:
@@ -475,12 +494,7 @@ class SharpnessAware(Optimizer):
             if not all(map(math.isfinite, (loss, *lengths))):
                 why = f"loss is {loss}, gradient has norm {lengths[0]}, at w in a group of the batch"
                 break
-            batch.forget_casts()
-            try:
-                with shifted(first.params, epsilon):
-                    there, _ = group.descend()
-            finally:
-                after_first.restore()
+            there = self._second_pass(group, first.params, epsilon, first.parts_outputs, after_first)
             moved = lengths[0] * lengths[1] > 0
             cosine = along / (lengths[0] * lengths[1]) if moved else math.nan
             seen.append([part.share, loss, *_on_host(there), *lengths, cosine])

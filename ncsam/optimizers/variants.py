@@ -18,6 +18,8 @@ from ncsam.optimizers.perturbations import (
     CleanPartAscent,
     Compensated,
     GroupwiseAscent,
+    JacobianAscent,
+    LogitAscent,
     MatchedAscent,
     NoPerturbation,
     Perturbation,
@@ -110,6 +112,29 @@ class MSAM(Variant, perturbation=GroupwiseAscent()):
     >>> info = opt.step(torch.eye(4, 2), torch.tensor([0, 1, 2, 0]), torch.nn.functional.cross_entropy)
     >>> round(info.perturbation_norm, 6)
     0.05
+    """
+
+
+class LogitSAM(Variant, perturbation=LogitAscent()):
+    """Control: SAM's effect on the logits alone, the network's Jacobian being that of w (L-SAM of Baek et al. 2024).
+
+    The gradient of a sample is its Jacobian ∂z/∂w times the slope of its loss in the logits z; SAM takes both at
+    w + ε, this the slope there and the Jacobian at w (arXiv 2405.03676). Where it does as well as SAM, SAM acts by
+    weighting samples otherwise. A step takes a forward pass more than SAM's.
+
+    >>> import torch, ncsam
+    >>> model = torch.nn.Linear(2, 3)
+    >>> opt = ncsam.LogitSAM(model, torch.optim.SGD(model.parameters(), lr=0.1), rho=0.05)
+    >>> info = opt.step(torch.ones(4, 2), torch.tensor([0, 1, 2, 0]), torch.nn.functional.cross_entropy)
+    >>> round(info.perturbation_norm, 6), info.perturbed_loss > info.loss
+    (0.05, True)
+    """
+
+
+class JacobianSAM(Variant, perturbation=JacobianAscent()):
+    """Control: SAM's effect on the network's Jacobian alone, samples weighted as at w (J-SAM of Baek et al. 2024).
+
+    Where it does as well as SAM (arXiv 2405.03676 found so under label noise), SAM does not act by weighting samples.
     """
 
 
@@ -208,6 +233,8 @@ OPTIMIZERS: dict[str, type[Variant]] = {
     "sam": SAM,
     "asam": ASAM,
     "m-sam": MSAM,
+    "logit-sam": LogitSAM,
+    "jacobian-sam": JacobianSAM,
     "ncsam": NCSAM,
     "ncsam-released": NCSAMReleased,
     "clean-direction": CleanDirection,

@@ -53,6 +53,8 @@ ARMS: Mapping[str, Arm] = {
     "sam-published": Arm("SAM, ρ as published", "#F0A070", "P", _DOTTED, filled=False),
     "ncsam-published": Arm("NCSAM, as published", "#007A55", "*", _DASH_DOT, filled=False),
     "m-sam": Arm("m-SAM", "#C9A0DC", "d", _DASHED),
+    "logit-sam": Arm("logit SAM", "#D6B656", "s", _DASH_DOT, filled=False),
+    "jacobian-sam": Arm("Jacobian SAM", "#8C6D1F", "P", _DASHED, filled=False),
     "label-smoothing": Arm("label smoothing", "#4B2E83", ">", _SOLID),
     "gce": Arm("GCE", "#8B1A1A", ">", _DASH_DOT, filled=False),
     "elr": Arm("ELR", "#1B3A57", "<", _LONG, filled=False),

@@ -16,7 +16,17 @@ loss_fn = nn.functional.cross_entropy
 ALL = sorted(OPTIMIZERS)
 WHOLE = [name for name in ALL if name != "m-sam"]
 """Those that perturb by the whole batch, not by groups of it."""
-UNSEEDED = ("sgd", "sam", "asam", "m-sam", "clean-direction", "clean-part-direction", "replay")
+UNSEEDED = (
+    "sgd",
+    "sam",
+    "asam",
+    "m-sam",
+    "logit-sam",
+    "jacobian-sam",
+    "clean-direction",
+    "clean-part-direction",
+    "replay",
+)
 """Those that draw nothing and take no seed."""
 NEEDED: dict[str, dict[str, Any]] = {"m-sam": {"m": 5}, "replay": {"norms": [0.05 + 0.01 * step for step in range(20)]}}
 """Options without which an optimizer cannot step, or not with BatchNorm."""

@@ -248,6 +248,71 @@ def test_m_sam_counts_a_group_what_it_weighs_and_leaves_out_what_is_ignored() ->
     assert info.skipped == "loss is nan, gradient has norm 0.0, at w in a group of the batch"
 
 
+def by_jacobian(model: Any, x: Tensor, y: Tensor, rows: slice, at_slope: Tensor, at_jacobian: Tensor) -> Tensor:
+    """Σ_i J_i(at_jacobian)ᵀ ∂ℓ/∂z_i (at_slope) over some rows, J_i = ∂z_i/∂w by torch.func, ∂ℓ/∂z_i = (p − 1_y)/n."""
+
+    def logits(w: Tensor) -> Tensor:
+        pieces = w.split([p.numel() for p in model.parameters()])
+        params = {n: v.reshape(p.shape) for (n, p), v in zip(model.named_parameters(), pieces, strict=True)}
+        return torch.func.functional_call(model, params, (x[rows],))
+
+    slope = logits(at_slope).softmax(1) - torch.nn.functional.one_hot(y[rows], CLASSES)
+    return torch.einsum("ick,ic->k", torch.func.jacrev(logits)(at_jacobian), slope.detach() / len(y[rows])).detach()
+
+
+@pytest.mark.parametrize("m", [None, 4])
+@pytest.mark.parametrize("name", ["logit-sam", "jacobian-sam"])
+def test_parts_of_sam_are_its_slope_in_the_logits_and_its_jacobian(name: str, m: int | None) -> None:
+    """Against the definition, with Jacobians of single samples."""
+    model, reference = mlp(torch.float64), mlp(torch.float64)
+    opt, literal = make(name, model, rho=0.3, m=m), Literal(reference)
+    for i in range(3):
+        x, y, _ = data(seed=i, dtype=torch.float64)
+        info = opt.step(x, y, loss_fn)
+        w, descent, losses = weights(reference), torch.zeros_like(weights(reference)), []
+        for rows in [slice(0, 20)] if m is None else [slice(k, k + m) for k in range(0, 20, m)]:
+            share = len(y[rows]) / len(y)
+            g = literal.gradient(x[rows], y[rows])
+            there = w + 0.3 * g / g.norm()
+            slope, jacobian = (there, w) if name == "logit-sam" else (w, there)
+            descent += share * by_jacobian(reference, x, y, rows, slope, jacobian)
+            literal.put(there)
+            losses.append(share * float(loss_fn(reference(x[rows]), y[rows]).detach()))
+            literal.put(w)
+        literal.velocity = MOMENTUM * literal.velocity + descent + DECAY * w
+        literal.put(w - LR * literal.velocity)
+        assert (info.perturbation_norm, info.perturbed_loss) == pytest.approx((0.3, sum(losses)), rel=TOL)
+        torch.testing.assert_close(weights(model), weights(reference), rtol=TOL, atol=TOL)
+
+
+@pytest.mark.parametrize(("name", "twin"), [("logit-sam", "sam"), ("jacobian-sam", "sgd")])
+@pytest.mark.parametrize("microbatches", [1, 3])
+def test_a_linear_network_has_one_jacobian_so_that_all_of_sam_is_in_the_logits(
+    name: str, twin: str, microbatches: int
+) -> None:
+    a, b = (torch.nn.Linear(6, CLASSES, dtype=torch.float64) for _ in range(2))
+    b.load_state_dict(a.state_dict())
+    one, other = make(name, a), make(twin, b)
+    for i in range(3):
+        x, y, _ = data(seed=i, dtype=torch.float64)
+        y[:2] = -100
+        one.step(x, y, loss_fn, microbatches=microbatches)
+        other.step(x, y, loss_fn)
+    torch.testing.assert_close(weights(a), weights(b), rtol=TOL, atol=TOL)
+
+
+@pytest.mark.parametrize("name", ["logit-sam", "jacobian-sam"])
+def test_parts_of_sam_refuse_a_loss_of_more_than_the_outputs(name: str) -> None:
+    """Its gradient past the outputs would be lost, silently."""
+    model = bn(torch.float64)
+    before = [t.clone() for t in [*model.parameters(), *model.buffers()]]
+    x, y, _ = data(dtype=torch.float64)
+    penalised = lambda z, t: loss_fn(z, t) + model[0].weight.square().sum()  # noqa: E731
+    with pytest.raises(ValueError, match="the loss depends on parameters beside the model's outputs"):
+        make(name, model).step(x, y, penalised)
+    assert all(torch.equal(a, b) for a, b in zip(before, [*model.parameters(), *model.buffers()], strict=True))
+
+
 def one_step(name: str, **options: Any) -> tuple[Any, Tensor, Literal]:
     """Weights after one step of a control, from them ε's effect is read off: same base, same batch."""
     model = mlp(torch.float64)

@@ -20,7 +20,7 @@ from tests.ncsam.optimizers.problem import make, mlp, sgd, train
 
 def test_every_arm_of_the_comparison_is_there() -> None:
     assert list(OPTIMIZERS) == [
-        *("sgd", "sam", "asam", "m-sam", "ncsam", "ncsam-released", "clean-direction"),
+        *("sgd", "sam", "asam", "m-sam", "logit-sam", "jacobian-sam", "ncsam", "ncsam-released", "clean-direction"),
         *("clean-part-direction", "matched", "replay", "random-direction", "random-picks", "gstar-only", "oracle"),
     ]
 
