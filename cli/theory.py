@@ -134,11 +134,10 @@ def _table(files: Sequence[Path], quiet: bool) -> CellTable:
     """The table of a study file, or of the runs that are named or lie in the folders that are named."""
     from landscape import store
     from ncsam.records import CellTable, Curves
-    from ncsam.study.table import rows_of, table_of, table_of_curves
+    from ncsam.study.table import REPORTED, rows_of, table_of, table_of_curves
 
-    paths = [path for file in files for path in _files(file)]
     rows, runs = [], []
-    for path in paths:
+    for path in (path for file in files for path in _files(file)):
         with store.open(path) as file:
             if file.kind != "study":
                 runs.append(path)
@@ -147,7 +146,8 @@ def _table(files: Sequence[Path], quiet: bool) -> CellTable:
         if isinstance(record, Curves):
             record = table_of_curves(record)
         assert isinstance(record, CellTable)
-        rows += rows_of(record)
+        beside_its_runs = path.parent / "runs" in {run.parent for run in runs}
+        rows += [row for row in rows_of(record) if not beside_its_runs or row["role"] != REPORTED]
     if runs:
         from ncsam.runs.run import Run
         from ncsam.study.endpoints import row_of
@@ -157,17 +157,18 @@ def _table(files: Sequence[Path], quiet: bool) -> CellTable:
 
 
 def _files(path: Path) -> list[Path]:
-    """A file itself; of a folder its runs, or its study file where that holds more."""
+    """A file itself; of a folder its runs and, for the tuning, its study file; that alone where it holds more runs."""
     if not path.is_dir():
         return [path]
     folder = path / "runs" if (path / "runs").is_dir() else path
     found = sorted(folder.glob("*.h5"))
     study = path / "study.h5"
-    if folder != path and study.exists() and not _reported(study) <= {run.stem for run in found}:
+    of_sweep = folder != path and study.exists()
+    if of_sweep and not _reported(study) <= {run.stem for run in found}:
         return [study]  # runs of which only the rows were kept
     if not found:
         raise click.UsageError(f"{folder}: holds no run files (*.h5)")
-    return found
+    return [*found, study] if of_sweep else found
 
 
 def _reported(study: Path) -> set[str]:

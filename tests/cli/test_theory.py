@@ -12,10 +12,13 @@ import pytest
 from landscape import store
 from landscape_cli.main import run as landscape
 from landscape_cli.shared.verdict_tables import show_comparison
+from ncsam.records import CellTable
 from ncsam.runs.run import Run
 from ncsam.study.files import collect, write_study
 from ncsam.study.statements import VERSIONS
-from ncsam.study.verdicts import judge
+from ncsam.study.table import Study
+from ncsam.study.verdicts import judge, studies_of
+from tests.ncsam.study.folder import study_rows, write_folder
 from tests.ncsam.study.synthetic import table
 
 KEYS = {
@@ -156,6 +159,31 @@ def test_theory_reads_run_files_and_folders_of_them(
     assert (study["data"], study["model"], study["noise"]) == ("digits", "mlp", "symmetric")
     assert {s["verdict"] for s in study["statements"]} == {"not measured"}
     assert study["statements"][6]["p_value"] is None
+
+
+def test_the_folder_of_a_sweep_is_judged_with_its_tuning_as_its_study_file_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tuning is known to the study file alone; without it T7 says that SAM was not tuned, and decides otherwise."""
+    rows = study_rows()
+    of_sam = [row for row in rows if row["arm"] == "sam"]
+    tuning = [{**row, "role": "tuning", "name": f"tuning-{row['name']}", "seed": row["seed"] + 50} for row in of_sam]
+    folder = write_folder(tmp_path / "tuned", [*rows, *tuning])
+    for run in (folder / "runs").glob("tuning-*"):
+        run.unlink()
+    judged: list[Study] = []
+
+    def seen(source: CellTable | Study) -> list[Study]:
+        found = studies_of(source)
+        judged.extend(found if isinstance(source, CellTable) else [])
+        return found
+
+    monkeypatch.setattr("ncsam.study.verdicts.studies_of", seen)
+    for named in (folder, folder / "study.h5"):
+        assert landscape(["theory", str(named), "--json", "--quiet"]) == 0
+    of_folder, of_file = judged
+    assert of_folder.tuned == of_file.tuned == {"sam"}
+    assert (sorted(of_folder.arms), of_folder.seeds) == (sorted(of_file.arms), of_file.seeds)
 
 
 def test_a_study_file_is_written_from_runs(run_file: Path, tmp_path: Path) -> None:
