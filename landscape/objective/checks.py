@@ -35,8 +35,8 @@ _TOGETHER = (
     "let forward= run all samples together and pick those of the batch, with their numbers as data: "
     "forward=lambda model, batch: model(x)[batch[0]]"
 )
-_ALONE = 3  # samples that are run alone,
-_BATCHES = 8  # in so many micro-batches, evenly spaced
+_ALONE = 3  # samples that are run alone in the first micro-batch, one in others:
+_BATCHES = 8  # in so many of them, evenly spaced
 _NEEDS_GRADIENTS = ("does not require grad", "to not have been used in the graph")
 _NEEDS_SEVERAL = "more than 1 value per channel"  # what BatchNorm says of one sample
 _COARSE = torch.finfo(torch.float32).eps ** 0.5
@@ -164,8 +164,9 @@ def _check_sources(
         part = next((p for p in parts if p.norm), None)  # a loss that ignores all samples tells nothing
         if name in unknown and part is not None:
             unknown.remove(name)
-            context = _trying_gradients(context, batch)
-            examples[name] = _check_source(context, batch, part, own, _source_key(context, name))
+            context, outputs = _trying_gradients(context, batch)
+            examples[name] = outputs
+            _check_source(context, batch, outputs, part, own, _source_key(context, name))
         if not unknown:
             break
     return context
@@ -181,14 +182,14 @@ def _check_further_batches(context: Context, plan: Plan) -> None:
             continue
         count, outputs = length(labels_of(batch)), context.call(batch)
         used = partial(_used_of, context.criterion, outputs, part, count)
-        _check_that_samples_are_apart(context, batch, outputs, count, used)
+        _check_that_samples_are_apart(context, batch, outputs, count, used, alone=1)
 
 
-def _trying_gradients(context: Context, batch: Any) -> Context:
-    """The context with gradients on, noted for all others, where the model raises without."""
+def _trying_gradients(context: Context, batch: Any) -> tuple[Context, Any]:
+    """The context with gradients on, noted for all others, where the model raises without; the batch's outputs."""
     for more in ("inputs", "parameters", ""):
         try:
-            context.call(batch)
+            return context, context.call(batch)
         except ValueError as error:
             if _NEEDS_SEVERAL in str(error):
                 raise ValueError(
@@ -201,14 +202,11 @@ def _trying_gradients(context: Context, batch: Any) -> Context:
             for key in (context.call.key, dataclasses.replace(context.call, precision=torch.bfloat16).key):
                 context.found.differentiates[key] = more
             context = _with_gradients(context)
-        else:
-            break
-    return context
+    raise AssertionError("the last try returns or raises")
 
 
-def _check_source(context: Context, batch: Any, part: Part, own: dict[int, str], key: Any) -> Any:
-    """Check model and loss on a source's first micro-batch; give the outputs."""
-    outputs = context.call(batch)
+def _check_source(context: Context, batch: Any, outputs: Any, part: Part, own: dict[int, str], key: Any) -> None:
+    """Check model and loss on a source's first micro-batch, whose outputs are given."""
     count = length(labels_of(batch))
     chosen = outputs if part.rows is None else select(outputs, part.rows, count)
     loss = context.criterion(chosen, part.labels)
@@ -218,7 +216,7 @@ def _check_source(context: Context, batch: Any, part: Part, own: dict[int, str],
     if not context.found.inside[key]:
         _check_outputs(outputs, count)
     if context.checks == "off":
-        return outputs
+        return
     again = context.call(batch)
     repeated = context.criterion(again if part.rows is None else select(again, part.rows, count), part.labels)
     first, second = float(loss), float(repeated)
@@ -229,9 +227,8 @@ def _check_source(context: Context, batch: Any, part: Part, own: dict[int, str],
             "look for dropout that ignores eval mode, random layers or state kept outside the model"
         )
     places = () if context.found.inside[key] else tuple(used)
-    _check_that_samples_are_apart(context, batch, outputs, count, lambda: places)
+    _check_that_samples_are_apart(context, batch, outputs, count, lambda: places, alone=_ALONE)
     _check_that_loss_follows_the_point(context, batch, part, count, own)
-    return outputs
 
 
 def _differ(outputs: Any, others: Any) -> bool:
@@ -304,9 +301,9 @@ def _check_inside(views: Sequence[View]) -> None:
 
 
 def _check_that_samples_are_apart(
-    context: Context, batch: Any, outputs: Any, count: int, used: Callable[[], Sequence[int]]
+    context: Context, batch: Any, outputs: Any, count: int, used: Callable[[], Sequence[int]], *, alone: int
 ) -> None:
-    """Refuse a model whose outputs for half of a batch, or single samples, are not that part of the batch's.
+    """Refuse a model whose outputs for half of a batch, or ``alone`` single samples, are not that part of the batch's.
 
     ``used`` gives the places of the outputs that the loss follows from: those that have no rows must not change at all.
     """
@@ -314,25 +311,21 @@ def _check_that_samples_are_apart(
         return
     rows = _shuffled(count)[: count // 2].sort().values
     try:
-        alone = context.call(select(batch, rows, count))
+        half = context.call(select(batch, rows, count))
     except (RuntimeError, ValueError) as error:
         what = "takes its statistics from the batch, or" if _NEEDS_SEVERAL in str(error) else "or its forward="
         raise ValueError(
             f"the model {what} does not take half a batch ({(str(error).splitlines() or [''])[0][:120]}), so that its "
             f"samples cannot be told apart; {_TOGETHER}"
         ) from error
-    _check_part(alone, select(outputs, rows, count), len(rows), used)
-    for row in range(max(0, count - _ALONE), count):  # the last ones, which a limit on the batch would leave out
+    _check_part(half, select(outputs, rows, count), len(rows), used)
+    for row in range(max(0, count - alone), count):  # the last ones, which a limit on the batch would leave out
         single = torch.tensor([row])
         try:
-            alone = context.call(select(batch, single, count))
-        except (
-            RuntimeError,
-            ValueError,
-            IndexError,
-        ):  # of a model that takes no single sample
+            by_itself = context.call(select(batch, single, count))
+        except (RuntimeError, ValueError, IndexError):  # of a model that takes no single sample
             return
-        _check_part(alone, select(outputs, single, count), 1, tuple)
+        _check_part(by_itself, select(outputs, single, count), 1, tuple)
 
 
 def _check_part(alone: Any, part: Any, count: int, used: Callable[[], Sequence[int]]) -> None:
@@ -416,14 +409,16 @@ def _check_mean(context: Context, view: View, plan: Plan, examples: dict[str, An
     inside = context.found.inside.get(_source_key(context, view.source), False)
     template = None if inside or view.source not in examples else _Template(context, examples[view.source])
     first: _Half | None = None
+    dtypes: set[torch.dtype] | None = None
     established, samples = False, 0
     for number, (batch, parts) in enumerate(plan):
         part = next((p for p in parts if p.view == view.name and p.norm), None)
         if part is None:
             continue
         count = length(part.labels)
-        of = _Losses(context, view.name, number, part, batch, template)
+        of = _Losses(context, view.name, number, part, batch, template, dtypes)
         whole, halves = of.whole(), of.cut_at(count // 2)
+        dtypes = of.dtypes
         if whole is None or not halves:
             continue
         of.compare(whole, halves, f"a batch of {count}")
@@ -487,14 +482,24 @@ class _Template:
 
 
 class _Losses:
-    """Losses of parts of a micro-batch."""
+    """Losses of parts of a micro-batch.
+
+    Attributes:
+        dtypes: those that the loss computes in, looked up at the first loss; none before it.
+    """
 
     def __init__(
-        self, context: Context, view: str, number: int, part: Part, batch: Any, template: _Template | None
+        self,
+        context: Context,
+        view: str,
+        number: int,
+        part: Part,
+        batch: Any,
+        template: _Template | None,
+        dtypes: set[torch.dtype] | None,
     ) -> None:
         self._context, self._view, self._number, self._part = context, view, number, part
-        self._inside = template is None
-        self._dtypes: set[torch.dtype] | None = None
+        self._inside, self.dtypes = template is None, dtypes
         rows, size = part.rows, length(labels_of(batch))
         own = batch if rows is None else select(batch, rows, size)
         self._data = own if template is None else template.rows(batch, part)
@@ -574,14 +579,14 @@ class _Losses:
         weight = self._context.criterion.normalizer(labels)
         if self._inside:
             # The model may have layers that compute in float32 whatever its loss is in.
-            loss, self._dtypes = self._context.criterion(self._context.call(data), labels), {torch.float32}
-        elif self._dtypes is None:  # the loss of the whole; its parts are computed alike
+            loss, self.dtypes = self._context.criterion(self._context.call(data), labels), {torch.float32}
+        elif self.dtypes is None:  # the first loss of a whole; others are computed alike
             with Dtypes() as within:
                 loss = self._context.criterion(data, labels)
-            self._dtypes = within.found
+            self.dtypes = within.found
         else:
             loss = self._context.criterion(data, labels)
-        return _Half(data, labels, weight, loss, max(torch.finfo(dtype).eps for dtype in (loss.dtype, *self._dtypes)))
+        return _Half(data, labels, weight, loss, max(torch.finfo(dtype).eps for dtype in (loss.dtype, *self.dtypes)))
 
     def compare(self, whole: _Half, parts: Sequence[_Half], what: str) -> None:
         weight, losses = sum(part.weight for part in parts), [float(part.loss) for part in parts]
