@@ -4,7 +4,8 @@ Run ``python benchmarks/memory.py``; it takes a few minutes and 2 GB, with ``--l
 and writes ``results/memory.json``. Every arm runs alone in a process of its own. Its figure is the highest resident
 memory (``VmHWM`` of Linux) less that before the arm began, with models, data and libraries loaded; large blocks are
 told to go back to the system at once, so that fragmentation plays no part. A training step is that of SGD with momentum
-on the whole micro-batch; a product includes making the operator, its checks and two products of the same micro-batch.
+on the whole micro-batch; a product includes making the operator, its checks and two products of the same micro-batch,
+the second of which, without checks, is also given by itself.
 """
 
 from __future__ import annotations
@@ -87,6 +88,9 @@ def cnn() -> nn.Module:
 
 def case(name: str) -> tuple[nn.Module, Tensor, Tensor]:
     torch.manual_seed(0)
+    if name == "50,304 words":  # as many as GPT-2 has, padded; the logits take 196 MiB
+        tokens = torch.randint(50_304, (4, 257))
+        return Transformer(50_304, 128, 4, 4, 256).eval(), tokens[:, :-1], tokens[:, 1:]
     if name.startswith("transformer"):
         model = Transformer(1000, 128, 4, 4, 128, again=name.endswith("checkpointed"))
         tokens = torch.randint(1000, (16, 129))
@@ -94,7 +98,7 @@ def case(name: str) -> tuple[nn.Module, Tensor, Tensor]:
     return {"cnn": cnn, "resnet20": ResNet20}[name]().eval(), torch.randn(128, 3, 32, 32), torch.randint(10, (128,))
 
 
-CASES = ("cnn", "resnet20", "transformer", "transformer checkpointed")
+CASES = ("cnn", "resnet20", "transformer", "transformer checkpointed", "50,304 words")
 ARMS: dict[str, tuple[type, dict[str, object]]] = {
     "lean": (landscape.HessianOperator, {"strategy": "lean"}),
     "lean, GGN": (landscape.GGNOperator, {"strategy": "lean"}),
@@ -124,8 +128,12 @@ def run_arm(name: str, arm: str) -> dict[str, object]:
         objective = landscape.Objective(model, over_tokens, (x, y), batch_size=len(x), metrics={})
         operator = make(objective, **options)
         v = torch.randn(objective.num_parameters)
-        for _ in range(2):
-            operator @ v
+        operator @ v
+        highest = peak()
+        Path("/proc/self/clear_refs").write_text("5")  # the mark starts anew, so that one product's own is seen
+        operator @ v
+        found["mib_of_the_second_product"] = round((peak() - before) / MIB, 1)
+        found["mib"] = round((max(highest, peak()) - before) / MIB, 1)
         found["strategy"] = dataclasses.asdict(operator.strategy)
     return {"mib": round((peak() - before) / MIB, 1), "cpu_s": round(time.process_time() - start, 2), **found}
 

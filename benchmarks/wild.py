@@ -158,6 +158,8 @@ def surface(case: Case, call: Callable[[Any, list[Tensor]], Any], points: int) -
     import landscape
 
     model, loss, x, y = case
+    for name in landscape.__all__:  # are imported when they are first asked for
+        getattr(landscape, name)
     one = forward_passes(case)
 
     def whole() -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from landscape.curvature.cross_entropy import FewCopies
 from landscape.objective.losses import PerSampleLoss, check_per_sample, per_sample_of, sample_weights
 from landscape.objective.micro_batch import BatchLoss
 from landscape.objective.parameters import ParameterLayout
@@ -218,7 +219,9 @@ class _Gradient(Product):
 
     def __init__(self, batch: BatchLoss, layout: ParameterLayout) -> None:
         self._parameters, self._layout = batch.parameters, layout
-        loss = batch.loss()
+        outputs = batch.outputs
+        with FewCopies():
+            loss = batch.loss(outputs)
         grads: Sequence[Tensor] = ()
         if loss.requires_grad:  # else no sample of this micro-batch has to do with the parameters
             leaves = list(batch.parameters.values())

@@ -72,13 +72,19 @@ def _versions() -> dict[str, str]:
     }
     for name in ("torch", "scipy"):
         if name in sys.modules:  # not imported means not used, and torch takes seconds to import
-            try:
-                versions[name] = version(name)
-            except PackageNotFoundError:
-                versions[name] = str(getattr(sys.modules[name], "__version__", "unknown"))
+            versions[name] = _version_of(name)
     return versions
 
 
+@functools.cache
+def _version_of(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return str(getattr(sys.modules[name], "__version__", "unknown"))
+
+
+@functools.cache  # the lines that this process runs are those that it has loaded
 def _code_version() -> str:
     """Version and commit of a source checkout, with ``+`` where files were changed; else a digest of the code."""
     root = Path(__file__).resolve().parents[2]

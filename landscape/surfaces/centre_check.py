@@ -21,12 +21,13 @@ from landscape.objective.micro_batch import BatchLoss
 from landscape.objective.objective import EmptyViewError, Objective
 from landscape.objective.sources import length
 
-SAMPLES = (16, 1024)  # that the curvature is checked on: at least and at most,
+SAMPLES = (4, 16, 1024)  # that the curvature is checked on: at least, at least where they are cheap, and at most,
+CHEAP = 2e7  # operations of their forward pass, which cost no more than calling them
 FLOPS = 2e9  # and in between as many as one forward pass of so many operations takes; float64 is slow
 SHARE = 0.05  # of the surface's cost, for which
-_PASSES = (34, 24)  # forward passes of a sample are counted: for the first direction and for each further one
+_PASSES = (50, 30)  # forward passes of a sample are counted: for the first direction and for each further one
 _PIECE_FLOPS = 4e8  # of the forward pass that a product is made of at a time,
-_PIECES = 4  # in so many pieces of a micro-batch at least, as its graph takes so much more memory than a training step
+_GRAPH = 6  # times the memory of a training step that its graph takes: three times as much, in double precision
 STEP = 1e-6  # of the second difference, relative to the norm of the weights
 FINE_STEP = 1e-9  # of the difference of gradients, the same way
 _COARSE_STEPS = (1e-4, 1e-3, 1e-2)  # relative to the norm of the weights, where layers compute in float32,
@@ -63,17 +64,17 @@ def check_centre(
     differ by rounding.
 
     *Curvature*: (L(w + hd) − 2L(w) + L(w − hd)) / h² against dᵀHd from a Hessian product, on a float64 copy of the
-    model, with h‖d‖ = 10⁻⁶‖w‖, on 16 to 1024 samples of the first view that has any: as many as a forward pass of
-    2·10⁹ operations goes through, since double precision is slow, and as a twentieth of the surface's cost pays for.
-    What is wrong with every sample (a direction, a buffer, a layer's derivative) shows on sixteen of them as on all;
-    what is wrong with one in a hundred is found on sixteen with a chance of 15 %. So small a step is not for
-    precision but because of kinks: a network of ReLUs is piecewise smooth and its Hessian knows the smooth pieces
-    only, while a difference also sees the slope jump at every kink between its points; over many samples and units
-    these jumps add up to a multiple of dᵀHd (what the surface *shows*; ``seen_curvature`` in the record). Where a
-    second difference deviates, gradients
-    10⁻⁹‖w‖ apart, on either side, decide whether kinks are the reason. The outcome for each direction is ``agrees``,
-    ``kinks`` (the second difference crosses kinks, the gradients agree), ``coarse`` (some layer computes in less
-    than double precision, so larger steps were taken), ``disagrees`` or ``not finite``.
+    model, with h‖d‖ = 10⁻⁶‖w‖, on 4 to 1024 samples of the first view that has any: as many as a forward pass of 2·10⁹
+    operations goes through, since double precision is slow, and as a twentieth of the surface's cost pays for, 16 where
+    their forward pass takes less than 2·10⁷ operations, if that is more. What is wrong with every sample (a direction,
+    a buffer, a layer's derivative) shows on four of them as on all; what is wrong with one in a hundred is found on n
+    of them with a chance of 1 − 0.99ⁿ: 4 % on 4, 15 % on 16, 63 % on 100. So small a step is not for precision but
+    because of kinks: a network of ReLUs is piecewise smooth and its Hessian knows the smooth pieces only, while a
+    difference also sees the slope jump at every kink between its points; over many samples and units these jumps add up
+    to a multiple of dᵀHd (what the surface *shows*; ``seen_curvature`` in the record). Where a second difference
+    deviates, gradients 10⁻⁹‖w‖ apart, on either side, decide whether kinks are the reason. The outcome for each
+    direction is ``agrees``, ``kinks`` (the second difference crosses kinks, the gradients agree), ``coarse`` (some
+    layer computes in less than double precision, so larger steps were taken), ``disagrees`` or ``not finite``.
 
     Args:
         directions: (K,) each.
@@ -98,9 +99,10 @@ def check_centre(
     check: dict[str, Any] = {"step": STEP, "fine_step": FINE_STEP}
     try:
         exact, flops = _exact(objective, len(directions), points)
+        fits = min(objective.batch_size, objective.num_samples(exact.views[0])) / _GRAPH
         check |= {"view": exact.views[0], "samples": exact.num_samples(exact.views[0]), "outcome": []}
         exact_directions = torch.stack(list(directions)).double()
-        curvature[:] = _curvatures(exact, exact_directions, flops)
+        curvature[:] = _curvatures(exact, exact_directions, min(fits, _PIECE_FLOPS / max(flops, 1)))
         losses, steps = _losses(exact, exact_directions)
         gradient = cache(exact.gradient)
         for i, direction in enumerate(exact_directions):
@@ -142,11 +144,11 @@ def seen_curvature(loss: np.ndarray, coordinates: np.ndarray) -> float:
     return float(2 * (a * (right - middle) + b * (left - middle)) / (a * b * (a + b)))
 
 
-def _curvatures(objective: Objective, directions: Tensor, flops: float) -> np.ndarray:
-    """dᵀHd for each of the directions (k, K), where a sample's forward pass takes ``flops``."""
+def _curvatures(objective: Objective, directions: Tensor, piece: float) -> np.ndarray:
+    """dᵀHd for each of the directions (k, K), from pieces of about so many samples."""
 
     def products(batch: BatchLoss) -> Tensor:
-        pieces = max(_PIECES, math.ceil(length(batch.labels) * flops / _PIECE_FLOPS))
+        pieces = math.ceil(length(batch.labels) / piece)
         return LeanProduct(HessianForm(), batch, objective.layout, pieces).of_rows(directions)
 
     with plain_attention(), twice_differentiable(objective.model):
@@ -220,13 +222,14 @@ def _plain_loss(objective: Objective, view: str) -> float:
 
 def _exact(objective: Objective, directions: int, points: int | None) -> tuple[Objective, float]:
     """A float64 version on some samples of the first view that has any, and what its forward pass takes."""
-    one = objective.sampled(1)
+    one = objective.sampled(1).unchecked()
     flops = forward_flops(one)
     count = FLOPS / max(flops, 1)
     if points is not None:
         passes = _PASSES[0] + _PASSES[1] * (directions - 1)
         count = min(count, SHARE * points * objective.num_samples(one.views[0]) / passes)
-    sample = objective.sampled(max(SAMPLES[0], min(SAMPLES[1], int(count))))
+    least = max(SAMPLES[0], min(SAMPLES[1], int(CHEAP / max(flops, 1))))
+    sample = objective.sampled(max(least, min(SAMPLES[2], int(count))))
     # Convolutions in float64 have no fast form for other formats.
     return sample.batched(sample.batch_size, torch.contiguous_format).unchecked().astype(torch.float64), flops
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from landscape._suggest import former_arguments
 from landscape.objective.evaluation.evaluate import Evaluation
+from landscape.objective.isolation import undisturbed
 from landscape.objective.objective import Objective, check_objective
 from landscape.records import Line, Plane, Status
 from landscape.surfaces.by_class import split_by_class
@@ -92,7 +93,8 @@ def line(
     d = objective.layout.as_vector(direction)
     a = as_grid(alphas, "alphas")
     how = _How(tol, by_class, batchnorm, batchnorm_samples, check)
-    measured = _measure(objective, [d], [a], how, rows, progress)
+    with undisturbed(objective.model):  # once for all passes
+        measured = _measure(objective, [d], [a], how, rows, progress)
     return Line(alphas=a, direction_norm=_norm(d), seed=seed, **measured)
 
 
@@ -122,7 +124,8 @@ def plane(
     d1, d2 = objective.layout.as_vector(direction1), objective.layout.as_vector(direction2)
     a, b = as_grid(alphas, "alphas"), as_grid(betas, "betas")
     how = _How(tol, by_class, batchnorm, batchnorm_samples, check)
-    measured = _measure(objective, [d1, d2], [a, b], how, rows, progress)
+    with undisturbed(objective.model):
+        measured = _measure(objective, [d1, d2], [a, b], how, rows, progress)
     norms = np.array([_norm(d1), _norm(d2)])
     return Plane(alphas=a, betas=b, direction_norms=norms, cosine=cosine(d1, d2), seed=seed, **measured)
 
@@ -173,7 +176,12 @@ def _measure(
             for i, values in zip(group, together(group, row, ranks), strict=True):
                 table.write(i, values)
         if how.check:
-            centre.update(evaluate([0.0] * len(axes)).loss)
+            middle = np.flatnonzero(~places.any(1) & table.known)
+            if len(middle):  # what the record will have, perhaps stored by an earlier process
+                losses = table.values[middle[0], table.governing("loss")].tolist()
+                centre = dict(zip(views, losses, strict=True))
+            else:
+                centre = evaluate([0.0] * len(axes)).loss
 
     if refinement is not None:
         refinement.fill()

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 import landscape
+from landscape.objective.isolation import undisturbed
 from landscape.ranks import Ranks
 from landscape.records import Record, Status
 from landscape.store.part_work import shape_and_dtype
@@ -159,7 +160,8 @@ def by_epoch_and_view(
             status: Status = Status.EMPTY
             values: dict[str, Any] = {}
             if place.objective.num_samples(view):
-                status, values = measurement.measure(place)
+                with undisturbed(place.objective.model):  # once for all that the row takes
+                    status, values = measurement.measure(place)
             values["weight_norm"] = float(place.objective.weights.double().norm())
             seconds = time.process_time() - started
             values["seconds"] = seconds if ranks is None else sum(ranks.gather(seconds))

@@ -17,7 +17,7 @@ from landscape.objective.objective import Objective
 from landscape.records import Line, Plane
 from landscape.surfaces.batch_size import BatchChoice, choose_batch_size, measure
 from landscape.surfaces.centre_check import SurfaceCheckWarning, check_centre
-from landscape.surfaces.line_and_plane import surface_fields
+from landscape.surfaces.line_and_plane import row_fields, surface_fields
 from landscape.surfaces.recalibration import Recalibration
 from landscape.surfaces.scan import MemoryRows
 from landscape.surfaces.span import find_span
@@ -302,12 +302,26 @@ def test_the_curvature_of_a_costly_network_is_checked_on_fewer_samples(monkeypat
     assert few.check["outcome"][0] in ("agrees", "kinks")
 
 
-def test_the_curvature_of_a_small_surface_is_checked_on_fewer_samples() -> None:
+def test_the_curvature_of_a_small_surface_is_checked_on_fewer_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = nn.Linear(5, 3), torch.randn(200, 5)
     objective = Objective(model, nn.CrossEntropyLoss(), (x, torch.arange(200) % 3))
     d = torch.randn(objective.num_parameters)
     samples = [landscape.line(objective, d, np.linspace(-1, 1, count)).check["samples"] for count in (3, 401, 1001)]
     assert samples[0] == 16 < samples[1] < samples[2] == 200
+    monkeypatch.setattr(landscape.surfaces.centre_check, "CHEAP", 150.0)  # of a pass over five of these
+    costly = [landscape.line(objective, d, np.linspace(-1, 1, count)).check["samples"] for count in (3, 41)]
+    assert costly == [5, 8]
+
+
+def test_the_centre_is_checked_as_it_is_stored() -> None:
+    _, objective = network()
+    d = directions(objective)[0]
+    rows = MemoryRows.pending_all(3, row_fields(objective))
+    first = landscape.line(objective, d, [-0.1, 0.0, 0.1], rows=rows)
+    assert first.centre_loss.tolist() == first.loss[:, 1].tolist()
+    rows.read()["loss"][1, 0] += 1e-3
+    with pytest.warns(SurfaceCheckWarning, match="at its centre"):
+        landscape.line(objective, d, [-0.1, 0.0, 0.1], rows=rows)
 
 
 @pytest.mark.parametrize(
