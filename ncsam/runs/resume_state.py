@@ -69,7 +69,7 @@ def load_state(path: Path, identity: dict[str, Any], device: str) -> dict[str, A
             content = torch.load(stream, map_location=device, weights_only=True)
         # A state from before a choice existed was trained with what is now its default, but that its memory format was
         # contiguous, which auto takes up.
-        before = {**TrainConfig().to_dict()}
+        before = {**TrainConfig().to_dict(), "processes": 1}
         if identity.get("memory_format") != "auto":
             before["memory_format"] = "contiguous"
         found, state = {**before, **json.loads(content["identity"])}, content["state"]
