@@ -229,10 +229,12 @@ class FirstPass(GradientPass):
                 continue
             with batch.callers_precision():
                 outputs.append(self._outputs_of(piece, fresh))
-                # Layers that span the processes wait in the backward pass for one that has no such row.
+                # A layer that spans the processes hands gradients around in the backward pass: of losses that already
+                # are shares of the whole, from every process, be there such rows on it or not.
                 loss = batch.loss(outputs[-1], piece.labels, loss_fn) if share else nothing_of(outputs[-1])
+                loss = loss if alone else loss * share
             gradient = self._backward(loss, retain=keep_graph and self._graph is not None)
-            found = gradient if alone else found.add_(gradient, alpha=share)
+            found = gradient if alone else found.add_(gradient)
         if not keep_graph:
             self._graph = None
         with batch.callers_precision():
