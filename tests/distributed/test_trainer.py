@@ -26,6 +26,11 @@ REFUSALS = {
     "choose another batch_size",
     "released": "ValueError: ncsam-released runs its picks through the model by themselves, but a process without "
     "picks would be missing in BatchNorm (layers.2); take perturbed_shares 2, or train without torchrun",
+    **dict.fromkeys(
+        ("sharded", "sharded closure"),
+        "ValueError: the model's parameters are sharded (FSDP), so that no process has the gradient whose norm the "
+        "perturbation is divided by; take DistributedDataParallel",
+    ),
     "counting": "RanksDisagreeError: seen is not the same on all 2 processes after an epoch; train on one process if "
     "the model computes it from the samples that it sees, else use machines of one kind",
 }

@@ -12,10 +12,12 @@ from unittest import mock
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
 
 from landscape.ranks import Ranks
-from ncsam import TrainConfig, Trainer
+from ncsam import SAM, TrainConfig, Trainer
 from ncsam.runs import train
 
 THIS = "tests.distributed.trainers"
@@ -217,4 +219,24 @@ def _refusals(ranks: Ranks) -> dict[str, str]:
                 next(iter(Trainer(_of(SMALL, **changes), ranks=ranks, trust=True).epochs()))
         except (ValueError, RuntimeError) as error:
             found[name] = f"{type(error).__name__}: {error}"
+    return found | _refused_shards()
+
+
+def _refused_shards() -> dict[str, str]:
+    """What a step says of a model in FSDP, both ways to call it."""
+    from torch.distributed.fsdp import fully_shard
+
+    model = nn.Linear(4, 2)
+    fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    opt = SAM(model, torch.optim.SGD(model.parameters(), lr=0.1), 0.05)
+    x, y = torch.zeros(3, 4), torch.zeros(3, dtype=torch.int64)
+    found = {}
+    for name, act in {
+        "sharded": lambda: opt.step(x, y, nn.functional.cross_entropy),
+        "sharded closure": lambda: opt.step(lambda: nn.functional.cross_entropy(model(x), y).backward()),
+    }.items():
+        try:
+            act()
+        except ValueError as error:
+            found[name] = f"ValueError: {error}"
     return found
