@@ -67,6 +67,8 @@ def train_run(
     """
     path, log = output(path), None if log is None else output(log)
     state = state_path(path)
+    if ranks is not None and ranks.size == 1:
+        ranks = None
     processes = 1 if ranks is None else ranks.size
     writes = ranks is None or ranks.rank == 0
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from ncsam import SAM, TrainConfig, Trainer
 from tests.distributed.launch import together
 
 # Sums in another order, in float64, over nine steps that each divide by a gradient's norm.
@@ -74,6 +76,19 @@ def test_processes_that_perturb_by_themselves_pick_by_themselves(ranks: list[dic
 def test_a_stopped_training_ends_as_one_that_was_not(ranks: list[dict[str, Any]]) -> None:
     for found in ranks:
         assert found["resumed"] == dict.fromkeys(("weights 1", "rows 1", "weights 2", "rows 2"), True)
+
+
+def test_shares_need_processes() -> None:
+    with pytest.raises(ValueError, match="perturbed_shares is 2, so 2 processes must train; start them with torchrun"):
+        Trainer(TrainConfig(perturbed_shares=2))
+
+
+def test_the_older_sharding_is_known_by_its_mark() -> None:
+    model = torch.nn.Linear(2, 2)
+    model.weight._fsdp_flattened = True  # type: ignore[assignment]  # as FullyShardedDataParallel does, on accelerators
+    opt = SAM(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(ValueError, match="the model's parameters are sharded"):
+        opt.step(torch.zeros(2, 2), torch.tensor([0, 1]), torch.nn.functional.cross_entropy)
 
 
 def test_what_is_for_one_process_is_refused(ranks: list[dict[str, Any]]) -> None:

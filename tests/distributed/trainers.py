@@ -99,6 +99,7 @@ def quick() -> dict[str, Any]:
     return {
         "batch": {
             "ncsam": _beside(SMALL, {"samples": True, "diagnose": 1}),
+            "one pick, on one of them": _beside(SMALL, {"options": {"flip_ratio": 0.04}}),
             "oracle": _beside(SMALL, {"optimizer": "oracle"}),
             "clean part": _beside(SMALL, {"optimizer": "clean-part-direction", "warmup_step": "sam"}),
             "released": _beside(SMALL, {"optimizer": "ncsam-released", "model": f"{THIS}:plain"}),
@@ -169,7 +170,9 @@ def _resumed(ranks: Ranks) -> dict[str, bool]:
     """Whether a training that was stopped after an epoch ends with the bits of one that was not; both perturbations."""
     with contextlib.ExitStack() as stack:
         folder = Path(ranks.share(lambda: stack.enter_context(tempfile.TemporaryDirectory())))
-        return _resumed_in(folder, ranks)
+        found = _resumed_in(folder, ranks)
+        ranks.gather(None)  # all have read what the first will remove
+        return found
 
 
 def _resumed_in(folder: Path, ranks: Ranks) -> dict[str, bool]:
