@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from landscape._suggest import unknown
-from landscape.inputs import check_size, opened
+from landscape.inputs import check_classes, check_size, opened
 from ncsam.data.dataset import Data
 from ncsam.data.npz import first_line, read_array
 
@@ -183,6 +183,7 @@ def _sets(where: str | None, ends: np.ndarray | None) -> tuple[tuple[str, ...], 
             f"{len(ends)} documents"
         )
     names, of_document = np.unique(given, return_inverse=True)
+    check_classes(where, len(names))
     found = tuple(map(str, names.tolist()))
     if wrong := [name for name in found if not name.isprintable() or "," in name or not name.strip()]:
         raise ValueError(f"{where}: names a set {wrong[0]!r}, expected printable names without commas")
