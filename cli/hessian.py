@@ -63,6 +63,12 @@ DENSITY_STEPS = 50
     help="How products are made: double_backward, split, compiled, lean or finite_difference.",
 )
 @click.option("--autotune", is_flag=True, help="Time how products are made instead of following a rule.")
+@click.option(
+    "--basis-memory",
+    metavar="GIB",
+    type=options.positive(1e6),
+    help="Memory for the basis of the eigenvalues, in GiB; less of it takes more products.",
+)
 def command(
     run: Path,
     name: str,
@@ -73,6 +79,7 @@ def command(
     density: int,
     probes: int,
     cold: bool,
+    basis_memory: float | None,
     trust: bool,
     as_json: bool,
     quiet: bool,
@@ -103,6 +110,7 @@ def command(
         density_steps=density,
         density_probes=probes,
         warm_start=not cold,
+        basis_bytes=None if basis_memory is None else int(basis_memory * 2**30),
         provenance=options.provenance(),
         progress=progress.bar("hessian", quiet, resumable=True, unit="view"),
         forecast=progress.forecast("hessian"),

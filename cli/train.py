@@ -11,7 +11,7 @@ from landscape._files import folders_for
 from landscape.inputs import as_file_name
 from ncsam.training.config import SEEDS, TrainConfig
 
-from .shared import completion, options, progress, tables
+from .shared import completion, options, progress, tables, torchrun
 from .shared.training_options import setting
 
 _COMPENSATION = ("kappa", "flip_ratio", "sign", "project", "label_smoothing", "schedule", "scale")
@@ -141,6 +141,11 @@ def _presets() -> str:
 @click.option("--seed-picks", type=options.SEEDS, show_default="--seed", help="Seed of NCSAM's picks.")
 @options.DEVICE
 @setting("precision", "Precision of the steps: fp32 or bf16 (autocast).")
+@setting(
+    "perturbed_shares",
+    "Perturb N shares of each batch by themselves, one in each of N processes of torchrun; 1: the batch as a whole.",
+    metavar="N",
+)
 @setting("memory_format", "Memory format of the steps: auto, contiguous or channels_last.")
 @setting("compile", "Run the steps through torch.compile.")
 @options.section("Output")
@@ -201,6 +206,7 @@ def command(
             command=progress.command_line(),
             attrs={"preset": preset, "origins": origins},
             log=log,
+            ranks=torchrun.ranks(),
             progress=progress.bar("training", quiet, resumable=True, unit="epoch"),
         )
     training = run.training

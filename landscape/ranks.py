@@ -147,6 +147,21 @@ class Ranks:
             raise RankLostError(f"another of the {self.size} processes was lost ({line[:200]})") from error
 
 
+def on_first(make: Callable[[], T], ranks: Ranks | None) -> T:
+    """Give what ``make()`` gives on the first process, on all of them: for files, clocks, and what takes no share.
+
+    Args:
+        ranks: the processes, all of which call this; none if this is the only one.
+
+    Raises:
+        Exception: whatever ``make()`` raises, on all of them.
+
+    >>> on_first(lambda: 2, None)
+    2
+    """
+    return make() if ranks is None else ranks.share(make)
+
+
 def _picklable(error: Exception) -> Exception:
     try:
         pickle.loads(pickle.dumps(error))

@@ -1,4 +1,4 @@
-"""Folders of transformers, spelled ``hf:DIR``: image classifiers, from local files alone, running no code of theirs."""
+"""Folders of transformers, ``hf:DIR``: image classifiers and language models, from files, running no code of theirs."""
 
 from __future__ import annotations
 
@@ -28,18 +28,30 @@ def folder_of(name: str) -> Path | None:
 
 
 def build(folder: Path, input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """The image classifier that ``config.json`` describes, with fresh weights; it returns logits, (n, C).
+    """The model that ``config.json`` describes, with fresh weights.
+
+    For images it is a classifier, which returns logits (n, C); for tokens, inputs of one axis, a causal language model,
+    which returns the logits of every next token, (n, context, C).
 
     Raises:
-        ValueError: transformers is not installed, or the folder describes no classifier for these inputs and classes.
+        ValueError: transformers is not installed, or the folder describes no model for these inputs and classes.
     """
+    of_tokens = len(input_shape) == 1
     with _quiet(folder) as transformers:
         config = transformers.AutoConfig.from_pretrained(folder, **_LOCAL)
-        made: nn.Module = transformers.AutoModelForImageClassification.from_config(config, trust_remote_code=False)
-    for what, found, expected in (
-        ("classes", getattr(config, "num_labels", num_classes), num_classes),
-        ("channels", getattr(config, "num_channels", input_shape[0]), input_shape[0]),
-    ):
+        if of_tokens:
+            config.use_cache = False  # which is for generating
+        made: nn.Module = _kind(transformers, of_tokens).from_config(config, trust_remote_code=False)
+    compared = {
+        "classes": (getattr(config, "num_labels", num_classes), num_classes),
+        "channels": (getattr(config, "num_channels", input_shape[0]), input_shape[0]),
+    }
+    if of_tokens:
+        compared = {"tokens of the vocabulary": (getattr(config, "vocab_size", num_classes), num_classes)}
+        longest = getattr(config, "max_position_embeddings", None) or input_shape[0]
+        if input_shape[0] > longest:
+            raise ValueError(f"{folder}: is for contexts of up to {longest} tokens, and the data have {input_shape[0]}")
+    for what, (found, expected) in compared.items():
         if found != expected:
             raise ValueError(f"{folder}: is for {found} {what}, and the data have {expected}")
     made.register_forward_hook(_logits)
@@ -58,7 +70,9 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         raise ValueError(f"{folder}: holds no weights (model.safetensors or pytorch_model.bin); save the model there")
     check_size(folder, sum(file.stat().st_size for file in files))
     with _quiet(folder) as transformers:
-        load = transformers.AutoModelForImageClassification.from_pretrained
+        named = transformers.AutoConfig.from_pretrained(folder, **_LOCAL).architectures or [""]
+        of_tokens = named[0].endswith(("LMHeadModel", "ForCausalLM"))
+        load = _kind(transformers, of_tokens).from_pretrained
         # What does not fit is told below, by name, instead of a report on stderr.
         model, told = load(folder, output_loading_info=True, ignore_mismatched_sizes=True, **_LOCAL)
     wrong = {
@@ -67,7 +81,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     }
     if any(wrong.values()):
         parts = [f"{len(names)} {what}: {', '.join(names[:3])}" for what, names in wrong.items() if names]
-        raise ValueError(f"{folder}: its weights are not those of an image classifier ({'; '.join(parts)})")
+        kind = "a language model" if of_tokens else "an image classifier"
+        raise ValueError(f"{folder}: its weights are not those of {kind} ({'; '.join(parts)})")
     found: dict[str, Tensor] = model.state_dict()
     return found
 
@@ -83,6 +98,10 @@ def digest(folder: Path, *, weights: bool) -> str:
         with opened(file) as stream:
             state.update(f"{file.name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
     return state.hexdigest()
+
+
+def _kind(transformers: Any, of_tokens: bool) -> Any:
+    return transformers.AutoModelForCausalLM if of_tokens else transformers.AutoModelForImageClassification
 
 
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}

@@ -191,7 +191,12 @@ def checkpoints(run: Run, listed: Iterable[str]) -> list[int]:
 
 
 def views(run: Run, listed: Iterable[str]) -> list[str]:
-    """The views that ``--views`` lists; ``all`` stands for those that the run has."""
+    """The views that ``--views`` lists; ``all`` stands for those that the run has, and so do the default ones.
+
+    A run on a token file has none of those that differ in labels.
+    """
+    if click.get_current_context().get_parameter_source("views") is ParameterSource.DEFAULT:
+        listed = [name for name in listed if name in run.views]
     return [name for part in listed for name in (run.views if part == "all" else (part,))]
 
 
@@ -261,7 +266,7 @@ VIEWS = within(
         show_default="all but val",
         shell_complete=completion.VIEWS,
         help="Views of the data, comma-separated: mixed, clean_part, noisy_part, true_labels, val, test, labels:NOISE, "
-        "or all.",
+        "documents:SET, or all.",
     ),
 )
 EPOCHS = within(

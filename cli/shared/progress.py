@@ -54,7 +54,7 @@ def how_to_resume() -> str | None:
 
 def program() -> str:
     """Give the words that call this program again from the same shell."""
-    started = torchrun.program()
+    started = torchrun.program(_state["arguments"])
     if started is not None:
         return started
     if shutil.which("landscape"):

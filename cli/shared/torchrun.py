@@ -1,4 +1,4 @@
-"""The processes that ``torchrun`` starts: they measure together, and one of them speaks."""
+"""The processes that ``torchrun`` starts: they train or measure together, and one of them speaks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import click
 if TYPE_CHECKING:
     from landscape.ranks import Ranks
 
-SHARED = ("hessian", "surface", "sharpness", "diagnose")
+SHARED = ("train", "hessian", "surface", "sharpness", "diagnose")
 _PATIENCE = datetime.timedelta(days=1)  # that a process is gone shows at once; that one works long is no failure
 _state: dict[str, Any] = {"ranks": None, "store": None, "stderr": None}
 
@@ -76,7 +76,7 @@ def leave() -> None:
 
 
 def ranks() -> Ranks | None:
-    """The processes that measure together, if there are several."""
+    """The processes that work together, if ``torchrun`` started them."""
     found: Ranks | None = _state["ranks"]
     return found
 
@@ -95,13 +95,14 @@ def error_stream() -> IO[str] | None:
     return stderr if first else None
 
 
-def program() -> str | None:
-    """Give the command that these processes were started by, if they were."""
+def program(arguments: Sequence[str] = ()) -> str | None:
+    """Give the command that these processes were started by, if they were, such that ``arguments`` can follow it."""
     if not launched():
         return None
     count, here = os.environ["WORLD_SIZE"], os.environ["LOCAL_WORLD_SIZE"]
     where = f"--standalone --nproc-per-node {count}" if count == here else "(the same options on every machine)"
-    return f"torchrun {where} -m landscape_cli"
+    mistaken = any(word.partition("=")[0] == "--log" for word in arguments)  # by torchrun, for options of its own
+    return f"torchrun {where} -m {'-- ' if mistaken else ''}landscape_cli"
 
 
 def process_label() -> str:

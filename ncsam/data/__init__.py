@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from ncsam.data import cifar, digits, folder, idx, npz
+from ncsam.data import cifar, digits, folder, idx, npz, tokens
 from ncsam.data.arrays import from_arrays
 from ncsam.data.augment import PadCropFlip
 from ncsam.data.dataset import Data, Normalization, split_validation
 from ncsam.data.factories import is_factory, resolve_factory
 from ncsam.data.npz import first_line
+from ncsam.data.tokens import Tokens
 
-__all__ = ["Data", "Normalization", "PadCropFlip", "from_arrays", "imports_code", "load", "split_validation"]
+__all__ = ["Data", "Normalization", "PadCropFlip", "Tokens", "from_arrays", "imports_code", "load", "split_validation"]
 
 _READERS: dict[str, Callable[[str], Data]] = {
     "cifar10": cifar.load10,
@@ -20,6 +21,7 @@ _READERS: dict[str, Callable[[str], Data]] = {
     "mnist": idx.load_mnist,
     "fashion-mnist": idx.load_fashion_mnist,
     "npz": npz.load,
+    "tokens": tokens.load,
     "folder": lambda where: _load_folder(where),
 }
 
@@ -33,6 +35,7 @@ def load(name: str, *, seed: int = 0, trust: bool = False) -> Data:
     ``mnist:DIR``               :mod:`ncsam.data.idx`; plain or gzipped, so too ``fashion-mnist:DIR``
     ``npz:FILE``                :mod:`ncsam.data.npz`
     ``folder:DIR[,size=N]``     :mod:`ncsam.data.folder`
+    ``tokens:FILE,…``           :mod:`ncsam.data.tokens`, of language models; not to be trained on here
     ``package.module:factory``  your own: called as ``factory(seed=seed)``, it returns a :class:`Data` or what
                                 :func:`from_arrays` takes, (train_x, train_y, test_x, test_y)
     ==========================  ====================================================================================

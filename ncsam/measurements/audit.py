@@ -227,7 +227,7 @@ def make_null(checkpoint: Checkpoint, kind: str, seed: int, place: Place, view: 
     """The checkpoint's network with other weights, BatchNorm statistics recomputed for them."""
     if kind == "fresh":
         run, dataset = checkpoint.run, checkpoint.run.problem.dataset
-        built = models.build(run.config.model, dataset.input_shape, dataset.num_classes, seed=seed, trust=True)
+        built = models.build(run.config.model, dataset.input_shape, run.problem.num_outputs, seed=seed, trust=True)
         model = built.to(place.device, place.dtype).eval()
     else:
         model = copy.deepcopy(checkpoint.model(place))

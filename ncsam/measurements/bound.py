@@ -75,6 +75,7 @@ def measure_bound(
             raise ValueError(f"{what} is {given}, expected at least {least}")
     at = [run.epoch(e) for e in epochs]
     problem = run.problem
+    problem.check_labelled()
     clip = default_clip(problem.dataset.num_classes) if clip is None else clip
     if not 0 < clip <= LARGEST:
         raise ValueError(f"clip is {clip}, expected a cross-entropy > 0, up to {LARGEST:g}")

@@ -13,7 +13,7 @@ from typing import Any, TypedDict, TypeVar
 import numpy as np
 import torch
 
-from landscape import inputs, store
+from landscape import inputs, ranks, store
 from landscape.ranks import Ranks
 from landscape.store import PartFile, StoreError
 from landscape.store.part_work import shape_and_dtype
@@ -74,8 +74,7 @@ def on_first(make: Callable[[], T], where: Where) -> T:
     Raises:
         Exception: whatever ``make()`` raises, on all of them.
     """
-    ranks = where.get("ranks")
-    return make() if ranks is None else ranks.share(make)
+    return ranks.on_first(make, where.get("ranks"))
 
 
 def result_path(run: Run, name: str) -> Path:

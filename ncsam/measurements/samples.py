@@ -52,6 +52,7 @@ def measure_samples(
     at = [run.epoch(e) for e in epochs]
     if len(set(at)) < len(at):
         raise ValueError(f"an epoch is named twice: {at}")
+    run.problem.check_labelled()
     objective = objective_of(run, at[0], [VIEW], where)
     if not 1 <= k <= objective.num_parameters:
         raise ValueError(f"{k} eigenpairs asked for, expected 1…{objective.num_parameters}")

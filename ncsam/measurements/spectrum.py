@@ -51,6 +51,7 @@ def measure_spectrum(
     warm_start: bool = True,
     strategy: StrategyName = "auto",
     autotune: bool = False,
+    basis_bytes: int | None = None,
     subset: int | None = None,
     subset_seed: int = 0,
     seed: int = 0,
@@ -74,6 +75,7 @@ def measure_spectrum(
             records what each row used.
         autotune: time one product each way on the first row and take the faster one throughout, instead of following
             the rule of ``strategy="auto"``. A resumed measurement takes what the stopped one took.
+        basis_bytes: memory that the basis of the eigenpairs may take, see :func:`landscape.top_eigenpairs`.
         subset, subset_seed: so many samples of each view, drawn by that seed; all if none.
         where: see :class:`Where`.
 
@@ -99,6 +101,7 @@ def measure_spectrum(
         "params": list(params),
         "warm_start": warm_start and len(epochs) > 1,
         "strategy": strategy,
+        "basis_bytes": basis_bytes,
         "subset": subset,
         "subset_seed": subset_seed,
         "seed": seed,
@@ -159,7 +162,9 @@ class _Spectra(Measurement):
         if not 1 <= pairs <= objective.num_parameters:
             raise ValueError(f"{pairs} eigenpairs asked for, expected 1…{objective.num_parameters}")
         # Two vectors a pair and a few more are kept, in double precision
-        check_room(f"a basis for {pairs} eigenpairs", Path(), memory=8 * (2 * pairs + 10) * objective.num_parameters)
+        room = 8 * (2 * pairs + 10) * objective.num_parameters
+        room = min(room, self._settings["basis_bytes"] or room)
+        check_room(f"a basis for {pairs} eigenpairs", Path(), memory=room)
         found: dict[str, Any] = dict.fromkeys(PAIRWISE, (pairs,))
         found |= {"matvecs": (), "products": (), "strategies": ()}
         if self._settings["warm_start"]:
@@ -217,7 +222,8 @@ class _Spectra(Measurement):
         size, probes = objective.num_parameters, self._settings["trace_matvecs"]
         # Half of a trace's products extend the basis that it deflates by.
         vectors = PRODUCTS_PER_PAIR * self._count + probes // 2
-        return memory_of_basis(vectors, size) + max(
+        basis = memory_of_basis(vectors, size)
+        return min(basis, self._settings["basis_bytes"] or basis) + max(
             memory_of_probes(probes, size), memory_of_basis(self._settings["density_steps"], size)
         )
 
@@ -245,7 +251,10 @@ class _Spectra(Measurement):
 
     def _pairs(self, H: HessianOperator, start: Tensor | None) -> EigenResult:
         which, tol, seed = (self._settings[name] for name in ("which", "tol", "seed"))
-        return landscape.top_eigenpairs(H, self._k, which=which, tol=tol, seed=seed, start=start, keep_basis=True)
+        limit = self._settings["basis_bytes"]
+        return landscape.top_eigenpairs(
+            H, self._k, which=which, tol=tol, seed=seed, start=start, keep_basis=True, basis_bytes=limit
+        )
 
     def _rounded(self, pairs: EigenResult) -> Tensor:
         """Eigenvectors in the precision of the products, (K, k)."""

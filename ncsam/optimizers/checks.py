@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -52,11 +53,21 @@ def usable(batch: Any) -> Any:
 
 
 def check_initialised(tensors: Sequence[Tensor]) -> None:
-    """A ValueError for parameters or buffers that have no values yet, or that gradients cannot reach."""
+    """A ValueError for parameters or buffers that have no values yet, are sharded, or that gradients cannot reach."""
+    if any(_is_sharded(t) for t in tensors):
+        raise ValueError(
+            "the model's parameters are sharded (FSDP), so that no process has the gradient whose norm the "
+            "perturbation is divided by; take DistributedDataParallel"
+        )
     if any(is_lazy(t) for t in tensors):
         raise ValueError("the model has uninitialised parameters (lazy layers); run it once, model(x), before the step")
     if any(t.is_inference() for t in tensors):
         raise ValueError("the model was made inside torch.inference_mode(), so it has no gradients; make it outside")
+
+
+def _is_sharded(t: Tensor) -> bool:
+    distributed = sys.modules.get("torch.distributed.tensor")  # there can be no such tensor before it is imported
+    return (distributed is not None and isinstance(t, distributed.DTensor)) or getattr(t, "_fsdp_flattened", False)
 
 
 def features_module(model: nn.Module, name: str | None) -> nn.Module | None:

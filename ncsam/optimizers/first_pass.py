@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ncsam.optimizers.in_place import cast, evaluating, real
 from ncsam.optimizers.loss_mean import LossFn, check_classes, class_mean, counted_classes, counts
-from ncsam.optimizers.mini_batch import MiniBatch, total, unwrapped
+from ncsam.optimizers.mini_batch import MiniBatch, nothing_of, total, unwrapped
 from ncsam.optimizers.nested import join, mapped, take
 
 NO_PART = "no parameter of the optimizer takes part in the loss; was it built for another model?"
@@ -226,14 +226,17 @@ class FirstPass(GradientPass):
         found = self.gradient if alone else torch.zeros_like(self.gradient)
         outputs = []
         for piece, share in zip(pieces, shares, strict=True):
-            if share == 0.0:
+            if share == 0.0 and (fresh or batch.ranks is None):
                 outputs.append(take(self.own_outputs, slice(0, 0)))
                 continue
             with batch.callers_precision():
                 outputs.append(self._outputs_of(piece, fresh))
-                loss = batch.loss(outputs[-1], piece.labels, loss_fn)
+                # A layer that spans the processes hands gradients around in the backward pass: of losses that already
+                # are shares of the whole, from every process, be there such rows on it or not.
+                loss = batch.loss(outputs[-1], piece.labels, loss_fn) if share else nothing_of(outputs[-1])
+                loss = loss if alone else loss * share
             gradient = self._backward(loss, retain=keep_graph and self._graph is not None)
-            found = gradient if alone else found.add_(gradient, alpha=share)
+            found = gradient if alone else found.add_(gradient)
         if not keep_graph:
             self._graph = None
         with batch.callers_precision():

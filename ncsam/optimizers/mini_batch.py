@@ -181,7 +181,7 @@ class MiniBatch(Passes):
         if part.share == 1.0:
             return self.loss(outputs, part.y)
         if part.share == 0.0:
-            nothing = total([o.real.float().sum() * 0.0 for _, o in leaves(outputs) if isinstance(o, Tensor)])
+            nothing = nothing_of(outputs)
             return nothing.detach() if self._ddp is None else nothing  # DDP waits for gradients, be they zero
         return self.loss(outputs, part.y) * part.share
 
@@ -294,6 +294,11 @@ def _cut(x: Any, y: Any, microbatches: int) -> list[tuple[Any, Any, int, int]]:
                 )
     edges = [size * j // microbatches for j in range(microbatches + 1)]
     return [(take(x, slice(a, b)), take(y, slice(a, b)), a, b) for a, b in pairwise(edges)]
+
+
+def nothing_of(outputs: Any) -> Tensor:
+    """Zero, as a function of the outputs, so that a backward pass goes through all that they came from."""
+    return total([o.real.float().sum() * 0.0 for _, o in leaves(outputs) if isinstance(o, Tensor)])
 
 
 def total(losses: list[Tensor]) -> Tensor:

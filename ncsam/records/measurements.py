@@ -107,6 +107,7 @@ class Spectrum(Record, kind="spectrum"):
     density_broadening: float = parameter("deviation of its kernel, as a fraction of the width of the spectrum", 0.01)
     density_deflated: bool = parameter("whether the converged eigenvalues were put into it as found", False)
     strategy: str | None = parameter("how products were asked to be made", None)
+    basis_bytes: int | None = parameter("bytes that the basis of the eigenpairs could take; not limited if none", None)
     subset: int | None = parameter("samples of each view that were drawn and measured; all if none", None)
     subset_seed: int = parameter("seed of that draw", 0)
     num_parameters: int | None = parameter("number of parameters that the Hessian is taken by", None)

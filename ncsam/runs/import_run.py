@@ -17,6 +17,7 @@ from landscape.objective.isolation import undisturbed
 from landscape.records import Record
 from landscape.store.room import check_room
 from ncsam import hugging_face, models
+from ncsam.data import Tokens
 from ncsam.records import IMPORT
 from ncsam.runs.fitting import fit
 from ncsam.runs.resume_state import sole_training
@@ -115,7 +116,7 @@ def import_run(
     )
     problem = Problem.of(config, trust=trust)
     dataset = problem.dataset
-    made = models.build(model, dataset.input_shape, dataset.num_classes, seed=0, trust=trust)
+    made = models.build(model, dataset.input_shape, problem.num_outputs, seed=0, trust=trust)
     made = made.to(usable_device(device)).eval()
     size = sum(t.nbytes for t in made.state_dict().values() if isinstance(t, Tensor))
     check_room(f"{path.name} with {len(at)} checkpoints", path.parent, disk=len(at) * size, memory=len(at) * size)
@@ -177,13 +178,14 @@ def _check_outputs_of(made: nn.Module, problem: Problem, name: str) -> None:
     first = next((p for p in made.parameters() if p.is_floating_point()), x)
     with undisturbed(made), torch.no_grad():
         try:
-            outputs = made(x.to(first.device, first.dtype))
+            outputs = made(x.to(first.device, first.dtype if x.is_floating_point() else x.dtype))
         except Exception as error:  # whatever the user's code raises
             told = " ".join(str(error).split())
             raise ValueError(
                 f"model {name!r} raised {type(error).__name__} on inputs {tuple(x.shape)}: {told}"
             ) from error
-    expected = (len(x), problem.dataset.num_classes)
+    of_each = x.shape[1:] if isinstance(problem.dataset, Tokens) else ()  # logits of every token
+    expected = (len(x), *of_each, problem.num_outputs)
     if not isinstance(outputs, Tensor) or outputs.shape != expected:
         got = f"{tuple(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
         raise ValueError(f"model {name!r} returns {got}, expected logits of shape {expected}; let the factory wrap it")

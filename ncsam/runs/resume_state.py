@@ -77,10 +77,11 @@ def load_state(path: Path, identity: dict[str, Any], device: str) -> dict[str, A
         raise StoreError(
             f"{path}: not a readable training state ({type(error).__name__}); remove it to start over"
         ) from error
-    for key in sorted({*found, *identity}):
-        if found.get(key) != json.loads(json.dumps(identity.get(key))):
+    found, wanted = {"processes": 1, **found}, {"processes": 1, **identity}
+    for key in sorted({*found, *wanted}):
+        if found.get(key) != json.loads(json.dumps(wanted.get(key))):
             raise StoreError(
-                f"{path}: was trained with {key} = {found.get(key)!r}, asked for {identity.get(key)!r}; "
+                f"{path}: was trained with {key} = {found.get(key)!r}, asked for {wanted.get(key)!r}; "
                 "remove it to start over"
             )
     return dict(state)

@@ -129,8 +129,9 @@ class Run:
 
     @property
     def views(self) -> list[str]:
-        """The standard views that the run has: all, ``val`` only if a part was held out."""
-        return [view for view in VIEWS if view != "val" or self.labels.held_out.any()]
+        """The standard views that the run has: all, ``val`` only if a part was held out; of tokens, their own."""
+        known = self.problem.views if self.config.data.startswith("tokens:") else VIEWS
+        return [view for view in known if view != "val" or self.labels.held_out.any()]
 
     @property
     def name(self) -> str:
@@ -209,9 +210,9 @@ class Run:
 
     def model(self, epoch: int | str = "last", device: str = "cpu", dtype: torch.dtype = torch.float32) -> nn.Module:
         """The model with its weights and buffers at the end of an epoch, in eval mode."""
-        dataset = self.problem.dataset
+        shape, outputs = self.problem.dataset.input_shape, self.problem.num_outputs
         self._check_model_folder()
-        model = models.build(self.config.model, dataset.input_shape, dataset.num_classes, seed=0, trust=self._trust)
+        model = models.build(self.config.model, shape, outputs, seed=0, trust=self._trust)
         with store.open(self.path) as file:
             arrays = file.arrays(f"weights/{self.epoch(epoch)}")
         try:

@@ -25,7 +25,7 @@ LARGEST = 1e30  # of any setting: float32 ends at 3.4e38, and the square root of
 COUNTS = {
     "epochs": (1, 1_000_000), "batch_size": (1, 2**31 - 1), "train_samples": (1, 2**31 - 1),
     "test_samples": (1, 2**31 - 1), "diagnose": (0, 1_000_000), "diagnose_every": (0, 1_000_000),
-    "evaluate_every": (1, 1_000_000),
+    "evaluate_every": (1, 1_000_000), "perturbed_shares": (1, 1_000_000),
 }  # fmt: skip
 """Least and greatest of the settings that are whole numbers."""
 NUMBERS = {
@@ -68,6 +68,8 @@ class TrainConfig:
         memory_format: of weights and images in the steps: ``contiguous``, ``channels_last``, or ``auto``, see
             :func:`ncsam.training.execution.memory_format`. The arithmetic is the same but for its order.
         compile: run the model of the steps through ``torch.compile``.
+        perturbed_shares: equal shares of a batch that are each perturbed along their own gradient, one on each process
+            that trains, see :class:`ncsam.training.data_parallel.DataParallel`; 1 perturbs along that of the batch.
         checkpoints: epochs whose weights are kept besides the last.
         diagnose: batches on which the gradients are looked at along training, see
             :mod:`ncsam.training.gradient_diagnostics`; 0 for none. It changes nothing in the training.
@@ -110,6 +112,7 @@ class TrainConfig:
     precision: Precision = "fp32"
     memory_format: MemoryFormat = "auto"
     compile: bool = False
+    perturbed_shares: int = 1
     checkpoints: tuple[int, ...] = ()
     diagnose: int = 0
     diagnose_every: int = 1

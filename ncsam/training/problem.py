@@ -16,6 +16,8 @@ from ncsam.noise import NoisyLabels
 from ncsam.training.config import TrainConfig
 
 VIEWS = ("mixed", "clean_part", "noisy_part", "true_labels", "val", "test")
+DOCUMENTS = "documents:"  # and the name of a set of documents of a token file
+_LOGITS = 2**24  # of a language model at a time, where nothing depends on how many
 LABELS = "labels:"  # and a noise as it is spelled: the training inputs with labels drawn so
 
 
@@ -56,6 +58,19 @@ class Problem:
         train, val = data.split_validation(len(dataset.train_y), config.val_fraction, config.seeds["split"])
         return cls(dataset, labels, train, val, config.seeds["noise"], whole)
 
+    @property
+    def num_outputs(self) -> int:
+        """Size of the last axis of a model's outputs: the classes, or the vocabulary of a token file."""
+        return self.dataset.vocabulary if isinstance(self.dataset, data.Tokens) else self.dataset.num_classes
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """Standard views that there can be, whether or not they have samples."""
+        if not isinstance(self.dataset, data.Tokens):
+            return VIEWS
+        sets = self.dataset.classes if len(self.dataset.classes) > 1 else ()
+        return ("mixed", *(f"{DOCUMENTS}{name}" for name in sets), "val", "test")
+
     def relabelled(self, spec: str, seed: int) -> Problem:
         """The same inputs and split with labels of the noise spelled ``spec``.
 
@@ -69,11 +84,17 @@ class Problem:
         return self.dataset.prepare(self.dataset.train_x[self.train])
 
     def observed(self) -> Tensor:
-        """Observed labels of the training inputs, (n,) int64."""
+        """Observed labels of the training inputs, (n,) int64.
+
+        Raises:
+            ValueError: they are tokens, so that there are none.
+        """
+        self.check_labelled()
         return torch.from_numpy(self.labels.observed[self.train])
 
     def true(self) -> Tensor:
-        """True labels of the training inputs, (n,) int64."""
+        """True labels of the training inputs, (n,) int64; as :meth:`observed`."""
+        self.check_labelled()
         return torch.from_numpy(self.labels.true[self.train])
 
     def objective(
@@ -93,9 +114,14 @@ class Problem:
         ``batch_size`` follows from the size of an input if none: 4096 for digits, 170 for CIFAR. Pixels (uint8) are
         kept as they are, a quarter of the size, and normalised batch by batch.
 
+        Of a token file it is the mean over all tokens of the cross-entropy of the next one, on the views of
+        :attr:`views`.
+
         Raises:
             ValueError: an unknown view.
         """
+        if isinstance(self.dataset, data.Tokens):
+            return self._of_tokens(self.dataset, model, views, batch_size, loss_fn, metrics)
         for name in views:
             if name not in VIEWS and not name.startswith(LABELS):
                 raise ValueError(unknown("view", name, [*VIEWS, f"{LABELS}NOISE"]))
@@ -132,10 +158,61 @@ class Problem:
             metrics=metrics,
         )
 
+    def _of_tokens(
+        self,
+        tokens: data.Tokens,
+        model: nn.Module,
+        views: Sequence[str],
+        batch_size: int | None,
+        loss_fn: Callable[[Tensor, Tensor], Tensor] | None,
+        metrics: Mapping[str, Callable[[Tensor, Tensor], Tensor]] | None,
+    ) -> Objective:
+        known = {"mixed": View("mixed", "train"), "val": View("val", "val"), "test": View("test", "test")}
+        sets = torch.from_numpy(self.labels.true[self.train])
+        for index, name in enumerate(tokens.classes if len(tokens.classes) > 1 else ()):
+            known[f"{DOCUMENTS}{name}"] = View(f"{DOCUMENTS}{name}", "train", (sets == index).nonzero().squeeze(1))
+        for name in views:
+            if name not in known:
+                raise ValueError(f"{unknown('view of a token file', name, self.views)}; nothing is labelled wrongly")
+        if "val" in views and not len(self.val):
+            raise ValueError("no validation part was split off; leave the view 'val' out")
+        needed = {known[name].source for name in views}
+        rows = {"train": self.train, "val": self.val}
+        windows = {name: tokens.train_x[at] for name, at in rows.items() if name in needed}
+        if "test" in needed:
+            windows["test"] = tokens.test_x
+        return Objective(
+            model,
+            loss_fn or nn.CrossEntropyLoss(),
+            {name: (tokens.prepare(x), tokens.targets(x)) for name, x in windows.items()},
+            batch_size=batch_size or max(1, _LOGITS // (tokens.input_shape[0] * tokens.vocabulary)),
+            forward=_classes_first,
+            views=[known[name] for name in views],
+            metrics=metrics,
+        )
+
+    def check_labelled(self) -> None:
+        """Refuse tokens, whose samples have no labels.
+
+        Raises:
+            ValueError: they are tokens.
+        """
+        if isinstance(self.dataset, data.Tokens):
+            raise ValueError(
+                "token files have no labels of samples, which this needs; they are for import, hessian, sharpness and "
+                "surface"
+            )
+
     def _forward(self, model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
         x = self.dataset.prepare(batch[0])
         logits: Tensor = model(x.to(next(model.parameters()).dtype))
         return logits
+
+
+def _classes_first(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
+    """Logits (n, vocabulary, context) of a language model, whose outputs are (n, context, vocabulary)."""
+    logits: Tensor = model(batch[0])
+    return logits.transpose(1, 2)
 
 
 def batch_size_for(dataset: data.Data) -> int:
@@ -144,8 +221,11 @@ def batch_size_for(dataset: data.Data) -> int:
 
 
 def _labels(dataset: data.Data, spec: str, seed: int, whole: int | None) -> NoisyLabels:
+    if isinstance(dataset, data.Tokens) and spec != "none":
+        raise ValueError(f"noise is {spec!r}, but token files have no labels that could be wrong; leave it out")
     x = dataset.prepare(dataset.train_x).flatten(1).numpy() if spec.startswith("instance") else None
-    return noise.parse(spec, whole=whole)(dataset.train_y.numpy(), dataset.num_classes, seed, x)
+    classes = max(2, dataset.num_classes)  # documents may all be of one set
+    return noise.parse(spec, whole=whole)(dataset.train_y.numpy(), classes, seed, x)
 
 
 def _first(dataset: data.Data, part: str, count: int | None) -> data.Data:

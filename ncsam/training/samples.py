@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape.ranks import Ranks
 from ncsam.data import PadCropFlip
 from ncsam.training.problem import Problem
 
@@ -18,13 +19,15 @@ _SHARE = 0.5  # of an accelerator's free memory that data may take; the rest is 
 class Batch(NamedTuple):
     """Inputs ready for the model (B, …), observed and true labels (B,), on the device.
 
-    ``rows`` says which of the training samples they are, in the order of :attr:`ncsam.training.problem.Problem.train`.
+    ``rows`` says which of the training samples they are, in the order of :attr:`ncsam.training.problem.Problem.train`;
+    ``whole`` is the number of samples of the batch, of which one process of several gets its share.
     """
 
     x: Tensor
     observed: Tensor
     true: Tensor
     rows: Tensor
+    whole: int
 
 
 class Samples:
@@ -75,16 +78,20 @@ class Samples:
     def __len__(self) -> int:
         return len(self._index)
 
-    def batches(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch, counted from 1."""
+    def batches(self, epoch: int, ranks: Ranks | None = None) -> Iterator[Batch]:
+        """The batches of an epoch, counted from 1; of each the share of this process, where there are several."""
         order = torch.from_numpy(np.random.default_rng([self._seed, epoch]).permutation(len(self)))
         for rows in order.to(self._inputs.device).split(self._batch_size):
+            whole = len(rows)
+            if ranks is not None:
+                rows = rows[ranks.share_of(whole)]
             x = self._inputs.index_select(0, rows).to(self._device)  # a third of the time that indexing takes
             rows = rows.to(self._device)
             if self._augment is not None:
                 x = self._augment(x, self._index[rows], epoch)
             observed, true = self._observed.index_select(0, rows), self._true.index_select(0, rows)
-            yield Batch(self._dataset.prepare(x).contiguous(memory_format=self.memory_format), observed, true, rows)
+            ready = self._dataset.prepare(x).contiguous(memory_format=self.memory_format)
+            yield Batch(ready, observed, true, rows, whole)
 
 
 def _fits(inputs: Tensor, device: torch.device) -> bool:

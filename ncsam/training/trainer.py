@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
+from landscape.ranks import Ranks, on_first
 from ncsam import models, optimizers
 from ncsam.data.factories import resolve_factory
 from ncsam.optimizers import StepInfo
-from ncsam.optimizers.mini_batch import Forward
 from ncsam.optimizers.perturbations import (
     AdaptiveAscent,
     NoPerturbation,
@@ -28,6 +30,7 @@ from ncsam.optimizers.perturbations import (
 from ncsam.records import Diagnostics, SampleHistory, Steps, Training
 from ncsam.training import execution, losses
 from ncsam.training.config import TrainConfig, learning_rate_schedule
+from ncsam.training.data_parallel import DataParallel, SharedStep
 from ncsam.training.gradient_diagnostics import Diagnosis
 from ncsam.training.mixup import Mixtures, mixed
 from ncsam.training.predictions import Histories, class_accuracy, confusion_matrix, logits, losses_and_margins
@@ -43,6 +46,7 @@ _ARRAYS = (
     "diagnosed",
     "step_norms",
 )  # of a trainer, which hold arrays; a state has tensors in their place
+_OWN = "ncsam"  # of an optimizer's state: what is not the base optimizer's
 _OF_WHOLE_BATCHES = (NoPerturbation, SharpnessAscent, AdaptiveAscent, ReplayedAscent)
 """Perturbations that ask for no loss but that of the batch as it is."""
 
@@ -76,6 +80,8 @@ class Trainer:
         problem: built from the configuration if none; pass one to share its data between trainers.
         device: where to train.
         trust: import a ``package.module:factory`` that the configuration names as data or model.
+        ranks: the processes that train together, each of which makes the same trainer and does the same with it. All
+            then have the same rows and checkpoints.
 
     Attributes:
         model: in training.
@@ -109,8 +115,12 @@ class Trainer:
         *,
         trust: bool = False,
         replay: StepNorms | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
-        self.config = config
+        self.config, self._ranks = config, ranks
+        if ranks is None and config.perturbed_shares != 1:
+            n = config.perturbed_shares
+            raise ValueError(f"perturbed_shares is {n}, so {n} processes must train; start them with torchrun")
         if (replay is None) is (config.optimizer == "replay"):
             raise ValueError(f"optimizer {config.optimizer!r}: replay, and no other, needs the step norms of a run")
         self._loss = losses.parse(config.loss)
@@ -134,6 +144,8 @@ class Trainer:
         self._use_format(execution.memory_format(config.memory_format, self.model, few))
         if replay is not None:
             replay.check(config, dataset.hash, -(-len(self._samples) // config.batch_size))
+        self._parallel = None if ranks is None else DataParallel(ranks, config, self.model, few, len(self._samples))
+        self._own_states: list[dict[str, Any]] = []  # of every process's optimizer, what may be its own
         self._optimizer, self._warmup = self._arms(place, replay, trust)
         self._perturbation: Perturbation | None = getattr(self._optimizer, "perturbation", None)
         self._check_loss()
@@ -161,29 +173,31 @@ class Trainer:
         """The optimizer, and that of the warm-up; both step the same weights by the same base optimizer."""
         config = self.config
         base = _base_optimizer(config, self.model)
-        forward: Forward | None = None
+        model: nn.Module = self.model if self._parallel is None else self._parallel.model
+        common: dict[str, Any] = {} if self._parallel is None else self._parallel.options()
         chosen: TrainingStep
         if config.optimizer not in optimizers.OPTIMIZERS:
             chosen = _own_step(config, self.model, base, trust=trust)
         else:
             if config.compile:
-                forward, self._step_context = execution.compiled(self.model, device, self._step_context)
-            chosen = self._known(base, replay, forward)
+                common["forward"], self._step_context = execution.compiled(self.model, device, self._step_context)
+            chosen = self._known(model, base, replay, common)
         if config.warmup_step == "sam":
-            return chosen, optimizers.SAM(self.model, base, config.warmup_rho, forward=forward)
-        return chosen, optimizers.Plain(self.model, base, forward=forward)
+            return chosen, optimizers.SAM(model, base, config.warmup_rho, **common)
+        return chosen, optimizers.Plain(model, base, **common)
 
     def _known(
-        self, base: torch.optim.Optimizer, replay: StepNorms | None, forward: Forward | None
+        self, model: nn.Module, base: torch.optim.Optimizer, replay: StepNorms | None, common: dict[str, Any]
     ) -> optimizers.SharpnessAware:
         """The optimizer where it is one of this package."""
         config, options = self.config, dict(self.config.options)
         if "seed" in optimizers.options_of(config.optimizer):
-            options["seed"] = config.seeds["picks"]
+            seed = config.seeds["picks"]
+            options["seed"] = seed if self._parallel is None else self._parallel.seed(seed)
         if replay is not None:
             options["norms"] = replay.norms[config.warmup_epochs :].ravel()
-        found = optimizers.build(config.optimizer, self.model, base, **options, forward=forward)
-        if forward is not None and found.perturbation.features_of is not None:
+        found = optimizers.build(config.optimizer, model, base, **options, **common)
+        if config.compile and found.perturbation.features_of is not None:
             raise ValueError(f"{config.optimizer} looks inside the model, which compile does not allow; leave it out")
         return found
 
@@ -255,6 +269,7 @@ class Trainer:
             "memory_format": self.memory_format,
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
+            **({} if self._parallel is None else {"own": self._own_states}),
             **tree_map_only(np.ndarray, torch.from_numpy, {name: getattr(self, name) for name in _ARRAYS}),
             "samples": dict(self._histories.by_epoch) if self._histories is not None else {},
             "targets": self._targets,
@@ -266,7 +281,11 @@ class Trainer:
         # States from before there was a choice have none.
         self._use_format(state.get("memory_format", "contiguous"))
         self.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        optimizer = state["optimizer"]
+        if self._ranks is not None:
+            self._own_states = state["own"]
+            optimizer = {**optimizer, _OWN: self._own_states[self._ranks.rank]}
+        self._optimizer.load_state_dict(optimizer)
         for name in _ARRAYS:
             setattr(self, name, tree_map_only(Tensor, lambda t: t.cpu().numpy(), state.get(name, {})))
         if self._histories is not None:
@@ -281,7 +300,8 @@ class Trainer:
         if self._diagnosis is None or not config.diagnoses(epoch):
             return
         started = time.perf_counter()
-        self.diagnosed[epoch] = self._diagnosis.batches(self.model, epoch, config.diagnose)
+        diagnosis = self._diagnosis
+        self.diagnosed[epoch] = on_first(lambda: diagnosis.batches(self.model, epoch, config.diagnose), self._ranks)
         self.seconds["diagnostics"] += time.perf_counter() - started
 
     def train_epoch(self, epoch: int) -> Row:
@@ -291,11 +311,31 @@ class Trainer:
         for group in opt.param_groups:
             group["lr"] = self._lr(epoch)
         self.model.train()
-        means, norms = _Means(), []
+        if self._parallel is None:
+            steps = [(step.info, step.whole) for step in self._steps(opt, epoch)]
+        else:
+            with self._parallel.epoch(epoch):
+                own = list(self._steps(opt, epoch))
+            steps = self._parallel.of_batches(own)
+            self._own_states = self._parallel.settle(self._optimizer.state_dict()[_OWN])
+        means = _Means()
+        for info, samples in steps:
+            means.add(info, samples)
+        if not isinstance(self._perturbation, NoPerturbation):
+            norms = [math.nan if info.skipped is not None else info.perturbation_norm for info, _ in steps]
+            self.step_norms[epoch] = np.array(norms, np.float32)
+        return means.row(0.0 if self._perturbation is None else self._perturbation.rho)
+
+    def _steps(self, opt: TrainingStep, epoch: int) -> Iterator[SharedStep]:
+        """Take the steps of an epoch, yielding the record of each without its batch."""
         mixtures = Mixtures(self.config.mixup, self.config.seeds["order"], epoch) if self.config.mixup else None
-        for batch in self._samples.batches(epoch):
+        for batch in self._samples.batches(epoch, self._ranks):
             x, loss = self._inputs_and_loss(batch, mixtures)
-            with self._step_context():
+            own = len(batch.observed)
+            with (
+                self._step_context(),
+                nullcontext() if self._parallel is None else self._parallel.step(own, batch.whole),
+            ):
                 info = opt.step(
                     x,
                     batch.observed,
@@ -306,11 +346,7 @@ class Trainer:
             if not isinstance(info, StepInfo):
                 got = f"step of {self.config.optimizer} returned {type(info).__name__}"
                 raise ValueError(f"{got}, expected ncsam.optimizers.StepInfo(loss, perturbed_loss, gradient_norm)")
-            means.add(info, len(batch.observed))
-            norms.append(math.nan if info.skipped is not None else info.perturbation_norm)
-        if not isinstance(self._perturbation, NoPerturbation):
-            self.step_norms[epoch] = np.array(norms, np.float32)
-        return means.row(0.0 if self._perturbation is None else self._perturbation.rho)
+            yield SharedStep(dataclasses.replace(info, outputs=None, labels=None), own, batch.whole)
 
     def _inputs_and_loss(self, batch: Batch, mixtures: Mixtures | None) -> tuple[Tensor, losses.Loss]:
         """What a batch is trained on, and by which loss: where one belongs to the batch, that."""
@@ -373,7 +409,8 @@ class Trainer:
     def _check(self) -> None:
         """Refuse, at the first evaluation, a model whose outputs are not a function of its weights and a sample."""
         if not self._checked:
-            self.problem.objective(self.model, ("test",), self._batch_size()).evaluate()
+            test = self.problem.objective(self.model, ("test",), self._batch_size())
+            on_first(lambda: bool(test.evaluate()), self._ranks)
             self._checked = True
 
     def _use_format(self, name: str) -> None:
@@ -387,8 +424,18 @@ class Trainer:
         return batch_size_for(self.problem.dataset) if self._device.type == "cpu" else 1024
 
     def _logits(self, inputs: Tensor) -> Tensor:
-        memory_format = self._samples.memory_format
-        return logits(self.model, self.problem.dataset, inputs, self._batch_size(), self._device, memory_format)
+        """Outputs for inputs of the data set, the same on all processes, which share the batches."""
+        dataset, size, memory_format = self.problem.dataset, self._batch_size(), self._samples.memory_format
+
+        def outputs(of: Tensor) -> Tensor:
+            return logits(self.model, dataset, of, size, self._device, memory_format)
+
+        if self._ranks is None:
+            return outputs(inputs)
+        mine = self._ranks.share_of(-(-len(inputs) // size))
+        own = inputs[mine.start * size : mine.stop * size]
+        none = torch.empty(0, dataset.num_classes, dtype=torch.float32, device="cpu")
+        return self._ranks.rows(outputs(own) if len(own) else none)
 
     def _confusion(self) -> np.ndarray:
         """Test samples of each class by what they are predicted as, (C, C)."""

@@ -50,7 +50,7 @@ def folder(trained: Path, tmp_path: Path) -> Path:
 def torchrun(folder: Path, size: int, arguments: list[str], **environment: str) -> subprocess.Popen[str]:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)]
     return subprocess.Popen(
-        [*launcher, "-m", "landscape_cli", *arguments],
+        [*launcher, "-m", "--", "landscape_cli", *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", **environment},
         stdout=subprocess.PIPE,
@@ -153,7 +153,7 @@ def test_an_error_in_one_process_is_told_once_with_its_cause(folder: Path, train
     status, _, said = finished(torchrun(folder, 2, HESSIAN, TEST_FAIL_AFTER="3"))
     assert status == 1
     assert len(said) == 1, said
-    assert said[0].startswith("landscape: error: process 1 of 0…1: MemoryError: no room for activations"), said
+    assert said[0].startswith("landscape: error: process 1 of 0…1: there is not enough memory (no room for"), said
     other = finished(torchrun(folder, 3, [*HESSIAN, "--resume"]))
     assert other[0] == 1
     assert len(other[2]) == 1
@@ -178,9 +178,11 @@ def test_a_stopped_job_says_how_to_go_on(folder: Path, trained: Path) -> None:
     ("arguments", "line"),
     [
         (
-            ["train", "--out", "x.h5"],
-            "train runs in one process; torchrun is for hessian, surface, sharpness, diagnose",
+            ["inspect", "run.h5"],
+            "inspect runs in one process; torchrun is for train, hessian, surface, sharpness, diagnose",
         ),
+        (["train", "--out", "run.h5"], "run.h5: the file exists; choose another name, --overwrite, or --resume"),
+        (["train", "--out", "x.h5", "--mixup", "1", "--optimizer", "sam"], "mixup 1 works on whole batches"),
         (["hessian", "run.h5", "--views", "nowhere"], "unknown view 'nowhere'"),
         ([*HESSIAN, "--name", "twice"], "'hessian/twice' exists; choose another --name, or --overwrite"),
     ],
@@ -189,12 +191,60 @@ def test_refusals_are_told_once(folder: Path, arguments: list[str], line: str) -
     if "twice" in arguments:
         assert landscape(["hessian", str(folder / "run.h5"), *arguments[2:]]) == 0
     before = (folder / "run.h5").read_bytes()
-    status, out, said = finished(torchrun(folder, 2, [*arguments, "--trust"] if arguments[0] != "train" else arguments))
+    trust = ["--trust"] if arguments[0] == "hessian" else []
+    status, out, said = finished(torchrun(folder, 2, [*arguments, *trust]))
     assert status == 1  # torchrun's
     assert out == ""
     assert len(said) == 1, said
     assert line in said[0]
     assert (folder / "run.h5").read_bytes() == before
+    assert not (folder / "x.h5").exists()
+
+
+def training(*more: str) -> list[str]:
+    """A command that trains for a while."""
+    data = ["--model", MODEL, "--train-samples", "101", "--noise", "symmetric:0.4", "--optimizer", "sam"]
+    return ["train", *data, "--epochs", "40", "--warmup", "0", "--quiet", "--out", "two.h5", *more]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_training_goes_on_after_a_kill(folder: Path, killed: int) -> None:
+    log = ["--log=two.jsonl"]  # which torchrun would take for an option of its own
+    process = torchrun(folder, 2, training(*log), TEST_DELAY="0.1")
+    state, deadline = folder / "two.h5.training.state", time.monotonic() + 600
+    while not state.exists():
+        assert time.monotonic() < deadline, "no state was saved"
+        time.sleep(0.05)
+    os.kill(rank_of(process, killed), signal.SIGKILL)
+    status, _, said = finished(process)
+    assert status == 1
+    assert len(said) == 1, said
+    assert re.match("landscape: error: .*(was lost|another of its processes ended)", said[0]), said
+    words = shlex.split(said[0].partition("continue with: ")[2])
+    assert words[4:7] == ["-m", "--", "landscape_cli"], words
+    assert not (folder / "two.h5").exists()
+    other = finished(torchrun(folder, 3, [*training(*log), "--resume"]))
+    assert "was trained with processes = 2, asked for 3" in other[2][0]
+    status, _, said = finished(torchrun(folder, 2, words[7:]))
+    assert (status, said) == (0, [])
+    assert not state.exists()
+    assert len((folder / "two.jsonl").read_text().splitlines()) == 40
+    assert finished(torchrun(folder, 2, [word.replace("two.h5", "whole.h5") for word in training()]))[0] == 0
+    ours, theirs = (Run(folder / name, trust=True) for name in ("two.h5", "whole.h5"))
+    assert ours.attrs["processes"] == 2
+    for name, value in theirs.model().state_dict().items():
+        assert value.equal(ours.model().state_dict()[name]), name
+    assert store.verify(folder / "two.h5") == []
+
+
+@pytest.mark.slow
+def test_an_error_in_one_process_ends_a_training(folder: Path) -> None:
+    status, _, said = finished(torchrun(folder, 2, training(), TEST_FAIL_AFTER="20"))
+    assert status == 1
+    assert len(said) == 1, said
+    assert said[0].startswith("landscape: error: process 1 of 0…1: there is not enough memory"), said
+    assert not (folder / "two.h5").exists()
 
 
 @pytest.mark.slow

@@ -62,6 +62,21 @@ def run(traced: Path, tmp_path: Path) -> Run:
     return Run(tmp_path / "run.h5")
 
 
+def test_a_basis_of_few_vectors_finds_the_same(run: Run) -> None:
+    settings = {**SMALL, "trace_matvecs": 0, "tol": 1e-6, "dtype": "float64"}
+    free = measure_spectrum(run, "free", views=["mixed"], **settings)
+    size = free.num_parameters
+    assert size is not None
+    few = measure_spectrum(run, "few", views=["mixed"], basis_bytes=8 * size * 6, **settings)
+    assert few.products is not None
+    assert free.products is not None
+    assert few.products.sum() > free.products.sum()  # it had to start anew
+    assert (few.basis_bytes, free.basis_bytes) == (48 * size, None)
+    np.testing.assert_allclose(few.values, free.values, atol=float(few.residuals.max() + free.residuals.max()))
+    with pytest.raises(ValueError, match="basis_bytes is 8, expected at least"):
+        measure_spectrum(run, "none", views=["mixed"], basis_bytes=8, **settings)
+
+
 def test_warm_starts_resume_bitwise_whatever_was_left(run: Run) -> None:
     asked = {**SMALL, "views": ["mixed", "noisy_part"], "epochs": run.epochs}
     whole = measure_spectrum(run, "whole", **asked)

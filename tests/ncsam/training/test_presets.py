@@ -17,7 +17,7 @@ from ncsam.training.presets import OURS, PAPER, PRESETS, RELEASED, get
 # Of the user, not of the comparison.
 PER_RUN = {
     *("data", "options", "checkpoints", "seeds", "train_samples", "test_samples"),
-    *("diagnose", "diagnose_every", "evaluate_every", "samples", "like"),
+    *("diagnose", "diagnose_every", "evaluate_every", "samples", "like", "perturbed_shares"),
 }
 
 
