@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ncsam.data import cifar, digits, folder, idx, npz
 from ncsam.data.arrays import from_arrays
 from ncsam.data.augment import PadCropFlip
-from ncsam.data.dataset import Data, Normalization, split_validation
+from ncsam.data.dataset import Data, Normalization, parse_normalization, split_validation
 from ncsam.data.factories import is_factory, resolve_factory
 from ncsam.data.npz import first_line
 
@@ -24,7 +24,7 @@ _READERS: dict[str, Callable[[str], Data]] = {
 }
 
 
-def load(name: str, *, seed: int = 0, trust: bool = False) -> Data:
+def load(name: str, *, seed: int = 0, trust: bool = False, normalization: str = "own") -> Data:
     """The data set spelled ``name``.
 
     ==========================  ====================================================================================
@@ -40,17 +40,25 @@ def load(name: str, *, seed: int = 0, trust: bool = False) -> Data:
     Args:
         trust: allow a factory, whose import runs code. Pass True only for a name the user gave, never for one read
             from a file without asking.
+        normalization: how pixels are prepared for a model: ``own``, ``none``, ``imagenet`` or ``MEANS/DEVIATIONS``, see
+            :meth:`Normalization.stated`.
 
     Raises:
-        ValueError: an unknown name, an untrusted factory, or files that do not hold what they should.
+        ValueError: an unknown name or normalization, an untrusted factory, or files that do not hold what they should.
         OSError: files that are missing or cannot be read.
 
     >>> load("digits").num_classes
     10
     """
-    kind, _, where = name.partition(":")
+    parse_normalization(normalization)  # a wrong spelling is told before data are read
     if name == "digits":
-        return digits.load(seed=seed)
+        return digits.load(seed=seed, normalization=normalization)
+    return _read(name, seed, trust).normalized(normalization)
+
+
+def _read(name: str, seed: int, trust: bool) -> Data:
+    """The data set as its reader or factory gives it."""
+    kind, _, where = name.partition(":")
     if kind in _READERS:
         if not where:
             raise ValueError(f"data {name!r} does not say where; spell it {kind}:PATH")

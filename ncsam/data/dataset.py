@@ -9,12 +9,16 @@ import hashlib
 import numpy as np
 import torch
 
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_LARGEST = 1e6  # of means and deviations, of whose inverse too
+
 
 @dataclasses.dataclass(frozen=True)
 class Normalization:
     """x ↦ (x / scale − mean) / std, per channel (the first axis of a sample).
 
-    ``mean`` and ``std`` are those of the training inputs after division by ``scale``; one entry serves all channels.
+    ``mean`` and ``std`` are, unless stated otherwise, those of the training inputs after division by ``scale``; one
+    entry serves all channels.
     """
 
     mean: tuple[float, ...]
@@ -31,6 +35,65 @@ class Normalization:
         mean = torch.tensor(self.mean, dtype=torch.float32, device=x.device).reshape(shape)
         std = torch.tensor(self.std, dtype=torch.float32, device=x.device).reshape(shape)
         return (x.float() / self.scale - mean) / std
+
+    def __str__(self) -> str:
+        words = [f"pixels / {self.scale:g}"]
+        if any(self.mean):
+            words.append(f"minus {' '.join(f'{m:.4g}' for m in self.mean)}")
+        if any(s != 1 for s in self.std):
+            words.append(f"divided by {' '.join(f'{s:.4g}' for s in self.std)}")
+        return ", ".join([*words, "by channel"] if len(words) > 1 and len(self.mean) > 1 else words)
+
+    def stated(self, spec: str, name: str, channels: int) -> Normalization:
+        """The normalisation spelled ``spec`` in place of this one, of the data set ``name``, with the same scale.
+
+        ===================  =======================================================================================
+        ``own``              this one: mean and deviation of the training pixels, by channel
+        ``none``             pixels divided by the scale, and nothing more
+        ``imagenet``         the mean 0.485, 0.456, 0.406 and the deviation 0.229, 0.224, 0.225 of red, green, blue
+        ``MEANS/DEVIATIONS`` numbers for each channel, or one for all: ``0.5,0.5,0.5/0.25,0.25,0.25``, ``0.5/0.25``
+        ===================  =======================================================================================
+
+        Raises:
+            ValueError: an unknown spelling, numbers out of range, or another number of channels.
+
+        >>> Normalization((0.3,), (0.2,), scale=255.0).stated("0.5/0.25", "mnist", channels=1)
+        Normalization(mean=(0.5,), std=(0.25,), scale=255.0)
+        """
+        found = parse_normalization(spec)
+        if found is None:
+            return self
+        mean, std = found
+        if len(mean) not in (1, channels):
+            raise ValueError(
+                f"normalization {spec!r} has {len(mean)} channels, the inputs of {name} have {channels}; "
+                "give one number for each, or one for all"
+            )
+        return Normalization(mean, std, self.scale)
+
+
+def parse_normalization(spec: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Means and deviations that ``spec`` spells, see :meth:`Normalization.stated`; none for ``own``.
+
+    Raises:
+        ValueError: an unknown spelling, or numbers out of range.
+    """
+    known: dict[str, tuple[tuple[float, ...], tuple[float, ...]] | None]
+    known = {"own": None, "none": ((0.0,), (1.0,)), "imagenet": _IMAGENET}
+    if spec in known:
+        return known[spec]
+    try:
+        mean, std = (tuple(map(float, numbers.split(","))) for numbers in spec.split("/"))
+    except ValueError:
+        raise ValueError(
+            f"normalization is {spec!r}, expected own, none, imagenet or MEANS/DEVIATIONS such as 0.5/0.25, "
+            "of pixels / 255"
+        ) from None
+    if len(mean) != len(std):
+        raise ValueError(f"normalization is {spec!r}: means: {len(mean)}, deviations: {len(std)}; give as many of both")
+    if not all(abs(m) <= _LARGEST for m in mean) or not all(1 / _LARGEST <= s <= _LARGEST for s in std):
+        raise ValueError(f"normalization is {spec!r}: means lie within ±1e6, deviations in 1e-6…1e6")
+    return mean, std
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -92,6 +155,32 @@ class Data:
         if x.dtype != torch.uint8 or self.normalization is None:
             return x
         return self.normalization(x)
+
+    @property
+    def preparation(self) -> str:
+        """How inputs become what a model gets, in words.
+
+        >>> from ncsam import data
+        >>> data.load("digits", normalization="none").preparation
+        'pixels / 16'
+        """
+        return "as the data set has them (float32)" if self.normalization is None else str(self.normalization)
+
+    def normalized(self, spec: str) -> Data:
+        """The same pixels, to be prepared as ``spec`` says, see :meth:`Normalization.stated`.
+
+        Raises:
+            ValueError: an impossible spelling; inputs that are ready (float32) and another one than ``own``.
+        """
+        if parse_normalization(spec) is None:
+            return self
+        if self.train_x.dtype != torch.uint8 or self.normalization is None:
+            raise ValueError(
+                f"inputs of {self.name} are float32, ready for the model; normalization {spec!r} prepares pixels "
+                "(uint8), leave it out"
+            )
+        stated = self.normalization.stated(spec, self.name, self.input_shape[0])
+        return dataclasses.replace(self, normalization=stated)
 
     @functools.cached_property
     def hash(self) -> str:

@@ -115,7 +115,14 @@ def train_run(
         store.create(
             path,
             kind="run",
-            attrs={**stamp, **(attrs or {}), **spent, **replayed, "memory_format": trainer.memory_format},
+            attrs={
+                **stamp,
+                **(attrs or {}),
+                **spent,
+                **replayed,
+                "memory_format": trainer.memory_format,
+                "inputs": trainer.problem.dataset.preparation,
+            },
             contents=contents,
             overwrite=overwrite,
         )

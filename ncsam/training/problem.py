@@ -49,11 +49,12 @@ class Problem:
             ValueError: a spelling in the configuration is unknown or impossible.
         """
         noise.parse(config.noise)  # a wrong spelling is told before data are read
-        dataset = data.load(config.data, seed=config.seeds["split"], trust=trust)
+        seed = config.seeds["split"]
+        dataset = data.load(config.data, seed=seed, trust=trust, normalization=config.normalization)
         whole = len(dataset.train_y)
         dataset = _first(_first(dataset, "train", config.train_samples), "test", config.test_samples)
         labels = _labels(dataset, config.noise, config.seeds["noise"], whole)
-        train, val = data.split_validation(len(dataset.train_y), config.val_fraction, config.seeds["split"])
+        train, val = data.split_validation(len(dataset.train_y), config.val_fraction, seed)
         return cls(dataset, labels, train, val, config.seeds["noise"], whole)
 
     def relabelled(self, spec: str, seed: int) -> Problem:
