@@ -158,7 +158,7 @@ def audit(
             f"curvature, sharpness and surfaces on {task.samples - chosen.samples} of the {task.samples} samples: "
             "more than the budget allows"
         )
-    whole = first.objective([view], place).num_samples(view)
+    whole = first.run.problem.num_samples(view)
     if task.samples < whole:
         left_out.append(f"{whole - task.samples} of {whole} samples of {view}: not in the subset that was asked for")
     whole_columns = [(label, c) for label, _, c, is_null in columns if not is_null and label not in broken]

@@ -77,6 +77,12 @@ class Problem:
         """True labels of the training inputs, (n,) int64."""
         return torch.from_numpy(self.labels.true[self.train])
 
+    def num_samples(self, view: str) -> int:
+        """Samples that a standard view has."""
+        flipped = int(self.labels.flipped[self.train].sum())
+        other = {"test": len(self.dataset.test_y), "val": len(self.val), "noisy_part": flipped}
+        return other.get(view, len(self.train) - (flipped if view == "clean_part" else 0))
+
     def objective(
         self,
         model: nn.Module,
