@@ -8,11 +8,11 @@ from collections.abc import Callable
 from ncsam.data import cifar, digits, folder, idx, npz
 from ncsam.data.arrays import from_arrays
 from ncsam.data.augment import PadCropFlip
-from ncsam.data.dataset import Data, Normalization, parse_normalization, split_validation
+from ncsam.data.dataset import Data, Normalization, parse_normalization, picked, split_validation
 from ncsam.data.factories import is_factory, resolve_factory
 from ncsam.data.npz import first_line
 
-__all__ = ["Data", "Normalization", "PadCropFlip", "from_arrays", "imports_code", "load", "split_validation"]
+__all__ = ["Data", "Normalization", "PadCropFlip", "from_arrays", "imports_code", "load", "picked", "split_validation"]
 
 _READERS: dict[str, Callable[[str], Data]] = {
     "cifar10": cifar.load10,
@@ -32,7 +32,7 @@ def load(name: str, *, seed: int = 0, trust: bool = False, normalization: str = 
     ``cifar10:DIR``             :mod:`ncsam.data.cifar`; python or binary layout, so too ``cifar100:DIR``
     ``mnist:DIR``               :mod:`ncsam.data.idx`; plain or gzipped, so too ``fashion-mnist:DIR``
     ``npz:FILE``                :mod:`ncsam.data.npz`
-    ``folder:DIR[,size=N]``     :mod:`ncsam.data.folder`
+    ``folder:DIR[,size=N]``     :mod:`ncsam.data.folder`; ``,lazy`` at the end reads images as they are needed
     ``package.module:factory``  your own: called as ``factory(seed=seed)``, it returns a :class:`Data` or what
                                 :func:`from_arrays` takes, (train_x, train_y, test_x, test_y)
     ==========================  ====================================================================================
@@ -88,5 +88,6 @@ def imports_code(name: str) -> bool:
 
 
 def _load_folder(where: str) -> Data:
-    sized = re.fullmatch(r"(.*),size=(\d+)", where)
-    return folder.load(sized[1], size=int(sized[2])) if sized else folder.load(where)
+    directory, lazy = where.removesuffix(",lazy"), where.endswith(",lazy")
+    sized = re.fullmatch(r"(.*),size=(\d+)", directory)
+    return folder.load(sized[1] if sized else directory, size=int(sized[2]) if sized else None, lazy=lazy)

@@ -5,10 +5,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from landscape import LazyInputs
+
+Inputs = Tensor | LazyInputs
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _LARGEST = 1e6  # of means and deviations, of whose inverse too
 
@@ -98,11 +103,12 @@ def parse_normalization(spec: str) -> tuple[tuple[float, ...], tuple[float, ...]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Data:
-    """A classification data set in memory.
+    """A classification data set, in memory or with inputs that are read as they are needed.
 
     Attributes:
         train_x, test_x: inputs, (n, …). **float32 is ready for the model; uint8 is raw pixels**, a quarter of the
             size, to be augmented as they are and made ready by :meth:`prepare` on whatever device they are on.
+            :class:`landscape.LazyInputs` of uint8 for data larger than memory.
         train_y, test_y: labels as the data set has them, (n,), int64, in 0…C−1.
         num_classes: C.
         name: how :func:`ncsam.data.load` spells the set, without the folder.
@@ -113,9 +119,9 @@ class Data:
         ValueError: shapes, dtypes or labels contradict the above, or an input is not finite.
     """
 
-    train_x: torch.Tensor = dataclasses.field(repr=False)
+    train_x: Inputs = dataclasses.field(repr=False)
     train_y: torch.Tensor = dataclasses.field(repr=False)
-    test_x: torch.Tensor = dataclasses.field(repr=False)
+    test_x: Inputs = dataclasses.field(repr=False)
     test_y: torch.Tensor = dataclasses.field(repr=False)
     num_classes: int
     name: str
@@ -184,15 +190,40 @@ class Data:
 
     @functools.cached_property
     def hash(self) -> str:
-        """SHA-256 (hex) of inputs, labels and class names, computed when first asked for."""
+        """SHA-256 (hex) of inputs, labels and class names, computed when first asked for.
+
+        Lazy inputs stand for themselves with their ``digest``.
+        """
         digest = hashlib.sha256(repr((self.classes, self.normalization)).encode())
         for tensor in (self.train_x, self.train_y, self.test_x, self.test_y):
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.contiguous().numpy().data)
+            if isinstance(tensor, LazyInputs):
+                digest.update(tensor.digest.encode())
+            else:
+                digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
 
+    def check_in_memory(self, what: str) -> None:
+        """Refuse ``what``, which needs all inputs at once, where they are read as they are needed.
 
-def _check_part(what: str, x: torch.Tensor, y: torch.Tensor, num_classes: int) -> None:
+        Raises:
+            ValueError: they are.
+        """
+        if isinstance(self.train_x, LazyInputs):
+            raise ValueError(
+                f"{what} needs all inputs in memory, and those of {self.name} are read as they are needed; "
+                "take the data without ,lazy"
+            )
+
+
+def picked(x: Inputs, rows: Any) -> Inputs:
+    """Rows of inputs, still to be read where they are lazy."""
+    return x.select(rows) if isinstance(x, LazyInputs) else x[rows]
+
+
+def _check_part(what: str, x: Inputs, y: torch.Tensor, num_classes: int) -> None:
+    if isinstance(x, LazyInputs) and x.dtype != torch.uint8:
+        raise ValueError(f"{what} inputs are read as they are needed and {x.dtype}, expected uint8 (raw pixels)")
     if x.dtype not in (torch.float32, torch.uint8):
         raise ValueError(f"{what} inputs are {x.dtype}, expected float32 (ready) or uint8 (raw pixels)")
     if y.dtype != torch.int64 or y.ndim != 1:
@@ -204,7 +235,7 @@ def _check_part(what: str, x: torch.Tensor, y: torch.Tensor, num_classes: int) -
     low, high = int(y.min()), int(y.max())
     if low < 0 or high >= num_classes:
         raise ValueError(f"{what} labels lie in {low}…{high}, expected 0…{num_classes - 1}")
-    if x.dtype == torch.float32 and not bool(torch.isfinite(x).all()):
+    if isinstance(x, Tensor) and x.dtype == torch.float32 and not bool(torch.isfinite(x).all()):
         raise ValueError(f"{what} inputs hold {int((~torch.isfinite(x)).sum())} non-finite values; clean them first")
 
 

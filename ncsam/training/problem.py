@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -67,6 +68,7 @@ class Problem:
 
     def inputs(self) -> Tensor:
         """Training inputs, ready for a model, shape (n, …)."""
+        self.dataset.check_in_memory("a computation on the whole training set")
         return self.dataset.prepare(self.dataset.train_x[self.train])
 
     def observed(self) -> Tensor:
@@ -121,11 +123,12 @@ class Problem:
             if name.startswith(LABELS):
                 relabelled = self.relabelled(name.removeprefix(LABELS), self.noise_seed)
                 known[name] = View(name, "train", labels=relabelled.observed())
-        sources = {"train": (self.dataset.train_x[self.train], self.observed())}
+        train_x = self.dataset.train_x
+        sources = {"train": (data.picked(train_x, self.train), self.observed())}
         if "val" in views:
             if not len(self.val):
                 raise ValueError("no validation part was split off; leave the view 'val' out")
-            sources["val"] = (self.dataset.train_x[self.val], torch.from_numpy(self.labels.observed[self.val]))
+            sources["val"] = (data.picked(train_x, self.val), torch.from_numpy(self.labels.observed[self.val]))
         if "test" in views:
             sources["test"] = (self.dataset.test_x, self.dataset.test_y)
         needed = {known[name].source for name in views}
@@ -147,11 +150,14 @@ class Problem:
 
 def batch_size_for(dataset: data.Data) -> int:
     """Samples at a time where nothing depends on how many, by the size of an input."""
-    return min(4096, max(64, 2**19 // dataset.train_x[0].numel()))
+    return min(4096, max(64, 2**19 // math.prod(dataset.input_shape)))
 
 
 def _labels(dataset: data.Data, spec: str, seed: int, whole: int | None) -> NoisyLabels:
-    x = dataset.prepare(dataset.train_x).flatten(1).numpy() if spec.startswith("instance") else None
+    x = None
+    if spec.startswith("instance"):
+        dataset.check_in_memory(f"label noise {spec!r}")
+        x = dataset.prepare(dataset.train_x[:]).flatten(1).numpy()
     return noise.parse(spec, whole=whole)(dataset.train_y.numpy(), dataset.num_classes, seed, x)
 
 
@@ -163,4 +169,4 @@ def _first(dataset: data.Data, part: str, count: int | None) -> data.Data:
     if count > len(y):
         known = f"{len(y)} {part}{'ing' if part == 'train' else ''} samples"
         raise ValueError(f"{part}_samples is {count}, but {dataset.name} has {known}")
-    return dataclasses.replace(dataset, **{f"{part}_x": x[:count], f"{part}_y": y[:count]})
+    return dataclasses.replace(dataset, **{f"{part}_x": data.picked(x, slice(count)), f"{part}_y": y[:count]})
