@@ -17,7 +17,7 @@ from landscape._files import folders_for, replacing
 from landscape.inputs import output
 
 from .shared import completion, options, progress, tables
-from .shared.training_options import setting
+from .shared.training_options import NORMALIZATION, setting
 
 if TYPE_CHECKING:
     from ncsam.measurements.audit_checkpoint import Checkpoint
@@ -66,6 +66,7 @@ class Duration(click.ParamType):
 )
 @setting("train_samples", "Use only the first N training samples.", show_default="all")
 @setting("test_samples", "Use only the first N test samples.", show_default="all")
+@setting("normalization", NORMALIZATION)
 @options.section("Compared with")
 @click.option("--reference", metavar="CHECKPOINT", show_default="the first", help="Other end of the barriers.")
 @click.option(
@@ -116,6 +117,7 @@ def command(
     ignore: tuple[str, ...],
     train_samples: int | None,
     test_samples: int | None,
+    normalization: str,
     reference: str | None,
     null: str,
     view: str,
@@ -167,7 +169,7 @@ def command(
     with contextlib.ExitStack() as stack:
         settings = {
             "model": model, "data": data, "noise": noise, "key": key, "ignore": ignore, "seed": seed,
-            "train_samples": train_samples, "test_samples": test_samples,
+            "train_samples": train_samples, "test_samples": test_samples, "normalization": normalization,
         }  # fmt: skip
         opened = _Opened(settings, trust, Path(stack.enter_context(tempfile.TemporaryDirectory())))
         found = opened.all([*checkpoints, *([reference] if reference is not None else [])])
@@ -206,6 +208,8 @@ def command(
         return
     from ncsam.report.audit import rows, verdicts
 
+    origin = audited.table.origins[0]
+    click.echo(f"inputs: {origin['inputs']} (--normalization {origin['normalization']})")
     heads = ["quantity", "view, samples", *audited.table.checkpoints.tolist()]
     click.echo(tables.table(heads, [row[:-1] for row in rows(audited.table)]))
     for picture, against in verdicts(audited.table).items():
@@ -245,13 +249,21 @@ class _Opened:
 
         file, at, epoch = text.rpartition("@")
         if at and not Path(text).exists() and not text.startswith("hf:"):
-            run = Run(file, trust=self._trust)
+            run = self._as_stated(Run(file, trust=self._trust))
             return run, run.epoch(epoch)
         if _is_hdf5(text):
-            run = Run(text, trust=self._trust)
+            run = self._as_stated(Run(text, trust=self._trust))
             return run, run.epoch("last")
         run = self._imported(text)
         return run, run.epochs[0]
+
+    def _as_stated(self, run: Run) -> Run:
+        """The run, unless another preparation of its inputs than its own is stated."""
+        stated, own = self._settings["normalization"], run.config.normalization
+        if click.get_current_context().get_parameter_source("normalization") in options.ORIGINS and stated != own:
+            told = f"{run.path}: is a run file, whose normalization is {own}; not {stated}"
+            raise click.UsageError(f"{told}: make it again for another one, or leave --normalization out")
+        return run
 
     def _imported(self, text: str) -> Run:
         """A run file of a file of weights."""
@@ -275,6 +287,7 @@ class _Opened:
             ignore=self._settings["ignore"],
             train_samples=self._settings["train_samples"],
             test_samples=self._settings["test_samples"],
+            normalization=self._settings["normalization"],
             seeds=dict.fromkeys(SEEDS, self._settings["seed"]),
             trust=True,  # what is not the user's own was refused
         )

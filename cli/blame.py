@@ -94,6 +94,7 @@ def _draw(run: Run, found: SampleCurvatures, out: Path, show: int) -> None:
     from ncsam.report.samples import samples_page
 
     drawn = curvature_of_samples({run.name: found})
+    run.problem.dataset.check_in_memory("a page of samples")
     inputs = run.problem.dataset.train_x[run.problem.train].numpy()
     with filling(out.resolve()) as draft:
         figures.save(drawn, draft / "curvature_of_samples")

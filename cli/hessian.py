@@ -120,7 +120,11 @@ def command(
     if as_json:
         click.echo(tables.as_json(found, file=run, name=f"hessian/{name}", leave_out=("vectors",)))
         return
-    click.echo(tables.table(["epoch", "view", "eigenvalues ± residual", "trace ± s.e."], list(_eigenvalues(found))))
+    heads = ["epoch", "view", "eigenvalues ± residual", *(["trace ± s.e."] if found.trace is not None else [])]
+    heads += [] if found.subset is None else ["s.e. of the first", "loss ± s.e."]
+    click.echo(tables.table(heads, list(_eigenvalues(found))))
+    if found.subset is not None:
+        click.echo(tables.on_subset(found.subset, found.subset_seed))
     measured = found.status != Status.EMPTY
     if not (found.converged[measured] == 1).all():
         click.echo("* residual above --tol: not converged")
@@ -146,6 +150,9 @@ def _eigenvalues(found: Spectrum) -> Iterator[list[str]]:
         row = [*labels, missing or values]
         if found.trace is not None and found.trace_stderr is not None:
             row.append(tables.with_error(found.trace[at], found.trace_stderr[at]))
+        if found.sampling_errors is not None and found.loss is not None and found.loss_sampling_error is not None:
+            row.append(_number(found.sampling_errors[at][0], ".2g"))
+            row.append(tables.with_error(found.loss[at], found.loss_sampling_error[at]))
         yield row
 
 

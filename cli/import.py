@@ -11,7 +11,7 @@ from landscape._files import folders_for
 from ncsam.training.config import SEEDS
 
 from .shared import completion, options, progress, tables
-from .shared.training_options import setting
+from .shared.training_options import NORMALIZATION, setting
 
 
 @options.command("import")
@@ -60,6 +60,7 @@ from .shared.training_options import setting
 @setting("train_samples", "Use only the first N training samples.", show_default="all")
 @setting("test_samples", "Use only the first N test samples.", show_default="all")
 @setting("val_fraction", "Share that was held out, 0 to 1.", default=0.0)
+@setting("normalization", NORMALIZATION)
 @options.section("Training, for `diagnose`")
 @setting("loss", "Training loss: ce, smooth:0.1, gce:0.7 or sce:0.1,1.0.")
 @setting("batch_size", "Samples in a step.")
@@ -139,19 +140,22 @@ def command(
         )
     origins = run.attrs["weights"]
     if as_json:
-        tables.echo_json({"kind": "run", "file": str(out), "epochs": run.epochs, "weights": origins})
+        prepared = {"normalization": run.config.normalization, "inputs": run.attrs["inputs"]}
+        tables.echo_json({"kind": "run", "file": str(out), "epochs": run.epochs, **prepared, "weights": origins})
         return
     click.echo(f"{out}: {model} on {data}, {run.config.noise}, imported")
+    click.echo(f"inputs: {run.attrs['inputs']} (--normalization {run.config.normalization})")
     rows = [
         [
             str(origin["epoch"]),
-            "not finite" if origin["test_accuracy"] is None else f"{origin['test_accuracy']:.1%}",
-            "not finite" if origin["test_loss"] is None else f"{origin['test_loss']:.4g}",
+            *(_shown(origin[name], ".1%") for name in ("train_accuracy", "test_accuracy")),
+            *(_shown(origin[name], ".4g") for name in ("train_loss", "test_loss")),
             f"{origin['file']}{_remarks(origin)}",
         ]
         for origin in origins
     ]
-    click.echo(tables.table(["epoch", "test accuracy", "test loss", "from"], rows))
+    heads = ["training accuracy", "test accuracy", "training loss", "test loss"]
+    click.echo(tables.table(["epoch", *heads, "from"], rows))
     click.echo("if these are not the accuracies you know, inputs or classes are not those of the training")
 
 
@@ -160,6 +164,10 @@ _ENVIRONMENT, _FILE = (source for source, word in options.ORIGINS.items() if wor
 
 def _or(value: int | None, otherwise: int) -> int:
     return otherwise if value is None else value
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "not finite" if value is None else format(value, form)
 
 
 def _remarks(origin: dict[str, Any]) -> str:

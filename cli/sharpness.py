@@ -96,7 +96,13 @@ def command(
     if as_json:
         click.echo(tables.as_json(found, file=run, name=f"sharpness/{name}"))
         return
-    heads = ["epoch", "view", "loss", f"SAM (rho {found.rho:g})", f"adaptive (rho {found.adaptive_rho:g})"]
+    heads = [
+        "epoch",
+        "view",
+        "loss" if found.subset is None else "loss ± s.e.",
+        f"SAM (rho {found.rho:g})",
+        f"adaptive (rho {found.adaptive_rho:g})",
+    ]
     averages = [("average", found.sigma, ""), ("adaptive_average", found.adaptive_sigma, " |w|")]
     averages = [(name, sigma, unit) for name, sigma, unit in averages if sigma is not None]
     heads += [f"{name.replace('_', ' ')} (sigma {sigma:g}{unit})" for name, sigma, unit in averages]
@@ -117,6 +123,8 @@ def command(
             empty = tables.status(found.status[at])
             cells = [empty] if empty else [f"{getattr(found, n)[at]:.4g}" for n in ("loss", "sam", "adaptive")]
             if not empty:
+                if found.loss_sampling_error is not None:
+                    cells[0] = tables.with_error(found.loss[at], found.loss_sampling_error[at])
                 values = [(getattr(found, name)[at], getattr(found, f"{name}_stderr")[at]) for name, _, _ in averages]
                 cells += [tables.with_error(*pair) for pair in values]
                 cells += [] if found.keskar is None else [f"{found.keskar[at]:.4g} %"]
@@ -126,4 +134,6 @@ def command(
                 cells += [tables.with_error(values[at], errors[at]) for values, errors in curvature]
             rows.append([str(epoch), str(view), *cells])
     click.echo(tables.table(heads, rows))
+    if found.subset is not None:
+        click.echo(tables.on_subset(found.subset, found.subset_seed))
     click.echo(f"‖w‖ = {', '.join(f'{n:.4g}' for n in found.weight_norm)}")

@@ -13,6 +13,7 @@ from .shared import completion, direction_options, options, progress, surface_op
 
 @options.command("surface")
 @options.measuring("")
+@options.SUBSET
 @options.section("Surface")
 @click.option(
     "--checkpoint",
@@ -60,9 +61,12 @@ def command(
       landscape surface run.h5 --draws 3 --name bands
       landscape surface run.h5 --plane --points 9 --directions trajectory --name way
       landscape surface run.h5 --directions between:sam.h5
+      landscape surface run.h5 --subset 1000 --name part
     """
     from landscape.records import Connection, Line, Plane
     from ncsam.measurements.directions import usual_span
+    from ncsam.measurements.measurement import Subset, objective_of
+    from ncsam.measurements.resumable import Where
     from ncsam.runs.run import Run
 
     spec = choices["directions"]
@@ -84,20 +88,23 @@ def command(
     if as_json:
         click.echo(tables.as_json(found, file=run, name=f"surface/{name}"))
         return
-    objective = opened.objective(epoch, found.views.tolist(), dtype=getattr(__import__("torch"), choices["dtype"]))
-    here = objective.evaluate().loss
-    rows = []
+    drawing = Subset.of(choices["subset"], choices["subset_seed"])
+    where: Where = {"dtype": choices["dtype"], "device": choices["device"]}
+    here = objective_of(opened, epoch, found.views.tolist(), where, drawing).evaluate().loss
+    errors = found.loss_sampling_error
+    rows: list[list[str]] = []
     by_view = np.moveaxis(found.loss, found.variables()["loss"].dims.index("view"), 0)
     for view, loss in zip(found.views, by_view, strict=True):
         finite = loss[np.isfinite(loss)]
-        cells = (
-            [f"{here[view]:.4g}", f"{finite.min():.4g}", f"{finite.max():.4g}"] if finite.size else ["empty", "", ""]
-        )
+        centre = f"{here[view]:.4g}" if errors is None else tables.with_error(here[view], errors[len(rows)])
+        cells = [centre, f"{finite.min():.4g}", f"{finite.max():.4g}"] if finite.size else ["empty", "", ""]
         rows.append([str(view), *cells, str(int((~np.isfinite(loss)).sum()))])
         if isinstance(found, Connection):
             rows[-1].append(f"{found.barrier[len(rows) - 1]:.4g}")
     click.echo(f"{run}: surface/{name}, {by_view[0].size} points")
-    head = ["view", "loss at the weights", "lowest", "highest", "not finite"]
+    head = ["view", f"loss at the weights{'' if errors is None else ' ± s.e.'}", "lowest", "highest", "not finite"]
     click.echo(tables.table([*head, "barrier"] if isinstance(found, Connection) else head, rows))
+    if found.subset is not None:
+        click.echo(tables.on_subset(found.subset, found.subset_seed))
     if isinstance(found, Line | Plane):
         click.echo(surface_options.summary(found, choices["dtype"]))

@@ -12,7 +12,7 @@ from landscape.inputs import as_file_name
 from ncsam.training.config import SEEDS, TrainConfig
 
 from .shared import completion, options, progress, tables, torchrun
-from .shared.training_options import setting
+from .shared.training_options import NORMALIZATION, setting
 
 _COMPENSATION = ("kappa", "flip_ratio", "sign", "project", "label_smoothing", "schedule", "scale")
 _OPTIMIZER_OPTIONS = ("rho", *_COMPENSATION, "eta", "m", "clusters", "features")
@@ -73,6 +73,7 @@ def _presets() -> str:
 @setting("train_samples", "Use only the first N training samples.", show_default="all")
 @setting("test_samples", "Use only the first N test samples.", show_default="all")
 @setting("val_fraction", "Share that is held out, 0 to 1.")
+@setting("normalization", NORMALIZATION)
 @setting("augment", "Pad, crop and flip training images.")
 @options.section("Model")
 @setting("model", "Model: mlp, cnn, resnet18, vgg19-bn, … or package.module:factory.", shell_complete=completion.MODEL)

@@ -20,6 +20,7 @@ from landscape.curvature.precision import (
 )
 from landscape.curvature.samples import sample_curvature as sample_curvature, sample_rises as sample_rises
 from landscape.figures import plot as plot
+from landscape.objective.lazy_inputs import LazyInputs as LazyInputs
 from landscape.objective.objective import Objective as Objective, with_normalized_logits as with_normalized_logits
 from landscape.objective.sharding import (
     RankLostError as RankLostError,

@@ -47,11 +47,13 @@ class Limits:
 
     Attributes:
         input: bytes of what is read at a time: a file, or what it unpacks to, or all images of a folder.
+        memory: bytes that inputs which are read as they are needed may keep of themselves.
         classes: of a data set; label noise keeps a matrix of their square.
         cells: of a sweep.
     """
 
     input: int = 8 << 30
+    memory: int = 2 << 30
     classes: int = 4096
     cells: int = 100_000
 
@@ -72,7 +74,7 @@ def parse_limits(text: str) -> Limits:
         Unfit: an unknown name, or no number ≥ 1.
 
     >>> parse_limits("input=64GiB, cells=500000")
-    Limits(input=68719476736, classes=4096, cells=500000)
+    Limits(input=68719476736, memory=2147483648, classes=4096, cells=500000)
     """
     known = {field.name for field in dataclasses.fields(Limits)}
     found = {}

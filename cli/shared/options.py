@@ -209,8 +209,9 @@ LIMITS = within(
         callback=_limits,
         expose_value=False,
         is_eager=True,
-        show_default="input=8GiB,classes=4096,cells=100000",
-        help="Accept larger inputs, more classes, more runs of a sweep: input=64GiB,classes=20000.",
+        show_default="input=8GiB,memory=2GiB,classes=4096,cells=100000",
+        help="Accept larger inputs, more classes, more runs of a sweep, or keep more of lazy inputs in memory: "
+        "input=64GiB,classes=20000.",
     ),
 )
 RESIDUAL = click.option(

@@ -29,6 +29,12 @@ def with_error(value: float, error: float) -> str:
     return "" if math.isnan(value) else f"{value:.4g} ± {error:.2g}"
 
 
+def on_subset(samples: int | None, seed: int | None) -> str:
+    """The line under a table of what was measured on a subset."""
+    drawn = f"on {samples} samples of each view, or all of a smaller one, drawn by the seed {seed}"
+    return f"{drawn}; the s.e. of loss and eigenvalue are over such draws"
+
+
 def status(code: int) -> str:
     """The word for a status that means there is no number, else nothing."""
     found = Status(int(code))

@@ -14,6 +14,10 @@ from . import options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+NORMALIZATION = (
+    "How pixels are prepared: own (mean and deviation of the training pixels), none (divided by 255), imagenet or "
+    "MEANS/DEVIATIONS such as 0.5/0.25."
+)
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
 
 

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from landscape.objective.isolation import ordinary, undisturbed
+from landscape.objective.lazy_inputs import LazyInputs
 from landscape.objective.parameters import ParameterLayout
 
 _log = logging.getLogger(__name__)
@@ -98,6 +99,33 @@ class Source:
             )
 
 
+class LazySource(Source):
+    """Samples whose inputs are read for each micro-batch, by every pass those that it needs.
+
+    Args:
+        inputs: of all samples.
+        labels: with a row for each of them.
+        batch_size: of micro-batches.
+    """
+
+    def __init__(self, inputs: LazyInputs, labels: Tensor, batch_size: int) -> None:
+        if len(labels) != len(inputs) or not len(inputs):
+            raise ValueError(f"there are {len(inputs)} inputs and {len(labels)} labels, expected as many, and some")
+        self._inputs, self._labels, self._batch_size = inputs, labels, batch_size
+        self.size, self.cached = len(inputs), False
+
+    def batched(self, batch_size: int) -> LazySource:
+        """The same samples in micro-batches of up to another size."""
+        return LazySource(self._inputs, self._labels, batch_size)
+
+    def batches(self, mask: Tensor | None) -> Iterator[tuple[Tensor, Any, Any]]:
+        """Yield (positions, batch, labels) of up to ``batch_size`` samples, all or where ``mask`` (N,) is true."""
+        rows = torch.arange(self.size) if mask is None else mask.nonzero().squeeze(1)
+        for positions in rows.split(self._batch_size):
+            labels = self._labels[positions]
+            yield positions, (self._inputs[positions], labels), labels
+
+
 def as_sources(data: Any, batch_size: int) -> dict[str, Source]:
     """Name every source of ``data``; a single one is called ``data``.
 
@@ -119,6 +147,8 @@ def _as_source(data: Any, batch_size: int) -> Source:
         return _from_loader(data, batch_size)
     if isinstance(data, list) and data and all(isinstance(batch, tuple | Mapping) for batch in data):
         return _from_batches(data, batch_size)
+    if isinstance(data, tuple) and isinstance(data[0], LazyInputs):
+        return LazySource(data[0], torch.as_tensor(data[1]), batch_size)
     if isinstance(data, tuple | list):
         data = tuple(map(_as_tensors, data))
     elif isinstance(data, Mapping):

@@ -11,7 +11,17 @@ from landscape.records.base import Record
 from landscape.records.fields import parameter, variable
 
 
-class Surface(Record, kind="", kw_only=True):
+class OnSubset(Record, kind="", kw_only=True):
+    """What is known of a surface on a part of the samples; none where all were measured."""
+
+    loss_sampling_error: np.ndarray | None = variable(
+        "view", long_name="standard error of the loss at the weights over the draw of the subset", units="loss"
+    )
+    subset: int | None = parameter("samples of each view that were drawn and measured; all if none", None)
+    subset_seed: int | None = parameter("seed of that draw", None)
+
+
+class Surface(OnSubset, kind="", kw_only=True):
     """Measurement of a line or plane, and findings of its cross-check at the centre; all optional."""
 
     interpolation_error: np.ndarray | None = variable(
@@ -134,7 +144,7 @@ class Plane(Surface, kind="plane"):
         return np.asarray(np.sqrt(np.fmax(a**2 + b**2 + 2 * cosine * a * b, 0)))
 
 
-class LineDraws(Record, kind="line_draws"):
+class LineDraws(OnSubset, kind="line_draws"):
     """The lines along several random directions, so that a band can be shown instead of a single line."""
 
     draws: np.ndarray = variable("draw", long_name="seed of the draw", coordinate=True)
@@ -152,7 +162,7 @@ class LineDraws(Record, kind="line_draws"):
         return np.asarray(np.quantile(self.loss[:, self.views.tolist().index(view)], q, axis=0))
 
 
-class PlaneDraws(Record, kind="plane_draws"):
+class PlaneDraws(OnSubset, kind="plane_draws"):
     """The planes of several pairs of random directions."""
 
     draws: np.ndarray = variable("draw", long_name="seed of the draw", coordinate=True)
@@ -190,7 +200,7 @@ class Trajectory(Record, kind="trajectory"):
     )
 
 
-class Connection(Record, kind="connection"):
+class Connection(OnSubset, kind="connection"):
     """Loss and accuracy of every view on the straight line from one point (alpha = 0) to another (alpha = 1)."""
 
     views: np.ndarray = variable("view", long_name="view of the data", coordinate=True)

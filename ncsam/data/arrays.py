@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
+from landscape import LazyInputs
 from landscape.inputs import check_classes
 from ncsam.data.dataset import Data, Normalization
 
-_CHUNK = 4096  # samples counted at once, so that the statistics of a big set need little memory
+_CHUNK = 2**20  # pixels of a channel counted at once, for which numpy takes eight bytes each
 
 
 def from_arrays(
@@ -53,16 +55,18 @@ def from_arrays(
     )
 
 
-def pixel_statistics(x: np.ndarray) -> Normalization:
+def pixel_statistics(x: np.ndarray | LazyInputs) -> Normalization:
     """Mean and deviation of each channel of uint8 inputs (n, channels, …), over all samples and positions, of x / 255.
 
     Exact, from counts of the 256 levels; a channel that never varies is left unscaled.
     """
     levels = np.arange(256) / 255.0
     counts = np.zeros((x.shape[1], 256), dtype=np.int64)
-    for start in range(0, len(x), _CHUNK):
+    step = max(1, _CHUNK // math.prod(x.shape[2:]))
+    for start in range(0, len(x), step):
+        part = np.asarray(x[start : start + step])
         for channel in range(x.shape[1]):
-            counts[channel] += np.bincount(x[start : start + _CHUNK, channel].ravel(), minlength=256)
+            counts[channel] += np.bincount(part[:, channel].ravel(), minlength=256)
     share = counts / counts.sum(axis=1, keepdims=True)
     mean = share @ levels
     std = np.sqrt((share * (levels - mean[:, None]) ** 2).sum(axis=1))

@@ -5,16 +5,25 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
+from landscape import LazyInputs
+
+Inputs = Tensor | LazyInputs
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_LARGEST = 1e6  # of means and deviations, of whose inverse too
 
 
 @dataclasses.dataclass(frozen=True)
 class Normalization:
     """x ↦ (x / scale − mean) / std, per channel (the first axis of a sample).
 
-    ``mean`` and ``std`` are those of the training inputs after division by ``scale``; one entry serves all channels.
+    ``mean`` and ``std`` are, unless stated otherwise, those of the training inputs after division by ``scale``; one
+    entry serves all channels.
     """
 
     mean: tuple[float, ...]
@@ -32,14 +41,74 @@ class Normalization:
         std = torch.tensor(self.std, dtype=torch.float32, device=x.device).reshape(shape)
         return (x.float() / self.scale - mean) / std
 
+    def __str__(self) -> str:
+        words = [f"pixels / {self.scale:g}"]
+        if any(self.mean):
+            words.append(f"minus {' '.join(f'{m:.4g}' for m in self.mean)}")
+        if any(s != 1 for s in self.std):
+            words.append(f"divided by {' '.join(f'{s:.4g}' for s in self.std)}")
+        return ", ".join([*words, "by channel"] if len(words) > 1 and len(self.mean) > 1 else words)
+
+    def stated(self, spec: str, name: str, channels: int) -> Normalization:
+        """The normalisation spelled ``spec`` in place of this one, of the data set ``name``, with the same scale.
+
+        ===================  =======================================================================================
+        ``own``              this one: mean and deviation of the training pixels, by channel
+        ``none``             pixels divided by the scale, and nothing more
+        ``imagenet``         the mean 0.485, 0.456, 0.406 and the deviation 0.229, 0.224, 0.225 of red, green, blue
+        ``MEANS/DEVIATIONS`` numbers for each channel, or one for all: ``0.5,0.5,0.5/0.25,0.25,0.25``, ``0.5/0.25``
+        ===================  =======================================================================================
+
+        Raises:
+            ValueError: an unknown spelling, numbers out of range, or another number of channels.
+
+        >>> Normalization((0.3,), (0.2,), scale=255.0).stated("0.5/0.25", "mnist", channels=1)
+        Normalization(mean=(0.5,), std=(0.25,), scale=255.0)
+        """
+        found = parse_normalization(spec)
+        if found is None:
+            return self
+        mean, std = found
+        if len(mean) not in (1, channels):
+            raise ValueError(
+                f"normalization {spec!r} has {len(mean)} channels, the inputs of {name} have {channels}; "
+                "give one number for each, or one for all"
+            )
+        return Normalization(mean, std, self.scale)
+
+
+def parse_normalization(spec: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Means and deviations that ``spec`` spells, see :meth:`Normalization.stated`; none for ``own``.
+
+    Raises:
+        ValueError: an unknown spelling, or numbers out of range.
+    """
+    known: dict[str, tuple[tuple[float, ...], tuple[float, ...]] | None]
+    known = {"own": None, "none": ((0.0,), (1.0,)), "imagenet": _IMAGENET}
+    if spec in known:
+        return known[spec]
+    try:
+        mean, std = (tuple(map(float, numbers.split(","))) for numbers in spec.split("/"))
+    except ValueError:
+        raise ValueError(
+            f"normalization is {spec!r}, expected own, none, imagenet or MEANS/DEVIATIONS such as 0.5/0.25, "
+            "of pixels / 255"
+        ) from None
+    if len(mean) != len(std):
+        raise ValueError(f"normalization is {spec!r}: means: {len(mean)}, deviations: {len(std)}; give as many of both")
+    if not all(abs(m) <= _LARGEST for m in mean) or not all(1 / _LARGEST <= s <= _LARGEST for s in std):
+        raise ValueError(f"normalization is {spec!r}: means lie within ±1e6, deviations in 1e-6…1e6")
+    return mean, std
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Data:
-    """A classification data set in memory.
+    """A classification data set, in memory or with inputs that are read as they are needed.
 
     Attributes:
         train_x, test_x: inputs, (n, …). **float32 is ready for the model; uint8 is raw pixels**, a quarter of the
             size, to be augmented as they are and made ready by :meth:`prepare` on whatever device they are on.
+            :class:`landscape.LazyInputs` of uint8 for data larger than memory.
         train_y, test_y: labels as the data set has them, (n,), int64, in 0…C−1.
         num_classes: C.
         name: how :func:`ncsam.data.load` spells the set, without the folder.
@@ -50,9 +119,9 @@ class Data:
         ValueError: shapes, dtypes or labels contradict the above, or an input is not finite.
     """
 
-    train_x: torch.Tensor = dataclasses.field(repr=False)
+    train_x: Inputs = dataclasses.field(repr=False)
     train_y: torch.Tensor = dataclasses.field(repr=False)
-    test_x: torch.Tensor = dataclasses.field(repr=False)
+    test_x: Inputs = dataclasses.field(repr=False)
     test_y: torch.Tensor = dataclasses.field(repr=False)
     num_classes: int
     name: str
@@ -93,17 +162,68 @@ class Data:
             return x
         return self.normalization(x)
 
+    @property
+    def preparation(self) -> str:
+        """How inputs become what a model gets, in words.
+
+        >>> from ncsam import data
+        >>> data.load("digits", normalization="none").preparation
+        'pixels / 16'
+        """
+        return "as the data set has them (float32)" if self.normalization is None else str(self.normalization)
+
+    def normalized(self, spec: str) -> Data:
+        """The same pixels, to be prepared as ``spec`` says, see :meth:`Normalization.stated`.
+
+        Raises:
+            ValueError: an impossible spelling; inputs that are ready (float32) and another one than ``own``.
+        """
+        if parse_normalization(spec) is None:
+            return self
+        if self.train_x.dtype != torch.uint8 or self.normalization is None:
+            raise ValueError(
+                f"inputs of {self.name} are ready for the model; normalization {spec!r} prepares pixels "
+                "(uint8), leave it out"
+            )
+        stated = self.normalization.stated(spec, self.name, self.input_shape[0])
+        return dataclasses.replace(self, normalization=stated)
+
     @functools.cached_property
     def hash(self) -> str:
-        """SHA-256 (hex) of inputs, labels and class names, computed when first asked for."""
+        """SHA-256 (hex) of inputs, labels and class names, computed when first asked for.
+
+        Lazy inputs stand for themselves with their ``digest``.
+        """
         digest = hashlib.sha256(repr((self.classes, self.normalization)).encode())
         for tensor in (self.train_x, self.train_y, self.test_x, self.test_y):
             digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.contiguous().numpy().data)
+            if isinstance(tensor, LazyInputs):
+                digest.update(tensor.digest.encode())
+            else:
+                digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
 
+    def check_in_memory(self, what: str) -> None:
+        """Refuse ``what``, which needs all inputs at once, where they are read as they are needed.
 
-def _check_part(what: str, x: torch.Tensor, y: torch.Tensor, num_classes: int) -> None:
+        Raises:
+            ValueError: they are.
+        """
+        if isinstance(self.train_x, LazyInputs):
+            raise ValueError(
+                f"{what} needs all inputs in memory, and those of {self.name} are read as they are needed; "
+                "take the data without ,lazy"
+            )
+
+
+def picked(x: Inputs, rows: Any) -> Inputs:
+    """Rows of inputs, still to be read where they are lazy."""
+    return x.select(rows) if isinstance(x, LazyInputs) else x[rows]
+
+
+def _check_part(what: str, x: Inputs, y: torch.Tensor, num_classes: int) -> None:
+    if isinstance(x, LazyInputs) and x.dtype != torch.uint8:
+        raise ValueError(f"{what} inputs are read as they are needed and {x.dtype}, expected uint8 (raw pixels)")
     if x.dtype not in (torch.float32, torch.uint8):
         raise ValueError(f"{what} inputs are {x.dtype}, expected float32 (ready) or uint8 (raw pixels)")
     if y.dtype != torch.int64 or y.ndim != 1:
@@ -115,7 +235,7 @@ def _check_part(what: str, x: torch.Tensor, y: torch.Tensor, num_classes: int) -
     low, high = int(y.min()), int(y.max())
     if low < 0 or high >= num_classes:
         raise ValueError(f"{what} labels lie in {low}…{high}, expected 0…{num_classes - 1}")
-    if x.dtype == torch.float32 and not bool(torch.isfinite(x).all()):
+    if isinstance(x, Tensor) and x.dtype == torch.float32 and not bool(torch.isfinite(x).all()):
         raise ValueError(f"{what} inputs hold {int((~torch.isfinite(x)).sum())} non-finite values; clean them first")
 
 

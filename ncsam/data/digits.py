@@ -9,11 +9,12 @@ from ncsam.data.dataset import Data, Normalization
 TEST_FRACTION = 1 / 3
 
 
-def load(*, seed: int = 0) -> Data:
+def load(*, seed: int = 0, normalization: str = "own") -> Data:
     """1,797 images of 8×8 pixels in ten classes; inputs float32 (n, 1, 8, 8), ready to use.
 
     A third, stratified by class and drawn from ``seed``, is the test set. Pixels (0…16) are divided by 16 and
-    standardised with the mean and the deviation of the training part.
+    standardised with the mean and the deviation of the training part, or as ``normalization`` says, see
+    :meth:`ncsam.data.Normalization.stated`.
     Source: E. Alpaydin, C. Kaynak, *Optical Recognition of Handwritten Digits*, UCI repository (its test part).
 
     >>> digits = load(seed=0)
@@ -29,13 +30,14 @@ def load(*, seed: int = 0) -> Data:
         bunch.images, bunch.target, test_size=TEST_FRACTION, random_state=seed, stratify=bunch.target
     )
     scaled = train_x / 16.0
-    normalization = Normalization((float(scaled.mean()),), (float(scaled.std()),), scale=16.0)
+    own = Normalization((float(scaled.mean()),), (float(scaled.std()),), scale=16.0)
+    prepared = own.stated(normalization, "digits", channels=1)
     return Data(
-        train_x=normalization(torch.from_numpy(train_x)[:, None]),
+        train_x=prepared(torch.from_numpy(train_x)[:, None]),
         train_y=torch.from_numpy(train_y).long(),
-        test_x=normalization(torch.from_numpy(test_x)[:, None]),
+        test_x=prepared(torch.from_numpy(test_x)[:, None]),
         test_y=torch.from_numpy(test_y).long(),
         num_classes=10,
         name="digits",
-        normalization=normalization,
+        normalization=prepared,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -9,14 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import torch
 
+from landscape import LazyInputs
 from landscape.inputs import LISTING, Unfit, check_classes, check_size, opened, read_text
-from ncsam.data.arrays import from_arrays
+from ncsam.data.arrays import from_arrays, pixel_statistics
 from ncsam.data.dataset import Data
 from ncsam.data.npz import first_line
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm"}
 
+_SAMPLED = 1000  # training images from which the statistics of lazy ones are taken
+_TOGETHER = 64  # of them, read at once
 _PIXELS = 100_000_000  # of one image
 
 Sample = tuple[Path, int]
@@ -24,7 +29,7 @@ Listing = tuple[list[Sample], list[Sample], list[str]]
 """Training samples, test samples (file and label), class names."""
 
 
-def load(directory: str | os.PathLike[str], *, size: int | None = None) -> Data:
+def load(directory: str | os.PathLike[str], *, size: int | None = None, lazy: bool = False) -> Data:
     """Images of a folder as uint8 (n, 3, height, width), RGB.
 
     ============= ================================================================================================
@@ -36,11 +41,14 @@ def load(directory: str | os.PathLike[str], *, size: int | None = None) -> Data:
                   ``food-101/meta/test.txt``
     ============= ================================================================================================
 
-    Everything is held in memory: 3·size² bytes an image.
+    Everything is held in memory, 3·size² bytes an image, unless ``lazy``.
 
     Args:
         size: make every image size × size: its shorter side is scaled to ``size`` (bicubic), then the centre is cut
             out. None keeps images as they are, which must then all have one size.
+        lazy: read images as they are needed, see :class:`landscape.LazyInputs`. The normalisation is that of 1000
+            evenly spaced training images; these, and all names, labels and sizes of files, are what the data are known
+            by.
 
     Raises:
         FileNotFoundError: the folder has none of these layouts, or a listed image is missing.
@@ -58,10 +66,42 @@ def load(directory: str | os.PathLike[str], *, size: int | None = None) -> Data:
     for folder in {path.parent for path, _ in (*train, *test)}:
         if root.resolve() not in folder.resolve().parents:
             raise ValueError(f"{root}: lists images in {folder}, outside of it")
+    labels = [np.array([label for _, label in samples], dtype=np.int64) for samples in (train, test)]
+    if lazy:
+        return _lazy(root, [*train, *test], labels, classes, size)
     train_x = _read_images([path for path, _ in train], size)
     test_x = _read_images([path for path, _ in test], size)
-    labels = [np.array([label for _, label in samples], dtype=np.int64) for samples in (train, test)]
     return from_arrays("folder", train_x, labels[0], test_x, labels[1], classes)
+
+
+def _lazy(
+    root: Path, samples: Sequence[Sample], labels: Sequence[np.ndarray], classes: Sequence[str], size: int | None
+) -> Data:
+    """The data set whose images are read when they are needed; ``samples`` are those to train on, then the others."""
+    paths, count = [path for path, _ in samples], len(labels[0])
+    shape = _read_image(paths[0], size).shape
+
+    def read(rows: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(_read_into([paths[row] for row in rows.tolist()], size, shape, paths[0]))
+
+    listing = hashlib.sha256(repr((size, shape)).encode())
+    for path, label in samples:
+        listing.update(f"{path.relative_to(root)}\0{label}\0{path.stat().st_size}\0".encode(errors="surrogateescape"))
+    inputs = LazyInputs(read, (len(paths), *shape), torch.uint8)
+    some = inputs.select(np.linspace(0, count - 1, min(_SAMPLED, count)).round().astype(np.int64))
+    for start in range(0, len(some), _TOGETHER):
+        listing.update(some[start : start + _TOGETHER].numpy().data)
+    inputs.digest = listing.hexdigest()
+    return Data(
+        train_x=inputs.select(slice(count)),
+        train_y=torch.from_numpy(labels[0]),
+        test_x=inputs.select(slice(count, None)),
+        test_y=torch.from_numpy(labels[1]),
+        num_classes=len(classes),
+        name="folder",
+        classes=tuple(classes),
+        normalization=pixel_statistics(some),
+    )
 
 
 def _listing(root: Path) -> Listing:
@@ -146,14 +186,22 @@ def _images_in(folder: Path) -> list[Path]:
 
 def _read_images(paths: Sequence[Path], size: int | None) -> np.ndarray:
     first = _read_image(paths[0], size)
-    check_size(paths[0].parent, len(paths) * first.size)
-    images = np.empty((len(paths), *first.shape), dtype=np.uint8)
+    try:
+        check_size(paths[0].parent, len(paths) * first.size)
+    except Unfit as error:
+        raise Unfit(f"{error}, or end the data with ,lazy to read images as they are needed") from None
+    return _read_into(paths, size, first.shape, paths[0])
+
+
+def _read_into(paths: Sequence[Path], size: int | None, shape: tuple[int, ...], first: Path) -> np.ndarray:
+    """Images of the shape that the ``first`` of all has, (n, 3, height, width)."""
+    images = np.empty((len(paths), *shape), dtype=np.uint8)
 
     def read(i: int) -> None:
         image = _read_image(paths[i], size)
-        if image.shape != first.shape:
+        if image.shape != shape:
             raise ValueError(
-                f"{paths[i]} is {image.shape[2]}×{image.shape[1]} pixels, {paths[0]} {first.shape[2]}×{first.shape[1]};"
+                f"{paths[i]} is {image.shape[2]}×{image.shape[1]} pixels, {first} {shape[2]}×{shape[1]};"
                 " pass size= (folder:DIR,size=64) to make them one size"
             )
         images[i] = image

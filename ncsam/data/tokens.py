@@ -38,6 +38,8 @@ class Tokens(Data):
         unsigned: bits of a token that is stored without a sign; 0 if with one.
     """
 
+    train_x: Tensor = dataclasses.field(repr=False)
+    test_x: Tensor = dataclasses.field(repr=False)
     vocabulary: int = 0
     unsigned: int = 0
 
@@ -48,6 +50,11 @@ class Tokens(Data):
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input, (context,)."""
         return (self.train_x.shape[1] - 1,)
+
+    @property
+    def preparation(self) -> str:
+        """How windows become what a model gets, in words."""
+        return "token numbers"
 
     def prepare(self, x: Tensor) -> Tensor:
         """Token numbers of the inputs of windows, (n, context) int64.

@@ -33,6 +33,7 @@ from ncsam.measurements.audit_plan import Task, plan
 from ncsam.measurements.forecast import timed
 from ncsam.measurements.measurement import Subset
 from ncsam.records import AUDIT, AuditTable
+from ncsam.runs.import_run import worse_than_a_guess
 
 NULLS = ("shuffled", "fresh", "none")
 _TIMED = 64  # samples of the pass that is timed
@@ -157,9 +158,11 @@ def audit(
             f"curvature, sharpness and surfaces on {task.samples - chosen.samples} of the {task.samples} samples: "
             "more than the budget allows"
         )
-    whole = first.objective([view], place).num_samples(view)
+    whole = first.run.problem.num_samples(view)
     if task.samples < whole:
         left_out.append(f"{whole - task.samples} of {whole} samples of {view}: not in the subset that was asked for")
+    whole_columns = [(label, c) for label, _, c, is_null in columns if not is_null and label not in broken]
+    losses_judged = [_judge_losses(label, found[label], checkpoint) for label, checkpoint in whole_columns]
     table = _table(
         found,
         seconds=np.array([took[label] for label in found]),
@@ -178,7 +181,7 @@ def audit(
                       "keskar": KESKAR},
         },
         left_out=left_out,
-        trust=measuring.trust,
+        trust=[*losses_judged, *measuring.trust],
         origins=[_origin(label, checkpoint, is_null) for label, _, checkpoint, is_null in columns],
     )  # fmt: skip
     return Audit(table, measuring.records)
@@ -210,7 +213,8 @@ def _check_alike(checkpoints: Sequence[Checkpoint]) -> None:
     first = checkpoints[0]
     for other in checkpoints[1:]:
         if other.run.problem.dataset.hash != first.run.problem.dataset.hash:
-            raise ValueError(f"{other.file} has other data than {first.file}; audit them by themselves")
+            what = "data" if other.run.config.normalization == first.run.config.normalization else "prepared inputs"
+            raise ValueError(f"{other.file} has other {what} than {first.file}; audit them by themselves")
     labels = [c.label for c in checkpoints]
     if len(set(labels)) < len(labels):
         raise ValueError(f"checkpoints are named {', '.join(labels)}, expected different names")
@@ -245,6 +249,21 @@ def make_null(checkpoint: Checkpoint, kind: str, seed: int, place: Place, view: 
     return model
 
 
+def _judge_losses(label: str, found: Mapping[str, Quantity], checkpoint: Checkpoint) -> dict[str, Any]:
+    """The finding on losses that no trained network should have, as where inputs are prepared otherwise."""
+    dataset = checkpoint.run.problem.dataset
+    losses = {part: found[f"loss of {view}"].value for part, view in (("training", "mixed"), ("test", "test"))}
+    told = worse_than_a_guess(losses, dataset)
+    at_least = f"{min(losses.values()):.3g} on training or test data, log C = {math.log(dataset.num_classes):.3g}"
+    return {
+        "picture": "losses",
+        "checkpoint": label,
+        "question": "is a loss below that of a uniform guess?",
+        "answer": told if told is not None and checkpoint.run.imported else at_least,
+        "ok": min(losses.values()) <= math.log(dataset.num_classes),
+    }
+
+
 def _origin(label: str, checkpoint: Checkpoint, null: bool) -> dict[str, Any]:
     attrs = checkpoint.run.attrs
     files: list[dict[str, Any]] = attrs.get("weights", [])
@@ -258,6 +277,8 @@ def _origin(label: str, checkpoint: Checkpoint, null: bool) -> dict[str, Any]:
         "data": checkpoint.run.config.data,
         "data_hash": attrs.get("data_hash"),
         "noise": checkpoint.run.config.noise,
+        "normalization": checkpoint.run.config.normalization,
+        "inputs": checkpoint.run.problem.dataset.preparation,
         "null": null,
     }
 

@@ -20,6 +20,7 @@ from landscape.surfaces.directions import filter_normalized_direction
 from landscape.surfaces.draws import line_draws
 from ncsam.measurements.audit_plan import Plan
 from ncsam.measurements.measurement import DTYPES, Subset, drawn
+from ncsam.measurements.sampling_error import curvature_errors, sampling_error
 from ncsam.runs.run import Run
 from ncsam.training.execution import usable_device
 
@@ -127,7 +128,7 @@ class Measuring:
             for name, value, variance in (
                 ("loss", loss, squares - loss**2), ("accuracy", accuracy, accuracy * (1 - accuracy))
             ):  # fmt: skip
-                error = _sampling_error(variance, samples, everything)
+                error = sampling_error(variance, samples, everything)
                 found[f"{name} of {view}"] = Quantity(value, error, "standard error", view, samples)
         return found
 
@@ -148,7 +149,7 @@ class Measuring:
             told = f"relative residual {residual:.2g} after {top.matvecs} products"
             self._judge("λ₁", label, "has it converged?", told, bool(top.converged[0]))
             assert top.vectors is not None
-            sampling = self._sampling_error_of_curvature(objective, top.vectors[:, 0], checkpoint, model)
+            sampling = self._sampling_error_of_curvature(objective, top.vectors[:, 0], checkpoint)
             if sampling is not None:
                 found["sampling error of λ₁"] = self._quantity(sampling, 0.0, "none", objective)
         if effort.trace:
@@ -277,15 +278,13 @@ class Measuring:
         return Quantity(float(value), float(error), kind, self.view, objective.num_samples(self.view))
 
     def _sampling_error_of_curvature(
-        self, objective: landscape.Objective, vector: Any, checkpoint: Checkpoint, model: nn.Module
+        self, objective: landscape.Objective, vector: Any, checkpoint: Checkpoint
     ) -> float | None:
         """Standard error of vᵀHv over samples, from that of each; none where all samples are used."""
-        whole = checkpoint.run.problem.objective(model, (self.view,)).num_samples(self.view)
-        samples = objective.num_samples(self.view)
-        if samples == whole:
+        whole = checkpoint.run.problem.num_samples(self.view)
+        if objective.num_samples(self.view) == whole:
             return None
-        curvature = landscape.sample_curvature(objective, vector).curvature[0]
-        return _sampling_error(float(np.var(curvature)), samples, whole)
+        return float(curvature_errors(objective, vector[:, None], whole)[0])
 
     def _judge_centre(self, picture: str, label: str, centre: Any, plain: Any, check: Mapping[str, Any]) -> None:
         """Findings of the cross-check of a surface's centre."""
@@ -326,17 +325,6 @@ def _square(outputs: Tensor, labels: Tensor) -> Tensor:
 
 
 _METRICS = {"accuracy": _accuracy, "square": _square}
-
-
-def _sampling_error(variance: float, samples: int, whole: int) -> float:
-    """Standard error of a mean over samples drawn without replacement; 0 where all of them were.
-
-    >>> round(_sampling_error(4.0, 101, 10**9), 6), _sampling_error(4.0, 100, 100)
-    (0.2, 0.0)
-    """
-    if samples == whole:
-        return 0.0
-    return math.sqrt(max(variance, 0.0) / max(samples - 1, 1) * (1 - samples / whole))
 
 
 def reduced(objective: landscape.Objective, drawing: Subset | None) -> landscape.Objective:

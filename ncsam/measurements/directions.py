@@ -17,6 +17,7 @@ from landscape.objective.objective import Objective
 from landscape.records import Trajectory
 from landscape.surfaces.directions import direction_hash, eigen_direction, gradient_direction, signed, with_norm
 from landscape.surfaces.trajectory import principal_directions, project_path
+from ncsam.measurements.measurement import Subset, drawn
 from ncsam.optimizers.first_pass import FirstPass
 from ncsam.optimizers.mini_batch import MiniBatch
 from ncsam.optimizers.noise_gradient import SimulatedNoise
@@ -113,6 +114,7 @@ def directions_for(
     policy: Mapping[str, str] | None = None,
     norm: float | None = None,
     trust: bool = False,
+    subset: Subset | None = None,
 ) -> Directions:
     """One or two directions at a checkpoint of a run.
 
@@ -128,6 +130,7 @@ def directions_for(
         policy: of random directions, see :func:`landscape.filter_normalized_direction`.
         norm: of eigenvectors and gradients; ‖w‖ if none, so that displacements along them are relative.
         trust: as for :class:`ncsam.Run`, for other runs.
+        subset: samples to draw for eigenvectors and gradients of views that the objective has not; all if none.
 
     Raises:
         ValueError: the spelling, or what it asks for, is impossible here.
@@ -137,7 +140,7 @@ def directions_for(
     kinds = [kind for kind, _ in chosen]
     if layers and {"trajectory", "between"} & set(kinds):
         raise ValueError("layers go with random directions, eigenvectors and gradients: checkpoints move all")
-    factory = _DirectionFactory(run, objective, seed, tuple(layers), policy, norm, trust)
+    factory = _DirectionFactory(run, objective, seed, tuple(layers), policy, norm, trust, subset)
     vectors, names = [], []
     for axis, (kind, argument) in enumerate(chosen):
         vector, name = factory.make(kind, argument, axis, chosen[:axis].count((kind, argument)))
@@ -203,6 +206,7 @@ class _DirectionFactory:
     policy: Mapping[str, str] | None
     length: float | None
     trust: bool
+    subset: Subset | None
     ratios: np.ndarray | None = None
 
     def __post_init__(self) -> None:
@@ -232,6 +236,7 @@ class _DirectionFactory:
         if name in self.part.views:
             return self.part.view(name)
         fresh = self.run.problem.objective(self.objective.model, (name,))
+        fresh = fresh if self.subset is None else drawn(fresh, self.subset)
         return fresh.restricted(*self.layers) if self.layers else fresh
 
     def _whole(self, vector: Tensor) -> Tensor:

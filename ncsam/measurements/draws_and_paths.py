@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
@@ -11,8 +12,9 @@ from landscape.surfaces.connectivity import Buffers, connect
 from landscape.surfaces.draws import line_draws, plane_draws
 from landscape.surfaces.scan import row_fields
 from ncsam.measurements.forecast import of_points
-from ncsam.measurements.measurement import ANALYSIS_VIEWS, objective_of
+from ncsam.measurements.measurement import ANALYSIS_VIEWS, Subset, identity_of, objective_of
 from ncsam.measurements.resumable import Where, result_of
+from ncsam.measurements.sampling_error import on_subset
 from ncsam.runs.run import Run
 
 _log = logging.getLogger(__name__)
@@ -30,17 +32,21 @@ def measure_draws(
     seed: int = 0,
     layers: Sequence[str] = (),
     policy: Mapping[str, str] | None = None,
+    subset: int | None = None,
+    subset_seed: int = 0,
     **where: Unpack[Where],
 ) -> LineDraws | PlaneDraws:
     """All views along ``draws`` random directions, or over as many planes; stored as ``surface/<name>``.
 
     The first draw is the one that :func:`ncsam.measurements.measure_line` and ``measure_plane`` take with this seed.
+    With ``subset`` on so many samples of each view, drawn by ``subset_seed``.
     """
-    objective = objective_of(run, epoch, views, where)
+    drawing = Subset.of(subset, subset_seed)
+    objective = objective_of(run, epoch, views, where, drawing)
     a, b = list(map(float, alphas)), None if betas is None else list(map(float, betas))
     settings = {
         "epoch": run.epoch(epoch), "views": list(views), "seed": seed, "draws": draws, "grids": [a, b],
-        "layers": list(layers), "policy": dict(policy or {}),
+        "layers": list(layers), "policy": dict(policy or {}), **identity_of(drawing),
     }  # fmt: skip
     chosen = tuple(layers) or None
     count = draws * len(a) * (1 if b is None else len(b))
@@ -55,9 +61,10 @@ def measure_draws(
     ) as (part, finish):
         how: dict[str, Any] = {"draws": draws, "seed": seed, "layers": chosen, "policy": policy, "rows": part}
         how["progress"] = where.get("progress", iter)
-        drawn = line_draws(objective, a, **how) if b is None else plane_draws(objective, a, b, **how)
-        finish(drawn)
-        return drawn
+        found = line_draws(objective, a, **how) if b is None else plane_draws(objective, a, b, **how)
+        found = dataclasses.replace(found, **on_subset(run, objective, drawing))
+        finish(found)
+        return found
 
 
 def measure_connection(
@@ -70,25 +77,29 @@ def measure_connection(
     other_epoch: int | str = "last",
     alphas: Sequence[float],
     buffers: Buffers = "interpolated",
+    subset: int | None = None,
+    subset_seed: int = 0,
     **where: Unpack[Where],
 ) -> Connection:
     """All views of ``run`` on the straight line to another run's weights, with barriers; stored as ``surface/<name>``.
 
     ``other`` may be the same run at another epoch. Losses are those on the first run's data and labels throughout.
-    For ``alphas`` and ``buffers`` see :func:`landscape.surfaces.connectivity.connect`.
+    With ``subset`` on so many samples of each view, drawn by ``subset_seed``. For ``alphas`` and ``buffers`` see
+    :func:`landscape.surfaces.connectivity.connect`.
     """
     if (run.config.data, run.config.seeds["split"]) != (other.config.data, other.config.seeds["split"]):
         _log.warning(
             "%s and %s split other data off for testing, so each may have trained on the other's test samples",
             run.path.name, other.path.name,
         )  # fmt: skip
-    objective = objective_of(run, epoch, views, where)
-    end = objective_of(other, other_epoch, views, where)
+    drawing = Subset.of(subset, subset_seed)
+    objective = objective_of(run, epoch, views, where, drawing)
+    end = objective_of(other, other_epoch, views, where, drawing)
     a = list(map(float, alphas))
     to = f"{other.path.name} epoch {other.epoch(other_epoch)}"
     settings = {
         "epoch": run.epoch(epoch), "views": list(views), "alphas": a, "buffers": buffers, "to": to,
-        "weights": other.attrs["created"],
+        "weights": other.attrs["created"], **identity_of(drawing),
     }  # fmt: skip
     with result_of(
         run,
@@ -103,5 +114,6 @@ def measure_connection(
         record = connect(
             objective, end, a, buffers=buffers, names=names, rows=part, progress=where.get("progress", iter)
         )
+        record = dataclasses.replace(record, **on_subset(run, objective, drawing))
         finish(record)
         return record

@@ -36,6 +36,7 @@ class Place:
         index: position of the epoch among those asked for.
         epoch: of the weights.
         view: what is measured.
+        whole: samples that the view has, of which a subset was drawn; none if all are measured.
         objective: with every view that the measurement needs, on the parameters that it is restricted to.
     """
 
@@ -43,6 +44,7 @@ class Place:
     epoch: int
     view: str
     objective: landscape.Objective
+    whole: int | None = None
 
     @property
     def here(self) -> landscape.Objective:
@@ -122,10 +124,11 @@ def by_epoch_and_view(
     at = [run.epoch(e) for e in epochs]
     if len(set(at)) < len(at) or len(set(views)) < len(views):
         raise ValueError(f"an epoch or view is named twice: epochs {at}, views {list(views)}")
+    drawing = Subset.of(settings.get("subset"), settings.get("subset_seed", 0))
     needed = [*views, *(v for v in measurement.needs if v not in views)]
 
     def objective_at(index: int) -> landscape.Objective:
-        objective = objective_of(run, at[index], needed, where, Subset.of(settings))
+        objective = objective_of(run, at[index], needed, where, drawing)
         return objective.restricted(*measurement.params) if measurement.params else objective
 
     objectives = {0: objective_at(0)}
@@ -155,7 +158,8 @@ def by_epoch_and_view(
             index, view = row // len(views), views[row % len(views)]
             if index not in objectives:
                 objectives = {index: objective_at(index)}
-            place = Place(index, at[index], view, objectives[index])
+            whole = None if drawing is None else run.problem.num_samples(view)
+            place = Place(index, at[index], view, objectives[index], whole)
             started = time.process_time()
             status: Status = Status.EMPTY
             values: dict[str, Any] = {}
@@ -188,18 +192,22 @@ class Subset(NamedTuple):
     seed: int
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> Subset | None:
-        """The subset that settings ask for; none if they do not.
+    def of(cls, samples: int | None, seed: int) -> Subset | None:
+        """The subset that is asked for; none where all samples are.
 
         Raises:
             ValueError: a subset of no samples.
         """
-        count = settings.get("subset")
-        if count is None:
+        if samples is None:
             return None
-        if count < 1:
-            raise ValueError(f"subset is {count}, expected at least 1 sample of each view")
-        return cls(count, settings["subset_seed"])
+        if samples < 1:
+            raise ValueError(f"subset is {samples}, expected at least 1 sample of each view")
+        return cls(samples, seed)
+
+
+def identity_of(subset: Subset | None) -> dict[str, Any]:
+    """What a subset adds to the settings by which a measurement is known."""
+    return {} if subset is None else {"subset": list(subset)}
 
 
 def objective_of(

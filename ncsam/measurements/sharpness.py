@@ -14,6 +14,7 @@ from landscape.sharpness import LARGEST
 from ncsam.measurements.forecast import counted, timed
 from ncsam.measurements.measurement import ANALYSIS_VIEWS, Measurement, Place, by_epoch_and_view
 from ncsam.measurements.resumable import Where
+from ncsam.measurements.sampling_error import loss_error
 from ncsam.records import SharpnessTable
 from ncsam.runs.run import Run
 
@@ -130,6 +131,8 @@ class _Sharpness(Measurement):
         if self._s["top_tol"] is not None:
             names += ["adaptive_top", "adaptive_top_residual"]
         rows = (1 + self._s["restarts"], 1 + self._s["steps"])
+        if self._s["subset"] is not None:
+            names.append("loss_sampling_error")
         ascents = {f"{name}_rises": rows for name in ("sam", "adaptive")} if rows != (1, 2) else {}
         return {**dict.fromkeys(names, ()), **ascents}
 
@@ -163,6 +166,8 @@ class _Sharpness(Measurement):
         sam = landscape.sam_sharpness(objective, self._s["rho"], **ascent)
         adaptive = landscape.adaptive_sharpness(objective, self._s["adaptive_rho"], **ascent)
         row: dict[str, Any] = {"loss": sam.loss, "sam": sam.value, "adaptive": adaptive.value}
+        if place.whole is not None:
+            row["loss_sampling_error"] = loss_error(objective, place.whole)
         draws = {"num_samples": self._s["samples"], "seed": self._s["seed"]}
         for name, asked in (("average", "sigma"), ("adaptive_average", "adaptive_sigma")):
             if self._s[asked] is not None:

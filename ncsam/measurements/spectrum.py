@@ -23,12 +23,14 @@ from landscape.store.room import check_room
 from ncsam.measurements.forecast import timed
 from ncsam.measurements.measurement import ANALYSIS_VIEWS, DTYPES, Measurement, Place, by_epoch_and_view, objective_of
 from ncsam.measurements.resumable import PartRows, Where, recorded_identity
+from ncsam.measurements.sampling_error import curvature_errors, loss_error
 from ncsam.measurements.spectrum_extras import Density, Extra, Layers, Operator, Sources, Trace
 from ncsam.measurements.warm_start import WarmStart
 from ncsam.records import Spectrum
 from ncsam.runs.run import Run
 
 PRODUCTS_PER_PAIR = 8  # about what an eigenpair takes; the one number of a forecast that is not measured
+_PRODUCTS_PER_SAMPLING_ERROR = 2  # about what the curvature of every sample along a vector takes, as measured
 PAIRWISE = ("values", "residuals", "converged", "errors")
 
 
@@ -169,6 +171,8 @@ class _Spectra(Measurement):
         found |= {"matvecs": (), "products": (), "strategies": ()}
         if self._settings["warm_start"]:
             found["previous_cosines"] = (pairs,)
+        if self._settings["subset"] is not None:
+            found |= {"loss": (), "loss_sampling_error": (), "sampling_errors": (pairs,)}
         if self._vectors:
             found["vectors"] = ((objective.num_parameters, pairs), "float64" if self._wide else "float32")
         for extra in self._extras:
@@ -211,6 +215,9 @@ class _Spectra(Measurement):
             row["previous_cosines"] = np.cos(landscape.subspace_overlap(start, pairs.vectors).angles)
         if self._vectors:
             row["vectors"] = self._rounded(pairs).numpy()
+        if place.whole is not None:
+            row |= {"loss": place.here.loss(), "loss_sampling_error": loss_error(place.here, place.whole)}
+            row["sampling_errors"] = curvature_errors(place.here, pairs.vectors, place.whole)
         row["strategies"] = STRATEGIES.index(H.strategy.name)
         for extra in self._extras:
             values, products = extra.measure(place, H, pairs)
@@ -235,6 +242,8 @@ class _Spectra(Measurement):
     def forecast(self, place: Place) -> tuple[float, str]:
         H = self._operator(place.here)
         products = min(PRODUCTS_PER_PAIR * self._count, place.objective.num_parameters)
+        if self._settings["subset"] is not None:
+            products += _PRODUCTS_PER_SAMPLING_ERROR * self._count
         products += sum(extra.products(place.objective, self._count) for extra in self._extras)
         H.expect(products)  # so that they are made in the same way
         vector = torch.ones(place.objective.num_parameters, dtype=H.dtype, device=H.device)

@@ -19,8 +19,9 @@ from landscape.surfaces.recalibration import SAMPLES, Recalibration
 from landscape.surfaces.span import find_span
 from ncsam.measurements.directions import Directions, directions_for, trajectory_on
 from ncsam.measurements.forecast import Forecast, of_points
-from ncsam.measurements.measurement import ANALYSIS_VIEWS, objective_of
+from ncsam.measurements.measurement import ANALYSIS_VIEWS, Subset, identity_of, objective_of
 from ncsam.measurements.resumable import PartRows, Where, on_first, recorded_identity, result_of
+from ncsam.measurements.sampling_error import on_subset
 from ncsam.runs.run import Run
 
 PATH = "_path"  # appended to a plane's name: the run's checkpoints in its coordinates
@@ -60,15 +61,19 @@ def measure_line(
     policy: Mapping[str, str] | None = None,
     norm: float | None = None,
     trust: bool = False,
+    subset: int | None = None,
+    subset_seed: int = 0,
     **where: Unpack[SurfaceWhere],
 ) -> Line:
     """All views along a direction; stored as ``surface/<name>``, see :class:`SurfaceWhere`.
 
     Args:
         directions, layers, policy, norm, trust: see :func:`ncsam.measurements.directions.directions_for`.
+        subset, subset_seed: so many samples of each view, drawn by that seed; all if none.
     """
     along = {"directions": directions, "layers": layers, "policy": policy, "norm": norm, "trust": trust}
-    record = _surface(run, name, views, epoch, seed, [list(map(float, alphas))], along, where)
+    drawing = Subset.of(subset, subset_seed)
+    record = _surface(run, name, views, epoch, seed, [list(map(float, alphas))], along, drawing, where)
     assert isinstance(record, Line)
     return record
 
@@ -88,6 +93,8 @@ def measure_plane(
     policy: Mapping[str, str] | None = None,
     norm: float | None = None,
     trust: bool = False,
+    subset: int | None = None,
+    subset_seed: int = 0,
     **where: Unpack[SurfaceWhere],
 ) -> Plane:
     """All views over two directions; stored as ``surface/<name>``, see :class:`SurfaceWhere`.
@@ -98,7 +105,7 @@ def measure_plane(
     """
     along = {"directions": directions, "layers": layers, "policy": policy, "norm": norm, "trust": trust}
     grids = [list(map(float, alphas)), list(map(float, betas))]
-    record = _surface(run, name, views, epoch, seed, grids, along, where)
+    record = _surface(run, name, views, epoch, seed, grids, along, Subset.of(subset, subset_seed), where)
     assert isinstance(record, Plane)
     return record
 
@@ -111,19 +118,22 @@ def _surface(
     seed: int,
     grids: list[list[float]],
     along: Mapping[str, Any],
+    subset: Subset | None,
     where: SurfaceWhere,
 ) -> Line | Plane:
-    objective = objective_of(run, epoch, views, where)
+    objective = objective_of(run, epoch, views, where, subset)
     spec = dict(along)
     kind, alone = spec.pop("directions"), objective.over(None)
 
     def choose() -> Directions:
-        return directions_for(run, kind, alone, count=len(grids), epoch=epoch, seed=seed, **spec).on("cpu")
+        how = {"count": len(grids), "epoch": epoch, "seed": seed, "subset": subset, **spec}
+        return directions_for(run, kind, alone, **how).on("cpu")
 
     # On one process, so that they have the same bits however many there are.
     chosen = on_first(choose, where).on(objective.layout.device)
-    settings = {**chosen.settings, "views": list(views), "vectors": list(chosen.hashes)}
+    settings = {**chosen.settings, "views": list(views), "vectors": list(chosen.hashes), **identity_of(subset)}
     described = {"seed": chosen.seed, "along": list(chosen.names), "hashes": list(chosen.hashes)}
+    described |= on_subset(run, objective, subset)
     record = evaluate_surface(run, name, objective, chosen.vectors, grids, settings, where, described)
     if len(grids) == 2 and len(run.epochs) > 1:
 

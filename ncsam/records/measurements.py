@@ -102,6 +102,17 @@ class Spectrum(Record, kind="spectrum"):
     )
     vectors: np.ndarray | None = variable("epoch", "view", "parameter", "pair", long_name="eigenvector")
     params: list[str] | None = parameter("patterns of the parameters that the Hessian is taken by; all if none", None)
+    sampling_errors: np.ndarray | None = variable(
+        "epoch",
+        "view",
+        "pair",
+        long_name="standard error of v.Hv over the draw of the subset, v as found",
+        units="loss / parameter^2",
+    )
+    loss: np.ndarray | None = variable("epoch", "view", long_name="loss on the subset", units="loss")
+    loss_sampling_error: np.ndarray | None = variable(
+        "epoch", "view", long_name="standard error of the loss over the draw of the subset", units="loss"
+    )
     density_steps: int = parameter("products of each probe of the density; 0 for none", 0)
     density_probes: int = parameter("probes of the density", 0)
     density_broadening: float = parameter("deviation of its kernel, as a fraction of the width of the spectrum", 0.01)
@@ -187,6 +198,9 @@ class SharpnessTable(Record, kind="sharpness_table"):
     )
     adaptive_rises: np.ndarray | None = variable(
         "epoch", "view", "start", "step", long_name="rise in loss along each ascent in the adaptive ball", units="loss"
+    )
+    loss_sampling_error: np.ndarray | None = variable(
+        "epoch", "view", long_name="standard error of the loss over the draw of the subset", units="loss"
     )
     seconds: np.ndarray | None = variable("epoch", "view", long_name="CPU time of the row", units="s")
     restarts: int = parameter("ascents from random points, besides the one from the weights", 0)

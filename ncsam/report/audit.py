@@ -60,7 +60,7 @@ def page(audit: Audit, *, title: str | None = None, command: str = "") -> str:
             table=table,
             rows=rows(table),
             pictures=pictures(audit),
-            eigen=[f for f in table.trust if f["picture"] == "λ₁"],
+            checked=[f for f in table.trust if f["picture"] in ("losses", "λ₁")],
             verdicts=verdicts(table),
             plan=table.plan,
             budget=_budget(table.plan),

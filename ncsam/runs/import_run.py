@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from landscape.objective.isolation import undisturbed
 from landscape.records import Record
 from landscape.store.room import check_room
 from ncsam import hugging_face, models
-from ncsam.data import Tokens
+from ncsam.data import Data, Tokens
 from ncsam.records import IMPORT
 from ncsam.runs.fitting import fit
 from ncsam.runs.resume_state import sole_training
@@ -31,10 +32,13 @@ from ncsam.training.problem import Problem
 
 RECORDED = (
     "data", "noise", "model", "optimizer", "epochs", "batch_size", "loss", "train_samples", "test_samples",
-    "val_fraction", "seeds",
+    "val_fraction", "normalization", "seeds",
 )  # fmt: skip
 """Settings that an imported run records: what the data and the labels follow from. Nothing is said of the rest."""
 _LAST_EPOCH = 1_000_000
+_SAMPLES = 2000  # of the training data, on which the loss is told
+
+_log = logging.getLogger(__name__)
 
 
 def import_run(
@@ -52,6 +56,7 @@ def import_run(
     train_samples: int | None = None,
     test_samples: int | None = None,
     val_fraction: float = 0.0,
+    normalization: str = "own",
     seeds: Mapping[str, int] | None = None,
     overwrite: bool = False,
     device: str = "cpu",
@@ -64,7 +69,9 @@ def import_run(
 
     Weights are read from files of ``torch.save`` (``weights_only``: nothing in them is executed), from safetensors, or
     from a folder ``hf:DIR``; a state dict may lie under one of :data:`ncsam.runs.weight_files.KEYS`, and prefixes such
-    as ``module.`` are removed where the names then fit. BatchNorm's statistics are part of it.
+    as ``module.`` are removed where the names then fit. BatchNorm's statistics are part of it. Weights that are worse
+    than a uniform guess on training and test data are warned of (``logging``), since inputs may be prepared otherwise
+    than in their training.
 
     Args:
         weights: files, or ``hf:DIR``.
@@ -77,7 +84,11 @@ def import_run(
         ignore: patterns of names in the files that are left out, such as ``criterion.*``.
         loss, batch_size: of the training, for gradient diagnostics.
         train_samples, test_samples, val_fraction, seeds: as in :class:`ncsam.TrainConfig`, all seeds 0 if none.
-        device: where the loss and the accuracy on the test data, which are recorded, are computed.
+        normalization: how pixels were prepared in the training: ``own`` (mean and deviation of this data set's training
+            pixels), ``none`` (divided by 255), ``imagenet`` or ``MEANS/DEVIATIONS``, see
+            :meth:`ncsam.data.Normalization.stated`.
+        device: where loss and accuracy, which are recorded, are computed: of the test data, and of 2000 evenly spaced
+            training samples.
         trust: import a ``package.module:factory``, whose import runs code.
         command, attrs: for the record.
         progress: wraps the iteration over the checkpoints; gets them and their number as ``total=``.
@@ -112,6 +123,7 @@ def import_run(
         train_samples=train_samples,
         test_samples=test_samples,
         val_fraction=val_fraction,
+        normalization=normalization,
         seeds=dict.fromkeys(SEEDS, 0) if seeds is None else dict(seeds),
     )
     problem = Problem.of(config, trust=trust)
@@ -128,6 +140,11 @@ def import_run(
     for epoch, file, found in checkpoints if progress is None else progress(checkpoints, total=len(at)):
         made.load_state_dict({name: torch.from_numpy(array) for name, array in found.arrays.items()})
         on_test = problem.objective(made, ("test",)).evaluate()
+        sampled = problem.objective(made, ("mixed",)).sampled(_SAMPLES)
+        on_train = sampled.evaluate()
+        losses_found = {"training": on_train.loss["mixed"], "test": on_test.loss["test"]}
+        if (told := worse_than_a_guess(losses_found, dataset)) is not None:
+            _log.warning(f"{file}: {told}")
         contents[f"weights/{epoch}"] = found.arrays
         origins.append(
             {
@@ -137,6 +154,9 @@ def import_run(
                 "key": found.key,
                 "removed": list(found.removed),
                 "counters": found.counted,
+                "train_loss": _number(on_train.loss["mixed"]),
+                "train_accuracy": _number(on_train.metrics["accuracy"]["mixed"]),
+                "train_samples": sampled.num_samples("mixed"),
                 "test_loss": _number(on_test.loss["test"]),
                 "test_accuracy": _number(on_test.metrics["accuracy"]["test"]),
             }
@@ -149,11 +169,29 @@ def import_run(
         device=device,
     )
     own: dict[str, Any] = {"source": IMPORT, "weights": origins, "ignored": list(ignore), "arm": path.stem}
+    own["inputs"] = dataset.preparation
     if (folder := hugging_face.folder_of(model)) is not None:
         own["model_hash"] = hugging_face.digest(folder, weights=False)
     with sole_training(path):
         store.create(path, kind="run", attrs={**stamp, **(attrs or {}), **own}, contents=contents, overwrite=overwrite)
     return Run(path, trust=trust)
+
+
+def worse_than_a_guess(losses: Mapping[str, float], dataset: Data) -> str | None:
+    """Say what is the matter where every loss is above that of a uniform guess, log C, as with wrong inputs; else none.
+
+    >>> from ncsam import data
+    >>> worse_than_a_guess({"training": 34.0, "test": 2.0}, data.load("digits"))
+    """
+    guess = math.log(dataset.num_classes)
+    if not min(losses.values()) > guess:
+        return None
+    told = " and ".join(f"{loss:.4g} on the {part} data" for part, loss in losses.items())
+    how = "prepare the arrays likewise" if dataset.normalization is None else "state it with --normalization"
+    return (
+        f"its loss is {told}, above the {guess:.4g} of a uniform guess; unless it is not trained, the likely cause is "
+        f"that its training prepared inputs otherwise than here ({dataset.preparation}): {how}"
+    )
 
 
 def _checked_epochs(epochs: Sequence[int] | None, files: int) -> list[int]:

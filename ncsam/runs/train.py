@@ -134,7 +134,13 @@ def train_run(
             contents["samples"] = samples
         if (steps := trainer.steps()) is not None:
             contents["steps"] = steps
-        circumstances = {**spent, **replayed, "memory_format": trainer.memory_format, "processes": processes}
+        circumstances = {
+            **spent,
+            **replayed,
+            "memory_format": trainer.memory_format,
+            "inputs": trainer.problem.dataset.preparation,
+            "processes": processes,
+        }
 
         def write() -> None:
             store.create(

@@ -62,6 +62,8 @@ class TrainConfig:
             :func:`ncsam.training.losses.parse`. What is reported of the views is cross-entropy, whatever the loss.
         mixup: α of :mod:`ncsam.training.mixup`, whose draws are seeded with the order; 0 for none.
         augment: pad, crop and flip the training images, anew in each epoch.
+        normalization: how pixels are prepared for the model: ``own``, ``none``, ``imagenet`` or ``MEANS/DEVIATIONS``,
+            see :meth:`ncsam.data.Normalization.stated`.
         train_samples, test_samples: take only the first so many samples of the training or test set; all if none.
         val_fraction: share of the training set held out, with its observed labels.
         precision: ``fp32``, or ``bf16`` for forward passes of the steps in bfloat16 (weights and views stay float32).
@@ -106,6 +108,7 @@ class TrainConfig:
     loss: str = "ce"
     mixup: float = 0.0
     augment: bool = False
+    normalization: str = "own"
     train_samples: int | None = None
     test_samples: int | None = None
     val_fraction: float = 0.1
@@ -126,9 +129,13 @@ class TrainConfig:
             if not isinstance(getattr(self, name), list | tuple):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected a list")
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name in ("data", "noise", "model", "optimizer", "loss", "lr_schedule"):
+        for name in ("data", "noise", "model", "optimizer", "loss", "lr_schedule", "normalization"):
             if not isinstance(getattr(self, name), str):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, expected text")
+        if self.normalization != "own":
+            from ncsam.data.dataset import parse_normalization  # with torch, which the default does not need
+
+            parse_normalization(self.normalization)
         if check_optimizer:
             from ncsam.optimizers import options_of  # with torch, which reading a stored configuration does not need
 

@@ -67,6 +67,7 @@ _COMMON = {
     "warmup_rho": Setting(0.05, OURS),  # without effect while the warm-up takes base steps
     "mixup": Setting(0.0, OURS),
     "augment": Setting(True, OURS),
+    "normalization": Setting("own", OURS),
     "val_fraction": Setting(0.1, OURS),
     "precision": Setting("fp32", OURS),
     "memory_format": Setting("auto", OURS),  # channels_last, since all of these are convolutional

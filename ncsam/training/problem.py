@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -51,11 +52,12 @@ class Problem:
             ValueError: a spelling in the configuration is unknown or impossible.
         """
         noise.parse(config.noise)  # a wrong spelling is told before data are read
-        dataset = data.load(config.data, seed=config.seeds["split"], trust=trust)
+        seed = config.seeds["split"]
+        dataset = data.load(config.data, seed=seed, trust=trust, normalization=config.normalization)
         whole = len(dataset.train_y)
         dataset = _first(_first(dataset, "train", config.train_samples), "test", config.test_samples)
         labels = _labels(dataset, config.noise, config.seeds["noise"], whole)
-        train, val = data.split_validation(len(dataset.train_y), config.val_fraction, config.seeds["split"])
+        train, val = data.split_validation(len(dataset.train_y), config.val_fraction, seed)
         return cls(dataset, labels, train, val, config.seeds["noise"], whole)
 
     @property
@@ -81,6 +83,7 @@ class Problem:
 
     def inputs(self) -> Tensor:
         """Training inputs, ready for a model, shape (n, …)."""
+        self.dataset.check_in_memory("a computation on the whole training set")
         return self.dataset.prepare(self.dataset.train_x[self.train])
 
     def observed(self) -> Tensor:
@@ -96,6 +99,15 @@ class Problem:
         """True labels of the training inputs, (n,) int64; as :meth:`observed`."""
         self.check_labelled()
         return torch.from_numpy(self.labels.true[self.train])
+
+    def num_samples(self, view: str) -> int:
+        """Samples that a standard view has."""
+        if view.startswith(DOCUMENTS):
+            of_set = self.dataset.classes.index(view.removeprefix(DOCUMENTS))
+            return int((self.labels.true[self.train] == of_set).sum())
+        flipped = int(self.labels.flipped[self.train].sum())
+        other = {"test": len(self.dataset.test_y), "val": len(self.val), "noisy_part": flipped}
+        return other.get(view, len(self.train) - (flipped if view == "clean_part" else 0))
 
     def objective(
         self,
@@ -140,11 +152,12 @@ class Problem:
             if name.startswith(LABELS):
                 relabelled = self.relabelled(name.removeprefix(LABELS), self.noise_seed)
                 known[name] = View(name, "train", labels=relabelled.observed())
-        sources = {"train": (self.dataset.train_x[self.train], self.observed())}
+        train_x = self.dataset.train_x
+        sources = {"train": (data.picked(train_x, self.train), self.observed())}
         if "val" in views:
             if not len(self.val):
                 raise ValueError("no validation part was split off; leave the view 'val' out")
-            sources["val"] = (self.dataset.train_x[self.val], torch.from_numpy(self.labels.observed[self.val]))
+            sources["val"] = (data.picked(train_x, self.val), torch.from_numpy(self.labels.observed[self.val]))
         if "test" in views:
             sources["test"] = (self.dataset.test_x, self.dataset.test_y)
         needed = {known[name].source for name in views}
@@ -217,13 +230,16 @@ def _classes_first(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
 
 def batch_size_for(dataset: data.Data) -> int:
     """Samples at a time where nothing depends on how many, by the size of an input."""
-    return min(4096, max(64, 2**19 // dataset.train_x[0].numel()))
+    return min(4096, max(64, 2**19 // math.prod(dataset.input_shape)))
 
 
 def _labels(dataset: data.Data, spec: str, seed: int, whole: int | None) -> NoisyLabels:
     if isinstance(dataset, data.Tokens) and spec != "none":
         raise ValueError(f"noise is {spec!r}, but token files have no labels that could be wrong; leave it out")
-    x = dataset.prepare(dataset.train_x).flatten(1).numpy() if spec.startswith("instance") else None
+    x = None
+    if spec.startswith("instance"):
+        dataset.check_in_memory(f"label noise {spec!r}")
+        x = dataset.prepare(dataset.train_x[:]).flatten(1).numpy()
     classes = max(2, dataset.num_classes)  # documents may all be of one set
     return noise.parse(spec, whole=whole)(dataset.train_y.numpy(), classes, seed, x)
 
@@ -236,4 +252,4 @@ def _first(dataset: data.Data, part: str, count: int | None) -> data.Data:
     if count > len(y):
         known = f"{len(y)} {part}{'ing' if part == 'train' else ''} samples"
         raise ValueError(f"{part}_samples is {count}, but {dataset.name} has {known}")
-    return dataclasses.replace(dataset, **{f"{part}_x": x[:count], f"{part}_y": y[:count]})
+    return dataclasses.replace(dataset, **{f"{part}_x": data.picked(x, slice(count)), f"{part}_y": y[:count]})

@@ -68,6 +68,7 @@ class Samples:
             raise ValueError(f"augmentation needs images (channels, height, width), but inputs have the shape {shape}")
         everything = len(self._dataset.train_y)  # a sample's augmentation does not depend on how the set was split
         self._augment = PadCropFlip(everything, pad=min(4, shape[-1] // 8), seed=seed) if augment else None
+        self._dataset.check_in_memory("training, or a look at its batches,")
         inputs = self._dataset.train_x[problem.train]
         self.resident = _fits(inputs, self._device) if resident is None else resident
         self._inputs = inputs.to(self._device) if self.resident else inputs

@@ -378,7 +378,7 @@ class Trainer:
         self._check()
         problem = self.problem
         dataset, wrong = problem.dataset, torch.from_numpy(problem.labels.flipped[problem.train])
-        test = self._logits(dataset.test_x)
+        test = self._logits(dataset.test_x[:])
         observed, true = _losses_and_hits(train, problem.observed()), _losses_and_hits(train, problem.true())
         tables = {
             "mixed": observed,
@@ -440,7 +440,7 @@ class Trainer:
     def _confusion(self) -> np.ndarray:
         """Test samples of each class by what they are predicted as, (C, C)."""
         dataset = self.problem.dataset
-        return confusion_matrix(self._logits(dataset.test_x), dataset.test_y)
+        return confusion_matrix(self._logits(dataset.test_x[:]), dataset.test_y)
 
     def _lr(self, epoch: int) -> float:
         return self.config.lr * self._lr_factor(epoch, self.config.epochs)

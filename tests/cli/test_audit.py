@@ -141,6 +141,32 @@ def test_a_run_file_by_epoch_with_a_reference(folder: Path, tmp_path: Path, caps
     assert "r.html: exists; choose another name, or --overwrite" in said(capsys)
 
 
+def test_weights_that_meet_other_inputs_than_in_their_training_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = str(tmp_path / "run.h5")
+    train = ["train", "--optimizer", "sgd", "--epochs", "5", "--noise", "none", "--quiet", "--out", run]
+    assert landscape([*train, "--normalization", "none"]) == 0
+    assert landscape(["export", run, "--weights", "last", "--format", "pt", "--out", str(tmp_path / "w.pt")]) == 0
+    capsys.readouterr()
+    words = ["audit", str(tmp_path / "w.pt"), *ELSEWHERE[:4], "--work", "3000", "--null", "none", "--quiet"]
+    for stated, trusted in (("none", True), ("0/0.004", False)):
+        out = tmp_path / f"{trusted}.html"
+        assert landscape([*words, "--normalization", stated, "--out", str(out)]) == 0
+        captured = capsys.readouterr()
+        assert f"(--normalization {stated})" in captured.out.splitlines()[0]
+        assert ("may the losses be trusted? yes" in captured.out) is trusted
+        data = json.loads(out.with_suffix(".json").read_text(encoding="utf-8"))
+        assert data["checkpoints"][0]["normalization"] == stated
+        assert data["checkpoints"][0]["inputs"].startswith("pixels / 16")
+        (finding,) = (f for f in data["trust"]["findings"] if f["picture"] == "losses")
+        assert finding["ok"] is trusted
+        assert ("otherwise than here (pixels / 16, divided by 0.004)" in finding["answer"]) is not trusted
+        assert data["checkpoints"][0]["inputs"] in Page(out.read_text(encoding="utf-8")).text
+    assert landscape(["audit", run, "--normalization", "own", "--out", str(tmp_path / "c.html")]) == 2
+    assert "run.h5: is a run file, whose normalization is none; not own: make it again" in said(capsys)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -151,6 +177,10 @@ def test_a_run_file_by_epoch_with_a_reference(folder: Path, tmp_path: Path, caps
         (["w.pt", "--out", "a.html", "--budget", "0m"], "'0m', expected a time"),
         (["w.pt", "--out", "a.html", "--budget", "1m", "--work", "3"], "--budget and --work say the same in two ways"),
         (["w.pt", "--out", "no/a.html"], "w.pt is no run file; of a file of weights say its --model too"),
+        (
+            ["w.pt", *ELSEWHERE, "--normalization", "x", "--out", "a.html"],
+            "normalization is 'x', expected own, none, imag",
+        ),
         (["gone.h5", "--out", "a.html"], "gone.h5"),
         (["w.pt", *ELSEWHERE, "--view", "noisy_part", "--out", "a.html"], "'noisy_part' of w.pt has no samples"),
     ],

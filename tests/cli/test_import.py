@@ -45,7 +45,7 @@ def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def said(capsys: pytest.CaptureFixture[str]) -> str:
     """The one line of an error; nothing is on stdout."""
     captured = capsys.readouterr()
-    lines = [line for line in captured.err.splitlines() if line.startswith("landscape: ")]
+    lines = [line for line in captured.err.splitlines() if line.startswith("landscape: error: ")]
     assert captured.out == ""
     assert len(lines) == 1, captured
     return lines[0]
@@ -67,6 +67,35 @@ def test_what_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert f"{origin['test_accuracy']:.1%}" in captured.out
     with store.open(tmp_path / "run.h5") as opened:
         assert opened.attrs["command"] == ["landscape", *words, "--overwrite", "--json"]
+
+
+def test_how_inputs_are_prepared_is_stated_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trained = tmp_path / "trained.h5"
+    train = ["train", "--optimizer", "sgd", "--epochs", "8", "--normalization", "none", "--train-samples", "300"]
+    assert landscape([*train, "--noise", "none", "--quiet", "--out", str(trained)]) == 0
+    source = Run(trained)
+    assert (source.config.normalization, source.attrs["inputs"]) == ("none", "pixels / 16")
+    assert source.attrs["origins"]["normalization"] == "flag"
+    assert (
+        landscape(["export", str(trained), "--weights", "last", "--format", "pt", "--out", str(tmp_path / "w.pt")]) == 0
+    )
+    words = ["import", "--weights", str(tmp_path / "w.pt"), "--model", "mlp", "--data", "digits", "--quiet"]
+    words += ["--train-samples", "300", "--val-fraction", "0.1"]
+    capsys.readouterr()
+    assert landscape([*words, "--normalization", "none", "--out", str(tmp_path / "same.h5")]) == 0
+    captured = capsys.readouterr()
+    assert "inputs: pixels / 16 (--normalization none)" in captured.out
+    assert captured.err == ""
+    same = Run(tmp_path / "same.h5")
+    assert same.objective(views=("mixed",)).loss() == source.objective(views=("mixed",)).loss()
+    assert landscape([*words, "--normalization", "0/0.005", "--out", str(tmp_path / "other.h5")]) == 0
+    captured = capsys.readouterr()
+    assert "inputs: pixels / 16, divided by 0.005 (--normalization 0/0.005)" in captured.out
+    (line,) = captured.err.splitlines()
+    assert line.startswith("landscape: warning: ")
+    assert "than here (pixels / 16, divided by 0.005): state it with --normalization" in line
+    assert landscape([*words, "--normalization", "imagenet", "--out", str(tmp_path / "no.h5")]) == 2
+    assert "normalization 'imagenet' has 3 channels, the inputs of digits have 1" in said(capsys)
 
 
 def test_every_measurement_and_figure_of_an_imported_run(

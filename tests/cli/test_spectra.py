@@ -11,6 +11,7 @@ import pytest
 from landscape import store
 from landscape_cli.main import run as landscape
 from ncsam.records import Spectrum
+from ncsam.runs.run import Run
 
 TRAIN = ["train", "--optimizer", "sgd", "--epochs", "3", "--checkpoints", "1,2", "--train-samples", "150", "--quiet"]
 
@@ -87,6 +88,29 @@ def test_json_holds_everything_but_the_vectors(copy: Path, capsys: pytest.Captur
     assert np.array(found["seconds"]).shape == (1, 2)
     with store.open(copy) as file:
         assert file.record("hessian/default").vectors.shape[-1] == 1
+
+
+def test_a_subset_is_told_with_what_it_costs(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = [str(copy), "--views", "mixed", "--subset", "60", "--subset-seed", "2", "--quiet"]
+    calls = {
+        "hessian": (["--top", "1", "--trace", "0"], "hessian/default"),
+        "sharpness": ([], "sharpness/default"),
+        "surface": (["--points", "3"], "surface/line"),
+    }
+    for command, (words, name) in calls.items():
+        assert landscape([command, *common, *words]) == 0
+        printed = capsys.readouterr().out
+        assert "on 60 samples of each view, or all of a smaller one, drawn by the seed 2; the s.e. of loss" in printed
+        assert landscape([command, *common, *words, "--overwrite", "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert (found["name"], found["subset"], found["subset_seed"]) == (name, 60, 2)
+        error = np.ravel(found["loss_sampling_error"])[0]
+        assert 0 < error < 1
+        assert f" ± {error:.2g}" in printed
+        if command == "hessian":
+            assert f"{found['sampling_errors'][0][0][0]:.2g}" in printed
+        stored = Run(copy).result(name)
+        assert stored.subset == 60  # type: ignore[attr-defined]
 
 
 def test_every_sharpness_is_printed_and_stored(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import sys
 from pathlib import Path
 
@@ -114,6 +115,90 @@ def test_statistics_of_pixels_are_exact() -> None:
     np.testing.assert_allclose(found.mean, (x / 255).mean((0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(found.std[:2], (x / 255).std((0, 2, 3))[:2], rtol=1e-12)
     assert found.std[2] == 1.0  # a channel that never varies
+
+
+# ---- how pixels are prepared ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "mean", "std"),
+    [
+        ("none", (0.0,), (1.0,)),
+        ("0.5/0.25", (0.5,), (0.25,)),
+        ("0.1,0.2/1,2e-1", (0.1, 0.2), (1.0, 0.2)),
+        ("-0.5,0/1/255", None, None),
+    ],
+)
+def test_pixels_are_prepared_as_is_said(spec: str, mean: tuple[float, ...] | None, std: tuple[float, ...]) -> None:
+    if mean is None:
+        with pytest.raises(ValueError, match=r"normalization is '-0\.5,0/1/255', expected own, none"):
+            record().normalized(spec)
+        return
+    found = record().normalized(spec)
+    columns = [torch.tensor(v, dtype=torch.float64).reshape(1, -1, 1, 1) for v in (mean, std)]
+    torch.testing.assert_close(found.prepare(IMAGES), ((IMAGES.double() / 255 - columns[0]) / columns[1]).float())
+    assert torch.equal(found.train_x, IMAGES)
+    assert found.hash != record().hash
+
+
+def test_own_is_what_the_data_set_has() -> None:
+    assert record().normalized("own").hash == record().hash
+    assert data.load("digits", normalization="own").hash == data.load("digits").hash
+
+
+def test_imagenet_is_the_published_one() -> None:
+    images = torch.randint(0, 256, (4, 3, 5, 5), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    found = record(train_x=images, test_x=images).normalized("imagenet")
+    assert found.normalization == Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 255.0)
+
+
+def test_digits_are_prepared_as_is_said() -> None:
+    from sklearn.datasets import load_digits
+
+    plain = data.load("digits", seed=2, normalization="none")
+    own = data.load("digits", seed=2)
+    assert plain.normalization == Normalization((0.0,), (1.0,), 16.0)
+    assert set(plain.train_x.unique().tolist()) == {k / 16 for k in range(17)}
+    assert float(torch.cat([plain.train_x, plain.test_x]).sum()) == load_digits().images.sum() / 16
+    again = data.load("digits", seed=2, normalization="0.5/0.5")
+    torch.testing.assert_close(again.train_x, (plain.train_x - 0.5) / 0.5)
+    assert torch.equal(plain.train_y, own.train_y)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("imagnet", "normalization is 'imagnet', expected own, none, imagenet or MEANS/DEVIATIONS such as 0.5/0.25"),
+        ("0.5", "normalization is '0.5', expected own"),
+        ("0.5/", "normalization is '0.5/', expected own"),
+        ("a/b", "normalization is 'a/b', expected own"),
+        ("nan/1", "normalization is 'nan/1': means lie within ±1e6, deviations in 1e-6…1e6"),
+        ("0/0", "normalization is '0/0': means lie within"),
+        ("0/-1", "normalization is '0/-1': means lie within"),
+        ("1e7/1", "normalization is '1e7/1': means lie within"),
+        ("0.5,0.5/0.2", "normalization is '0.5,0.5/0.2': means: 2, deviations: 1; give as many of both"),
+        ("imagenet", "normalization 'imagenet' has 3 channels, the inputs of toy have 2"),
+        ("0,0,0,0/1,1,1,1", "has 4 channels, the inputs of toy have 2"),
+    ],
+)
+def test_a_preparation_that_cannot_be_is_refused(spec: str, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        record().normalized(spec)
+
+
+def test_ready_inputs_are_not_prepared_again() -> None:
+    ready = record(train_x=IMAGES.float(), test_x=IMAGES.float(), normalization=None)
+    message = "inputs of toy are ready for the model; normalization 'none' prepares pixels (uint8), leave it"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        ready.normalized("none")
+    assert ready.normalized("own") is ready
+    assert ready.preparation == "as the data set has them (float32)"
+
+
+def test_the_preparation_is_said_in_words() -> None:
+    assert record().preparation == "pixels / 255, minus 0.5 0.5, divided by 0.1 0.2, by channel"
+    assert record().normalized("none").preparation == "pixels / 255"
+    assert record().normalized("0.5/0.25").preparation == "pixels / 255, minus 0.5, divided by 0.25"
 
 
 # ---- the validation split -------------------------------------------------------------------------------------------

@@ -222,7 +222,7 @@ def test_what_the_file_says_of_the_training_is_what_is_known(tmp_path: Path) -> 
     assert run.imported
     assert set(run.attrs["config"]) == {
         "data", "noise", "model", "optimizer", "epochs", "batch_size", "loss", "train_samples", "test_samples",
-        "val_fraction", "seeds",
+        "val_fraction", "normalization", "seeds",
     }  # fmt: skip
     assert (run.config.optimizer, run.config.epochs, run.config.noise) == ("imported", 30, "none")
     assert run.names == ["labels", "weights/30"]
@@ -247,6 +247,83 @@ def test_training_rows_lack_in_imported_runs_alone(run: Run, tmp_path: Path) -> 
         store.create(
             cut, kind="run", attrs={**attrs, "source": "import"}, contents={"labels": known.labels}, overwrite=True
         )
+
+
+# --- how inputs are prepared
+
+
+@pytest.fixture(scope="module")
+def pixels(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Tensor]]:
+    """A file of dark images of three classes, which differ in colour, and a network trained on pixels / 255."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(240) % 3
+    images = rng.integers(0, 40, (240, 3, 4, 4)).astype(np.uint8)
+    images[np.arange(240), labels] += 60
+    path = tmp_path_factory.mktemp("pixels") / "dark.npz"
+    np.savez(path, train_x=images[:180], train_y=labels[:180], test_x=images[180:], test_y=labels[180:])
+    torch.manual_seed(0)
+    model = colours((3, 4, 4), 3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    x, y = torch.from_numpy(images[:180]).float() / 255, torch.from_numpy(labels[:180])
+    for _ in range(30):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return path, model.state_dict()
+
+
+def colours(shape: tuple[int, ...], classes: int) -> nn.Module:
+    """A network whose biases assume that inputs are small."""
+    return nn.Sequential(nn.Conv2d(shape[0], 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, classes))
+
+
+def test_inputs_are_prepared_as_stated_in_everything_that_follows(
+    pixels: tuple[Path, dict[str, Tensor]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, state = pixels
+    torch.save(state, tmp_path / "w.pt")
+    name = {"model": f"{__name__}:colours", "data": f"npz:{file}", "train_samples": None, "test_samples": None}
+    run = imported(tmp_path / "w.pt", tmp_path / "run.h5", normalization="none", **name)
+    assert caplog.text == ""
+    reference = colours((3, 4, 4), 3).double()
+    reference.load_state_dict(state)
+    with np.load(file) as arrays, torch.no_grad():
+        losses = {
+            part: float(
+                nn.functional.cross_entropy(
+                    reference(torch.from_numpy(arrays[f"{part}_x"]).double() / 255),
+                    torch.from_numpy(arrays[f"{part}_y"]),
+                )
+            )
+            for part in ("train", "test")
+        }
+    assert losses["test"] < 0.5
+    (origin,) = run.attrs["weights"]
+    assert (origin["train_loss"], origin["test_loss"]) == pytest.approx((losses["train"], losses["test"]), rel=1e-4)
+    assert (origin["train_accuracy"], origin["train_samples"]) == (1.0, 180)
+    assert (run.config.normalization, run.attrs["inputs"]) == ("none", "pixels / 255")
+    reopened = Run(run.path, trust=True)  # x / 255 is rounded to float32, the rest is double
+    assert reopened.objective(views=("mixed",), dtype=torch.float64).loss() == pytest.approx(losses["train"], rel=1e-5)
+    assert measure_sharpness(reopened, views=("mixed",)).loss[0, 0] == pytest.approx(losses["train"], rel=1e-4)
+
+
+def test_a_preparation_under_which_weights_are_worse_than_a_guess_is_warned_of(
+    pixels: tuple[Path, dict[str, Tensor]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, state = pixels
+    torch.save(state, tmp_path / "w.pt")
+    name = {"model": f"{__name__}:colours", "data": f"npz:{file}", "train_samples": None, "test_samples": None}
+    run = imported(tmp_path / "w.pt", tmp_path / "run.h5", normalization="2/0.01", **name)
+    (line,) = caplog.messages
+    (origin,) = run.attrs["weights"]
+    assert min(origin["train_loss"], origin["test_loss"]) > np.log(3)
+    for text in (
+        "w.pt: its loss is ", f"{origin['train_loss']:.4g} on the training data", "above the 1.099 of a uniform guess",
+        "than here (pixels / 255, minus 2, divided by 0.01): state it with --normalization",
+    ):  # fmt: skip
+        assert text in line
+    with pytest.raises(ValueError, match="normalization is 'nine', expected own, none, imagenet"):
+        imported(tmp_path / "w.pt", tmp_path / "b.h5", normalization="nine", **name)
 
 
 # --- what does not fit

@@ -1,0 +1,128 @@
+"""Inputs that are read when they are needed: the numbers of tensors, from the rows that are asked for alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import landscape
+from landscape import LazyInputs, Objective, View
+from landscape.inputs import limited
+
+
+class Table:
+    """A data set that counts how often each row is read."""
+
+    def __init__(self, size: int = 60) -> None:
+        generator = torch.Generator().manual_seed(0)
+        self.x = torch.randn(size, 5, generator=generator)
+        self.y = torch.randint(0, 3, (size,), generator=generator)
+        self.read: Counter[int] = Counter()
+
+    def rows(self, rows: Tensor) -> Tensor:
+        self.read.update(rows.tolist())
+        return self.x[rows]
+
+    def lazy(self) -> LazyInputs:
+        return LazyInputs(self.rows, tuple(self.x.shape), torch.float32, "table")
+
+
+def model() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 3))
+
+
+def objectives(table: Table, **more: object) -> tuple[Objective, Objective]:
+    """On tensors and on the same as lazy inputs."""
+    settings = {"batch_size": 16, **more}
+    return tuple(  # type: ignore[return-value]
+        Objective(model(), nn.CrossEntropyLoss(), {"train": (x, table.y)}, **settings)  # type: ignore[arg-type]
+        for x in (table.x, table.lazy())
+    )
+
+
+@pytest.mark.parametrize("memory", ["2GiB", "200"])
+def test_everything_is_bitwise_that_of_tensors(memory: str) -> None:
+    with limited(f"memory={memory}"):
+        views = [View("all", "train"), View("some", "train", torch.tensor([3, 8, 40, 41, 59]))]
+        plain, lazy = objectives(Table(), views=views)
+        assert lazy.evaluate() == plain.evaluate()
+        for view in ("all", "some"):
+            a, b = plain.view(view), lazy.view(view)
+            assert torch.equal(a.gradient(), b.gradient())
+            v = torch.linspace(-1, 1, a.num_parameters)
+            torch.testing.assert_close(a.hessian() @ v, b.hessian() @ v, rtol=1e-5, atol=1e-6)
+            alphas = [-0.5, 0.0, 0.5]
+            line = [landscape.line(o, v, alphas).loss for o in (a, b)]
+            torch.testing.assert_close(torch.tensor(line[0]), torch.tensor(line[1]), rtol=1e-6, atol=0)
+            found = [landscape.sample_curvature(o, v).curvature for o in (a, b)]
+            torch.testing.assert_close(torch.tensor(found[0]), torch.tensor(found[1]), rtol=1e-5, atol=1e-6)
+
+
+def test_only_rows_of_the_views_are_read_and_only_once_while_they_fit() -> None:
+    table = Table()
+    rows = torch.tensor([3, 8, 40, 41, 59])
+    _, lazy = objectives(table, views=[View("some", "train", rows)])
+    assert not table.read
+    lazy.loss()
+    lazy.gradient()
+    assert set(table.read) - set(rows.tolist()) <= {0}  # the first sample tells what the model makes of an input
+    assert max(table.read.values()) == 1
+
+
+def test_rows_beyond_the_memory_are_read_anew() -> None:
+    table = Table()
+    with limited(f"memory={10 * 5 * 4}"):  # bytes of ten rows
+        inputs = table.lazy()
+    for _ in range(3):
+        assert torch.equal(inputs[:], table.x)
+    assert sorted(table.read.values()) == [1] * 10 + [3] * 50
+
+
+def test_a_selection_shares_what_was_read() -> None:
+    table = Table()
+    inputs = table.lazy()
+    some = inputs.select(torch.tensor([5, 2, 9]))
+    assert (len(some), some.shape, some.ndim, some.numel()) == (3, (3, 5), 2, 15)
+    assert torch.equal(some[:], table.x[[5, 2, 9]])
+    assert torch.equal(some.select(slice(1, None))[torch.tensor([1])], table.x[[9]])
+    assert torch.equal(inputs[[2]], table.x[[2]])
+    assert max(table.read.values()) == 1
+    digests = {inputs.digest, some.digest, inputs.select([5, 9, 2]).digest, Table().lazy().select([5, 2]).digest}
+    assert len(digests) == 4
+    assert Table().lazy().select([5, 2, 9]).digest == some.digest
+
+
+def test_data_that_change_between_passes_are_refused() -> None:
+    table = Table()
+    with limited("memory=1"):
+        _, lazy = objectives(table)
+        lazy.loss()
+        table.x[17, 3] += 1e-3
+        with pytest.raises(ValueError, match="inputs of row 17 are not those read before; data must stay as they are"):
+            lazy.loss()
+
+
+@pytest.mark.parametrize(
+    ("read", "message"),
+    [
+        (lambda rows: torch.zeros(len(rows), 4), r"are torch\.float32 of shape \(2, 4\), expected torch\.float32 of"),
+        (lambda rows: torch.zeros(len(rows), 5).double(), r"torch\.float64 of shape \(2, 5\), expected torch\.float32"),
+        (lambda rows: [1.0], "inputs that are read are list, expected"),
+    ],
+)
+def test_what_is_read_must_be_what_was_said(read: object, message: str) -> None:
+    inputs = LazyInputs(read, (10, 5), torch.float32)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=message):
+        inputs[:2]
+
+
+def test_rows_and_labels_that_are_not_there_are_refused() -> None:
+    with pytest.raises(IndexError, match="rows 3…70, expected 0…59"):
+        Table().lazy()[[3, 70]]
+    with pytest.raises(ValueError, match="there are 60 inputs and 59 labels, expected as many"):
+        Objective(model(), nn.CrossEntropyLoss(), (Table().lazy(), Table().y[:59]))
