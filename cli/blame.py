@@ -54,7 +54,7 @@ def command(
     """Training samples that hold the largest Hessian eigenvalue of a run.
 
     The curvature of every sample along the leading eigenvectors, whose mean is the eigenvalue, beside its loss and
-    margin; and how well each of the three tells wrong labels from right ones.
+    margin; and how well these and confident learning tell wrong labels from right ones.
 
     \b
     Examples:

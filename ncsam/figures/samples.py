@@ -20,13 +20,13 @@ def curvature_of_samples(records: Records[SampleCurvatures]) -> DataFigure:
     """Draw how few samples hold the largest eigenvalue, and what finds wrong labels, at the last epoch; a row a record.
 
     On the left the share of the eigenvalue that the samples of largest curvature hold together, and the share of wrong
-    labels among these. On the right the ROC curves of curvature, loss and margin, each with its area.
+    labels among these. On the right the ROC curves of the record's scores, each with its area.
     """
     found = by_label(records)
     made, axes = figure(len(found), 2, height=2.7)
     with mpl.rc_context(STYLE):
         for row, (label, record) in zip(axes, found.items(), strict=True):
-            drawn = symbols_of(["held", "wrong", "curvature", "loss", "margin"])
+            drawn = symbols_of(["held", "wrong", *record.scores()])
             _shares(made, row[0], label, record, drawn)
             _roc(made, row[1], label, record, drawn)
             row[0].set_title(plain(label))

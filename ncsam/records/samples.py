@@ -42,6 +42,15 @@ class SampleCurvatures(Record, kind="sample_curvatures"):
     def scores(self, epoch: int = -1) -> dict[str, np.ndarray]:
         """Scores that may tell wrong labels from right ones at the epoch of that position, higher for wrong, (sample,).
 
-        ``curvature`` along the first eigenvector, ``loss``, and ``margin`` with its sign turned.
+        ``curvature`` along the first eigenvector, ``loss``, ``margin`` with its sign turned, and ``confident``: how far
+        the probability of a sample's label lies below its mean over the samples with that label, by which confident
+        learning ranks (Northcutt, Jiang & Chuang 2021, arXiv 1911.00068; cleanlab's adjusted self-confidence).
         """
-        return {"curvature": self.curvature[epoch, 0], "loss": self.loss[epoch], "margin": -self.margin[epoch]}
+        probability, label = np.exp(-self.loss[epoch]), np.asarray(self.observed, int)
+        mean = np.bincount(label, probability) / np.maximum(np.bincount(label), 1)
+        return {
+            "curvature": self.curvature[epoch, 0],
+            "loss": self.loss[epoch],
+            "margin": -self.margin[epoch],
+            "confident": mean[label] - probability,
+        }

@@ -55,8 +55,9 @@ ENDPOINTS: Mapping[str, str] = {
     "full/Q": "the same on the full training set in eval mode",
     "relabelled/KIND:RATE/Q": "on the run's checkpoints, but with the labels of that noise",
     "auc/S": "area under the ROC curve of score S for wrong labels among the training samples, last epoch measured by "
-    "landscape blame; S is curvature, loss, margin (with its sign turned), or aum of a run with --samples; a result of "
-    "another name than samples, such as early, has auc/S@early",
+    "landscape blame; S is curvature, loss, margin (with its sign turned), confident (how far the label's probability "
+    "lies below its mean over the samples with that label), or aum of a run with --samples; a result of another name "
+    "than samples, such as early, has auc/S@early",
     "precision/S": "share of wrong labels among as many samples of highest S as there are wrong labels",
     "bound/LOSS/TERM": "Theorem 1 for LOSS error or clipped_ce: total, neighbourhood, sampling, complexity, risk "
     "(clean test), alpha, smoothing (E L(w+ε) - L(w) on the test data)",

@@ -60,6 +60,31 @@ def test_a_study_has_the_areas_of_its_runs(run: Run) -> None:
     assert row_of(Run(run.path))["auc/curvature"] == ends["auc/curvature"]
 
 
+def test_confident_learning_ranks_by_the_probability_of_the_label_below_its_mean_in_the_class(run: Run) -> None:
+    """Against a plain loop over all probabilities of the network."""
+    record = measure_samples(run, "confident")
+    x = run.problem.inputs()
+    with torch.no_grad():
+        p = run.model("last").eval()(x).double().softmax(dim=1).numpy()
+    y = run.problem.observed().numpy()
+    threshold = np.array([np.mean([p[i, c] for i in range(len(y)) if y[i] == c]) for c in range(p.shape[1])])
+    expected = np.array([threshold[y[i]] - p[i, y[i]] for i in range(len(y))])
+    found = record.scores()["confident"]
+    np.testing.assert_allclose(found, expected, atol=1e-5)  # losses of float32, of up to some ten nats
+    assert row_of(Run(run.path))["auc/confident@confident"] == auc(found, record.flipped).mean
+
+
+def test_confident_learning_ranks_as_cleanlab_does(run: Run) -> None:
+    rank = pytest.importorskip("cleanlab.rank", reason="cleanlab is not installed")
+    record = measure_samples(run, "beside-cleanlab")
+    with torch.no_grad():
+        p = run.model("last").eval()(run.problem.inputs()).double().softmax(dim=1).numpy()
+    y = run.problem.observed().numpy()
+    quality = rank.get_label_quality_scores(y, p, method="self_confidence", adjust_pred_probs=True)
+    ours = auc(record.scores()["confident"], record.flipped).mean
+    assert ours == pytest.approx(auc(-quality, record.flipped).mean, abs=1e-4)  # float32 losses tie or swap a few
+
+
 def test_impossible_requests_are_refused(run: Run) -> None:
     for asked, told in (
         ({"epochs": []}, "at least one epoch"),
