@@ -154,7 +154,7 @@ def forward_passes(case: Case) -> float:
     return statistics.median(timed(once)[0] for _ in range(7))
 
 
-def surface(case: Case, call: Callable[[Any, list[Tensor]], Any], points: int) -> dict[str, Any]:
+def surface(case: Case, call: Callable[[Any, list[Tensor]], Any], axes: int, points: int) -> dict[str, Any]:
     import landscape
 
     model, loss, x, y = case
@@ -164,7 +164,7 @@ def surface(case: Case, call: Callable[[Any, list[Tensor]], Any], points: int) -
 
     def whole() -> None:
         objective = landscape.Objective(model, loss, (x, y), batch_size=BATCH)
-        call(objective, [0.1 * landscape.filter_normalized_direction(model, seed=seed) for seed in (0, 1)])
+        call(objective, [0.1 * landscape.filter_normalized_direction(model, seed=seed) for seed in range(axes)])
 
     cpu, _ = timed(whole)
     after = forward_passes(case)
@@ -175,14 +175,14 @@ def line(case: Case, points: int) -> dict[str, Any]:
     import landscape
 
     grid = np.linspace(-1, 1, points)
-    return surface(case, lambda objective, d: landscape.line(objective, d[0], grid), points)
+    return surface(case, lambda objective, d: landscape.line(objective, *d, grid), 1, points)
 
 
 def plane(case: Case, points: int) -> dict[str, Any]:
     import landscape
 
     grid = np.linspace(-1, 1, points)
-    return surface(case, lambda objective, d: landscape.plane(objective, *d, grid, grid), points**2)
+    return surface(case, lambda objective, d: landscape.plane(objective, *d, grid, grid), 2, points**2)
 
 
 def residual(case: Case, values: np.ndarray, vectors: np.ndarray) -> float:

@@ -24,7 +24,7 @@ from landscape.objective.sources import length
 SAMPLES = (4, 16, 1024)  # that the curvature is checked on: at least, at least where they are cheap, and at most,
 CHEAP = 2e7  # operations of their forward pass, which cost no more than calling them
 FLOPS = 2e9  # and in between as many as one forward pass of so many operations takes; float64 is slow
-SHARE = 0.05  # of the surface's cost, for which
+SHARE = 0.02  # of the surface's cost, for which
 _PASSES = (50, 30)  # forward passes of a sample are counted: for the first direction and for each further one
 _PIECE_FLOPS = 4e8  # of the forward pass that a product is made of at a time,
 _GRAPH = 6  # times the memory of a training step that its graph takes: three times as much, in double precision
@@ -65,7 +65,7 @@ def check_centre(
 
     *Curvature*: (L(w + hd) − 2L(w) + L(w − hd)) / h² against dᵀHd from a Hessian product, on a float64 copy of the
     model, with h‖d‖ = 10⁻⁶‖w‖, on 4 to 1024 samples of the first view that has any: as many as a forward pass of 2·10⁹
-    operations goes through, since double precision is slow, and as a twentieth of the surface's cost pays for, 16 where
+    operations goes through, since double precision is slow, and as a fiftieth of the surface's cost pays for, 16 where
     their forward pass takes less than 2·10⁷ operations, if that is more. What is wrong with every sample (a direction,
     a buffer, a layer's derivative) shows on four of them as on all; what is wrong with one in a hundred is found on n
     of them with a chance of 1 − 0.99ⁿ: 4 % on 4, 15 % on 16, 63 % on 100. So small a step is not for precision but
