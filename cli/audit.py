@@ -289,6 +289,7 @@ class _Opened:
             test_samples=self._settings["test_samples"],
             normalization=self._settings["normalization"],
             seeds=dict.fromkeys(SEEDS, self._settings["seed"]),
+            evaluate=False,  # the audit does, within its budget
             trust=True,  # what is not the user's own was refused
         )
 

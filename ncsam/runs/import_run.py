@@ -59,6 +59,7 @@ def import_run(
     normalization: str = "own",
     seeds: Mapping[str, int] | None = None,
     overwrite: bool = False,
+    evaluate: bool = True,
     device: str = "cpu",
     trust: bool = False,
     command: list[str] | None = None,
@@ -87,8 +88,8 @@ def import_run(
         normalization: how pixels were prepared in the training: ``own`` (mean and deviation of this data set's training
             pixels), ``none`` (divided by 255), ``imagenet`` or ``MEANS/DEVIATIONS``, see
             :meth:`ncsam.data.Normalization.stated`.
-        device: where loss and accuracy, which are recorded, are computed: of the test data, and of 2000 evenly spaced
-            training samples.
+        evaluate: record loss and accuracy of the test data, and of 2000 evenly spaced training samples.
+        device: where these are computed.
         trust: import a ``package.module:factory``, whose import runs code.
         command, attrs: for the record.
         progress: wraps the iteration over the checkpoints; gets them and their number as ``total=``.
@@ -139,12 +140,7 @@ def import_run(
     checkpoints = list(zip(at, weights, fitted, strict=True))
     for epoch, file, found in checkpoints if progress is None else progress(checkpoints, total=len(at)):
         made.load_state_dict({name: torch.from_numpy(array) for name, array in found.arrays.items()})
-        on_test = problem.objective(made, ("test",)).evaluate()
-        sampled = problem.objective(made, ("mixed",)).sampled(_SAMPLES)
-        on_train = sampled.evaluate()
-        losses_found = {"training": on_train.loss["mixed"], "test": on_test.loss["test"]}
-        if (told := worse_than_a_guess(losses_found, dataset)) is not None:
-            _log.warning(f"{file}: {told}")
+        evaluated = _evaluated(made, problem, str(file)) if evaluate else {}
         contents[f"weights/{epoch}"] = found.arrays
         origins.append(
             {
@@ -154,11 +150,7 @@ def import_run(
                 "key": found.key,
                 "removed": list(found.removed),
                 "counters": found.counted,
-                "train_loss": _number(on_train.loss["mixed"]),
-                "train_accuracy": _number(on_train.metrics["accuracy"]["mixed"]),
-                "train_samples": sampled.num_samples("mixed"),
-                "test_loss": _number(on_test.loss["test"]),
-                "test_accuracy": _number(on_test.metrics["accuracy"]["test"]),
+                **evaluated,
             }
         )
     stamp = store.stamp(
@@ -175,6 +167,23 @@ def import_run(
     with sole_training(path):
         store.create(path, kind="run", attrs={**stamp, **(attrs or {}), **own}, contents=contents, overwrite=overwrite)
     return Run(path, trust=trust)
+
+
+def _evaluated(made: nn.Module, problem: Problem, file: str) -> dict[str, Any]:
+    """Losses and accuracies to record; a warning where they are worse than a guess."""
+    on_test = problem.objective(made, ("test",)).evaluate()
+    sampled = problem.objective(made, ("mixed",)).sampled(_SAMPLES)
+    on_train = sampled.evaluate()
+    losses_found = {"training": on_train.loss["mixed"], "test": on_test.loss["test"]}
+    if (told := worse_than_a_guess(losses_found, problem.dataset)) is not None:
+        _log.warning(f"{file}: {told}")
+    return {
+        "train_loss": _number(on_train.loss["mixed"]),
+        "train_accuracy": _number(on_train.metrics["accuracy"]["mixed"]),
+        "train_samples": sampled.num_samples("mixed"),
+        "test_loss": _number(on_test.loss["test"]),
+        "test_accuracy": _number(on_test.metrics["accuracy"]["test"]),
+    }
 
 
 def worse_than_a_guess(losses: Mapping[str, float], dataset: Data) -> str | None:
