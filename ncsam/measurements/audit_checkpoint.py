@@ -26,6 +26,7 @@ from ncsam.training.execution import usable_device
 
 RHO, ADAPTIVE_RHO, SIGMA, ADAPTIVE_SIGMA, KESKAR = 0.05, 0.5, 0.01, 0.1, 1e-3
 _TOL = 1e-2  # relative residual of the largest eigenvalue
+_SAMPLING = 0.25  # relative sampling error of the largest eigenvalue, up to which it is that of all samples
 _REFINED = 15  # points along a side from which on a plane is refined where it bends
 _TOLERANCE = 0.01
 _CONFIRMED = {"agrees": "yes", "kinks": "gradients do, as the loss has kinks", "coarse": "at larger steps"}
@@ -152,6 +153,9 @@ class Measuring:
             sampling = self._sampling_error_of_curvature(objective, top.vectors[:, 0], checkpoint)
             if sampling is not None:
                 found["sampling error of λ₁"] = self._quantity(sampling, 0.0, "none", objective)
+                share = sampling / max(abs(float(top.values[0])), 1e-30)
+                told = f"its sampling error on {objective.num_samples(self.view)} of them is {share:.0%}"
+                self._judge("λ₁", label, "are there samples enough?", told, share <= _SAMPLING)
         if effort.trace:
             trace = landscape.trace(H, effort.trace, deflate=top, seed=self.seed)
             self.records[f"{n}/trace"] = trace

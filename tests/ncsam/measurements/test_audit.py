@@ -121,6 +121,9 @@ def test_sampling_errors_are_those_of_the_samples(checkpoints: list[Checkpoint],
     assert (value, error) == pytest.approx((losses.mean(), expected), rel=1e-9)
     assert audited.table.of("at 1", "loss of test")[1] == 0.0  # all 60 of them
     assert audited.table.of("at 1", "sampling error of λ₁")[0] > 0
+    share = audited.table.of("at 1", "sampling error of λ₁")[0] / audited.table.of("at 1", "λ₁")[0]
+    asked = {f["checkpoint"]: f for f in audited.table.trust if f["question"] == "are there samples enough?"}["at 1"]
+    assert (asked["picture"], asked["ok"], f"{share:.0%}" in asked["answer"]) == ("λ₁", share <= 0.25, True)
     whole = audit([checkpoint], work=1e3, subset=None, null="none", place=PLACE)
     assert whole.table.of("at 1", "loss of mixed")[1] == 0.0
 
