@@ -35,8 +35,9 @@ _TOGETHER = (
     "let forward= run all samples together and pick those of the batch, with their numbers as data: "
     "forward=lambda model, batch: model(x)[batch[0]]"
 )
-_ALONE = 3  # samples that are run alone in the first micro-batch, one in others:
-_BATCHES = 8  # in so many of them, evenly spaced
+_FIRST = 2, 3  # of the first micro-batch one in so many samples is run without the others, and the last ones alone;
+_FURTHER = 8, 1  # of others so many,
+_BATCHES = 8  # of so many, evenly spaced
 _NEEDS_GRADIENTS = ("does not require grad", "to not have been used in the graph")
 _NEEDS_SEVERAL = "more than 1 value per channel"  # what BatchNorm says of one sample
 _COARSE = torch.finfo(torch.float32).eps ** 0.5
@@ -182,7 +183,7 @@ def _check_further_batches(context: Context, plan: Plan) -> None:
             continue
         count, outputs = length(labels_of(batch)), context.call(batch)
         used = partial(_used_of, context.criterion, outputs, part, count)
-        _check_that_samples_are_apart(context, batch, outputs, count, used, alone=1)
+        _check_that_samples_are_apart(context, batch, outputs, count, used, _FURTHER)
 
 
 def _trying_gradients(context: Context, batch: Any) -> tuple[Context, Any]:
@@ -227,7 +228,7 @@ def _check_source(context: Context, batch: Any, outputs: Any, part: Part, own: d
             "look for dropout that ignores eval mode, random layers or state kept outside the model"
         )
     places = () if context.found.inside[key] else tuple(used)
-    _check_that_samples_are_apart(context, batch, outputs, count, lambda: places, alone=_ALONE)
+    _check_that_samples_are_apart(context, batch, outputs, count, lambda: places, _FIRST)
     _check_that_loss_follows_the_point(context, batch, part, count, own)
 
 
@@ -301,24 +302,27 @@ def _check_inside(views: Sequence[View]) -> None:
 
 
 def _check_that_samples_are_apart(
-    context: Context, batch: Any, outputs: Any, count: int, used: Callable[[], Sequence[int]], *, alone: int
+    context: Context, batch: Any, outputs: Any, count: int, used: Callable[[], Sequence[int]], some: tuple[int, int]
 ) -> None:
-    """Refuse a model whose outputs for half of a batch, or ``alone`` single samples, are not that part of the batch's.
+    """Refuse a model whose outputs for a part of a batch, or for single samples, are not that part of the batch's.
+
+    ``some`` says which: one in so many samples, drawn at random, two at least; and so many of the last, each alone.
 
     ``used`` gives the places of the outputs that the loss follows from: those that have no rows must not change at all.
     """
     if count < 2:
         return
-    rows = _shuffled(count)[: count // 2].sort().values
+    one_in, alone = some
+    rows = _shuffled(count)[: max(min(2, count // 2), count // one_in)].sort().values
     try:
-        half = context.call(select(batch, rows, count))
+        few = context.call(select(batch, rows, count))
     except (RuntimeError, ValueError) as error:
         what = "takes its statistics from the batch, or" if _NEEDS_SEVERAL in str(error) else "or its forward="
         raise ValueError(
-            f"the model {what} does not take half a batch ({(str(error).splitlines() or [''])[0][:120]}), so that its "
-            f"samples cannot be told apart; {_TOGETHER}"
+            f"the model {what} does not take a part of a batch ({(str(error).splitlines() or [''])[0][:120]}), so that "
+            f"its samples cannot be told apart; {_TOGETHER}"
         ) from error
-    _check_part(half, select(outputs, rows, count), len(rows), used)
+    _check_part(few, select(outputs, rows, count), len(rows), used)
     for row in range(max(0, count - alone), count):  # the last ones, which a limit on the batch would leave out
         single = torch.tensor([row])
         try:
