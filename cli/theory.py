@@ -164,17 +164,23 @@ def _files(path: Path) -> list[Path]:
     found = sorted(folder.glob("*.h5"))
     study = path / "study.h5"
     of_sweep = folder != path and study.exists()
-    if of_sweep and not _reported(study) <= {run.stem for run in found}:
+    names, here = _names(study) if of_sweep else {}, {run.stem for run in found}
+    if lacking := sorted(name for name, role in names.items() if role == "reported" and name not in here):
+        if strange := sorted(here - set(names)):
+            raise click.UsageError(
+                f"{study}: is of other runs than {folder}: it has no {strange[0]}, which lacks {lacking[0]}; "
+                "name one of the two"
+            )
         return [study]  # runs of which only the rows were kept
     if not found:
         raise click.UsageError(f"{folder}: holds no run files (*.h5)")
     return [*found, study] if of_sweep else found
 
 
-def _reported(study: Path) -> set[str]:
-    """Names of the reported runs in the table of a study file; none where it has no table."""
+def _names(study: Path) -> dict[str, str]:
+    """Names and roles of the runs in the table of a study file; none where it has no table."""
     from landscape import store
 
     with store.open(study) as file:
         record = file.record("cells") if "cells" in file else None
-    return set() if record is None else set(record.names[record.role == "reported"].tolist())  # type: ignore[attr-defined]
+    return {} if record is None else dict(zip(record.names.tolist(), record.role.tolist(), strict=True))  # type: ignore[attr-defined]

@@ -51,7 +51,12 @@ class LazyInputs:
         return math.prod(self.shape)
 
     def __getitem__(self, rows: Any) -> Tensor:
-        """The inputs of these rows: positions (m,), or a slice."""
+        """The inputs of these rows: positions (m,), a slice, or a mask (n,) of booleans.
+
+        Raises:
+            TypeError: anything else.
+            IndexError: rows that there are not.
+        """
         return self._kept.of(self._positions(rows))
 
     def select(self, rows: Any) -> LazyInputs:
@@ -67,15 +72,26 @@ class LazyInputs:
     def _positions(self, rows: Any) -> Tensor:
         if isinstance(rows, slice):
             rows = torch.arange(*rows.indices(len(self)))
-        rows = torch.as_tensor(rows, dtype=torch.int64).cpu()
-        return rows if self._rows is None else self._rows[rows]
+        found = torch.as_tensor(rows).cpu()
+        if found.dtype == torch.bool and found.shape == (len(self),):
+            found = found.nonzero().squeeze(1)
+        whole = not found.numel() or not (found.is_floating_point() or found.is_complex() or found.dtype == torch.bool)
+        if found.ndim != 1 or not whole:
+            raise TypeError(
+                f"rows are {found.dtype} of shape {tuple(found.shape)}, expected positions (m,), a slice or a mask of "
+                f"shape ({len(self)},)"
+            )
+        found = found.long()
+        if len(found) and not (int(found.min()) >= 0 and int(found.max()) < len(self)):
+            raise IndexError(f"rows {int(found.min())}…{int(found.max())}, expected 0…{len(self) - 1}")
+        return found if self._rows is None else self._rows[found]
 
 
 class _Kept:
     """Rows that were read, the first that fit into memory, and digests of all of them."""
 
     def __init__(self, read: Callable[[Tensor], Tensor], shape: tuple[int, ...], dtype: torch.dtype, size: int) -> None:
-        self._read, self._shape, self._dtype, self._size = read, shape, dtype, size
+        self._read, self._shape, self._dtype = read, shape, dtype
         self._held: dict[int, Tensor] = {}
         self._digests = np.zeros(size, np.uint64)  # 0: not read yet
         self._most = limits().memory // max(math.prod(shape) * dtype.itemsize, 1)
@@ -103,13 +119,12 @@ class _Kept:
         Raises:
             ValueError: of another shape or dtype than was said, or others than when they were read before.
         """
-        if bool(((rows < 0) | (rows >= self._size)).any()):
-            raise IndexError(f"rows {int(rows.min())}…{int(rows.max())}, expected 0…{self._size - 1}")
         fresh = self._read(rows)
         expected = (len(rows), *self._shape)
         if not isinstance(fresh, Tensor) or fresh.shape != expected or fresh.dtype != self._dtype:
             got = f"{fresh.dtype} of shape {tuple(fresh.shape)}" if isinstance(fresh, Tensor) else type(fresh).__name__
             raise ValueError(f"inputs that are read are {got}, expected {self._dtype} of shape {expected}")
+        fresh = fresh.detach().cpu()
         found, at = np.array([_digest(values) for values in fresh], np.uint64), rows.numpy()
         others = (self._digests[at] != 0) & (self._digests[at] != found)
         if others.any():

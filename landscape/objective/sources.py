@@ -147,8 +147,8 @@ def _as_source(data: Any, batch_size: int) -> Source:
         return _from_loader(data, batch_size)
     if isinstance(data, list) and data and all(isinstance(batch, tuple | Mapping) for batch in data):
         return _from_batches(data, batch_size)
-    if isinstance(data, tuple) and isinstance(data[0], LazyInputs):
-        return LazySource(data[0], torch.as_tensor(data[1]), batch_size)
+    if isinstance(data, tuple | list) and any(isinstance(part, LazyInputs) for part in data):
+        return _lazy(data, batch_size)
     if isinstance(data, tuple | list):
         data = tuple(map(_as_tensors, data))
     elif isinstance(data, Mapping):
@@ -159,6 +159,13 @@ def _as_source(data: Any, batch_size: int) -> Source:
             "Dataset or a DataLoader"
         )
     return _from_batches([data], batch_size)
+
+
+def _lazy(data: Sequence[Any], batch_size: int) -> LazySource:
+    labels = _as_tensors(data[1]) if len(data) == 2 else None
+    if not isinstance(data[0], LazyInputs) or not isinstance(labels, Tensor) or not labels.dim():
+        raise ValueError("lazy inputs are given as (inputs, labels) with a tensor of labels, and nothing else")
+    return LazySource(data[0], labels, batch_size)
 
 
 def _as_tensors(part: Any) -> Any:

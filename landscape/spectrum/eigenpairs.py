@@ -96,7 +96,7 @@ def top_eigenpairs(
         given = operand(observed, _EXPECTED * k + 10)
         size, device = given.size, given.device
         if basis_bytes is not None:
-            max_basis = _vectors_in(basis_bytes, size, k, which, block, search_missed, max_basis)
+            max_basis = vectors_in(basis_bytes, size, k, which, block, search_missed, max_basis)
         run = _Run.of(size, k, which, tol, block, max_basis)
         room = min(run.max_basis, size)
         basis = KrylovBasis(observed, generator, capacity=room, device=place_of(size, room, device))
@@ -141,10 +141,20 @@ def top_eigenpairs(
     )
 
 
-def _vectors_in(
-    basis_bytes: int, size: int, k: int, which: Which, block: int, search: bool, max_basis: int | None
+def vectors_in(
+    basis_bytes: int,
+    size: int,
+    k: int,
+    which: Which,
+    block: int = 1,
+    search: bool = False,
+    max_basis: int | None = None,
 ) -> int:
-    """Vectors of ``size`` that a basis may hold in so many bytes."""
+    """Vectors of ``size`` that the basis of :func:`top_eigenpairs` may hold in so many bytes.
+
+    Raises:
+        ValueError: they hold too few, are no whole number, or ``max_basis`` is given too.
+    """
     if max_basis is not None:
         raise ValueError(f"max_basis is {max_basis} and basis_bytes {basis_bytes}; give one of the two")
     if isinstance(basis_bytes, bool) or not isinstance(basis_bytes, int):

@@ -15,6 +15,7 @@ from landscape import LazyInputs
 
 Inputs = Tensor | LazyInputs
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_PIXEL = 255  # the largest value of a pixel
 _LARGEST = 1e6  # of means and deviations, of whose inverse too
 
 
@@ -73,6 +74,12 @@ class Normalization:
             raise ValueError(
                 f"normalization {spec!r} has {len(mean)} channels, the inputs of {name} have {channels}; "
                 "give one number for each, or one for all"
+            )
+        most = _PIXEL / self.scale
+        if far := [m for m in mean if abs(m) > most]:
+            raise ValueError(
+                f"normalization {spec!r} has a mean of {far[0]:g}, but pixels are divided by {self.scale:g} before it "
+                f"is subtracted and are at most {most:g}; give means and deviations in that unit"
             )
         return Normalization(mean, std, self.scale)
 

@@ -21,6 +21,14 @@ from ncsam.data.npz import first_line, read_array
 _OPTIONS = ("context", "vocabulary", "dtype", "end", "sets", "test")
 _STORED = {"uint16": np.int16, "uint32": np.int32, "int32": np.int32, "int64": np.int64}
 """Types of tokens in files, and the signed one of that width that torch computes with."""
+_OTHERS = {
+    b"\x93NUMPY": "an .npy array",
+    b"PK\x03\x04": "a zip or .npz archive",
+    b"\x1f\x8b": "packed by gzip",
+    b"PAR1": "a Parquet table",
+    b"\x89HDF\r\n": "an HDF5 file",
+}
+"""First bytes of files that are no bare numbers, though their bytes would pass for tokens."""
 _TEST_SHARE = 0.1
 _PART = 2**20  # tokens that are looked at together
 
@@ -105,18 +113,25 @@ def load(spec: str) -> Tokens:
         OSError: a file cannot be read.
     """
     where, *parts = spec.split(",")
-    options = dict(part.partition("=")[::2] for part in parts)
+    pairs = [part.partition("=")[::2] for part in parts]
+    options = dict(pairs)
     if wrong := [name for name in options if name not in _OPTIONS]:
         raise ValueError(unknown("option of token files", wrong[0], _OPTIONS))
+    if len(options) < len(pairs):
+        raise ValueError(f"tokens:{spec} gives an option twice")
     if missing := [name for name in ("context", "vocabulary") if name not in options]:
         raise ValueError(f"tokens:{spec} has no {missing[0]}; spell it tokens:FILE,context=128,vocabulary=50257")
     context, vocabulary = (_count(name, options[name]) for name in ("context", "vocabulary"))
     end = _count("end", options["end"], least=0) if "end" in options else None
+    if end is not None and end >= vocabulary:
+        raise ValueError(f"end of token files is {end}, expected a token in 0…{vocabulary - 1}")
     if "sets" in options and end is None:
         raise ValueError("sets of documents need the token that ends a document: end=50256")
     dtype = options.get("dtype")
     stream = _mapped(where, dtype)
     ends = None if end is None else _ends_of(stream, where, end)
+    if ends is not None and not (stream[ends - 1] == end).any():
+        raise ValueError(f"{where}: holds no token {end}, which ends documents; is the dtype right? Else leave end out")
     names, of_document = _sets(options.get("sets"), ends)
     windows, sets = _windows(stream, where, context, ends, of_document)
     if "test" in options:
@@ -145,13 +160,16 @@ def _mapped(where: str, dtype: str | None) -> np.ndarray:
     """The tokens in a file, mapped into memory."""
     with opened(where) as stream:
         size = os.fstat(stream.fileno()).st_size
+        begin = stream.read(6)
     try:
         if Path(where).suffix == ".npy":
             if dtype is not None:
                 raise ValueError("an .npy file states its type itself; leave dtype out")
             found: np.ndarray = np.load(where, mmap_mode="r", allow_pickle=False)
+        elif kept := next((name for magic, name in _OTHERS.items() if begin.startswith(magic)), None):
+            raise ValueError(f"is {kept}, expected bare numbers, or an array in a file whose name ends in .npy")
         else:
-            kind = np.dtype(_known(dtype or "uint16")).newbyteorder("<")
+            kind = np.dtype(_known("uint16" if dtype is None else dtype)).newbyteorder("<")
             if size % kind.itemsize or not size:
                 raise ValueError(f"{size} bytes are no whole number of {kind.name}; say dtype={'|'.join(_STORED)}")
             found = np.memmap(where, dtype=kind, mode="r")
@@ -214,7 +232,8 @@ def _windows(
         document = np.repeat(np.arange(len(ends)), counts)
         within = np.arange(len(document)) - np.repeat(np.cumsum(counts) - counts, counts)
         starts = begins[document] + within * context
-        found = torch.from_numpy(signed[starts[:, None] + np.arange(context + 1)])
+        wide = np.lib.stride_tricks.sliding_window_view(signed, min(context + 1, len(signed)))
+        found = torch.from_numpy(wide[starts])
         of_window = document * 0 if of_document is None else of_document[document]
         sets = torch.from_numpy(of_window.astype(np.int64))
     if not len(found):

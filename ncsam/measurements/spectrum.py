@@ -16,7 +16,7 @@ from landscape import HessianOperator, Objective
 from landscape.curvature.strategies import STRATEGIES, StrategyName
 from landscape.ranks import Ranks
 from landscape.records import EigenResult, Status
-from landscape.spectrum.eigenpairs import Which
+from landscape.spectrum.eigenpairs import Which, vectors_in
 from landscape.spectrum.krylov import memory_of_basis
 from landscape.spectrum.probes import memory_of_probes
 from landscape.store.room import check_room
@@ -165,7 +165,9 @@ class _Spectra(Measurement):
             raise ValueError(f"{pairs} eigenpairs asked for, expected 1…{objective.num_parameters}")
         # Two vectors a pair and a few more are kept, in double precision
         room = 8 * (2 * pairs + 10) * objective.num_parameters
-        room = min(room, self._settings["basis_bytes"] or room)
+        if (limit := self._settings["basis_bytes"]) is not None:
+            vectors_in(limit, objective.num_parameters, self._k, self._settings["which"])  # before anything is written
+            room = min(room, limit)
         check_room(f"a basis for {pairs} eigenpairs", Path(), memory=room)
         found: dict[str, Any] = dict.fromkeys(PAIRWISE, (pairs,))
         found |= {"matvecs": (), "products": (), "strategies": ()}

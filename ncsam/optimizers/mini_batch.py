@@ -185,6 +185,10 @@ class MiniBatch(Passes):
             return nothing.detach() if self._ddp is None else nothing  # DDP waits for gradients, be they zero
         return self.loss(outputs, part.y) * part.share
 
+    @property
+    def _descent_scale(self) -> float:
+        return self.scale * (1 if self.ranks is None else self.ranks.size)  # DDP takes the mean over processes
+
     def outputs(self) -> list[Any]:
         """Detached outputs of each part, of forward passes alone."""
         with torch.no_grad():
@@ -192,6 +196,9 @@ class MiniBatch(Passes):
 
     def slopes(self, outputs: Sequence[Any]) -> list[list[Tensor]]:
         """Each part's share of the loss's slope in its detached outputs, for every tensor of real or complex numbers.
+
+        They are scaled as the loss is whose gradient :meth:`descend` takes, and by it, since float16 outputs hold no
+        slopes below 6e-8.
 
         Raises:
             ValueError: the loss depends on parameters beside the outputs, or on none of the outputs.
@@ -210,7 +217,8 @@ class MiniBatch(Passes):
             grads: Sequence[Tensor | None] = [None] * len(tensors)
             if loss.requires_grad:
                 with self.full_precision():
-                    grads = torch.autograd.grad(loss, tensors, allow_unused=True)
+                    scaled = loss * self._descent_scale if self._descent_scale != 1.0 else loss
+                    grads = torch.autograd.grad(scaled, tensors, allow_unused=True)
             found.append([torch.zeros_like(t) if g is None else g for t, g in zip(tensors, grads, strict=True)])
         return found
 
@@ -229,7 +237,7 @@ class MiniBatch(Passes):
             ValueError: it is not.
         """
         last = len(self.parts) - 1
-        scale = self.scale * (1 if self.ranks is None else self.ranks.size)  # DDP takes the mean over processes
+        scale = self._descent_scale
         losses, outputs = [], []
         for j, part in enumerate(self.parts):
             with self.accumulating() if j < last else nullcontext():
@@ -237,7 +245,7 @@ class MiniBatch(Passes):
                 share = self.share_of_loss(out, part)
                 if slopes is not None:
                     pairs = zip(_differentiable_leaves(out), slopes[j], strict=True)
-                    used = [(z, slope * scale if scale != 1.0 else slope) for z, slope in pairs if z.requires_grad]
+                    used = [(z, slope) for z, slope in pairs if z.requires_grad]
                     with self.full_precision():
                         torch.autograd.backward([z for z, _ in used], [slope for _, slope in used])
                 elif share.requires_grad:

@@ -186,6 +186,18 @@ def test_the_folder_of_a_sweep_is_judged_with_its_tuning_as_its_study_file_is(
     assert (sorted(of_folder.arms), of_folder.seeds) == (sorted(of_file.arms), of_file.seeds)
 
 
+def test_the_study_file_of_another_sweep_does_not_stand_for_the_runs_beside_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_folder(tmp_path / "mine", study_rows())
+    renamed = [{**row, "name": f"x-{row['name']}", "data": "other"} for row in study_rows()]
+    (write_folder(tmp_path / "other", renamed, runs=False) / "study.h5").replace(folder / "study.h5")
+    assert landscape(["theory", str(folder), "--quiet"]) == 2
+    said = capsys.readouterr()
+    assert "study.h5: is of other runs than" in said.err
+    assert not said.out
+
+
 def test_a_study_file_is_written_from_runs(run_file: Path, tmp_path: Path) -> None:
     write_study(collect([run_file]), tmp_path / "study.h5", Run(run_file))
     with store.open(tmp_path / "study.h5") as file:

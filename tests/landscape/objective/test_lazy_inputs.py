@@ -126,3 +126,46 @@ def test_rows_and_labels_that_are_not_there_are_refused() -> None:
         Table().lazy()[[3, 70]]
     with pytest.raises(ValueError, match="there are 60 inputs and 59 labels, expected as many"):
         Objective(model(), nn.CrossEntropyLoss(), (Table().lazy(), Table().y[:59]))
+
+
+def test_masks_pick_where_they_are_true() -> None:
+    table = Table()
+    mask = torch.zeros(60, dtype=torch.bool)
+    mask[[4, 17]] = True
+    inputs = table.lazy()
+    assert torch.equal(inputs[mask], table.x[mask])
+    assert torch.equal(inputs.select(mask.tolist())[:], table.x[mask])
+    assert torch.equal(inputs.select(slice(1, None)).select(mask[1:])[:], table.x[mask])
+
+
+@pytest.mark.parametrize("rows", [[1.7], torch.tensor([True, False]), 3, [[1, 2]]])
+def test_rows_that_are_no_positions_are_refused(rows: object) -> None:
+    with pytest.raises(
+        TypeError, match=r"rows are torch\.\w+ of shape .*, expected positions \(m,\), a slice or a mask"
+    ):
+        Table().lazy()[rows]
+
+
+def test_a_selection_refuses_rows_as_all_inputs_do() -> None:
+    with pytest.raises(IndexError, match="rows -1…0, expected 0…59"):
+        Table().lazy().select([0, -1])
+    with pytest.raises(IndexError, match="rows 2…2, expected 0…1"):
+        Table().lazy().select([5, 9])[[2]]
+
+
+def test_what_is_read_is_kept_without_its_graph() -> None:
+    x = torch.ones(4, 2, requires_grad=True)
+    assert not LazyInputs(lambda rows: x[rows] * 2, (4, 2), torch.float32)[:].requires_grad
+
+
+@pytest.mark.parametrize("extra", [(), ("labels", "weights"), ("scalar",), ("words",)])
+def test_lazy_inputs_go_with_labels_alone(extra: tuple[str, ...]) -> None:
+    table = Table()
+    known = {"labels": table.y, "weights": torch.ones(60), "scalar": torch.tensor(0), "words": ["a"] * 60}
+    with pytest.raises(ValueError, match=r"lazy inputs are given as \(inputs, labels\)"):
+        Objective(model(), nn.CrossEntropyLoss(), (table.lazy(), *(known[name] for name in extra)))
+
+
+def test_no_data_are_refused_in_words() -> None:
+    with pytest.raises(ValueError, match="batch holds no labels"):
+        Objective(model(), nn.CrossEntropyLoss(), ())

@@ -178,6 +178,7 @@ def test_digits_are_prepared_as_is_said() -> None:
         ("1e7/1", "normalization is '1e7/1': means lie within"),
         ("0.5,0.5/0.2", "normalization is '0.5,0.5/0.2': means: 2, deviations: 1; give as many of both"),
         ("imagenet", "normalization 'imagenet' has 3 channels, the inputs of toy have 2"),
+        ("127.5/127.5", "has a mean of 127.5, but pixels are divided by 255 before it is subtracted and are at most 1"),
         ("0,0,0,0/1,1,1,1", "has 4 channels, the inputs of toy have 2"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,10 @@ def test_a_file_larger_than_memory_is_mapped(tmp_path: Path) -> None:
         ({"context": 200}, "no file has the 201 tokens of a window; take a shorter context"),
         ({"context": 150}, "one window of 150 tokens, so none is left to test on; name test=FILE"),
         ({"context": 9, "dtype": "float32"}, "unknown dtype 'float32'"),
-        ({"context": 9, "dtype": "int64", "end": 2}, "token -?[0-9]+, expected 0…40000; is the dtype right"),
+        ({"context": 9, "dtype": "int64"}, "token -?[0-9]+, expected 0…40000; is the dtype right"),
+        ({"context": 9, "dtype": ""}, "unknown dtype ''"),
+        ({"context": 9, "end": 2**20}, "end of token files is 1048576, expected a token in 0…40000"),
+        ({"context": 9, "dtype": "int64", "end": 2}, "a.bin: holds no token 2, which ends documents; is the dtype"),
         ({"context": 9, "ends": 3}, "unknown option of token files 'ends', did you mean 'end'"),
         ({"context": 9, "sets": "sets.npy"}, "sets of documents need the token that ends a document: end=50256"),
         ({}, "has no context; spell it tokens:FILE,context=128,vocabulary=50257"),
@@ -125,9 +129,29 @@ def test_files_of_another_kind_are_refused(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="gone"):
         load(str(tmp_path / "gone.bin"), context=9)
     np.save(tmp_path / "sets.npy", np.array([1, 2, 3]))
-    where = write(tmp_path / "a.bin", WORDS)
+    where = write(tmp_path / "a.bin", np.append(WORDS, np.uint16(END)))
     with pytest.raises(ValueError, match="expected a name or a number for each of 1 documents"):
         load(where, context=9, end=END, sets=tmp_path / "sets.npy")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("array.npy", "an .npy array"), ("archive.npz", "a zip or .npz archive"), ("x.gz", "packed")]
+)
+def test_bytes_of_other_formats_are_no_tokens(tmp_path: Path, name: str, kind: str) -> None:
+    if name.endswith(".npz"):
+        np.savez(tmp_path / name, WORDS)
+    elif name.endswith(".gz"):
+        (tmp_path / name).write_bytes(gzip.compress(WORDS.tobytes(), mtime=0)[: 2 * len(WORDS)])
+    else:
+        np.save(tmp_path / name, WORDS)
+    where = (tmp_path / name).rename(tmp_path / "a.bin")
+    with pytest.raises(ValueError, match=f"is {kind}.*, expected bare numbers, or an array"):
+        load(str(where), context=9)
+
+
+def test_an_option_is_given_once(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="gives an option twice"):
+        data.load(f"tokens:{write(tmp_path / 'a.bin', WORDS)},context=9,context=19,vocabulary={END + 1}")
 
 
 def test_nothing_here_trains_on_them(tmp_path: Path) -> None:

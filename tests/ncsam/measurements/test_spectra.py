@@ -75,6 +75,7 @@ def test_a_basis_of_few_vectors_finds_the_same(run: Run) -> None:
     np.testing.assert_allclose(few.values, free.values, atol=float(few.residuals.max() + free.residuals.max()))
     with pytest.raises(ValueError, match="basis_bytes is 8, expected at least"):
         measure_spectrum(run, "none", views=["mixed"], basis_bytes=8, **settings)
+    assert not list(run.path.parent.glob("*.part"))
 
 
 def test_warm_starts_resume_bitwise_whatever_was_left(run: Run) -> None:

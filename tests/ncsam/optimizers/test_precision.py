@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ncsam.optimizers import NCSAM, SAM
+from ncsam.optimizers import NCSAM, SAM, JacobianSAM, LogitSAM
 from ncsam.optimizers.in_place import norm
 from tests.ncsam.optimizers.problem import ALL, bn, build, data, everything, loss_fn, make, mlp, same, sgd, weights
 
@@ -184,3 +184,29 @@ def test_gradients_that_underflow_without_a_scale_survive_with_one() -> None:
     assert infos[0].gradient_norm == 0
     assert infos[1].gradient_norm > 1e-9
     assert infos[1].perturbation_norm == pytest.approx(0.05, rel=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", [LogitSAM, JacobianSAM])
+@pytest.mark.parametrize("microbatches", [1, 4])
+def test_a_loss_scale_reaches_slopes_in_float16_outputs(
+    optimizer: type[LogitSAM] | type[JacobianSAM], microbatches: int
+) -> None:
+    """Slopes of a small loss are below what float16 holds; the scale lifts them, as it lifts a plain gradient."""
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(64, 5, generator=generator), torch.randint(0, 3, (64,), generator=generator)
+
+    def gradient(scale: float | None) -> Tensor:
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            model = nn.Sequential(nn.Linear(5, 64), nn.Tanh(), nn.Linear(64, 3))
+        opt = optimizer(model, torch.optim.SGD(model.parameters(), lr=1.0), rho=0.05)
+        scaler = None if scale is None else torch.amp.GradScaler("cpu", init_scale=scale)
+        with torch.autocast("cpu", dtype=torch.float16, enabled=scale is not None):
+            opt.step(
+                x, y, lambda z, t: 1e-6 * nn.functional.cross_entropy(z, t), scaler=scaler, microbatches=microbatches
+            )
+        return torch.cat([p.grad.reshape(-1) for p in model.parameters() if p.grad is not None])
+
+    # A slope above 2^-14, where float16 has all its digits, is rounded by a few of its 2^-11.
+    plain, scaled = gradient(None), gradient(2.0**16)
+    assert float((plain - scaled).norm() / plain.norm()) < 20 * 2**-11
