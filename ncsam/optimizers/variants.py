@@ -120,7 +120,8 @@ class LogitSAM(Variant, perturbation=LogitAscent()):
 
     The gradient of a sample is its Jacobian ∂z/∂w times the slope of its loss in the logits z; SAM takes both at
     w + ε, this the slope there and the Jacobian at w (arXiv 2405.03676). Where it does as well as SAM, SAM acts by
-    weighting samples otherwise. A step takes a forward pass more than SAM's.
+    weighting samples otherwise. A step takes a forward pass more than SAM's. Dropout draws a mask for each pass, so
+    that slope and Jacobian are those of two masks.
 
     >>> import torch, ncsam
     >>> model = torch.nn.Linear(2, 3)

@@ -47,7 +47,9 @@ class SampleCurvatures(Record, kind="sample_curvatures"):
         learning ranks (Northcutt, Jiang & Chuang 2021, arXiv 1911.00068; cleanlab's adjusted self-confidence).
         """
         probability, label = np.exp(-self.loss[epoch]), np.asarray(self.observed, int)
-        mean = np.bincount(label, probability) / np.maximum(np.bincount(label), 1)
+        known = np.isfinite(probability)
+        members = np.bincount(label[known], minlength=label.max(initial=0) + 1)
+        mean = np.bincount(label[known], probability[known], minlength=len(members)) / np.maximum(members, 1)
         return {
             "curvature": self.curvature[epoch, 0],
             "loss": self.loss[epoch],

@@ -151,5 +151,5 @@ def test_limits_are_raised_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     "text", ["input", "input=", "input=-1", "input=0", "inputs=1", "input=1e9", "input=nan", "=", "9" * 30]
 )
 def test_limits_that_make_no_sense(text: str) -> None:
-    with pytest.raises(ValueError, match="expected cells, classes, input = a number"), inputs.limited(text):
+    with pytest.raises(ValueError, match="expected cells, classes, input, memory = a number"), inputs.limited(text):
         pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,10 @@ def test_confident_learning_ranks_by_the_probability_of_the_label_below_its_mean
     found = record.scores()["confident"]
     np.testing.assert_allclose(found, expected, atol=1e-5)  # losses of float32, of up to some ten nats
     assert row_of(Run(run.path))["auc/confident@confident"] == auc(found, record.flipped).mean
+    broken = record.loss.copy()
+    broken[-1, 3] = np.nan
+    without = dataclasses.replace(record, loss=broken).scores()["confident"]
+    assert np.flatnonzero(np.isnan(without)).tolist() == [3]
 
 
 def test_confident_learning_ranks_as_cleanlab_does(run: Run) -> None:
