@@ -313,13 +313,13 @@ def test_a_preparation_under_which_weights_are_worse_than_a_guess_is_warned_of(
     file, state = pixels
     torch.save(state, tmp_path / "w.pt")
     name = {"model": f"{__name__}:colours", "data": f"npz:{file}", "train_samples": None, "test_samples": None}
-    run = imported(tmp_path / "w.pt", tmp_path / "run.h5", normalization="2/0.01", **name)
+    run = imported(tmp_path / "w.pt", tmp_path / "run.h5", normalization="1/0.01", **name)
     (line,) = caplog.messages
     (origin,) = run.attrs["weights"]
     assert min(origin["train_loss"], origin["test_loss"]) > np.log(3)
     for text in (
         "w.pt: its loss is ", f"{origin['train_loss']:.4g} on the training data", "above the 1.099 of a uniform guess",
-        "than here (pixels / 255, minus 2, divided by 0.01): state it with --normalization",
+        "than here (pixels / 255, minus 1, divided by 0.01): state it with --normalization",
     ):  # fmt: skip
         assert text in line
     with pytest.raises(ValueError, match="normalization is 'nine', expected own, none, imagenet"):
