@@ -53,12 +53,12 @@ class Normalization:
     def stated(self, spec: str, name: str, channels: int) -> Normalization:
         """The normalisation spelled ``spec`` in place of this one, of the data set ``name``, with the same scale.
 
-        ===================  =======================================================================================
-        ``own``              this one: mean and deviation of the training pixels, by channel
-        ``none``             pixels divided by the scale, and nothing more
-        ``imagenet``         the mean 0.485, 0.456, 0.406 and the deviation 0.229, 0.224, 0.225 of red, green, blue
-        ``MEANS/DEVIATIONS`` numbers for each channel, or one for all: ``0.5,0.5,0.5/0.25,0.25,0.25``, ``0.5/0.25``
-        ===================  =======================================================================================
+        ====================  =======================================================================================
+        ``own``               this one: mean and deviation of the training pixels, by channel
+        ``none``              pixels divided by the scale, and nothing more
+        ``imagenet``          the mean 0.485, 0.456, 0.406 and the deviation 0.229, 0.224, 0.225 of red, green, blue
+        ``MEANS/DEVIATIONS``  numbers for each channel, or one for all: ``0.5,0.5,0.5/0.25,0.25,0.25``, ``0.5/0.25``
+        ====================  =======================================================================================
 
         Raises:
             ValueError: an unknown spelling, numbers out of range, or another number of channels.

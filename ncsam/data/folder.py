@@ -206,9 +206,15 @@ def _read_into(paths: Sequence[Path], size: int | None, shape: tuple[int, ...], 
             )
         images[i] = image
 
-    with ThreadPoolExecutor() as pool:  # decoding runs outside the interpreter lock
-        for _ in pool.map(read, range(len(paths))):
-            pass
+    try:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # decoding runs outside the interpreter lock
+            for _ in pool.map(read, range(len(paths))):
+                pass
+    except RuntimeError as error:
+        if "new thread" not in str(error):  # for whose stack there is no memory left
+            raise
+        for i in range(len(paths)):
+            read(i)
     return images
 
 

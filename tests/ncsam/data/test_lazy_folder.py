@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,17 @@ def test_pixels_labels_and_statistics_are_those_of_the_folder(images: Path) -> N
     plain = data.load(f"folder:{images},lazy")
     assert plain.input_shape == (3, 10, 10)
     assert plain.hash == data.load(f"folder:{images},lazy").hash != lazy.hash
+
+
+def test_images_are_read_where_no_thread_can_be_started(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when memory is left for the images and not for a thread's stack."""
+    expected = data.load(f"folder:{images}").train_x
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    assert torch.equal(data.load(f"folder:{images}").train_x, expected)
 
 
 @pytest.mark.parametrize("change", ["another size", "another pixel", "one fewer", "another label"])
