@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.distributed.launch import together
+from tests.ncsam.optimizers.problem import WHOLE
 
 # Sums of other shares of the data: float64 rounding, far inside the 1e-10 that is promised.
 OPERATORS = 1e-13
@@ -90,7 +91,7 @@ def test_analyses_on_two_processes() -> None:
 @pytest.mark.parametrize("size", [2, 3])
 def test_synchronised_ranks_step_as_one_process_with_the_whole_batch(size: int) -> None:
     ranks = together("training:synchronised", size)
-    assert len(ranks[0]) == 23
+    assert len(ranks[0]) == 2 * len(WHOLE) + 1  # NCSAM in two parts, too
     check_synchronised(ranks)
 
 
@@ -98,5 +99,5 @@ def test_synchronised_ranks_step_as_one_process_with_the_whole_batch(size: int) 
 @pytest.mark.parametrize("size", [2, 3])
 def test_ranks_that_perturb_by_themselves_average_their_gradients(size: int) -> None:
     ranks = together("training:by_rank", size)
-    assert len(ranks[0]) == 10
+    assert len(ranks[0]) == len(WHOLE) - 1  # all but the base optimizer alone
     check_by_rank(ranks)

@@ -110,8 +110,14 @@ def _beside_the_average(name: str) -> dict[str, Any]:
     )  # fmt: skip
     epsilon = opt.perturbation(first).epsilon
     w = weights(alone)
+    at_w = alone(x).detach()
     torch.nn.utils.vector_to_parameters(w + epsilon, params)
-    g = torch.cat([t.reshape(-1) for t in torch.autograd.grad(loss_fn(alone(x), y), params)])
+    there = alone(x).detach()
+    slope_at = at_w if opt.perturbation.descent == "jacobian" else there
+    if opt.perturbation.descent == "logits":
+        torch.nn.utils.vector_to_parameters(w, params)
+    slope = (slope_at.softmax(1) - torch.nn.functional.one_hot(y, slope_at.shape[1])) / len(y)
+    g = torch.cat([t.reshape(-1) for t in torch.autograd.grad((slope * alone(x)).sum(), params)])
     expected = w - 0.1 * (sum(ranks.gather(g)) / ranks.size + 1e-3 * w)
     opt.step(x, y, loss_fn, progress=0.5, true_labels=true)
     differ = len({round(float(e.norm() + e.sum()), 9) for e in ranks.gather(epsilon)}) == ranks.size
