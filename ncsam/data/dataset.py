@@ -170,8 +170,13 @@ class Data:
         return self.normalization(x)
 
     @property
+    def num_outputs(self) -> int:
+        """Size of the last axis of a model's outputs: C."""
+        return self.num_classes
+
+    @property
     def preparation(self) -> str:
-        """How inputs become what a model gets, in words.
+        """Description in words of how inputs become what a model gets.
 
         >>> from ncsam import data
         >>> data.load("digits", normalization="none").preparation

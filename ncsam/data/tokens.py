@@ -60,8 +60,13 @@ class Tokens(Data):
         return (self.train_x.shape[1] - 1,)
 
     @property
+    def num_outputs(self) -> int:
+        """Size of the last axis of a model's outputs: the vocabulary."""
+        return self.vocabulary
+
+    @property
     def preparation(self) -> str:
-        """How windows become what a model gets, in words."""
+        """Description in words of how windows become what a model gets."""
         return "token numbers"
 
     def prepare(self, x: Tensor) -> Tensor:

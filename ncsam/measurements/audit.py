@@ -33,7 +33,7 @@ from ncsam.measurements.audit_plan import Task, plan
 from ncsam.measurements.forecast import timed
 from ncsam.measurements.measurement import Subset
 from ncsam.records import AUDIT, AuditTable
-from ncsam.runs.import_run import worse_than_a_guess
+from ncsam.runs.import_run import uniform_loss, worse_than_a_guess
 
 NULLS = ("shuffled", "fresh", "none")
 _TIMED = 64  # samples of the pass that is timed
@@ -49,7 +49,7 @@ class Audit:
 
     @property
     def contents(self) -> dict[str, Record]:
-        """What the file holds."""
+        """Records of the file by name."""
         return {AUDIT: self.table, **self.records}
 
     def by_label(self, what: str) -> dict[str, Any]:
@@ -221,7 +221,7 @@ def _check_alike(checkpoints: Sequence[Checkpoint]) -> None:
 
 
 def _ends(checkpoints: Sequence[Checkpoint], reference: Checkpoint | None) -> dict[str, Checkpoint]:
-    """Where the way from each checkpoint leads."""
+    """The checkpoint that the way from each one leads to, by label."""
     if reference is not None:
         return {c.label: reference for c in checkpoints}
     return {c.label: checkpoints[0] for c in checkpoints[1:]}
@@ -231,7 +231,7 @@ def make_null(checkpoint: Checkpoint, kind: str, seed: int, place: Place, view: 
     """The checkpoint's network with other weights, BatchNorm statistics recomputed for them."""
     if kind == "fresh":
         run, dataset = checkpoint.run, checkpoint.run.problem.dataset
-        built = models.build(run.config.model, dataset.input_shape, run.problem.num_outputs, seed=seed, trust=True)
+        built = models.build(run.config.model, dataset.input_shape, dataset.num_outputs, seed=seed, trust=True)
         model = built.to(place.device, place.dtype).eval()
     else:
         model = copy.deepcopy(checkpoint.model(place))
@@ -254,13 +254,14 @@ def _judge_losses(label: str, found: Mapping[str, Quantity], checkpoint: Checkpo
     dataset = checkpoint.run.problem.dataset
     losses = {part: found[f"loss of {view}"].value for part, view in (("training", "mixed"), ("test", "test"))}
     told = worse_than_a_guess(losses, dataset)
-    at_least = f"{min(losses.values()):.3g} on training or test data, log C = {math.log(dataset.num_classes):.3g}"
+    guess = uniform_loss(dataset)
+    at_least = f"{min(losses.values()):.3g} on training or test data, the guess has {guess:.3g}"
     return {
         "picture": "losses",
         "checkpoint": label,
         "question": "is a loss below that of a uniform guess?",
         "answer": told if told is not None and checkpoint.run.imported else at_least,
-        "ok": min(losses.values()) <= math.log(dataset.num_classes),
+        "ok": told is None and all(map(math.isfinite, losses.values())),
     }
 
 

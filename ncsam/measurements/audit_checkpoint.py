@@ -35,7 +35,7 @@ _RESOLVED = 2.0  # factor within which a grid shows the curvature at its centre
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where it is computed."""
+    """Device and precision of a measurement."""
 
     device: torch.device
     dtype: torch.dtype = torch.float32
@@ -102,7 +102,7 @@ class Measuring:
         self._operators: dict[int, landscape.HessianOperator] = {}
 
     def steps(self, null: bool) -> Iterator[Callable[[int, str, nn.Module, Checkpoint], dict[str, Quantity]]]:
-        """What is measured of a checkpoint, or of a null, in order."""
+        """Yield what measures a checkpoint, or a null, in order."""
         effort = self.plan.effort
         yield self.losses
         if effort.products:

@@ -206,7 +206,7 @@ class Subset(NamedTuple):
 
 
 def identity_of(subset: Subset | None) -> dict[str, Any]:
-    """What a subset adds to the settings by which a measurement is known."""
+    """Settings that a subset adds to those by which a measurement is known."""
     return {} if subset is None else {"subset": list(subset)}
 
 

@@ -27,7 +27,7 @@ class _Piece(NamedTuple):
 
 
 class GradientPass:
-    """What a closure tells of the unperturbed pass: the gradient at w, and not the batch that it came from.
+    """The unperturbed pass as a closure tells of it: the gradient at w, and not the batch that it came from.
 
     Vectors are flat, over the parameters that took part in the loss, in float32 (float64 for a float64 model), free of
     weight decay; a complex parameter is two real numbers. They are scaled as the closure scales its loss.

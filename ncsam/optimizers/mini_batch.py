@@ -41,7 +41,7 @@ class Passes:
 
     @property
     def unseen_ranks(self) -> bool:
-        """Whether other processes may share the gradients and not the loss: a trainer wraps the model in DDP."""
+        """Tell whether other processes may share the gradients and not the loss: a trainer wraps the model in DDP."""
         return self._ddp is None and torch.distributed.is_available() and torch.distributed.is_initialized()
 
     def full_precision(self) -> AbstractContextManager[Any]:

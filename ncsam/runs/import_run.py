@@ -36,6 +36,7 @@ RECORDED = (
 )  # fmt: skip
 """Settings that an imported run records: what the data and the labels follow from. Nothing is said of the rest."""
 _LAST_EPOCH = 1_000_000
+_ROUNDING = 1e-5  # of a loss in float32
 _SAMPLES = 2000  # of the training data, on which the loss is told
 
 _log = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ def import_run(
     )
     problem = Problem.of(config, trust=trust)
     dataset = problem.dataset
-    made = models.build(model, dataset.input_shape, problem.num_outputs, seed=0, trust=trust)
+    made = models.build(model, dataset.input_shape, dataset.num_outputs, seed=0, trust=trust)
     made = made.to(usable_device(device)).eval()
     size = sum(t.nbytes for t in made.state_dict().values() if isinstance(t, Tensor))
     check_room(f"{path.name} with {len(at)} checkpoints", path.parent, disk=len(at) * size, memory=len(at) * size)
@@ -186,17 +187,25 @@ def _evaluated(made: nn.Module, problem: Problem, file: str) -> dict[str, Any]:
     }
 
 
+def uniform_loss(dataset: Data) -> float:
+    """Mean cross-entropy of equal probabilities for all classes, or tokens."""
+    return math.log(dataset.num_outputs)
+
+
 def worse_than_a_guess(losses: Mapping[str, float], dataset: Data) -> str | None:
-    """Say what is the matter where every loss is above that of a uniform guess, log C, as with wrong inputs; else none.
+    """Say what is the matter where every loss is above that of a uniform guess, as with wrong inputs; else none.
+
+    That is log C, or of a token file the logarithm of the vocabulary.
 
     >>> from ncsam import data
     >>> worse_than_a_guess({"training": 34.0, "test": 2.0}, data.load("digits"))
     """
-    guess = math.log(dataset.num_classes)
-    if not min(losses.values()) > guess:
+    guess = uniform_loss(dataset)
+    if not min(losses.values()) > guess * (1 + _ROUNDING):
         return None
     told = " and ".join(f"{loss:.4g} on the {part} data" for part, loss in losses.items())
     how = "prepare the arrays likewise" if dataset.normalization is None else "state it with --normalization"
+    how = "take tokens that it was trained on" if isinstance(dataset, Tokens) else how
     return (
         f"its loss is {told}, above the {guess:.4g} of a uniform guess; unless it is not trained, the likely cause is "
         f"that its training prepared inputs otherwise than here ({dataset.preparation}): {how}"
@@ -232,7 +241,7 @@ def _check_outputs_of(made: nn.Module, problem: Problem, name: str) -> None:
                 f"model {name!r} raised {type(error).__name__} on inputs {tuple(x.shape)}: {told}"
             ) from error
     of_each = x.shape[1:] if isinstance(problem.dataset, Tokens) else ()  # logits of every token
-    expected = (len(x), *of_each, problem.num_outputs)
+    expected = (len(x), *of_each, problem.dataset.num_outputs)
     if not isinstance(outputs, Tensor) or outputs.shape != expected:
         got = f"{tuple(outputs.shape)}" if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
         raise ValueError(f"model {name!r} returns {got}, expected logits of shape {expected}; let the factory wrap it")

@@ -210,9 +210,9 @@ class Run:
 
     def model(self, epoch: int | str = "last", device: str = "cpu", dtype: torch.dtype = torch.float32) -> nn.Module:
         """The model with its weights and buffers at the end of an epoch, in eval mode."""
-        shape, outputs = self.problem.dataset.input_shape, self.problem.num_outputs
+        dataset = self.problem.dataset
         self._check_model_folder()
-        model = models.build(self.config.model, shape, outputs, seed=0, trust=self._trust)
+        model = models.build(self.config.model, dataset.input_shape, dataset.num_outputs, seed=0, trust=self._trust)
         with store.open(self.path) as file:
             arrays = file.arrays(f"weights/{self.epoch(epoch)}")
         try:

@@ -66,7 +66,7 @@ class DataParallel:
             self.model.register_comm_hook(None, lambda _, bucket: self._weighted_mean(bucket))
 
     def options(self) -> dict[str, Any]:
-        """What every optimizer of the training is built with besides its own options."""
+        """Options that every optimizer of the training is built with besides its own."""
         return {"synchronised": self._whole, "forward": self._forward if self._whole else None}
 
     def seed(self, seed: int) -> int:

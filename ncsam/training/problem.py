@@ -61,11 +61,6 @@ class Problem:
         return cls(dataset, labels, train, val, config.seeds["noise"], whole)
 
     @property
-    def num_outputs(self) -> int:
-        """Size of the last axis of a model's outputs: the classes, or the vocabulary of a token file."""
-        return self.dataset.vocabulary if isinstance(self.dataset, data.Tokens) else self.dataset.num_classes
-
-    @property
     def views(self) -> tuple[str, ...]:
         """Standard views that there can be, whether or not they have samples."""
         if not isinstance(self.dataset, data.Tokens):

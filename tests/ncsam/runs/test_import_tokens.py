@@ -103,6 +103,19 @@ def test_loss_and_curvature_of_every_view(folder: Path) -> None:
     assert spectrum.values[0, 0, 0] == pytest.approx(torch.linalg.eigvalsh(dense)[-1].item(), rel=1e-9)
 
 
+@pytest.mark.parametrize(("scale", "told"), [(0.0, None), (50.0, "above the 2.398 of a uniform guess")])
+def test_a_uniform_guess_is_over_the_vocabulary(
+    folder: Path, scale: float, told: str | None, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """log 11, and not the logarithm of the number of sets of documents."""
+    state = torch.load("weights.pt")
+    torch.save({**state, "out.weight": scale * state["out.weight"], "out.bias": 0 * state["out.bias"]}, "weights.pt")
+    import_run(["weights.pt"], "run.h5", model=MODEL, data=SPELLED, trust=True)
+    assert [told in message for message in caplog.messages] == ([] if told is None else [True])
+    assert landscape(["audit", "run.h5", "--trust", "--work", "1000", "--null", "none", "--quiet"]) == 0
+    assert told is None or told in capsys.readouterr().out
+
+
 def test_the_commands_measure_the_views_that_there_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["import", "--weights", "weights.pt", "--model", MODEL, "--data", SPELLED, "--out", "run.h5", "--quiet"]
     assert landscape(command) == 0
