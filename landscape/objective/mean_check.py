@@ -1,0 +1,282 @@
+"""The check of what a loss is a mean over, made on all micro-batches by cutting them and joining the parts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._pytree import tree_leaves, tree_map
+
+from landscape.objective.context import Context
+from landscape.objective.differences import Dtypes
+from landscape.objective.losses import MeanLoss
+from landscape.objective.plan import Part, Plan
+from landscape.objective.sources import joined, labels_of, length, select
+from landscape.objective.views import View
+
+_SUMS = 1e-9  # relative error of sums of weights
+_ROUNDING = 500  # units in the last place that sums of different order may differ by
+
+
+def is_known_mean(criterion: MeanLoss) -> bool:
+    """Tell whether torch itself defines what the loss is a mean over, as its normalizer has it."""
+    fn = criterion.fn
+    known = type(fn) in (nn.CrossEntropyLoss, nn.NLLLoss) and getattr(fn, "reduction", "") == "mean"
+    return known and not criterion.is_given
+
+
+def check_mean(context: Context, view: View, plan: Plan, example: Any, inside: bool) -> None:
+    """Refuse a loss that is not the mean over samples that its normalizer says, on any of the view's micro-batches.
+
+    Each micro-batch is cut in two at random, and one half is joined with one of the first micro-batch: the loss of the
+    whole must be the mean of the losses of its parts. Where the loss is a function of outputs, these are outputs of the
+    first micro-batch with noise added, so that samples have losses of their own even in a network that was just made;
+    where it is computed inside the model, the model runs. Samples of unequal lengths are padded for it, where padding
+    alone changes no loss.
+
+    Args:
+        example: outputs of the model on the first micro-batch of the view's source; none if it has not been run on it.
+        inside: whether the loss is computed inside the model.
+    """
+    template = None if inside or example is None else _Template(context, example)
+    first: _Half | None = None
+    dtypes: set[torch.dtype] | None = None
+    established, samples = False, 0
+    for number, (batch, parts) in enumerate(plan):
+        part = next((p for p in parts if p.view == view.name and p.norm), None)
+        if part is None:
+            continue
+        count = length(part.labels)
+        of = _Losses(context, view.name, number, part, batch, template, dtypes)
+        whole, halves = of.whole(), of.cut_at(count // 2)
+        dtypes = of.dtypes
+        if whole is None or not halves:
+            continue
+        of.compare(whole, halves, f"a batch of {count}")
+        established, samples = established or len(halves) > 1, samples + count
+        half = max(halves, key=lambda h: h.weight)
+        if first is None:
+            first = half
+            if count > 2:  # halves that weigh the same do not tell weights; an odd number of samples seldom does
+                of.compare(whole, of.cut_at(count // 3 | 1), f"a batch of {count}")
+        elif (together := of.joined(first, half)) is not None:
+            of.compare(together, [first, half], "half a batch with half of the first")
+            established = True
+        if context.checks == "first":
+            return
+    if samples > 1 and not established and not context.criterion.is_given:
+        raise ValueError(
+            f"view {view.name!r} comes one sample at a time, no two of one shape, so that what loss_fn averages over "
+            "cannot be established; give normalizer= (labels -> what the loss divides by: their length for a mean over "
+            "samples, the number of labels that count for a mean over tokens)"
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Half:
+    """Some samples: outputs, or the batch where the loss is inside; labels, weight, their loss and its precision."""
+
+    data: Any
+    labels: Any
+    weight: float
+    loss: Tensor
+    eps: float
+
+    def agrees(self, loss: float, scale: float) -> bool:
+        """Tell whether its loss is this one, to the rounding of numbers as large as ``scale``."""
+        own = float(self.loss)
+        return close(own, loss, _ROUNDING * self.eps * max(abs(own), scale))
+
+
+class _Template:
+    """Outputs to try a loss on: those of the model on the first micro-batch."""
+
+    def __init__(self, context: Context, outputs: Any) -> None:
+        self._context, self.outputs = context, outputs
+        self.count = max((len(t) for t in tree_leaves(outputs) if isinstance(t, Tensor) and t.ndim), default=0)
+        self.shape: Any = None
+
+    def rows(self, batch: Any, part: Part) -> Any:
+        """Outputs for the rows of a view's part."""
+        count, shapes = length(part.labels), _row_shapes(part.labels)
+        if self.shape is None:
+            self.shape = shapes
+        if shapes == self.shape and count == self.count:
+            outputs = self.outputs
+        elif shapes == self.shape:
+            outputs = select(self.outputs, torch.arange(count) % self.count, self.count)
+        else:  # padded otherwise, so outputs have another shape
+            outputs = self._context.call(batch)
+            if part.rows is not None:
+                outputs = select(outputs, part.rows, length(labels_of(batch)))
+        return outputs
+
+
+class _Losses:
+    """Losses of parts of a micro-batch.
+
+    Attributes:
+        dtypes: those that the loss computes in, looked up at the first loss; none before it.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        view: str,
+        number: int,
+        part: Part,
+        batch: Any,
+        template: _Template | None,
+        dtypes: set[torch.dtype] | None,
+    ) -> None:
+        self._context, self._view, self._number, self._part = context, view, number, part
+        self._inside, self.dtypes = template is None, dtypes
+        rows, size = part.rows, length(labels_of(batch))
+        own = batch if rows is None else select(batch, rows, size)
+        self._data = own if template is None else template.rows(batch, part)
+
+    def whole(self) -> _Half | None:
+        """All samples; none where the model itself has diverged.
+
+        Raises:
+            ValueError: the loss is not finite though the outputs are.
+        """
+        part, whole = self._part, self._with_noise()
+        if whole is None:
+            whole = self._half(self._data, part.labels)
+        if not bool(torch.isfinite(whole.loss)):
+            if not _finite(self._data):
+                return None
+            raise ValueError(
+                f"loss_fn gives {float(whole.loss)} on micro-batch {self._number} of view {self._view!r}; if it "
+                "ignores labels, give normalizer= (labels -> number of those that count)"
+            )
+        return whole
+
+    def _with_noise(self) -> _Half | None:
+        """All samples with noise added to their outputs from now on; none where the loss does not take that."""
+        if self._inside:
+            return None
+        noisy = _noisy(self._data)
+        try:
+            whole = self._half(noisy, self._part.labels)
+        except Exception:  # such as a logarithm's that wants probabilities
+            return None
+        if not bool(torch.isfinite(whole.loss)):
+            return None
+        self._data = noisy
+        return whole
+
+    def cut_at(self, place: int) -> list[_Half]:
+        """Samples before and from a place in a random order, without a part that does not count."""
+        part, count = self._part, length(self._part.labels)
+        order = shuffled(count)
+        parts = []
+        for rows in (order[:place], order[place:]) if place else (order,):
+            labels = select(part.labels, rows, count)
+            if self._context.criterion.normalizer(labels):
+                parts.append(self._half(select(self._data, rows, count), labels))
+        return parts
+
+    def joined(self, a: _Half, b: _Half) -> _Half | None:
+        """Two parts as one batch; none where their shapes do not allow it, even padded."""
+        try:
+            return self._joined(a, b)
+        except (RuntimeError, IndexError, KeyError, AttributeError):  # one has no place for the other
+            pass
+        for value in self._ignored((a, b)):
+            try:
+                alike = [self._half(*_padded(one, other, value, self._inside)) for one, other in ((a, b), (b, a))]
+                if all(padded.agrees(float(h.loss), 0.0) for padded, h in zip(alike, (a, b), strict=True)):
+                    return dataclasses.replace(self._joined(*alike), weight=a.weight + b.weight)
+            except Exception:  # of a model or loss that takes no padding
+                continue
+        return None
+
+    def _joined(self, a: _Half, b: _Half) -> _Half:
+        counts = [length(half.labels) for half in (a, b)]
+        data, labels = (joined([getattr(half, name) for half in (a, b)], counts) for name in ("data", "labels"))
+        return self._half(data, labels)
+
+    @staticmethod
+    def _ignored(halves: Sequence[_Half]) -> list[int]:
+        """Labels that a loss may ignore: the least there is if it stands for no class, torch's own, and zero."""
+        leaves = [t for half in halves for t in tree_leaves(half.labels) if isinstance(t, Tensor) and t.numel()]
+        least = min((int(t.min()) for t in leaves if not t.is_floating_point()), default=0)
+        # On an accelerator, a label out of range ends the process.
+        return [least, 0] if least < 0 else [-100, 0] if all(t.device.type == "cpu" for t in leaves) else [0]
+
+    def _half(self, data: Any, labels: Any) -> _Half:
+        weight = self._context.criterion.normalizer(labels)
+        if self._inside:
+            # The model may have layers that compute in float32 whatever its loss is in.
+            loss, self.dtypes = self._context.criterion(self._context.call(data), labels), {torch.float32}
+        elif self.dtypes is None:  # the first loss of a whole; others are computed alike
+            with Dtypes() as within:
+                loss = self._context.criterion(data, labels)
+            self.dtypes = within.found
+        else:
+            loss = self._context.criterion(data, labels)
+        return _Half(data, labels, weight, loss, max(torch.finfo(dtype).eps for dtype in (loss.dtype, *self.dtypes)))
+
+    def compare(self, whole: _Half, parts: Sequence[_Half], what: str) -> None:
+        weight, losses = sum(part.weight for part in parts), [float(part.loss) for part in parts]
+        mean = sum(part.weight * loss for part, loss in zip(parts, losses, strict=True)) / weight
+        if not whole.agrees(mean, max(map(abs, losses))) or not close(weight, whole.weight, _SUMS * weight):
+            given = "the given normalizer" if self._context.criterion.is_given else "the number of samples"
+            raise ValueError(
+                f"loss_fn is not a mean over samples weighted by {given}: {what} has loss {float(whole.loss):.7g}, "
+                f"its parts average to {mean:.7g} (micro-batch {self._number} of view {self._view!r}); use "
+                "reduction='mean', and for class weights, ignored labels or means over tokens "
+                "torch.nn.CrossEntropyLoss, or give normalizer= (labels -> what the loss divides by)"
+            )
+
+
+def _padded(half: _Half, other: _Half, label: int, inside: bool) -> tuple[Any, Any]:
+    """Data and labels with rows as long as the other's where these are longer: labels by ``label``, the rest by 0."""
+    own = {id(t) for t in tree_leaves(labels_of(half.data) if inside else half.labels)}
+
+    def pad(t: Any, like: Any) -> Any:
+        if not isinstance(t, Tensor) or t.ndim != like.ndim or t.shape[1:] == like.shape[1:]:
+            return t
+        missing = [max(0, m - n) for n, m in zip(t.shape[1:], like.shape[1:], strict=True)]
+        value = label if id(t) in own and not t.is_floating_point() else 0
+        return functional.pad(t, [w for width in reversed(missing) for w in (0, width)], value=value)
+
+    data = tree_map(pad, half.data, other.data)
+    own |= {id(t) for t in tree_leaves(half.labels)}
+    return data, tree_map(pad, half.labels, other.labels)
+
+
+def _noisy(outputs: Any) -> Any:
+    generator = torch.Generator().manual_seed(0)
+
+    def noisy(t: Any) -> Any:
+        if not (isinstance(t, Tensor) and t.is_floating_point() and t.ndim):
+            return t
+        t = t.float() if t.dtype in (torch.bfloat16, torch.float16) else t
+        return t + torch.randn(t.shape, generator=generator).to(t)
+
+    return tree_map(noisy, outputs)
+
+
+def _finite(data: Any) -> bool:
+    return all(bool(torch.isfinite(t).all()) for t in tree_leaves(data) if isinstance(t, Tensor))
+
+
+def _row_shapes(tree: Any) -> Any:
+    return [(tuple(t.shape[1:]), t.dtype) if isinstance(t, Tensor) else type(t) for t in tree_leaves(tree)]
+
+
+def shuffled(count: int) -> Tensor:
+    """A fixed random order of so many samples."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))
+
+
+def close(a: float, b: float, tolerance: float) -> bool:
+    """Tell whether two numbers are within ``tolerance``, or the same infinity, or both NaN."""
+    return a == b or (a != a and b != b) or abs(a - b) <= tolerance
