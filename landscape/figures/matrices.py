@@ -1,0 +1,55 @@
+"""Square tables of numbers as images on one scale, with the numbers in their cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib as mpl
+import numpy as np
+
+from landscape.figures.data import DataFigure
+from landscape.figures.style import STYLE, Width, figure, inches
+from landscape.figures.symbols import plain
+
+
+def matrices(
+    tables: Mapping[str, np.ndarray],
+    names: Sequence[str],
+    label: str,
+    *,
+    second_lines: Mapping[str, Sequence[Sequence[str]]] | None = None,
+    ends: tuple[str, str] = ("", ""),
+    width: Width = "icml",
+) -> DataFigure:
+    """Draw a panel for each table by its title, on one scale from 0; cells without a number stay grey.
+
+    Args:
+        tables: (n, n) each.
+        names: of rows and columns.
+        label: of the colour scale.
+        second_lines: text below the number of each cell, by title.
+        ends: what rows and columns are.
+        width: of the figure.
+    """
+    highest = max((float(np.nanmax(t)) for t in tables.values() if np.isfinite(t).any()), default=0.0) or 1.0
+    side = min(2.6, (inches(width) - 1.4) / len(tables))
+    made, axes = figure(1, len(tables), height=side + 0.9, width=width, sharex=True, sharey=True)
+    small = min(7.0, 72 * side / len(names) / 8.5)  # points; about 14 letters fill a cell
+    with mpl.rc_context({**STYLE, "axes.grid": False}):
+        for ax, (title, table) in zip(axes[0], tables.items(), strict=True):
+            ax.grid(False)
+            ax.set_facecolor("0.9")
+            shown = ax.imshow(np.ma.masked_invalid(table), cmap="viridis", vmin=0, vmax=highest)
+            for i, j in np.argwhere(np.isfinite(table)):
+                colour = "white" if table[i, j] < 0.6 * highest else "black"
+                below = second_lines[title][i][j] if second_lines else ""
+                text = {"ha": "center", "color": colour}
+                ax.text(j, i, f"{table[i, j]:.2g}", va="bottom" if below else "center", fontsize=small + 0.5, **text)
+                ax.text(j, i, below, va="top", fontsize=small - 0.5, **text)
+            ax.set(title=plain(title), xticks=range(len(names)), yticks=range(len(names)))
+            ax.set_xticklabels(names, rotation=45, ha="right", rotation_mode="anchor")
+            ax.set_yticklabels(names)
+            ax.set_xlabel(ends[1])
+        axes[0, 0].set_ylabel(ends[0])
+        made.colorbar(shown, ax=axes, shrink=0.8, pad=0.01).set_label(label)
+    return made
