@@ -11,6 +11,8 @@ from landscape.figures.data import DataFigure
 from landscape.figures.style import STYLE, Width, figure, inches
 from landscape.figures.symbols import plain
 
+_FEW = 4  # rows of a table that can stand beside others
+
 
 def matrices(
     tables: Mapping[str, np.ndarray],
@@ -23,6 +25,8 @@ def matrices(
 ) -> DataFigure:
     """Draw a panel for each table by its title, on one scale from 0; cells without a number stay grey.
 
+    Small tables stand side by side, others below each other.
+
     Args:
         tables: (n, n) each.
         names: of rows and columns.
@@ -32,11 +36,14 @@ def matrices(
         width: of the figure.
     """
     highest = max((float(np.nanmax(t)) for t in tables.values() if np.isfinite(t).any()), default=0.0) or 1.0
-    side = min(2.6, (inches(width) - 1.4) / len(tables))
-    made, axes = figure(1, len(tables), height=side + 0.9, width=width, sharex=True, sharey=True)
-    small = min(7.0, 72 * side / len(names) / 8.5)  # points; about 14 letters fill a cell
+    beside = len(names) <= _FEW
+    across = len(tables) if beside else 1
+    side = min(2.6, (inches(width) - 1.4) / across) if beside else min(0.6 * len(names), 0.7 * inches(width))
+    down = 1 if beside else len(tables)
+    made, axes = figure(down, across, height=side + 0.9, width=width, sharex=True, sharey=True)
+    small = min(7.0, 72 * side / len(names) / 6.5)  # points; numbers with an error below fill a cell
     with mpl.rc_context({**STYLE, "axes.grid": False}):
-        for ax, (title, table) in zip(axes[0], tables.items(), strict=True):
+        for ax, (title, table) in zip(axes.flat, tables.items(), strict=True):
             ax.grid(False)
             ax.set_facecolor("0.9")
             shown = ax.imshow(np.ma.masked_invalid(table), cmap="viridis", vmin=0, vmax=highest)
@@ -49,7 +56,10 @@ def matrices(
             ax.set(title=plain(title), xticks=range(len(names)), yticks=range(len(names)))
             ax.set_xticklabels(names, rotation=45, ha="right", rotation_mode="anchor")
             ax.set_yticklabels(names)
+            ax.label_outer()
+        for ax in axes[-1]:
             ax.set_xlabel(ends[1])
-        axes[0, 0].set_ylabel(ends[0])
+        for ax in axes[:, 0]:
+            ax.set_ylabel(ends[0])
         made.colorbar(shown, ax=axes, shrink=0.8, pad=0.01).set_label(label)
     return made

@@ -16,26 +16,33 @@ def barrier_matrices(record: Barriers) -> DataFigure:
 
     The interval is left out where there is one pair of seeds. The diagonal joins two seeds of one arm.
     """
-    arms = record.arms.tolist()
+    arms, pairs = record.arms.tolist(), len(record.first_seed)
+    label = f"mean barrier, view {record.view.replace('_', ' ')}"
+    if pairs > 1:
+        label += f"\n± {100 * record.level:g} % interval, {pairs} pairs"
     ways = dict(zip(record.ways.tolist(), range(len(record.ways)), strict=True))
     intervals = {
-        way: [[_interval(record, (k, i, j)) for j in range(len(arms))] for i in range(len(arms))]
+        _titled(record, way): [[_interval(record, (k, i, j)) for j in range(len(arms))] for i in range(len(arms))]
         for way, k in ways.items()
     }
     made = matrices(
-        {way: record.mean[k] for way, k in ways.items()},
+        {_titled(record, way): record.mean[k] for way, k in ways.items()},
         [plain(symbol.name) for symbol in symbols(arms).values()],
-        f"barrier, view {record.view.replace('_', ' ')}",
+        label,
         second_lines=intervals,
         ends=("from", "to"),
     )
     for way, k in ways.items():
         for i, j in np.ndindex(len(arms), len(arms)):
             made.note(
-                way=way, view=record.view, start=arms[i], end=arms[j], pairs=len(record.first_seed),
+                way=way, view=record.view, start=arms[i], end=arms[j], pairs=pairs,
                 mean=record.mean[k, i, j], low=record.low[k, i, j], high=record.high[k, i, j],
             )  # fmt: skip
     return made
+
+
+def _titled(record: Barriers, way: str) -> str:
+    return f"{way}, {record.gradients} gradients" if way == "curved" else way
 
 
 def _interval(record: Barriers, at: tuple[int, int, int]) -> str:

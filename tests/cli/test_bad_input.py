@@ -144,7 +144,7 @@ BAD = [
     (["blame", "run.h5", "--checkpoints", "99"], "no weights of epoch 99"),
     (["barriers", "notes.txt"], "not an HDF5 file"),
     (["barriers", "missing"], "missing"),
-    (["barriers", "runs", "--arms", "sma"], "runs: has no arm 'sma'; did you mean 'sam'?"),
+    (["barriers", "runs", "--arms", "sma"], "runs: has no arm 'sma', did you mean 'sam'?"),
     (["barriers", "runs", "--noise", "pair"], "choose one by --noise: symmetric"),
     (["barriers", "runs"], "have 1 seeds in common; a way needs two seeds"),
     (["barriers", "runs", "--gradients", "0"], "0 is not in the range"),
