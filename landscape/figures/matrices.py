@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.ticker import FixedFormatter
 
 from landscape.figures.data import DataFigure
 from landscape.figures.style import STYLE, Width, figure, inches
@@ -54,8 +55,11 @@ def matrices(
                 ax.text(j, i, f"{table[i, j]:.2g}", va="bottom" if below else "center", fontsize=small + 0.5, **text)
                 ax.text(j, i, below, va="top", fontsize=small - 0.5, **text)
             ax.set(title=plain(title), xticks=range(len(names)), yticks=range(len(names)))
-            ax.set_xticklabels(names, rotation=45, ha="right", rotation_mode="anchor")
-            ax.set_yticklabels(names)
+            for axis in (ax.xaxis, ax.yaxis):
+                axis.set_major_formatter(FixedFormatter(list(names)))
+            ax.tick_params("x", rotation=45 if beside else 90)
+            for tick in ax.get_xticklabels() if beside else []:
+                tick.set(ha="right", rotation_mode="anchor")
             ax.label_outer()
         for ax in axes[-1]:
             ax.set_xlabel(ends[1])
