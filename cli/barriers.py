@@ -64,7 +64,6 @@ def command(
     Examples:
       landscape barriers small/
       landscape barriers small/ --ways straight,aligned --view mixed --out small/mixed.h5
-      landscape figure small/barriers.h5 --out pictures/
     """
     from ncsam.measurements import measure_barriers
 
