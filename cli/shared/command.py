@@ -38,6 +38,7 @@ COMMANDS = {
     "sharpness": "SAM, adaptive, average and Keskar's sharpness on every view of a run.",
     "diagnose": "Gradients of clean and wrong labels, g* and Theorem 1, of a run.",
     "blame": "Training samples that hold the largest Hessian eigenvalue of a run.",
+    "barriers": "Barriers between the minima of a study's arms, straight, matched and curved.",
     "theory": "Judge the statements T1 to T9 by what a study measured.",
     "audit": "Audit checkpoints on one page: what they are like, how far to trust it.",
     "figure": "Draw every figure that a study or run files allow.",

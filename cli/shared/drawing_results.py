@@ -33,6 +33,7 @@ from landscape.records import (
 from ncsam.figures.catalogue import figures_of_study, suffixes
 from ncsam.figures.style import symbols
 from ncsam.records import (
+    Barriers,
     BoundTable,
     ByMeasure,
     CellTable,
@@ -80,7 +81,12 @@ _PANELS: Mapping[type[Record], str] = {
     Labels: "labels",
     Diagnostics: "alignment",
 }
-_ALONE: Mapping[type[Record], str] = {Verdicts: "verdicts", ByMeasure: "by_measure", RadiusControl: "radius"}
+_ALONE: Mapping[type[Record], str] = {
+    Verdicts: "verdicts",
+    ByMeasure: "by_measure",
+    RadiusControl: "radius",
+    Barriers: "barriers",
+}
 
 
 def figures_of_records(records: Mapping[str, Record], drawing: DrawingOptions) -> FigureFunctions:

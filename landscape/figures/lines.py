@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from landscape.figures.data import DataFigure
+from landscape.figures.matrices import matrices
 from landscape.figures.style import STYLE, Width, below, figure, log_scale
 from landscape.figures.symbols import Groups, Records, Symbol, by_label, grouped, plain, symbols_of
 from landscape.records import Connection, Line, LineDraws, Status
@@ -167,21 +168,10 @@ def barriers(
         for (one, other), way in pairs.items():
             height = float(way.barrier[way.views.tolist().index(_known(way, view))])
             tables[kind][labels.index(one), labels.index(other)] = height
-    highest = max((float(np.nanmax(t)) for t in tables.values() if np.isfinite(t).any()), default=0.0) or 1.0
-    made, axes = figure(1, len(tables), height=min(2.6, 6.0 / len(tables)) + 0.5, width=width, sharex=True, sharey=True)
-    with mpl.rc_context({**STYLE, "axes.grid": False}):
-        for ax, (kind, table) in zip(axes[0], tables.items(), strict=True):
-            ax.grid(False)
-            ax.set_facecolor("0.9")
-            shown = ax.imshow(np.ma.masked_invalid(table), cmap="viridis", vmin=0, vmax=highest)
-            for i, j in np.argwhere(np.isfinite(table)):
-                colour = "white" if table[i, j] < 0.6 * highest else "black"
-                ax.text(j, i, f"{table[i, j]:.2g}", ha="center", va="center", fontsize=6, color=colour)
-                made.note(kind=kind, view=view, start=labels[i], end=labels[j], barrier=table[i, j])
-            ax.set(title=plain(kind), xticks=range(len(labels)), yticks=range(len(labels)))
-            ax.set_xticklabels(names, rotation=45, ha="right", rotation_mode="anchor")
-            ax.set_yticklabels(names)
-        made.colorbar(shown, ax=axes, shrink=0.8, pad=0.01).set_label(f"barrier, view {view.replace('_', ' ')}")
+    made = matrices(tables, names, f"barrier, view {view.replace('_', ' ')}", width=width)
+    for kind, table in tables.items():
+        for i, j in np.argwhere(np.isfinite(table)):
+            made.note(kind=kind, view=view, start=labels[i], end=labels[j], barrier=table[i, j])
     return made
 
 

@@ -281,11 +281,12 @@ def renumbered(tensors: Mapping[str, Any], groups: list[Channels], orders: list[
     for group, order in zip(groups, orders, strict=True):
         for axis in group.axes:
             if axis.name in found:
-                found[axis.name] = _taken(found[axis.name], axis, order)
+                found[axis.name] = taken(found[axis.name], axis, order)
     return found
 
 
-def _taken(tensor: Tensor, axis: Axis, order: Tensor) -> Tensor:
+def taken(tensor: Tensor, axis: Axis, order: Tensor) -> Tensor:
+    """A tensor with those channels along an axis alone, in that order."""
     if axis.block > 1:
         order = (order[:, None] * axis.block + torch.arange(axis.block, device=order.device)).reshape(-1)
     return tensor.index_select(axis.axis, order.to(tensor.device))

@@ -10,7 +10,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from landscape.objective.objective import Objective, check_objective, check_seed
-from landscape.surfaces.channels import Axis, Channels, NotRenumberableError, channels_of, renumbered
+from landscape.surfaces.channels import Axis, Channels, NotRenumberableError, channels_of, renumbered, taken
 
 _MOST_SWEEPS = 100
 
@@ -23,7 +23,8 @@ class Matched:
         objective: at the renumbered weights and buffers; the function is the same.
         orders: for each group of channels, named by its first parameter, which channel of before comes in each place.
         distance_before, distance_after: Euclidean, from the other network's weights.
-        sweeps: passes over all groups until nothing changed.
+        sweeps: passes over the groups.
+        converged: whether they went on until no group alone could be improved.
     """
 
     objective: Objective
@@ -31,6 +32,7 @@ class Matched:
     distance_before: float
     distance_after: float
     sweeps: int
+    converged: bool
 
 
 def align(fixed: Objective, moved: Objective, *, seed: int = 0) -> Matched:
@@ -77,49 +79,130 @@ def align(fixed: Objective, moved: Objective, *, seed: int = 0) -> Matched:
         raise ValueError(f"parameter {left[0]} is frozen or left out, so its channels cannot be renumbered; include it")
     ours = {n: t.double() for n, t in fixed.layout.unflatten(fixed.weights).items()}
     theirs = {n: t.to(fixed.layout.device).double() for n, t in moved.layout.unflatten(moved.weights).items()}
-    orders, sweeps = _matching(ours, theirs, groups, np.random.default_rng(seed))
-    weights = renumbered(moved.layout.unflatten(moved.weights), groups, orders)
-    result = moved.at(moved.layout.flatten(weights)).with_buffers(renumbered(moved.buffers(), groups, orders))
+    matching, sweeps, generator = _Matching(ours, theirs, groups), 0, np.random.default_rng(seed)
+    while not matching.at_optimum and sweeps < _MOST_SWEEPS:
+        matching.sweep(generator.permutation(len(groups)).tolist())
+        sweeps += 1
+    weights = renumbered(moved.layout.unflatten(moved.weights), groups, matching.orders)
+    result = moved.at(moved.layout.flatten(weights)).with_buffers(renumbered(moved.buffers(), groups, matching.orders))
     _check_function(moved, result)
     return Matched(
         objective=result,
-        orders={group.axes[0].name: order.cpu().numpy() for group, order in zip(groups, orders, strict=True)},
+        orders={group.axes[0].name: order.numpy() for group, order in zip(groups, matching.orders, strict=True)},
         distance_before=_distance(fixed, moved),
         distance_after=_distance(fixed, result),
         sweeps=sweeps,
+        converged=matching.at_optimum,
     )
 
 
-def _matching(
-    ours: dict[str, Tensor], theirs: dict[str, Tensor], groups: list[Channels], generator: np.random.Generator
-) -> tuple[list[Tensor], int]:
-    """An order for each group, and the number of sweeps."""
-    orders = [torch.arange(group.size) for group in groups]
-    current = dict(theirs)
-    for sweep in range(1, _MOST_SWEEPS + 1):
-        changed = False
-        for g in generator.permutation(len(groups)).tolist():
-            axes = [axis for axis in groups[g].axes if axis.name in current]
-            likeness = sum((_inner(ours[a.name], current[a.name], a) for a in axes), torch.zeros(()).double())
-            rows, columns = linear_sum_assignment(likeness.cpu().numpy(), maximize=True)
-            step = torch.from_numpy(columns[np.argsort(rows)])
-            proposed = renumbered(current, [groups[g]], [step])
-            if _likeness(ours, proposed, axes) > _likeness(ours, current, axes) * (1 + 1e-12) + 1e-12:
-                current, changed = proposed, True
-                orders[g] = orders[g][step]
-        if not changed:
-            return orders, sweep
-    return orders, _MOST_SWEEPS
+class _Matching:
+    """The order of every group of channels of the moved network, improved group by group.
+
+    A group's assignment depends on the orders of the groups that share a tensor with it, and on nothing else: a group
+    around which nothing changed since it was solved is not solved again.
+
+    Attributes:
+        orders: of every group: which channel of before comes in each place.
+    """
+
+    def __init__(self, ours: dict[str, Tensor], theirs: dict[str, Tensor], groups: list[Channels]) -> None:
+        self.orders = [torch.arange(group.size) for group in groups]
+        owners: dict[str, list[tuple[int, Axis]]] = {name: [] for name in ours}
+        for g, group in enumerate(groups):
+            for axis in group.axes:
+                if axis.name in ours:
+                    owners[axis.name].append((g, axis))
+        self._products: list[list[_InnerProducts]] = []
+        for g, group in enumerate(groups):
+            found, alone = [], []
+            for axis in (axis for axis in group.axes if axis.name in ours):
+                others = [owner for owner in owners[axis.name] if owner != (g, axis)]
+                if others:
+                    found.append(_InnerProducts(ours[axis.name], theirs[axis.name], axis, others[0]))
+                else:
+                    alone.append([_rows(tensors[axis.name], axis) for tensors in (ours, theirs)])
+            if alone:  # these are together one tensor
+                one, other = (torch.cat(rows, dim=1) for rows in zip(*alone, strict=True))
+                found.append(_InnerProducts(one, other, Axis("", 0), None))
+            self._products.append(found)
+        self._stale = [True] * len(groups)
+
+    @property
+    def at_optimum(self) -> bool:
+        """Whether no group was found that a new order improves while all others stay."""
+        return not any(self._stale)
+
+    def sweep(self, groups: list[int]) -> None:
+        """Solve the assignment of each of the groups in turn."""
+        for g in groups:
+            if self._stale[g]:
+                self._stale[g] = False
+                self._solve(g)
+
+    def _solve(self, g: int) -> None:
+        order = self.orders[g]
+        likeness = sum(products.at(self.orders) for products in self._products[g])
+        assert isinstance(likeness, Tensor)
+        rows, columns = linear_sum_assignment(likeness[:, order.to(likeness.device)].cpu().numpy(), maximize=True)
+        proposed = order[torch.from_numpy(columns[np.argsort(rows)])]
+        if self._likeness(g, proposed) > self._likeness(g, order) * (1 + 1e-12) + 1e-12:
+            self.orders[g] = proposed
+            for other, of_group in enumerate(self._products):
+                self._stale[other] |= any(products.partner == g for products in of_group)
+
+    def _likeness(self, g: int, order: Tensor) -> float:
+        """Inner product of all tensors that a group lies along, in that order of its channels."""
+        orders = [*self.orders[:g], order, *self.orders[g + 1 :]]
+        return sum(products.share(orders, g) for products in self._products[g])
 
 
-def _inner(one: Tensor, other: Tensor, axis: Axis) -> Tensor:
-    """Inner products of what belongs to each channel of one tensor and of the other, (channels, channels)."""
-    a, b = (t.movedim(axis.axis, 0).reshape(t.shape[axis.axis] // axis.block, -1) for t in (one, other))
-    return a @ b.T
+class _InnerProducts:
+    """Inner products of what belongs to each channel of one tensor and of another, along one axis of channels.
+
+    They are kept, and where few channels of the tensor's other axis changed places, they are corrected for these alone.
+
+    Attributes:
+        partner: the group of the tensor's other axis, if that can be renumbered.
+    """
+
+    def __init__(self, ours: Tensor, theirs: Tensor, axis: Axis, other: tuple[int, Axis] | None) -> None:
+        self._ours, self._theirs, self._axis = ours, theirs, axis
+        self.partner = None if other is None else other[0]
+        self._other = None if other is None else other[1]
+        size = 1 if self._other is None else ours.shape[self._other.axis] // self._other.block
+        self._order = torch.arange(size)  # of the partner, in the table
+        self._table: Tensor | None = None
+
+    def at(self, orders: list[Tensor]) -> Tensor:
+        """Where the partner has its order, (channels, channels), the columns as they were before any renumbering."""
+        order = self._order if self.partner is None else orders[self.partner]
+        places = torch.nonzero(order != self._order)[:, 0]
+        if self._table is None or 2 * len(places) > len(order):
+            self._table = _rows(self._ours, self._axis) @ _rows(self._at(order), self._axis).T
+        elif len(places) and self._other is not None:
+            change = self._at(order[places]) - self._at(self._order[places])
+            ours = taken(self._ours, self._other, places)
+            self._table = self._table + _rows(ours, self._axis) @ _rows(change, self._axis).T
+        self._order = order
+        return self._table
+
+    def share(self, orders: list[Tensor], group: int) -> float:
+        """What the tensor adds to the likeness along this axis of a group; along both it is counted half each."""
+        order = orders[group]
+        if self.partner == group:
+            return float((self._ours * taken(self._at(order), self._axis, order)).sum()) / 2
+        table = self.at(orders)
+        return float(table.gather(1, order[:, None].to(table.device)).sum())
+
+    def _at(self, places: Tensor) -> Tensor:
+        """The moved tensor with those channels of the partner alone."""
+        return self._theirs if self._other is None else taken(self._theirs, self._other, places)
 
 
-def _likeness(ours: dict[str, Tensor], theirs: dict[str, Tensor], axes: list[Axis]) -> float:
-    return float(sum((ours[name] * theirs[name]).sum() for name in {axis.name for axis in axes}))
+def _rows(tensor: Tensor, axis: Axis) -> Tensor:
+    """What belongs to each channel, (channels, entries)."""
+    return tensor.movedim(axis.axis, 0).reshape(tensor.shape[axis.axis] // axis.block, -1)
 
 
 def _distance(one: Objective, other: Objective) -> float:

@@ -7,6 +7,7 @@ Every function returns a :class:`landscape.figures.DataFigure`; ``landscape.figu
 from landscape.figures import drawn_by
 from ncsam.figures.against_noise import against_noise, bound_terms, sharpness_against_noise
 from ncsam.figures.at_one_rate import arms_at, sharpness_against_gap
+from ncsam.figures.barriers import barrier_matrices
 from ncsam.figures.by_measure import by_measure_forest
 from ncsam.figures.epochs import alignment, alignment_of, training_by_rate, training_curves, training_of_controls
 from ncsam.figures.forest import forest
@@ -14,6 +15,7 @@ from ncsam.figures.measurements import bound_along, confusion, samples_along, sh
 from ncsam.figures.radius import radius_figure
 from ncsam.figures.samples import curvature_of_samples
 from ncsam.records import (
+    Barriers,
     BoundTable,
     ByMeasure,
     Diagnostics,
@@ -32,6 +34,7 @@ __all__ = [
     "alignment",
     "alignment_of",
     "arms_at",
+    "barrier_matrices",
     "bound_along",
     "bound_terms",
     "by_measure_forest",
@@ -56,6 +59,7 @@ drawn_by(SampleHistory, samples_along)
 drawn_by(Labels, confusion)
 drawn_by(SampleCurvatures, curvature_of_samples)
 drawn_by(Diagnostics, alignment_of)
+drawn_by(Barriers, barrier_matrices, several=False)
 drawn_by(ByMeasure, by_measure_forest, several=False)
 drawn_by(Verdicts, forest, several=False)
 drawn_by(RadiusControl, radius_figure, several=False)

@@ -1,5 +1,6 @@
 """Measurements on a run file: computed row by row in a part file, then added to the run file as one result."""
 
+from ncsam.measurements.barriers import measure_barriers
 from ncsam.measurements.bound import measure_bound
 from ncsam.measurements.diagnostics import measure_diagnostics
 from ncsam.measurements.measurement import ANALYSIS_VIEWS
@@ -12,6 +13,7 @@ from ncsam.measurements.surface import measure_line, measure_plane
 __all__ = [
     "ANALYSIS_VIEWS",
     "Where",
+    "measure_barriers",
     "measure_bound",
     "measure_diagnostics",
     "measure_line",

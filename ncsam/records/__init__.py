@@ -13,12 +13,13 @@ from ncsam.records.measurements import (
 )
 from ncsam.records.run import IMPORT, Labels, SampleHistory, Steps, Training
 from ncsam.records.samples import SampleCurvatures
-from ncsam.records.study import ByMeasure, CellTable, Curves, RadiusControl, Secondary, Verdicts
+from ncsam.records.study import Barriers, ByMeasure, CellTable, Curves, RadiusControl, Secondary, Verdicts
 
 __all__ = [
     "AUDIT",
     "IMPORT",
     "AuditTable",
+    "Barriers",
     "BoundTable",
     "ByMeasure",
     "CellTable",

@@ -136,6 +136,36 @@ class RadiusControl(Record, kind="radius_control"):
     level: float = parameter("confidence level of the intervals")
 
 
+class Barriers(Record, kind="barriers"):
+    """Barriers between the minima of every two arms of a study, on several kinds of way, over pairs of seeds.
+
+    Row and column of a matrix are the arms of a way's start and end, the first and second seed of a pair; so the
+    diagonal joins two seeds of one arm. No seed is in two pairs.
+    """
+
+    ways: np.ndarray = variable("way", long_name="kind of way: straight, aligned or curved", coordinate=True)
+    arms: np.ndarray = variable("arm", long_name="name under which runs are compared", coordinate=True)
+    first_seed: np.ndarray = variable("pair", long_name="seed of the start")
+    second_seed: np.ndarray = variable("pair", long_name="seed of the end")
+    height: np.ndarray = variable("way", "pair", "arm", "end", long_name="barrier; NaN where not finite", units="loss")
+    length: np.ndarray = variable("way", "pair", "arm", "end", long_name="length of the way", units="parameter")
+    mean: np.ndarray = variable(
+        "way", "arm", "end", long_name="mean barrier over the pairs; NaN where one is not finite", units="loss"
+    )
+    low: np.ndarray = variable("way", "arm", "end", long_name="lower end of its t-interval", units="loss")
+    high: np.ndarray = variable("way", "arm", "end", long_name="upper end of its t-interval", units="loss")
+    level: float = parameter("confidence level of the intervals")
+    view: str = parameter("view of the data of the start, whose loss it is")
+    buffers: str = parameter("BatchNorm statistics on the way: recalibrated, or none where there are none")
+    points: int = parameter("points of each way at which the loss was taken")
+    gradients: int = parameter("gradients that each curve was trained with")
+    bends: int = parameter("control points of each curve between its ends")
+    seed: int = parameter("seed of the curves and of the matching")
+    dtype: str = parameter("precision of weights and losses")
+    samples: int | None = parameter("samples of each gradient; none for all of the training set", None)
+    noise: str = parameter("label noise of the runs", "")
+
+
 declare_layout(
     "study",
     required={"curves": "curves", "verdicts": "verdicts"},

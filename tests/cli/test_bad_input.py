@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,12 @@ BAD = [
     (["blame", "run.h5", "--top", "0"], "0 is not in the range"),
     (["blame", "run.h5", "--top", "1000", "--out", "full"], "full: is not an empty folder"),
     (["blame", "run.h5", "--checkpoints", "99"], "no weights of epoch 99"),
+    (["barriers", "notes.txt"], "not an HDF5 file"),
+    (["barriers", "missing"], "missing"),
+    (["barriers", "runs", "--arms", "sma"], "runs: has no arm 'sma', did you mean 'sam'?"),
+    (["barriers", "runs", "--noise", "pair"], "choose one by --noise: symmetric"),
+    (["barriers", "runs"], "have 1 seeds in common; a way needs two seeds"),
+    (["barriers", "runs", "--gradients", "0"], "0 is not in the range"),
     (["diagnose", "notes.txt"], "not an HDF5 file"),
     (["diagnose", "run.h5", "--bound", "--delta", "2"], "2 is not in the range >0, <1"),
     (["theory", "notes.txt"], "not an HDF5 file"),
@@ -196,6 +203,8 @@ def test_bad_input_is_refused_in_one_line_and_leaves_nothing(
     (tmp_path / "table.toml").write_text("[train]\nepoch = 3")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "kept.txt").write_text("kept")
+    (tmp_path / "runs").mkdir()
+    shutil.copy(copy, tmp_path / "runs" / "one.h5")
     before, content = files(tmp_path), copy.read_bytes()
     assert landscape(arguments) == 2
     captured = capfd.readouterr()

@@ -51,6 +51,7 @@ RECORDS: dict[str, tuple[Callable[[], Record], set[str]]] = {
     "verdicts": (lambda: judge(cases.study_of("cifar10-small")), {"verdicts"}),
     "by_measure": (lambda: by_measure(cases.study_of("cifar10-small")), {"by_measure"}),
     "radius_control": (lambda: radius_control(cases.study_of("cifar10-small")), {"radius"}),
+    "barriers": (cases.study_barriers, {"barriers"}),
     "curves": (
         lambda: curves_of(cases.study_of("cifar10-small")),
         {"verdicts", "by_measure", "radius", "against_noise", "sharpness", "arms", "gap", "bound"},

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import landscape
-from landscape.surfaces.channels import NotRenumberableError, channels_of, renumbered
+from landscape.surfaces.channels import Channels, NotRenumberableError, channels_of, renumbered
 from ncsam.models import build
 
 
@@ -127,19 +127,77 @@ def test_different_networks_come_nearer_and_keep_their_function() -> None:
     assert found.distance_after < found.distance_before
     assert found.objective.loss() == pytest.approx(other.loss(), rel=1e-9)
     torch.testing.assert_close(one.weights, one.at(one.weights).weights)
-    again = landscape.align(one, found.objective, seed=3)
-    assert again.distance_after == pytest.approx(found.distance_after)  # nothing is left to improve, group by group
+
+
+def differing(name: str) -> tuple[landscape.Objective, landscape.Objective]:
+    torch.manual_seed(4)
+    one, other = (objective_of({**MODELS, "shared": Shared}[name]()) for _ in "ab")
+    generator = torch.Generator().manual_seed(6)
+    for objective in (one, other):  # far apart, unlike what one seed builds twice
+        for parameter in objective.model.parameters():
+            parameter.data += torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
+    return one, other
+
+
+def likeness_of(group: Channels, ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> Tensor:
+    """Sums of inner products of every channel with every other, from the tensors as they are."""
+    return sum(
+        torch.tensordot(
+            *(t[a.name].movedim(a.axis, 0).reshape(group.size, -1) for t in (ours, theirs)), dims=([1], [1])
+        )
+        for a in group.axes
+        if a.name in ours
+    ) + torch.zeros(group.size, group.size, dtype=torch.float64)
+
+
+def matched_anew(one: landscape.Objective, other: landscape.Objective, seed: int) -> dict[str, np.ndarray]:
+    """The algorithm as it is written down: every assignment from renumbered tensors, until a sweep changes nothing."""
+    groups = channels_of(one.model)
+    ours, theirs = (o.layout.unflatten(o.weights) for o in (one, other))
+    orders = [torch.arange(group.size) for group in groups]
+    generator, changed = np.random.default_rng(seed), True
+    while changed:
+        changed = False
+        for g in generator.permutation(len(groups)).tolist():
+            columns = torch.from_numpy(linear_sum_assignment(likeness_of(groups[g], ours, theirs), maximize=True)[1])
+            proposed = renumbered(theirs, [groups[g]], [columns])
+            gain = sum(float((ours[n] * (proposed[n] - theirs[n])).sum()) for n in ours)
+            if gain > 1e-9:
+                theirs, changed, orders[g] = proposed, True, orders[g][columns]
+    return {group.axes[0].name: order.numpy() for group, order in zip(groups, orders, strict=True)}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", [*MODELS, "shared"])
+def test_what_is_kept_between_assignments_changes_no_order(name: str, seed: int) -> None:
+    one, other = differing(name)
+    found = landscape.align(one, other, seed=seed)
+    expected = matched_anew(one, other, seed)
+    assert {group: order.tolist() for group, order in found.orders.items()} == {
+        group: order.tolist() for group, order in expected.items()
+    }
+    assert any(not np.array_equal(order, np.arange(len(order))) for order in found.orders.values())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_group_alone_can_be_improved_at_the_end(name: str) -> None:
+    one, other = differing(name)
+    found = landscape.align(one, other, seed=1)
+    assert found.converged
     ours, theirs = (o.layout.unflatten(o.weights) for o in (one, found.objective))
     for group in channels_of(one.model):
-        likeness = sum(
-            torch.tensordot(
-                *(t.movedim(a.axis, 0).reshape(group.size, -1) for t in (ours[a.name], theirs[a.name])), ([1], [1])
-            )
-            for a in group.axes
-            if a.name in ours
-        )
+        likeness = likeness_of(group, ours, theirs)
         rows, columns = linear_sum_assignment(likeness, maximize=True)
-        assert likeness.trace() == pytest.approx(float(likeness[rows, columns].sum()), rel=1e-9)
+        assert float(likeness.trace()) == pytest.approx(float(likeness[rows, columns].sum()), rel=1e-10)
+    assert landscape.align(one, found.objective, seed=1).distance_after == pytest.approx(found.distance_after)
+
+
+def test_sweeps_that_were_too_few_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = differing("resnet")
+    monkeypatch.setattr("landscape.surfaces.matching._MOST_SWEEPS", 1)
+    stopped = landscape.align(one, other)
+    assert (stopped.sweeps, stopped.converged) == (1, False)
+    assert stopped.distance_after < stopped.distance_before
 
 
 def test_a_layer_applied_twice_is_matched_through_both() -> None:

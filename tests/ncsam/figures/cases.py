@@ -41,6 +41,7 @@ from landscape.records import (
 from ncsam import figures as study_figures
 from ncsam.figures.catalogue import figures_of_study
 from ncsam.records import (
+    Barriers,
     BoundTable,
     Diagnostics,
     Labels,
@@ -50,6 +51,7 @@ from ncsam.records import (
     Spectrum,
     Training,
 )
+from ncsam.statistics import LEVEL, t_intervals
 from ncsam.study.arms import family_of
 from ncsam.study.by_measure import by_measure
 from ncsam.study.files import curves_of
@@ -371,6 +373,18 @@ def alignment_with(scale: float = 1.0) -> Alignment:
     )  # fmt: skip
 
 
+def study_barriers(arms: tuple[str, ...] = ("sgd", "sam", "ncsam"), pairs: int = 2) -> Barriers:
+    ways = ("straight", "aligned", "curved")
+    shape = (len(ways), pairs, len(arms), len(arms))
+    height = np.random.default_rng(0).gamma(2.0, 0.2, shape) / np.array([1, 2, 10])[:, None, None, None]
+    mean, low, high = t_intervals(np.moveaxis(height, 1, -1), LEVEL)
+    return Barriers(
+        ways=np.array(ways), arms=np.array(arms), first_seed=2 * np.arange(pairs), second_seed=2 * np.arange(pairs) + 1,
+        height=height, length=np.ones(shape), mean=mean, low=low, high=high, level=LEVEL, view="test",
+        buffers="recalibrated", points=21, gradients=300, bends=1, seed=0, dtype="float32", noise="symmetric:0.4",
+    )  # fmt: skip
+
+
 Draw = Callable[[], Figure]
 
 
@@ -458,6 +472,9 @@ CASES: dict[str, Draw] = {
         },
         "test",
     ),
+    "barriers of a study": lambda: study_figures.barrier_matrices(study_barriers()),
+    "barriers of a study, one arm and pair": lambda: study_figures.barrier_matrices(study_barriers(("sam",), 1)),
+    "barriers of a study, six arms": lambda: study_figures.barrier_matrices(study_barriers(ARMS[:6], 5)),
     "barriers, one kind": lambda: figures.barriers({"straight": {("sgd", "sam"): connection()}}),
     "contours, one record": lambda: figures.contours(plane()),
     "contours, seven arms": lambda: figures.contours(_labelled(plane, 7), "test"),
