@@ -226,6 +226,7 @@ class Diagnosis:
         With ``ranks``, its samples are shared by these processes, all of which call this.
         """
         dataset, problem = self.problem.dataset, self.problem
+        dataset.check_in_memory("the gradient of the whole training set")
         mine = slice(None) if ranks is None else ranks.share_of(len(problem.train))
         x = dataset.train_x[problem.train[mine]]
 

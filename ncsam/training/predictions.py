@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ncsam.data import Data
+from ncsam.data import Data, Inputs
 from ncsam.records import SampleHistory
 
 
@@ -17,25 +17,26 @@ from ncsam.records import SampleHistory
 def logits(
     model: nn.Module,
     dataset: Data,
-    inputs: Tensor,
+    inputs: Inputs,
     batch_size: int,
     device: torch.device,
     memory_format: torch.memory_format = torch.contiguous_format,
 ) -> Tensor:
     """Outputs of the model in eval mode for inputs of the data set, (n, C) float32 on the CPU; the mode is set back."""
-
-    def outputs(batch: Tensor) -> Tensor:
-        found: Tensor = model(dataset.prepare(batch.to(device)).contiguous(memory_format=memory_format))
-        return found.float().cpu()
-
+    table = torch.empty(0)
     training = model.training
     with torch.random.fork_rng([device] if device.type == "cuda" else []):  # a model may draw in eval mode, too
         model.eval()
         try:
-            batches = [outputs(batch) for batch in inputs.split(batch_size)]
+            for at in range(0, len(inputs), batch_size):
+                batch = dataset.prepare(inputs[at : at + batch_size].to(device))
+                found: Tensor = model(batch.contiguous(memory_format=memory_format))
+                if not at:  # one block for all: small ones kept between large ones let the heap grow with every batch
+                    table = torch.empty(len(inputs), *found.shape[1:], dtype=torch.float32, device="cpu")
+                table[at : at + batch_size] = found
         finally:
             model.train(training)
-    return torch.cat(batches)
+    return table
 
 
 def confusion_matrix(outputs: Tensor, labels: Tensor) -> np.ndarray:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from landscape import LazyInputs
 from landscape.ranks import Ranks
-from ncsam.data import PadCropFlip
+from ncsam.data import PadCropFlip, picked
 from ncsam.training.problem import Problem
 
 _SHARE = 0.5  # of an accelerator's free memory that data may take; the rest is the model's
@@ -32,6 +33,7 @@ class Batch(NamedTuple):
 
 class Samples:
     """The training part of a problem. Pixels stay uint8 and are augmented and normalised batch by batch on the device.
+    Lazy inputs are read batch by batch.
 
     Order and augmentation are functions of (seed, epoch) alone, so that resuming needs no generator state and the
     device makes no difference.
@@ -43,7 +45,8 @@ class Samples:
         augment: pad by 4 pixels (by an eighth of the side where that is less), crop, flip.
         device: where batches are wanted.
         memory_format: of the inputs in batches.
-        resident: keep all inputs on the device; if none, where they take no more than half of its free memory.
+        resident: keep all inputs on the device; if none, where they take no more than half of its free memory. Lazy
+            inputs never are.
 
     Raises:
         ValueError: augmentation is asked for inputs that are not images.
@@ -68,10 +71,11 @@ class Samples:
             raise ValueError(f"augmentation needs images (channels, height, width), but inputs have the shape {shape}")
         everything = len(self._dataset.train_y)  # a sample's augmentation does not depend on how the set was split
         self._augment = PadCropFlip(everything, pad=min(4, shape[-1] // 8), seed=seed) if augment else None
-        self._dataset.check_in_memory("training, or a look at its batches,")
-        inputs = self._dataset.train_x[problem.train]
-        self.resident = _fits(inputs, self._device) if resident is None else resident
-        self._inputs = inputs.to(self._device) if self.resident else inputs
+        inputs = picked(self._dataset.train_x, problem.train)
+        self.resident = not isinstance(inputs, LazyInputs) and (
+            _fits(inputs, self._device) if resident is None else resident
+        )
+        self._inputs = inputs.to(self._device) if isinstance(inputs, Tensor) and self.resident else inputs
         self._index = torch.from_numpy(problem.train).to(self._device)
         self._observed = problem.observed().to(self._device)
         self._true = problem.true().to(self._device)
@@ -82,17 +86,22 @@ class Samples:
     def batches(self, epoch: int, ranks: Ranks | None = None) -> Iterator[Batch]:
         """The batches of an epoch, counted from 1; of each the share of this process, where there are several."""
         order = torch.from_numpy(np.random.default_rng([self._seed, epoch]).permutation(len(self)))
-        for rows in order.to(self._inputs.device).split(self._batch_size):
+        for rows in order.to(self._device if self.resident else "cpu").split(self._batch_size):
             whole = len(rows)
             if ranks is not None:
                 rows = rows[ranks.share_of(whole)]
-            x = self._inputs.index_select(0, rows).to(self._device)  # a third of the time that indexing takes
+            x = self._rows(rows).to(self._device)
             rows = rows.to(self._device)
             if self._augment is not None:
                 x = self._augment(x, self._index[rows], epoch)
             observed, true = self._observed.index_select(0, rows), self._true.index_select(0, rows)
             ready = self._dataset.prepare(x).contiguous(memory_format=self.memory_format)
             yield Batch(ready, observed, true, rows, whole)
+
+    def _rows(self, rows: Tensor) -> Tensor:
+        if isinstance(self._inputs, LazyInputs):
+            return self._inputs[rows]
+        return self._inputs.index_select(0, rows)  # a third of the time that indexing takes
 
 
 def _fits(inputs: Tensor, device: torch.device) -> bool:

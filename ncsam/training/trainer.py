@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
 from landscape.ranks import Ranks, on_first
-from ncsam import models, optimizers
+from ncsam import data, models, optimizers
 from ncsam.data.factories import resolve_factory
 from ncsam.optimizers import StepInfo
 from ncsam.optimizers.perturbations import (
@@ -364,7 +364,7 @@ class Trainer:
         evaluates, problem = self.config.evaluates(epoch), self.problem
         train = None
         if evaluates or self._histories is not None:
-            train = self._logits(problem.dataset.train_x[problem.train])
+            train = self._logits(data.picked(problem.dataset.train_x, problem.train))
         if self._histories is not None and train is not None:
             self._histories.by_epoch[epoch] = losses_and_margins(train, problem.observed())
         return self._evaluate(train) if evaluates and train is not None else self._not_evaluated()
@@ -378,7 +378,7 @@ class Trainer:
         self._check()
         problem = self.problem
         dataset, wrong = problem.dataset, torch.from_numpy(problem.labels.flipped[problem.train])
-        test = self._logits(dataset.test_x[:])
+        test = self._logits(dataset.test_x)
         observed, true = _losses_and_hits(train, problem.observed()), _losses_and_hits(train, problem.true())
         tables = {
             "mixed": observed,
@@ -389,7 +389,7 @@ class Trainer:
         }
         if "val" in self.views:
             held_out = torch.from_numpy(problem.labels.observed[problem.val])
-            tables["val"] = _losses_and_hits(self._logits(dataset.train_x[problem.val]), held_out)
+            tables["val"] = _losses_and_hits(self._logits(data.picked(dataset.train_x, problem.val)), held_out)
         means = np.stack([tables[view].mean(dim=1).numpy() for view in self.views], axis=1)
         by_class = class_accuracy(confusion_matrix(test, dataset.test_y))
         return {
@@ -423,24 +423,24 @@ class Trainer:
         # An accelerator is busy only with more at once than serves a CPU's caches.
         return batch_size_for(self.problem.dataset) if self._device.type == "cpu" else 1024
 
-    def _logits(self, inputs: Tensor) -> Tensor:
+    def _logits(self, inputs: data.Inputs) -> Tensor:
         """Outputs for inputs of the data set, the same on all processes, which share the batches."""
         dataset, size, memory_format = self.problem.dataset, self._batch_size(), self._samples.memory_format
 
-        def outputs(of: Tensor) -> Tensor:
+        def outputs(of: data.Inputs) -> Tensor:
             return logits(self.model, dataset, of, size, self._device, memory_format)
 
         if self._ranks is None:
             return outputs(inputs)
         mine = self._ranks.share_of(-(-len(inputs) // size))
-        own = inputs[mine.start * size : mine.stop * size]
+        own = data.picked(inputs, slice(mine.start * size, mine.stop * size))
         none = torch.empty(0, dataset.num_classes, dtype=torch.float32, device="cpu")
         return self._ranks.rows(outputs(own) if len(own) else none)
 
     def _confusion(self) -> np.ndarray:
         """Test samples of each class by what they are predicted as, (C, C)."""
         dataset = self.problem.dataset
-        return confusion_matrix(self._logits(dataset.test_x[:]), dataset.test_y)
+        return confusion_matrix(self._logits(dataset.test_x), dataset.test_y)
 
     def _lr(self, epoch: int) -> float:
         return self.config.lr * self._lr_factor(epoch, self.config.epochs)

@@ -18,7 +18,7 @@ from landscape import LazyInputs
 from landscape.inputs import limited
 from landscape.store import StoreError
 from landscape_cli.main import run as landscape
-from ncsam import Run, data, models
+from ncsam import Run, data, models, train_run
 from ncsam.data import folder as module
 from ncsam.measurements import measure_spectrum
 from ncsam.measurements.measurement import Subset, drawn
@@ -131,26 +131,42 @@ def test_a_subset_reads_its_own_images(images: Path, tmp_path: Path, monkeypatch
     assert len(set(read)) == len(read)
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (
-            ["train", "--epochs", "1", "--model", "cnn"],
-            "training, or a look at its batches, needs all inputs",
-        ),
-        (
-            ["train", "--epochs", "1", "--noise", "instance:0.2"],
-            "label noise 'instance:0.2' needs all inputs",
-        ),
-    ],
-)
+@pytest.mark.parametrize("limit", ["memory=1KiB", "memory=1MiB"])
+def test_training_on_lazy_images_is_that_on_the_folder(images: Path, tmp_path: Path, limit: str) -> None:
+    """Bitwise, whether three images fit into the memory or all."""
+    runs = []
+    for lazy in ("", ",lazy"):
+        with limited(limit if lazy else "memory=1MiB"):
+            runs.append(
+                train_run(
+                    ncsam.TrainConfig(
+                        data=f"folder:{images}{lazy}", model="cnn", optimizer="sam", noise="symmetric:0.3", epochs=2,
+                        batch_size=8, augment=True, val_fraction=0.1, samples=True, diagnose=1,
+                    ),
+                    tmp_path / f"{limit}{lazy}.h5",
+                )
+            )  # fmt: skip
+    plain, lazily = ({n: t.numpy() for n, t in run.model().state_dict().items()} for run in runs)
+    assert all(np.array_equal(plain[name], lazily[name]) for name in plain)
+    one, other = (run.training for run in runs)
+    np.testing.assert_array_equal(one.loss, other.loss)
+    np.testing.assert_array_equal(one.accuracy, other.accuracy)
+
+
+@pytest.mark.parametrize("command", ["train", "diagnose"])
 def test_what_needs_all_images_at_once_is_refused(
-    images: Path, words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "run.h5"
-    assert landscape([*words, "--data", f"folder:{images},lazy", "--quiet", "--out", str(out)]) == 2
-    assert f"{message} in memory, and those of folder are read as they are needed" in capsys.readouterr().err
-    assert not out.exists()
+    out, lazy = tmp_path / "run.h5", ["--data", f"folder:{images},lazy", "--model", "cnn", "--epochs", "1", "--optimizer", "sam", "--quiet"]
+    if command == "train":
+        words, message = ["train", *lazy, "--noise", "instance:0.2", "--out", str(out)], "label noise 'instance:0.2'"
+    else:
+        assert landscape(["train", *lazy, "--noise", "symmetric:0.2", "--out", str(out)]) == 0
+        words, message = ["diagnose", str(out), "--quiet"], "the gradient of the whole training set"
+    assert landscape(words) != 0
+    expected = f"{message} needs all inputs in memory, and those of folder are read as they are needed"
+    assert expected in capsys.readouterr().err
+    assert out.exists() == (command == "diagnose")
 
 
 def test_a_folder_beyond_the_limit_says_how_it_can_be_read(images: Path) -> None:
@@ -186,6 +202,7 @@ def measure(folder):
     for words in (
         ["audit", "w.pt", *data, "--work", "4000", "--subset", "40", "--null", "none", "--out", f"{folder}-audit.html"],
         ["import", "--weights", "w.pt", *data, "--out", f"{folder}.h5"],
+        ["train", *data, "--epochs", "1", "--batch-size", "16", "--out", f"{folder}-trained.h5", "--trust"],
         ["sharpness", f"{folder}.h5", "--views", "mixed", "--trust"],
         ["hessian", f"{folder}.h5", "--views", "mixed", *spectrum, "--trust"],
     ):
