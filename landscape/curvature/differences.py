@@ -13,11 +13,10 @@ from landscape.curvature.products import Form, HessianForm, LeanProduct, Product
 from landscape.curvature.twice_differentiable import twice_differentiable
 from landscape.objective.differences import (
     DerivativeError,
-    Seen,
+    Findings,
     beside,
     check_padding,
     compare,
-    look_at,
     precisely,
     random_direction,
     sample,
@@ -69,9 +68,13 @@ class DifferenceProduct(Product):
         return (self._gradient(step * column) - self._gradient(-step * column)) / (2 * step)
 
     def _gradient(self, displacement: Tensor) -> Tensor:
-        batch = moved(self._batch, self._layout, displacement)
-        with batch.held():
-            return batch.gradient_of(batch.loss(), self._layout)
+        return _gradient_at(self._batch, self._layout, displacement)
+
+
+def _gradient_at(batch: BatchLoss, layout: ParameterLayout, displacement: Tensor) -> Tensor:
+    there = moved(batch, layout, displacement)
+    with there.held():
+        return there.gradient_of(there.loss(), layout)
 
 
 def check_products(objective: Objective, form: Form, *, alone: bool = False) -> float:
@@ -96,9 +99,7 @@ def check_products(objective: Objective, form: Form, *, alone: bool = False) -> 
 
 def _deviation(objective: Objective, few: Objective, form: Form, alone: bool) -> float:
     try:
-        seen = look_at(few)
-        check_padding(objective, few, seen.padding)
-        return _compared(few, form, seen, alone)
+        return _compared(objective, few, form, alone)
     except RuntimeError as error:
         if "is not implemented" not in str(error):
             raise
@@ -108,34 +109,42 @@ def _deviation(objective: Objective, few: Objective, form: Form, alone: bool) ->
         ) from error
 
 
-def _compared(objective: Objective, form: Form, seen: Seen, alone: bool) -> float:
-    direction = random_direction(objective)
-    layout, weights = objective.layout, objective.weights
+def _compared(whole: Objective, few: Objective, form: Form, alone: bool) -> float:
+    direction, layout, seen = random_direction(few), few.layout, Findings()
     of_vectors = isinstance(form, HessianForm)
 
     def product(batch: BatchLoss) -> Tensor:
-        pieces = length(batch.labels) if alone else 1
-        image = LeanProduct(form, batch, layout, pieces)(direction, keep=False)
+        seen.note(batch, batch.loss())
+        if alone:
+            image = LeanProduct(form, batch, layout, length(batch.labels))(direction, keep=False)
+        else:
+            image = form.linearise(batch, layout, form.extras(batch))(direction, keep=False)
         return image if of_vectors else (image.double() @ direction.double())[None]
 
-    with plain_attention(), twice_differentiable(objective.model):
-        made = objective.accumulate(product)
+    with plain_attention(), twice_differentiable(few.model):
+        made = few.accumulate(product)
+    check_padding(whole, few, seen.padding)
+    noise = 20 * float(torch.finfo(seen.dtype).eps)
 
-    def gradient(at: float) -> Tensor:
-        return objective.at(weights + at * direction).gradient().double()
+    def of_gradients(step: float) -> tuple[Tensor, float]:
+        sizes = []
 
-    def difference(step: float) -> Tensor:
-        if of_vectors:
-            return (gradient(step) - gradient(-step)) / (2 * step)
-        return objective.accumulate(lambda batch: form.quadratic_by_differences(batch, layout, direction, step)[None])
+        def difference(batch: BatchLoss) -> Tensor:
+            ahead, behind = (_gradient_at(batch, layout, at * direction).double() for at in (step, -step))
+            sizes.append(batch.share * max(float(ahead.norm()), float(behind.norm())))
+            return (ahead - behind) / (2 * step)
 
-    eps = float(torch.finfo(seen.dtype).eps)
-    size = float((seen.gradient if of_vectors else made).norm())
-    outcome, deviation, found = compare(made, difference, lambda h: 20 * eps * size / h, seen.dtype)
+        return few.accumulate(difference), noise / step * sum(sizes)
+
+    def of_forms(step: float) -> tuple[Tensor, float]:
+        quadratic = few.accumulate(lambda batch: form.quadratic_by_differences(batch, layout, direction, step)[None])
+        return quadratic, noise / step * float(made.norm())
+
+    outcome, deviation, found = compare(made, of_gradients if of_vectors else of_forms, seen.dtype)
     if outcome != "differs":
         return deviation if outcome == "agrees" else float("nan")
     what, remedy = ("those of the gradient", ", or take strategy='finite_difference'") if of_vectors else ("right", "")
-    where = _where(seen.functions, layout, made - found if of_vectors else None)
+    where = _where(sorted(seen.functions), layout, made - found if of_vectors else None)
     off = (
         f"{what} (relative difference {deviation:.2g})"
         if math.isfinite(deviation)

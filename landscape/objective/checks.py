@@ -75,7 +75,9 @@ def checked(context: Context) -> Context:
         NotDeterministicError: two evaluations of a batch differ.
     """
     context = _with_gradients(context)
-    plain = dataclasses.replace(context, call=dataclasses.replace(context.call, precision=None))
+    plain = context
+    if context.call.precision is not None:
+        plain = dataclasses.replace(context, call=dataclasses.replace(context.call, precision=None))
     names = {view.source for view in context.selection.views.values()}
     wide = frozenset(name for name in names if _keeps_precision(plain, name))
     selection = context.selection.keeping_precision(wide)
@@ -84,7 +86,9 @@ def checked(context: Context) -> Context:
         with undisturbed(context.model):
             _check(dataclasses.replace(plain, selection=selection), selection.plan)
         selection.checked.add(key)
-    return _with_gradients(dataclasses.replace(context, selection=selection))
+    if selection is not context.selection:
+        context = dataclasses.replace(context, selection=selection)
+    return _with_gradients(context)
 
 
 def _with_gradients(context: Context) -> Context:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 import torch
@@ -71,13 +71,14 @@ def sample(objective: T) -> T:
     # With a last micro-batch of the size that the view has: torch has faults that show with single samples alone.
     ragged = (n for n in range(least, min(size, SAMPLES[1]) + 1) if size % batch and n % batch == size % batch)
     count = next(ragged, least)
-    few = objective.sampled(count).unchecked()
-    while count < size and not few.context.selection.plan.norms[few.views[0]]:  # the loss ignores all of these
-        count = min(size, 2 * count)
+    half = max(2, batch // 2)  # in float64 as many take the memory of a micro-batch
+    while True:
         few = objective.sampled(count).unchecked()
-    # In float64 half as many take the memory of a micro-batch; single samples only where there were any.
-    half = max(2, batch // 2)
-    return few.batched(half) if (count % half == 1) == (count % batch == 1) else few
+        if (count % half == 1) == (count % batch == 1):  # single samples only where there were any
+            few = few.batched(half)
+        if count == size or few.context.selection.plan.norms[few.views[0]]:
+            return few
+        count = min(size, 2 * count)  # the loss ignores all of these
 
 
 def precisely(objective: T, compute: Callable[[T], R]) -> R:
@@ -110,21 +111,20 @@ def random_direction(objective: Differentiable, seed: int = 0) -> Tensor:
 
 
 def compare(
-    derivative: Tensor, difference: Callable[[float], Tensor], rounding: Callable[[float], float], dtype: torch.dtype
+    derivative: Tensor, difference: Callable[[float], tuple[Tensor, float]], dtype: torch.dtype
 ) -> tuple[str, float, Tensor]:
     """``agrees``, ``differs`` or ``undecided``, with the relative deviation and the difference that decided.
 
     Args:
         derivative: by automatic differentiation.
-        difference: the same as a central difference with a step.
-        rounding: bound on what rounding does to that difference.
+        difference: the same as a central difference with a step, and a bound on what rounding does to it.
         dtype: that the function is computed in.
     """
     kind = dtype if dtype in _STEPS else torch.float32
     before: Tensor | None = None
     least, found, unmoved, unresolved = float("inf"), derivative, 0, False
     for step in _STEPS[kind]:
-        now, noise, size = difference(step), rounding(step), float(derivative.norm())
+        (now, noise), size = difference(step), float(derivative.norm())
         if not math.isfinite(size) and bool(now.isfinite().all()):
             return "differs", math.inf, now
         if size > noise and not bool(now.any()):  # too small a step for layers that compute in float32
@@ -142,7 +142,7 @@ def compare(
         if before is not None and float((now - before).norm()) <= 0.1 * off and noise <= 0.1 * off:
             # Layers that compute in float32, whatever the model is in, show as noise at steps too small for it.
             tiny = [h for h in _TINY if h < step] if kind == torch.float64 else []
-            if max((h * float((difference(h) - now).norm()) for h in tiny), default=0.0) <= 0.1 * off * step:
+            if max((h * float((difference(h)[0] - now).norm()) for h in tiny), default=0.0) <= 0.1 * off * step:
                 return "differs", off / scale, now
         before = now
     if unmoved == len(_STEPS[kind]):
@@ -150,46 +150,51 @@ def compare(
     return "agrees" if unresolved else "undecided", least, found
 
 
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """Findings of one pass over an objective.
+@dataclass(eq=False)
+class Findings:
+    """What the losses of an objective's micro-batches show, beside their numbers.
 
     Attributes:
         loss: mean.
-        gradient: of it, (K,) in float64.
-        dtype: of the parameters, or of the loss where that is less precise.
+        dtypes: of the parameters and of the losses.
         padding: the rows of embeddings that torch gives no gradient, by the parameter's name.
         functions: names of the autograd functions on the way to the loss that are not torch's own.
     """
 
-    loss: float
-    gradient: Tensor
-    dtype: torch.dtype
-    padding: Mapping[str, list[int]]
-    functions: Sequence[str]
+    loss: float = 0.0
+    dtypes: set[torch.dtype] = field(default_factory=set)
+    padding: dict[str, list[int]] = field(default_factory=dict)
+    functions: set[str] = field(default_factory=set)
+
+    def note(self, batch: BatchLoss, loss: Tensor) -> None:
+        """Add what one micro-batch's loss shows.
+
+        Raises:
+            DerivativeError: an embedding divides its gradient by how often a word occurs in the batch.
+        """
+        self.loss += batch.share * loss.item()
+        self.dtypes |= {loss.dtype, *(p.dtype for p in batch.parameters.values())}
+        for node in graph_nodes(loss):
+            self.functions.update(_custom_function(node))
+            for name, row in _padding(node, batch.parameters):
+                self.padding.setdefault(name, []).append(row)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the parameters, or of the loss where that is less precise."""
+        return _least_precise(self.dtypes)
 
 
-def look_at(objective: Differentiable) -> Seen:
-    """Pass over the objective's micro-batches once, and note what they show.
-
-    Raises:
-        DerivativeError: an embedding divides its gradient by how often a word occurs in the batch.
-    """
-    losses, dtypes, functions = [], {objective.layout.dtype}, set[str]()
-    padding: dict[str, list[int]] = {}
+def gradient_and_findings(objective: Differentiable) -> tuple[Tensor, Findings]:
+    """The objective's gradient, (K,) in float64, with what its micro-batches show."""
+    found = Findings()
 
     def gradient(batch: BatchLoss) -> Tensor:
         loss = batch.loss()
-        losses.append(batch.share * loss.item())
-        dtypes.add(loss.dtype)
-        for node in graph_nodes(loss):
-            functions.update(_custom_function(node))
-            for name, row in _padding(node, batch.parameters):
-                padding.setdefault(name, []).append(row)
+        found.note(batch, loss)
         return batch.gradient_of(loss, objective.layout)
 
-    total = objective.accumulate(gradient)
-    return Seen(sum(losses), total, _least_precise(dtypes), padding, sorted(functions))
+    return objective.accumulate(gradient), found
 
 
 def coarsest_within(batch: BatchLoss) -> torch.dtype:
@@ -251,9 +256,9 @@ def check_slope(objective: Differentiable) -> None:
 
     def slope(whole: Differentiable) -> _Slope:
         few = beside(sample(whole))
-        seen = look_at(few)
+        gradient, seen = gradient_and_findings(few)
         check_padding(objective, few, seen.padding)
-        return _slope(few, random_direction(few), seen)
+        return _slope(few, random_direction(few), gradient, seen)
 
     found = precisely(objective, slope)
     if found.outcome == "differs":
@@ -280,7 +285,7 @@ def check_padding(objective: Differentiable, few: Differentiable, rows: Mapping[
         whole = objective.unchecked()
         whole = whole if few.layout.dtypes == whole.layout.dtypes else whole.astype(few.layout.dtype)
         whole = beside(whole)
-        found = _slope(whole, _direction_in(rows, whole), look_at(whole))
+        found = _slope(whole, _direction_in(rows, whole), *gradient_and_findings(whole))
         if found.outcome == "differs":
             raise _no_slope(found)
     known[key] = rows
@@ -331,20 +336,17 @@ class _Slope:
     where: str
 
 
-def _slope(objective: Differentiable, direction: Tensor, seen: Seen) -> _Slope:
-    gradient, eps = seen.gradient, float(torch.finfo(seen.dtype).eps)
+def _slope(objective: Differentiable, direction: Tensor, gradient: Tensor, seen: Findings) -> _Slope:
+    eps = float(torch.finfo(seen.dtype).eps)
     with objective.along([direction]) as evaluate:
         view = objective.views[0]
 
-        def loss(at: float) -> float:
-            return evaluate([at]).loss[view]
+        def slope(step: float) -> tuple[Tensor, float]:
+            ahead, behind = (evaluate([at]).loss[view] for at in (step, -step))
+            return gradient.new_tensor([(ahead - behind) / (2 * step)]), 20 * eps * abs(seen.loss) / step
 
-        outcome, deviation, _ = compare(
-            gradient.new_tensor([float(gradient @ direction.double())]),
-            lambda h: gradient.new_tensor([(loss(h) - loss(-h)) / (2 * h)]),
-            lambda h: 20 * eps * abs(seen.loss) / h,
-            seen.dtype,
-        )
+        own = gradient.new_tensor([float(gradient @ direction.double())])
+        outcome, deviation, _ = compare(own, slope, seen.dtype)
     return _Slope(outcome, deviation, _named(objective, direction) if outcome == "differs" else "")
 
 

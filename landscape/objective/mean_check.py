@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -272,8 +273,9 @@ def _row_shapes(tree: Any) -> Any:
     return [(tuple(t.shape[1:]), t.dtype) if isinstance(t, Tensor) else type(t) for t in tree_leaves(tree)]
 
 
+@lru_cache(maxsize=8)
 def shuffled(count: int) -> Tensor:
-    """A fixed random order of so many samples."""
+    """A fixed random order of so many samples, the same tensor every time; not to be written to."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(0))
 
 

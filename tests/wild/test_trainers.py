@@ -205,6 +205,7 @@ def test_the_code_of_the_page_on_trainers_is_all_tested() -> None:
         "yours",
         "lightning",
         "transformers",
+        "skorch",
         "probe",
         "callbacks",
     ]
@@ -302,6 +303,25 @@ def test_lightning_clips_and_what_it_cannot_do_is_refused(tmp_path: Path) -> Non
     full, _ = sharp_lightning(tmp_path, x, y)
     for one, other in zip(low.state_dict().values(), full.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other, rtol=0.02, atol=0.02)
+
+
+@needs("skorch")
+def test_sam_steps_under_skorch_as_in_a_loop_of_ones_own() -> None:
+    x, y = points(torch.float32)
+    net = of_page("skorch")["SharpClassifier"](
+        without_masks(), criterion=nn.CrossEntropyLoss, optimizer=torch.optim.SGD, lr=0.1, optimizer__momentum=0.9,
+        rho=0.2, max_epochs=2, batch_size=5, train_split=None, verbose=0,
+    )  # fmt: skip
+    net.fit(x, y)
+    model = without_masks()
+    opt = ncsam.SAM(model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9), rho=0.2)
+    for _ in range(2):
+        for at in (0, 5):
+            opt.step(x[at : at + 5], y[at : at + 5], F.cross_entropy)
+    theirs = net.module_.state_dict()
+    assert all(torch.equal(theirs[name], value) for name, value in model.state_dict().items())
+    assert net.optimizer_.info.perturbation_norm == pytest.approx(0.2)
+    assert net.get_params()["rho"] == 0.2
 
 
 def trainer_fit(folder: Path, callbacks: list[Any]) -> dict[str, Tensor]:
