@@ -23,6 +23,7 @@ import pytest
 from landscape_cli.main import run as landscape
 from ncsam.optimizers import OPTIMIZERS
 from tests.docs.pages import PAGES, Block, Page, page
+from tests.ncsam.sweep.small import without_processes
 
 # The pages whose commands run, and the files that they leave.
 COMMANDS_RUN = {
@@ -104,6 +105,7 @@ def registry_comes_back() -> Iterator[None]:
 )
 def test_the_pages_code_runs(source: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    without_processes(monkeypatch)
     monkeypatch.syspath_prepend(tmp_path)
     namespace: dict[str, Any] = {"__name__": "page"}
     for block in source.blocks:
