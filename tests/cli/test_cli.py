@@ -23,6 +23,7 @@ from landscape_cli.main import run as landscape
 from ncsam.records import Curves, Verdicts
 from ncsam.study.verdicts import judge
 from ncsam.sweep import description, presets
+from tests.ncsam.sweep.small import without_processes
 
 SHRUNKEN = ["--seeds", "2", "--epochs", "8", "--quiet"]
 TRAIN = ["train", "--epochs", "3", "--optimizer", "sam", "--weight-decay", "0", "--quiet"]
@@ -217,6 +218,7 @@ def test_a_finished_demo_resumes_without_training_again(
     demo: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, _ = demo
+    without_processes(monkeypatch)
     # Nineteen figures were drawn once already.
     monkeypatch.setattr("landscape_cli.shared.drawing.draw_study", lambda *_, **__: [])
     before = {p: p.stat().st_mtime_ns for p in (out / "runs").iterdir()}
