@@ -15,6 +15,7 @@ from landscape_cli.main import COMMANDS, run as landscape
 from ncsam.runs.run import Run
 from ncsam.study.files import write_study
 from tests.ncsam.study.synthetic import table
+from tests.ncsam.sweep.small import without_processes
 
 PAGE = Path(__file__).parents[2] / "docs" / "commandline.md"
 TABLES = dict(
@@ -114,6 +115,7 @@ def test_json_has_the_promised_keys_and_types(
     name: str, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    without_processes(monkeypatch)
     if "study.h5" in CALLS[name]:
         write_study(table(gain=0.05), Path("study.h5"), Run(copy))
     if "begun" in CALLS[name]:

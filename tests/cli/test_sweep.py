@@ -15,6 +15,7 @@ import pytest
 from landscape import store
 from landscape_cli.main import run as landscape
 from ncsam.records import CellTable
+from tests.ncsam.sweep.small import without_processes
 
 ARRAY = Path(__file__).parents[2] / "docs" / "slurm.sh"
 SMALL = ["sweep", "--optimizer", "sgd,sam", "--rho", "0.05,0.2", "--noise", "symmetric:0.4", "--epochs", "2"]
@@ -25,9 +26,11 @@ SMALL += ["--train-samples", "200", "--measure", "sharpness", "--workers", "1", 
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[Path, int]]:
     """A sweep of one seed, to which another was added; and when the files of the first were written."""
     out = tmp_path_factory.mktemp("sweep") / "out"
-    assert landscape([*SMALL, "1", "--out", str(out), "--shard", "1/1"]) == 0
-    first = {path: path.stat().st_mtime_ns for path in (out / "runs").glob("*.h5")}
-    assert landscape([*SMALL, "2", "--out", str(out), "--resume"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        without_processes(patch)
+        assert landscape([*SMALL, "1", "--out", str(out), "--shard", "1/1"]) == 0
+        first = {path: path.stat().st_mtime_ns for path in (out / "runs").glob("*.h5")}
+        assert landscape([*SMALL, "2", "--out", str(out), "--resume"]) == 0
     return out, first
 
 

@@ -23,6 +23,7 @@ import pytest
 from landscape_cli.main import run as landscape
 from ncsam.optimizers import OPTIMIZERS
 from tests.docs.pages import PAGES, Block, Page, page
+from tests.ncsam.sweep.small import without_processes
 
 # The pages whose commands run, and the files that they leave.
 COMMANDS_RUN = {
@@ -55,6 +56,8 @@ FILES_LEFT = {
     },
 }
 SLOW = {"docs/first-run.md"}
+# What is added to a page's commands: numbers that no text of the page speaks of need not be precise.
+QUICKER = {("docs/import.md", "hessian"): ["--tol", "0.5", "--trace", "2"]}
 # Pages with tests of their own: tests/notebooks/test_own_model_page.py tells apart what is the user's and what is
 # added; tests/distributed/test_page.py starts several processes; tests/wild/test_trainers.py has the trainers.
 OF_ITS_OWN = {"docs/own-model.md", "docs/cluster.md", "docs/trainers.md"}
@@ -72,7 +75,7 @@ def run_python(source: Page, block: Block, namespace: dict[str, Any]) -> None:
         assert any(fnmatch.fnmatchcase(line.strip(), pattern) for line in lines), f"not printed: {promised}"
 
 
-def run_commands(block: Block) -> None:
+def run_commands(block: Block, name: str) -> None:
     """Run the lines of a block; data that are not shipped are asked for in vain."""
     for line in block.code.replace("\\\n", " ").splitlines():
         words = shlex.split(line.removeprefix("PYTHONPATH=. "), comments=True)  # the page's folder is on the path
@@ -80,7 +83,8 @@ def run_commands(block: Block) -> None:
             subprocess.run(line, shell=True, check=True)
             continue
         quiet = [] if "--quiet" in words or "list" in words else ["--quiet"]
-        assert landscape([*words[1:], *quiet]) == (2 if "cifar10:DIR" in line else 0), line
+        quick = QUICKER.get((name, words[1]), [])
+        assert landscape([*words[1:], *quick, *quiet]) == (2 if "cifar10:DIR" in line else 0), line
 
 
 @pytest.fixture(autouse=True)
@@ -101,13 +105,14 @@ def registry_comes_back() -> Iterator[None]:
 )
 def test_the_pages_code_runs(source: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    without_processes(monkeypatch)
     monkeypatch.syspath_prepend(tmp_path)
     namespace: dict[str, Any] = {"__name__": "page"}
     for block in source.blocks:
         if block.language == "python":
             run_python(source, block, namespace)
         elif block.language == "sh" and source.name in COMMANDS_RUN:
-            run_commands(block)
+            run_commands(block, source.name)
     for name in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", "")).startswith(str(tmp_path))]:
         del sys.modules[name]
     files = (path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())

@@ -98,6 +98,10 @@ CALLS: dict[str, Callable[[landscape.Objective, Tensor], Any]] = {
 }
 
 
+# Each traces for seconds; of these models the mode changes nothing that tracing could leave behind.
+SLOW = {("traced", kind, "eval") for kind in ("cached", "hooked", "recurrent")}
+
+
 def state(model: nn.Module) -> list[Any]:
     """All that hangs on a model's modules: attributes and what their containers hold, by identity."""
     found: list[Any] = []
@@ -147,9 +151,15 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 
 @pytest.mark.filterwarnings("ignore::landscape.surfaces.centre_check.SurfaceCheckWarning")
-@pytest.mark.parametrize("mode", ["train", "eval"])
-@pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    ("call", "kind", "mode"),
+    [
+        pytest.param(call, kind, mode, marks=[pytest.mark.slow] if (call, kind, mode) in SLOW else [])
+        for call in CALLS
+        for kind in MODELS
+        for mode in ("train", "eval")
+    ],
+)
 def test_nothing_is_left_on_model_or_process(call: str, kind: str, mode: str) -> None:
     torch.manual_seed(0)
     model, x, y = MODELS[kind](), torch.randn(10, 4), torch.arange(10) % 3

@@ -12,8 +12,13 @@ from tests.figure_checks import faults
 from tests.ncsam.figures import cases
 from tests.ncsam.figures.cases import CASES
 
+# Between the studies with the most arms, with two and with one seed, which are drawn by the same code.
+SLOW = ("demo-like, two seeds", "eight arms")
 
-@pytest.mark.parametrize("name", CASES)
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name.endswith(SLOW) else []) for name in CASES]
+)
 def test_a_figure_has_no_fault_and_shows_its_numbers(name: str) -> None:
     made = CASES[name]()
     assert isinstance(made, landscape.figures.DataFigure)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
-from ncsam.sweep import Cell, Failure, Sweep
+import pytest
+
+from ncsam.sweep import Cell, Failure, Sweep, pool
 
 SMALL: dict[str, Any] = {
     "seeds": 2,
@@ -45,3 +48,23 @@ class Here:
                 yield cell
 
         return [end for end in progress(ends(), len(cells)) if isinstance(end, Failure)]
+
+
+class InThisProcess(Executor):
+    """Stands in for a pool of processes, each of which takes four seconds to start; runs what it is given at once."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+def without_processes(patch: pytest.MonkeyPatch) -> None:
+    """Let sweeps run their cells in this process, one after another, where a test is not about processes."""
+    patch.setattr(pool, "ProcessPoolExecutor", InThisProcess)

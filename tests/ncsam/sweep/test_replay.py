@@ -16,6 +16,7 @@ from ncsam.sweep import Sweep, SweepFolder, pool
 from ncsam.sweep.cells import Cell
 from ncsam.sweep.estimate import estimate
 from ncsam.sweep.folder import shard
+from tests.ncsam.sweep.small import without_processes
 
 NCSAM = {"optimizer": "ncsam", "name": "ncsam-unprojected", "project": False}
 REPLAY = {"optimizer": "replay", "like": "ncsam-unprojected"}
@@ -76,7 +77,8 @@ def test_no_sweep_as_a_whole_is_like_something() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:projection keeps")
-def test_the_pool_runs_a_replay_after_its_source_seed_by_seed(tmp_path: Path) -> None:
+def test_the_pool_runs_a_replay_after_its_source_seed_by_seed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_processes(monkeypatch)
     folder = SweepFolder.create(sweep_of(REPLAY, NCSAM), tmp_path)
     ended: list[str] = []
 
@@ -101,7 +103,13 @@ def test_the_pool_runs_a_replay_after_its_source_seed_by_seed(tmp_path: Path) ->
     assert (folder.runs / f"{names[1]}.h5").read_bytes() == before
 
 
-def test_a_replay_whose_source_failed_fails_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:projection keeps")
+@pytest.mark.parametrize("processes", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_replay_whose_source_failed_fails_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: bool
+) -> None:
+    if not processes:
+        without_processes(monkeypatch)
     source, replay, *others = sweep_of(NCSAM, REPLAY).cells()
     broken = dataclasses.replace(source, config=dataclasses.replace(source.config, data="npz:none.npz"))
     failures = pool.run_cells([replay, broken, *others], tmp_path, workers=2)
@@ -111,7 +119,8 @@ def test_a_replay_whose_source_failed_fails_in_one_line(tmp_path: Path) -> None:
     assert all(cell.complete(cell.path(tmp_path)) for cell in others)
 
 
-def test_a_replay_whose_source_is_not_there_says_so(tmp_path: Path) -> None:
+def test_a_replay_whose_source_is_not_there_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_processes(monkeypatch)
     replay = sweep_of(NCSAM, REPLAY).cells()[1]
     (failure,) = pool.run_cells([replay], tmp_path, workers=1)
     assert "ncsam-unprojected-symmetric-0.4-seed3.h5" in failure.reason

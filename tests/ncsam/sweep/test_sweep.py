@@ -18,6 +18,7 @@ from ncsam.sweep import Sweep, SweepFolder, pool, presets
 from ncsam.sweep.cells import Cell, cell_name
 from ncsam.sweep.folder import remove_leftovers
 from ncsam.training.config import TrainConfig
+from tests.ncsam.sweep.small import without_processes
 
 SMALL = {"seeds": [3], "noise": ["symmetric:0.4"], "arms": [{"optimizer": "sgd"}], "train": {"epochs": 1}}
 
@@ -298,7 +299,8 @@ def test_starting_over_removes_the_files_of_the_sweep_and_no_other(tmp_path: Pat
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == {*kept, folder.description}
 
 
-def test_what_killed_workers_left_goes_at_resume(tmp_path: Path) -> None:
+def test_what_killed_workers_left_goes_at_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_processes(monkeypatch)
     folder = SweepFolder.create(small(), tmp_path)
     cells = folder.cells()
     assert folder.run(cells, pool.run_cells) == []
@@ -338,7 +340,12 @@ def test_a_cell_from_elsewhere_has_a_name_that_leads_nowhere(name: str) -> None:
         Cell.from_dict(described)
 
 
-def test_cells_of_an_overlapping_shard_are_tried_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_cells_of_an_overlapping_shard_are_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: bool
+) -> None:
+    if not processes:
+        without_processes(monkeypatch)
     sweep = small(rho=[0.05, 0.1], optimizer="sam")
     first, second = sweep.cells()
     with contextlib.ExitStack() as other:

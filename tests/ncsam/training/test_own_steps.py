@@ -18,6 +18,7 @@ from ncsam.optimizers import StepInfo
 from ncsam.runs.run import Run
 from ncsam.runs.train import train_run
 from ncsam.sweep import Sweep, pool
+from tests.ncsam.sweep.small import without_processes
 
 SHORT = TrainConfig(epochs=4, batch_size=100, train_samples=450, test_samples=100, noise="symmetric:0.4", warmup=0.25)
 
@@ -160,7 +161,8 @@ def test_it_is_imported_only_where_it_is_trusted(
     assert Run("sweep/runs/mine-none-seed0.h5").config.options == {"scale": 0.5}
 
 
-def test_its_options_are_swept_and_tuned(tmp_path: Path) -> None:
+def test_its_options_are_swept_and_tuned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_processes(monkeypatch)
     described = {
         "seeds": [3],
         "noise": ["none"],
