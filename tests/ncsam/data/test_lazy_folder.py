@@ -157,7 +157,8 @@ def test_training_on_lazy_images_is_that_on_the_folder(images: Path, tmp_path: P
 def test_what_needs_all_images_at_once_is_refused(
     command: str, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, lazy = tmp_path / "run.h5", ["--data", f"folder:{images},lazy", "--model", "cnn", "--epochs", "1", "--optimizer", "sam", "--quiet"]
+    out, lazy = tmp_path / "run.h5", ["--data", f"folder:{images},lazy", "--model", "cnn", "--optimizer", "sam"]
+    lazy += ["--epochs", "1", "--quiet"]
     if command == "train":
         words, message = ["train", *lazy, "--noise", "instance:0.2", "--out", str(out)], "label noise 'instance:0.2'"
     else:
