@@ -8,14 +8,13 @@ from collections.abc import Callable
 from ncsam.data import cifar, digits, folder, idx, npz, tokens
 from ncsam.data.arrays import from_arrays
 from ncsam.data.augment import PadCropFlip
-from ncsam.data.dataset import Data, Inputs, Normalization, parse_normalization, picked, split_validation
+from ncsam.data.dataset import Data, Normalization, parse_normalization, picked, split_validation
 from ncsam.data.factories import is_factory, resolve_factory
 from ncsam.data.npz import first_line
 from ncsam.data.tokens import Tokens
 
 __all__ = [
     "Data",
-    "Inputs",
     "Normalization",
     "PadCropFlip",
     "Tokens",

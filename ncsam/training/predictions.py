@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ncsam.data import Data, Inputs
+from ncsam.data import Data
+from ncsam.data.dataset import Inputs
 from ncsam.records import SampleHistory
 
 

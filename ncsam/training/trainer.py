@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map_only
 
 from landscape.ranks import Ranks, on_first
 from ncsam import data, models, optimizers
+from ncsam.data.dataset import Inputs
 from ncsam.data.factories import resolve_factory
 from ncsam.optimizers import StepInfo
 from ncsam.optimizers.perturbations import (
@@ -423,11 +424,11 @@ class Trainer:
         # An accelerator is busy only with more at once than serves a CPU's caches.
         return batch_size_for(self.problem.dataset) if self._device.type == "cpu" else 1024
 
-    def _logits(self, inputs: data.Inputs) -> Tensor:
+    def _logits(self, inputs: Inputs) -> Tensor:
         """Outputs for inputs of the data set, the same on all processes, which share the batches."""
         dataset, size, memory_format = self.problem.dataset, self._batch_size(), self._samples.memory_format
 
-        def outputs(of: data.Inputs) -> Tensor:
+        def outputs(of: Inputs) -> Tensor:
             return logits(self.model, dataset, of, size, self._device, memory_format)
 
         if self._ranks is None:
