@@ -152,7 +152,7 @@ def compare(
 
 @dataclass(eq=False)
 class Findings:
-    """What the losses of an objective's micro-batches show, beside their numbers.
+    """Findings from the losses of an objective's micro-batches, beside their numbers.
 
     Attributes:
         loss: mean.
@@ -181,7 +181,7 @@ class Findings:
 
     @property
     def dtype(self) -> torch.dtype:
-        """That of the parameters, or of the loss where that is less precise."""
+        """The dtype of the parameters, or of the loss where that is less precise."""
         return _least_precise(self.dtypes)
 
 

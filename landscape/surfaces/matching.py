@@ -130,7 +130,7 @@ class _Matching:
 
     @property
     def at_optimum(self) -> bool:
-        """Whether no group was found that a new order improves while all others stay."""
+        """Tell whether no group was found that a new order improves while all others stay."""
         return not any(self._stale)
 
     def sweep(self, groups: list[int]) -> None:
@@ -175,7 +175,7 @@ class _InnerProducts:
         self._table: Tensor | None = None
 
     def at(self, orders: list[Tensor]) -> Tensor:
-        """Where the partner has its order, (channels, channels), the columns as they were before any renumbering."""
+        """Give the table where the partner has its order, (channels, channels); columns are as before any renumbering."""
         order = self._order if self.partner is None else orders[self.partner]
         places = torch.nonzero(order != self._order)[:, 0]
         if self._table is None or 2 * len(places) > len(order):
@@ -188,7 +188,7 @@ class _InnerProducts:
         return self._table
 
     def share(self, orders: list[Tensor], group: int) -> float:
-        """What the tensor adds to the likeness along this axis of a group; along both it is counted half each."""
+        """Give what the tensor adds to the likeness along this axis of a group; along both it is counted half each."""
         order = orders[group]
         if self.partner == group:
             return float((self._ours * taken(self._at(order), self._axis, order)).sum()) / 2
@@ -201,7 +201,7 @@ class _InnerProducts:
 
 
 def _rows(tensor: Tensor, axis: Axis) -> Tensor:
-    """What belongs to each channel, (channels, entries)."""
+    """Lay out what belongs to each channel, (channels, entries)."""
     return tensor.movedim(axis.axis, 0).reshape(tensor.shape[axis.axis] // axis.block, -1)
 
 

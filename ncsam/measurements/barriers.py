@@ -171,5 +171,5 @@ def _way(way: str, start: Objective, end: Objective, settings: Mapping[str, Any]
 
 
 def _has_statistics(model: torch.nn.Module) -> bool:
-    """Whether some BatchNorm layer has running statistics."""
+    """Tell whether some BatchNorm layer has running statistics."""
     return any(isinstance(m, _BatchNorm) and m.running_mean is not None for m in model.modules())

@@ -53,7 +53,7 @@ _OF_WHOLE_BATCHES = (NoPerturbation, SharpnessAscent, AdaptiveAscent, ReplayedAs
 
 
 class TrainingStep(Protocol):
-    """What a ``package.module:factory`` for an optimizer gives: what of a sharpness-aware optimizer a training uses.
+    """The part of a sharpness-aware optimizer that a training uses; a ``package.module:factory`` gives one.
 
     It is called as ``factory(model, base, **options)``, with ``seed=`` too if it takes one; ``base`` is the base
     optimizer over the model's parameters, whose parameter groups the learning rate is set in.
@@ -350,7 +350,7 @@ class Trainer:
             yield SharedStep(dataclasses.replace(info, outputs=None, labels=None), own, batch.whole)
 
     def _inputs_and_loss(self, batch: Batch, mixtures: Mixtures | None) -> tuple[Tensor, losses.Loss]:
-        """What a batch is trained on, and by which loss: where one belongs to the batch, that."""
+        """Give what a batch is trained on, and by which loss: where one belongs to the batch, that."""
         if self._targets is not None:
             assert isinstance(self._loss, losses.EarlyLearning)
             return batch.x, self._loss.of_batch(self._targets, batch.rows)
@@ -361,7 +361,7 @@ class Trainer:
         return x.contiguous(memory_format=self._samples.memory_format), loss
 
     def _after_epoch(self, epoch: int) -> Row:
-        """What is noted of the views and of every training sample, from one forward pass over each."""
+        """Note the views and every training sample, from one forward pass over each."""
         evaluates, problem = self.config.evaluates(epoch), self.problem
         train = None
         if evaluates or self._histories is not None:
