@@ -146,7 +146,8 @@ class _Matching:
         assert isinstance(likeness, Tensor)
         rows, columns = linear_sum_assignment(likeness[:, order.to(likeness.device)].cpu().numpy(), maximize=True)
         proposed = order[torch.from_numpy(columns[np.argsort(rows)])]
-        if self._likeness(g, proposed) > self._likeness(g, order) * (1 + 1e-12) + 1e-12:
+        before = self._likeness(g, order)
+        if self._likeness(g, proposed) > before + 1e-12 * (1 + abs(before)):
             self.orders[g] = proposed
             for other, of_group in enumerate(self._products):
                 self._stale[other] |= any(products.partner == g for products in of_group)
@@ -175,7 +176,7 @@ class _InnerProducts:
         self._table: Tensor | None = None
 
     def at(self, orders: list[Tensor]) -> Tensor:
-        """Give the table where the partner has its order, (channels, channels); columns are as before any renumbering."""
+        """Give the table where the partner has its order, (channels, channels); columns as before any renumbering."""
         order = self._order if self.partner is None else orders[self.partner]
         places = torch.nonzero(order != self._order)[:, 0]
         if self._table is None or 2 * len(places) > len(order):

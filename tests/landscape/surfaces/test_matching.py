@@ -269,3 +269,18 @@ def test_other_architectures_and_frozen_parameters_are_refused() -> None:
     part, other = (made(3).restricted("0") for _ in "ab")
     with pytest.raises(ValueError, match="frozen or left out"):
         landscape.align(part, other)
+
+
+def test_channels_that_are_all_unlike_come_to_an_end_too() -> None:
+    """With one channel a layer there is nothing to choose, and the likeness stays negative."""
+    x, y = torch.randn(6, 2), torch.randn(6, 1)
+    first, second = (
+        nn.Sequential(nn.Linear(2, 1), nn.Tanh(), nn.Linear(1, 1), nn.Tanh(), nn.Linear(1, 1)) for _ in "ab"
+    )
+    with torch.no_grad():
+        for ours, theirs in zip(first.parameters(), second.parameters(), strict=True):
+            ours.fill_(3.0)
+            theirs.fill_(-3.0)
+    found = landscape.align(*(landscape.Objective(m, nn.MSELoss(), (x, y)) for m in (first, second)))
+    assert found.converged
+    assert found.sweeps == 1
