@@ -16,8 +16,9 @@ from matplotlib.axes import Axes
 
 from landscape._files import replacing
 from landscape.figures.data import DataFigure
+from landscape.figures.interpolation import refined
 from landscape.figures.levels import is_log, levels_between, norm_for
-from landscape.figures.planes import refined, table_of
+from landscape.figures.panels import table_of
 from landscape.figures.style import STYLE, below, figure
 from landscape.figures.symbols import Records, Symbol, by_label, plain, symbols_of
 from landscape.records import Plane, Trajectory

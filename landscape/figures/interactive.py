@@ -10,7 +10,7 @@ import numpy as np
 
 from landscape._files import replacing
 from landscape.figures.levels import Scale, is_log
-from landscape.figures.planes import Quantity, table_of
+from landscape.figures.panels import Quantity, table_of
 from landscape.figures.symbols import COLOURS, Records, by_label
 from landscape.records import Plane, Status
 

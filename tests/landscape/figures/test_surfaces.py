@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from landscape import figures
 from landscape.figures.interactive import interactive, save_html
+from landscape.figures.interpolation import refined
 from landscape.figures.levels import levels_between, symmetric_levels
-from landscape.figures.planes import refined
 from landscape.figures.style import inches
 from landscape.records import Connection, Line, LineDraws, Plane, Status, Trajectory
 from landscape.surfaces.connectivity import barrier
