@@ -1,8 +1,9 @@
 """Many runs to be compared: their description, their cells, the processes that run them, the folder they fill."""
 
+from ncsam.sweep.arms import Arm, Tuning
 from ncsam.sweep.cells import MEASURES, Cell
 from ncsam.sweep.cluster import Cluster
-from ncsam.sweep.description import Arm, Sweep, Tuning, presets
+from ncsam.sweep.description import Sweep, presets
 from ncsam.sweep.folder import SweepFolder
 from ncsam.sweep.plan import Plan, draw_up
 from ncsam.sweep.pool import Failure, run_cells

@@ -15,9 +15,9 @@ from ncsam.records import CellTable
 from ncsam.runs.run import Run
 from ncsam.study.endpoints import kind_of
 from ncsam.study.table import REPORTED
+from ncsam.sweep.arms import Arm
 from ncsam.sweep.canonical import plain
 from ncsam.sweep.cells import Cell, plan_named
-from ncsam.sweep.description import Arm
 from ncsam.sweep.grids import reachable
 from ncsam.sweep.plan import Plan, changes_since
 from ncsam.sweep.rows import Row
