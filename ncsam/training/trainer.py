@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from landscape.ranks import Ranks, on_first
-from ncsam import data, models, optimizers
-from ncsam.data.dataset import Inputs
-from ncsam.data.factories import resolve_factory
+from ncsam import models
 from ncsam.optimizers import StepInfo
 from ncsam.optimizers.perturbations import (
     AdaptiveAscent,
@@ -32,45 +28,21 @@ from ncsam.records import Diagnostics, SampleHistory, Steps, Training
 from ncsam.training import execution, losses
 from ncsam.training.config import TrainConfig, learning_rate_schedule
 from ncsam.training.data_parallel import DataParallel, SharedStep
+from ncsam.training.evaluation import ViewEvaluation
 from ncsam.training.gradient_diagnostics import Diagnosis
 from ncsam.training.mixup import Mixtures, mixed
-from ncsam.training.predictions import Histories, class_accuracy, confusion_matrix, logits, losses_and_margins
-from ncsam.training.problem import VIEWS, Problem, batch_size_for
+from ncsam.training.predictions import Histories, losses_and_margins
+from ncsam.training.problem import Problem
 from ncsam.training.replay import StepNorms
 from ncsam.training.samples import Batch, Samples
+from ncsam.training.training_steps import TrainingStep, TrainingSteps
 
 Row = dict[str, Any]
-_EVALUATED = ("memorisation", "corrected", "balanced_accuracy")  # one number each, besides what has an axis
-_ARRAYS = (
-    "rows",
-    "checkpoints",
-    "diagnosed",
-    "step_norms",
-)  # of a trainer, which hold arrays; a state has tensors in their place
+_ARRAYS = ("rows", "checkpoints", "diagnosed", "step_norms")
+"""What of a trainer holds arrays; its state has tensors in their place."""
 _OWN = "ncsam"  # of an optimizer's state: what is not the base optimizer's
 _OF_WHOLE_BATCHES = (NoPerturbation, SharpnessAscent, AdaptiveAscent, ReplayedAscent)
 """Perturbations that ask for no loss but that of the batch as it is."""
-
-
-class TrainingStep(Protocol):
-    """The part of a sharpness-aware optimizer that a training uses; a ``package.module:factory`` gives one.
-
-    It is called as ``factory(model, base, **options)``, with ``seed=`` too if it takes one; ``base`` is the base
-    optimizer over the model's parameters, whose parameter groups the learning rate is set in.
-    """
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """The parameter groups of the base optimizer."""
-
-    def step(self, x: Tensor, y: Tensor, loss_fn: losses.Loss, *, progress: float, true_labels: Tensor) -> StepInfo:
-        """Update the model once on the batch (x, y)."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything needed to continue bitwise, in forms that ``torch.load(weights_only=True)`` reads."""
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a :meth:`state_dict`."""
 
 
 class Trainer:
@@ -127,7 +99,7 @@ class Trainer:
         self._loss = losses.parse(config.loss)
         self._lr_factor = learning_rate_schedule(config.lr_schedule)
         place = execution.usable_device(device)
-        self._step_context = execution.autocast(place, config.precision)
+        context = execution.autocast(place, config.precision)
         self.problem = problem or Problem.of(config, trust=trust)
         dataset = self.problem.dataset
         self.model = models.build(
@@ -142,19 +114,20 @@ class Trainer:
             augment=config.augment,
             device=place,
         )
+        self._evaluation = ViewEvaluation(self.problem, self.model, place, ranks)
         self._use_format(execution.memory_format(config.memory_format, self.model, few))
         if replay is not None:
             replay.check(config, dataset.hash, -(-len(self._samples) // config.batch_size))
         self._parallel = None if ranks is None else DataParallel(ranks, config, self.model, few, len(self._samples))
         self._own_states: list[dict[str, Any]] = []  # of every process's optimizer, what may be its own
-        self._optimizer, self._warmup = self._arms(place, replay, trust)
+        steps = TrainingSteps.of(config, self.model, context, self._parallel, replay=replay, trust=trust)
+        self._optimizer, self._warmup, self._step_context = steps
         self._perturbation: Perturbation | None = getattr(self._optimizer, "perturbation", None)
         self._check_loss()
         self._targets: Tensor | None = None  # of the loss that remembers the samples
         if isinstance(self._loss, losses.EarlyLearning):
             self._targets = torch.zeros(len(self._samples), dataset.num_classes, device=place)
-        self.views = tuple(v for v in VIEWS if v != "val" or len(self.problem.val))
-        self._checked = False
+        self.views = self._evaluation.views
         self.rows: list[Row] = []
         self.checkpoints: dict[int, dict[str, np.ndarray]] = {}
         self.diagnosed: dict[int, np.ndarray] = {}
@@ -162,45 +135,10 @@ class Trainer:
         self._diagnosis = (
             Diagnosis(config, self.problem, device=place, samples=self._samples) if config.diagnose else None
         )
-        self._device = place
         self._histories = Histories(self.problem.train) if config.samples else None
         self.seconds = {"training": 0.0, "evaluation": 0.0}
         if config.diagnose:
             self.seconds["diagnostics"] = 0.0
-
-    def _arms(
-        self, device: torch.device, replay: StepNorms | None, trust: bool
-    ) -> tuple[TrainingStep, optimizers.SharpnessAware]:
-        """The optimizer, and that of the warm-up; both step the same weights by the same base optimizer."""
-        config = self.config
-        base = _base_optimizer(config, self.model)
-        model: nn.Module = self.model if self._parallel is None else self._parallel.model
-        common: dict[str, Any] = {} if self._parallel is None else self._parallel.options()
-        chosen: TrainingStep
-        if config.optimizer not in optimizers.OPTIMIZERS:
-            chosen = _own_step(config, self.model, base, trust=trust)
-        else:
-            if config.compile:
-                common["forward"], self._step_context = execution.compiled(self.model, device, self._step_context)
-            chosen = self._known(model, base, replay, common)
-        if config.warmup_step == "sam":
-            return chosen, optimizers.SAM(model, base, config.warmup_rho, **common)
-        return chosen, optimizers.Plain(model, base, **common)
-
-    def _known(
-        self, model: nn.Module, base: torch.optim.Optimizer, replay: StepNorms | None, common: dict[str, Any]
-    ) -> optimizers.SharpnessAware:
-        """The optimizer where it is one of this package."""
-        config, options = self.config, dict(self.config.options)
-        if "seed" in optimizers.options_of(config.optimizer):
-            seed = config.seeds["picks"]
-            options["seed"] = seed if self._parallel is None else self._parallel.seed(seed)
-        if replay is not None:
-            options["norms"] = replay.norms[config.warmup_epochs :].ravel()
-        found = optimizers.build(config.optimizer, model, base, **options, **common)
-        if config.compile and found.perturbation.features_of is not None:
-            raise ValueError(f"{config.optimizer} looks inside the model, which compile does not allow; leave it out")
-        return found
 
     def _check_loss(self) -> None:
         """Refuse a loss of whole batches with what takes them apart."""
@@ -245,7 +183,7 @@ class Trainer:
                 for name in Training.variables()
                 if name in self.rows[0]
             },
-            confusion=self._confusion(),
+            confusion=self._evaluation.confusion(),
         )
 
     def samples(self) -> SampleHistory | None:
@@ -362,135 +300,24 @@ class Trainer:
 
     def _after_epoch(self, epoch: int) -> Row:
         """Note the views and every training sample, from one forward pass over each."""
-        evaluates, problem = self.config.evaluates(epoch), self.problem
-        train = None
-        if evaluates or self._histories is not None:
-            train = self._logits(data.picked(problem.dataset.train_x, problem.train))
+        evaluates = self.config.evaluates(epoch)
+        train = self._evaluation.train_outputs() if evaluates or self._histories is not None else None
         if self._histories is not None and train is not None:
-            self._histories.by_epoch[epoch] = losses_and_margins(train, problem.observed())
-        return self._evaluate(train) if evaluates and train is not None else self._not_evaluated()
-
-    def _evaluate(self, train: Tensor) -> Row:
-        """Loss and accuracy of every view, and what they say about the wrong labels.
-
-        Args:
-            train: outputs for the training samples, (n, C).
-        """
-        self._check()
-        problem = self.problem
-        dataset, wrong = problem.dataset, torch.from_numpy(problem.labels.flipped[problem.train])
-        test = self._logits(dataset.test_x)
-        observed, true = _losses_and_hits(train, problem.observed()), _losses_and_hits(train, problem.true())
-        tables = {
-            "mixed": observed,
-            "clean_part": observed[:, ~wrong],
-            "noisy_part": observed[:, wrong],
-            "true_labels": true,
-            "test": _losses_and_hits(test, dataset.test_y),
-        }
-        if "val" in self.views:
-            held_out = torch.from_numpy(problem.labels.observed[problem.val])
-            tables["val"] = _losses_and_hits(self._logits(data.picked(dataset.train_x, problem.val)), held_out)
-        means = np.stack([tables[view].mean(dim=1).numpy() for view in self.views], axis=1)
-        by_class = class_accuracy(confusion_matrix(test, dataset.test_y))
-        return {
-            "loss": means[0],
-            "accuracy": means[1],
-            "memorisation": float(tables["noisy_part"][1].mean()),
-            "corrected": float(true[1, wrong].mean()),
-            "class_accuracy": by_class,
-            "balanced_accuracy": float(np.nanmean(by_class)),
-        }
-
-    def _not_evaluated(self) -> Row:
-        views, classes = len(self.views), self.problem.dataset.num_classes
-        arrays = {"loss": views, "accuracy": views, "class_accuracy": classes}
-        return {name: np.full(size, np.nan) for name, size in arrays.items()} | dict.fromkeys(_EVALUATED, math.nan)
-
-    def _check(self) -> None:
-        """Refuse, at the first evaluation, a model whose outputs are not a function of its weights and a sample."""
-        if not self._checked:
-            test = self.problem.objective(self.model, ("test",), self._batch_size())
-            on_first(lambda: bool(test.evaluate()), self._ranks)
-            self._checked = True
+            self._histories.by_epoch[epoch] = losses_and_margins(train, self.problem.observed())
+        return self._evaluation.row(train) if evaluates and train is not None else self._evaluation.empty_row()
 
     def _use_format(self, name: str) -> None:
         """Have weights and images so in memory. No number changes; what is computed from them rounds differently."""
         if name != self.memory_format:
-            self.memory_format, self._samples.memory_format = name, execution.FORMATS[name]
+            self.memory_format = name
+            self._samples.memory_format = self._evaluation.memory_format = execution.FORMATS[name]
             execution.lay_out(self.model, name)
-
-    def _batch_size(self) -> int:
-        # An accelerator is busy only with more at once than serves a CPU's caches.
-        return batch_size_for(self.problem.dataset) if self._device.type == "cpu" else 1024
-
-    def _logits(self, inputs: Inputs) -> Tensor:
-        """Outputs for inputs of the data set, the same on all processes, which share the batches."""
-        dataset, size, memory_format = self.problem.dataset, self._batch_size(), self._samples.memory_format
-
-        def outputs(of: Inputs) -> Tensor:
-            return logits(self.model, dataset, of, size, self._device, memory_format)
-
-        if self._ranks is None:
-            return outputs(inputs)
-        mine = self._ranks.share_of(-(-len(inputs) // size))
-        own = data.picked(inputs, slice(mine.start * size, mine.stop * size))
-        none = torch.empty(0, dataset.num_classes, dtype=torch.float32, device="cpu")
-        return self._ranks.rows(outputs(own) if len(own) else none)
-
-    def _confusion(self) -> np.ndarray:
-        """Test samples of each class by what they are predicted as, (C, C)."""
-        dataset = self.problem.dataset
-        return confusion_matrix(self._logits(dataset.test_x), dataset.test_y)
 
     def _lr(self, epoch: int) -> float:
         return self.config.lr * self._lr_factor(epoch, self.config.epochs)
 
     def _weights(self) -> dict[str, np.ndarray]:
         return {name: tensor.detach().cpu().numpy().copy() for name, tensor in self.model.state_dict().items()}
-
-
-def _losses_and_hits(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of each sample, and 1 where it is predicted as its label, (2, n) float64."""
-    loss = functional.cross_entropy(outputs.double(), labels, reduction="none")
-    return torch.stack([loss, (outputs.argmax(dim=1) == labels).double()])
-
-
-def _base_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    weights, lr, decay = model.parameters(), config.lr, config.weight_decay
-    if config.base_optimizer == "sgd":
-        return torch.optim.SGD(weights, lr=lr, momentum=config.momentum, weight_decay=decay)
-    make = torch.optim.AdamW if config.base_optimizer == "adamw" else torch.optim.Adam
-    return make(weights, lr=lr, betas=config.betas, weight_decay=decay)
-
-
-def _own_step(config: TrainConfig, model: nn.Module, base: torch.optim.Optimizer, *, trust: bool) -> TrainingStep:
-    """What the factory that the configuration names as its optimizer gives.
-
-    Raises:
-        ValueError: it is unknown, not trusted, cannot be imported, or gives something else; or ``compile`` is wanted.
-    """
-    name, options = config.optimizer, dict(config.options)
-    make = resolve_factory("optimizer", name, optimizers.OPTIMIZERS, trust=trust)
-    if config.compile:
-        raise ValueError(f"{name} runs the model by itself, which compile does not reach; leave it out")
-    taken = inspect.signature(make).parameters
-    if "seed" in taken and "seed" not in options:
-        options["seed"] = config.seeds["picks"]
-    try:
-        inspect.signature(make).bind(model, base, **options)
-    except TypeError as error:
-        raise ValueError(f"optimizer {name!r} cannot take (model, base, {options}): {error}") from error
-    try:
-        chosen = make(model, base, **options)
-    except (Exception, SystemExit) as error:
-        told = " ".join(str(error).split())
-        raise ValueError(f"{name}, called as factory(model, base), raised {type(error).__name__}: {told}") from error
-    needed = ("step", "param_groups", "state_dict", "load_state_dict")
-    if missing := [what for what in needed if not hasattr(chosen, what)]:
-        raise ValueError(f"optimizer {name!r} is a {type(chosen).__name__} without {', '.join(missing)}")
-    found: TrainingStep = chosen
-    return found
 
 
 class _Means:
