@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, cast, overload
@@ -24,7 +24,8 @@ from ncsam.optimizers.loss_mean import LossFn, ignored_label
 from ncsam.optimizers.mini_batch import Forward, MiniBatch, Passes, unwrapped
 from ncsam.optimizers.nested import join, rows_in
 from ncsam.optimizers.perturbations import Perturbation
-from ncsam.optimizers.step_info import Ascent, StepInfo
+from ncsam.optimizers.step_info import Ascent, StepInfo, merged
+from ncsam.optimizers.wrapper import OptimizerWrapper
 
 
 class ProjectionWarning(UserWarning):
@@ -39,7 +40,7 @@ class SkippedWarning(UserWarning):
     """A ``step(closure)``, which returns the loss and not the record of the step, made no update."""
 
 
-class SharpnessAware(Optimizer):
+class SharpnessAware(OptimizerWrapper):
     """A base optimizer that takes its gradient at w + ε instead of at w; ε comes from a :class:`Perturbation`.
 
     ``param_groups``, ``state`` and ``defaults`` are the base optimizer's own, so schedulers and groups added later
@@ -81,14 +82,14 @@ class SharpnessAware(Optimizer):
         seed: int = 0,
         synchronised: bool = False,
     ) -> None:
-        # Optimizer.__init__ is left out on purpose: it would make parameter groups and a state of its own.
         check_base(base, model, SharpnessAware)
         features_module(model, perturbation.features_of)  # a layer that is not there is told now
         if perturbation.group is not None and isinstance(unwrapped(model), DistributedDataParallel):
             raise ValueError(
                 "groups are perturbed on one process; under DistributedDataParallel take SAM, a group a rank"
             )
-        self.model, self.base, self.perturbation = model, base, perturbation
+        super().__init__(base)
+        self.model, self.perturbation = model, perturbation
         self.synchronised = synchronised
         ranks = self._ranks()
         if ranks is not None and len(set(seeds := ranks.gather(seed))) > 1:
@@ -217,7 +218,7 @@ class SharpnessAware(Optimizer):
         """
         closures.check_closure(type(self).__name__, self.perturbation)
         self._check(progress, None)
-        params = self._params()
+        params = self.trained_parameters()
         earlier = [p.grad for p in params]
         with torch.inference_mode(False), torch.enable_grad():
             returned, self.info = self._descend(closure, params, progress)
@@ -231,7 +232,7 @@ class SharpnessAware(Optimizer):
 
     def _step_by_closure(self, closure: Closure, progress: float | None) -> Any:
         self._check(progress, None)
-        params = self._params()
+        params = self.trained_parameters()
         before, passes = Buffers(buffers_of(self.model)), Passes(self.model)
         with torch.inference_mode(False), torch.enable_grad():
             try:
@@ -272,7 +273,7 @@ class SharpnessAware(Optimizer):
         scaler: torch.amp.GradScaler | None,
         microbatches: int,
     ) -> StepInfo:
-        params = self._params()
+        params = self.trained_parameters()
         buffers = buffers_of(self.model)
         check_initialised([*params, *buffers])
         for p in params:
@@ -310,13 +311,6 @@ class SharpnessAware(Optimizer):
             for p in params:
                 p.grad = None
         return info
-
-    def _params(self) -> list[Tensor]:
-        """Parameters that are trained; a parameter that stands in several groups, or twice in one, is one parameter."""
-        every = {id(p): p for group in self.base.param_groups for p in group["params"] if p.requires_grad}
-        if not every:
-            raise ValueError("no parameter of the optimizer requires a gradient; nothing to step on")
-        return list(every.values())
 
     def _base_step(self, batch: MiniBatch, params: list[Tensor], scaler: torch.amp.GradScaler | None) -> StepInfo:
         loss, outputs = batch.descend(check=True)
@@ -471,7 +465,8 @@ class SharpnessAware(Optimizer):
     ) -> StepInfo:
         """The step of a perturbation by groups, which are the micro-batches of ``batch``: one after the other."""
         outputs: list[Any] = []
-        seen: list[list[float]] = []  # of each group: share of the loss, loss at w, there, three norms, cosine
+        groups: list[StepInfo] = []
+        shares: list[float] = []
         why = None
         for part in batch.parts:
             if part.share == 0.0:  # the loss leaves out all of its samples
@@ -487,33 +482,23 @@ class SharpnessAware(Optimizer):
             outputs.append(first.own_outputs)
             after_first = Buffers(buffers)
             with batch.full_precision():
-                wanted = self.perturbation(first).epsilon
-                epsilon = realised(first.params, wanted)
-                norms = [torch.linalg.vector_norm(vector) for vector in (first.gradient, epsilon, wanted)]
-                loss, *lengths, along = _on_host(first.loss, *norms, torch.dot(first.gradient, epsilon))
-            if not all(map(math.isfinite, (loss, *lengths))):
-                why = f"loss is {loss}, gradient has norm {lengths[0]}, at w in a group of the batch"
+                ascent = self._ascent(first, first.loss)
+            if ascent.not_finite is not None:
+                why = f"{ascent.not_finite} in a group of the batch"
                 break
-            there = self._second_pass(group, first.params, epsilon, first.parts_outputs, after_first)
-            moved = lengths[0] * lengths[1] > 0
-            cosine = along / (lengths[0] * lengths[1]) if moved else math.nan
-            seen.append([part.share, loss, *_on_host(there), *lengths, cosine])
+            there = self._second_pass(group, first.params, ascent.epsilon, first.parts_outputs, after_first)
+            groups.append(ascent.info(self.perturbation.rho, float(there), None))
+            shares.append(part.share)
         perturbed_loss = math.nan
         if why is None:
             batch.check_adds_up(outputs, [p.y for p in batch.parts], [p.share for p in batch.parts], batch.loss_fn)
-            there = torch.tensor(math.fsum(share * value for share, _, value, *_ in seen), dtype=torch.float64)
+            there = torch.tensor(merged(groups, shares).perturbed_loss, dtype=torch.float64)
             why, perturbed_loss, _ = self._update(batch, params, there, scaler)
         else:
             self._back_off(params, scaler)
-        _, _, _, sizes, lengths, wants, cosines = map(list, zip(*seen, strict=True)) if seen else ([],) * 7
-        return StepInfo(
-            loss=math.fsum(share * value for share, value, *_ in seen) if seen else math.nan,
+        return replace(
+            merged(groups, shares) if groups else StepInfo(math.nan, math.nan, math.nan, self.perturbation.rho),
             perturbed_loss=perturbed_loss,
-            gradient_norm=_mean(sizes),
-            rho=self.perturbation.rho,
-            perturbation_norm=_mean(lengths),
-            wanted_norm=_mean(wants),
-            cosine=_mean([c for c in cosines if not math.isnan(c)]),
             skipped=why,
             outputs=join(outputs),
             labels=batch.y,
@@ -592,32 +577,6 @@ class SharpnessAware(Optimizer):
                 stacklevel=3,
             )
 
-    # What an Optimizer is expected to have is the base optimizer's. Properties, because load_state_dict and deepcopy
-    # replace the base's objects, and an alias would keep pointing at the old ones.
-
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
-        """The base optimizer's parameter groups."""
-        return self.base.param_groups
-
-    @property
-    def state(self) -> Any:  # type: ignore[override]
-        """The base optimizer's state."""
-        return self.base.state
-
-    @property
-    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
-        """The base optimizer's default options."""
-        return self.base.defaults
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group to the base optimizer; it is perturbed and trained from the next step on."""
-        self.base.add_param_group(param_group)
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Clear gradients; :meth:`step` does so itself."""
-        self.base.zero_grad(set_to_none)
-
     def state_dict(self) -> dict[str, Any]:
         """The base optimizer's ``state`` and ``param_groups``; under ``"ncsam"`` pick-RNG, perturbation and steps."""
         own = {
@@ -646,21 +605,6 @@ class SharpnessAware(Optimizer):
         self._warned = own["warned"]
         self._steps = own.get("steps", 0)  # states from before steps were counted: of optimizers that do not ask
 
-    def register_step_pre_hook(self, hook: Callable[..., Any]) -> Any:
-        """Register on the base optimizer: called just before its update, with the gradient at w + ε in ``.grad``."""
-        return self.base.register_step_pre_hook(hook)
-
-    def register_step_post_hook(self, hook: Callable[..., Any]) -> Any:
-        """Register on the base optimizer: called just after its update."""
-        return self.base.register_step_post_hook(hook)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A scheduler wraps the bound ``step`` of the instance; a copy must not call the original's.
-        return {key: value for key, value in self.__dict__.items() if key not in ("step", "_opt_called")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.perturbation!r}, base={type(self.base).__name__})"
 
@@ -673,10 +617,6 @@ def _on_host(*scalars: Tensor | float) -> list[float]:
     wide = torch.float32 if far[0].device.type == "mps" else torch.float64  # MPS has no float64
     near = iter(torch.stack([s.detach().to(far[0].device, wide) for s in far]).tolist())
     return [next(near) if isinstance(s, Tensor) and not s.is_cpu else float(s) for s in scalars]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values) if values else math.nan
 
 
 def _loss_scale(scaler: torch.amp.GradScaler, device: torch.device) -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -109,3 +110,32 @@ class Ascent(NamedTuple):
             picked=self.picked,
             skipped=skipped,
         )
+
+
+def merged(infos: Sequence[StepInfo], shares: Sequence[float]) -> StepInfo:
+    """One record of the parts of a batch: losses weighted by the parts' shares, norms and cosines as plain means.
+
+    Cosines are those of the parts that were perturbed. What has no mean is the first part's.
+
+    >>> parts = [StepInfo(1.0, 2.0, 3.0, cosine=0.5), StepInfo(2.0, 3.0, 5.0)]
+    >>> info = merged(parts, [0.25, 0.75])
+    >>> info.loss, info.gradient_norm, info.cosine
+    (1.75, 4.0, 0.5)
+    """
+
+    def mean(name: str) -> float:
+        values = [value for info in infos if not math.isnan(value := getattr(info, name)) or name != "cosine"]
+        return math.fsum(values) / len(values) if values else math.nan
+
+    def total(name: str) -> float:
+        return math.fsum(share * getattr(info, name) for info, share in zip(infos, shares, strict=True))
+
+    means = ("gradient_norm", "perturbation_norm", "wanted_norm", "compensation_norm", "cosine", "kept")
+    return replace(
+        infos[0],
+        loss=total("loss"),
+        perturbed_loss=total("perturbed_loss"),
+        **{name: mean(name) for name in means},
+        projected=any(info.projected for info in infos),
+        picked=sum(info.picked for info in infos),
+    )

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -20,6 +18,7 @@ from landscape.objective.isolation import undisturbed
 from landscape.ranks import RankLostError, Ranks, RanksDisagreeError
 from ncsam.optimizers import OPTIMIZERS, StepInfo
 from ncsam.optimizers.cluster_inversion import ClusterInversion
+from ncsam.optimizers.step_info import merged
 from ncsam.training.batch_norm import BatchNormOverRanks
 from ncsam.training.config import TrainConfig
 
@@ -104,7 +103,10 @@ class DataParallel:
         """
         if self._whole:
             return [(step.info, step.whole) for step in steps]
-        return [(_merged(of_step), of_step[0].whole) for of_step in zip(*self.ranks.gather(steps), strict=True)]
+        return [
+            (merged([part.info for part in parts], [part.own / part.whole for part in parts]), parts[0].whole)
+            for parts in zip(*self.ranks.gather(steps), strict=True)
+        ]
 
     def settle(self, own: T) -> list[T]:
         """Make weights and buffers the same on all processes after an epoch, or see that they are.
@@ -181,30 +183,6 @@ def _has_idle_parameters(model: nn.Module, inputs: Tensor) -> bool:
     with undisturbed(model):
         gradients = torch.autograd.grad(model(inputs).float().sum(), trained, allow_unused=True)
     return any(gradient is None for gradient in gradients)
-
-
-def _merged(steps: Sequence[SharedStep]) -> StepInfo:
-    infos = [step.info for step in steps]
-
-    def mean(name: str) -> float:
-        return math.fsum(getattr(info, name) for info in infos) / len(infos)
-
-    def of_loss(name: str) -> float:
-        return math.fsum(step.own / step.whole * getattr(step.info, name) for step in steps)
-
-    return replace(
-        infos[0],
-        loss=of_loss("loss"),
-        perturbed_loss=of_loss("perturbed_loss"),
-        gradient_norm=mean("gradient_norm"),
-        perturbation_norm=mean("perturbation_norm"),
-        compensation_norm=mean("compensation_norm"),
-        wanted_norm=mean("wanted_norm"),
-        cosine=mean("cosine"),
-        projected=any(info.projected for info in infos),
-        kept=mean("kept"),
-        picked=sum(info.picked for info in infos),
-    )
 
 
 def _seed_of(*numbers: int) -> int:

@@ -1,0 +1,73 @@
+"""An optimizer that wraps another and shares its parameter groups, state and hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class OptimizerWrapper(Optimizer):
+    """What is expected of an ``Optimizer``, as the wrapped one has it; how it steps is left to subclasses.
+
+    ``Optimizer.__init__`` is not called: it would make parameter groups and a state of its own. Groups, state and
+    options are properties, because ``load_state_dict`` and ``deepcopy`` replace the wrapped optimizer's objects, and an
+    alias would keep pointing at the old ones.
+
+    Args:
+        base: the wrapped optimizer.
+    """
+
+    def __init__(self, base: Optimizer) -> None:
+        self.base = base
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The base optimizer's parameter groups."""
+        return self.base.param_groups
+
+    @property
+    def state(self) -> Any:  # type: ignore[override]
+        """The base optimizer's state."""
+        return self.base.state
+
+    @property
+    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+        """The base optimizer's default options."""
+        return self.base.defaults
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the base optimizer; it is perturbed and trained from the next step on."""
+        self.base.add_param_group(param_group)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear gradients; a step does so itself."""
+        self.base.zero_grad(set_to_none)
+
+    def trained_parameters(self) -> list[Tensor]:
+        """Parameters that require a gradient, each once, also where it stands in several groups or twice in one.
+
+        Raises:
+            ValueError: there are none.
+        """
+        every = {id(p): p for group in self.base.param_groups for p in group["params"] if p.requires_grad}
+        if not every:
+            raise ValueError("no parameter of the optimizer requires a gradient; nothing to step on")
+        return list(every.values())
+
+    def register_step_pre_hook(self, hook: Callable[..., Any]) -> Any:
+        """Register on the base optimizer: called just before its update, with the gradient at w + ε in ``.grad``."""
+        return self.base.register_step_pre_hook(hook)
+
+    def register_step_post_hook(self, hook: Callable[..., Any]) -> Any:
+        """Register on the base optimizer: called just after its update."""
+        return self.base.register_step_post_hook(hook)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A scheduler wraps the bound ``step`` of the instance; a copy must not call the original's.
+        return {key: value for key, value in self.__dict__.items() if key not in ("step", "_opt_called")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
