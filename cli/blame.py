@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from .shared import completion, options, progress, tables
+from .shared import options, progress, tables
 
 if TYPE_CHECKING:
     from ncsam.records import SampleCurvatures
@@ -16,23 +16,13 @@ if TYPE_CHECKING:
 
 
 @options.command("blame")
-@options.several(options.RUN, options.SEED, options.DTYPE, options.DEVICE, options.OVERWRITE, options.RESUME)
-@options.several(options.JSON, options.CONFIG, options.TRUST, options.LIMITS, options.QUIET)
+@options.measuring("samples", views=False)
 @options.EPOCHS
 @options.section("Samples")
 @click.option("--top", type=options.count(1, 1000), default=1, show_default=True, help="Number of eigenvectors.")
 @options.RESIDUAL
 @click.option("--show", type=options.count(1, 10_000), default=10, show_default=True, help="Samples to print and draw.")
 @options.section("Output")
-@click.option(
-    "-n",
-    "--name",
-    default="samples",
-    callback=options.result_name,
-    show_default=True,
-    shell_complete=completion.NAMES,
-    help="Name of the result.",
-)
 @click.option(
     "-o",
     "--out",

@@ -21,18 +21,8 @@ _SHOWN = (
 
 
 @options.command("diagnose")
-@options.several(options.RUN, options.SEED, options.DTYPE, options.DEVICE, options.OVERWRITE, options.RESUME)
-@options.several(options.JSON, options.CONFIG, options.TRUST, options.LIMITS, options.QUIET)
+@options.measuring("", shown="default, or bound with --bound", views=False)
 @options.EPOCHS
-@options.section("Output")
-@click.option(
-    "-n",
-    "--name",
-    callback=options.result_name,
-    shell_complete=completion.NAMES,
-    show_default="default, or bound with --bound",
-    help="Name of the result in the file.",
-)
 @options.section("Gradients")
 @click.option(
     "--batches", type=options.count(1, 100_000), default=8, show_default=True, help="Batches of each checkpoint."

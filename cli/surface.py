@@ -12,7 +12,7 @@ from .shared import completion, direction_options, options, progress, surface_op
 
 
 @options.command("surface")
-@options.measuring("")
+@options.measuring("", shown="after what it is")
 @options.SUBSET
 @options.section("Surface")
 @click.option(

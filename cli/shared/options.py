@@ -309,8 +309,14 @@ SUBSET = within(
 )
 
 
-def measuring(name: str) -> Callable[[F], F]:
-    """The options of a command that measures something on a run file; ``name`` of the result if none is given."""
+def measuring(name: str, *, shown: str | None = None, views: bool = True) -> Callable[[F], F]:
+    """The options of a command that measures something on a run file.
+
+    Args:
+        name: of the result if none is given.
+        shown: what the help says of that, if not the name itself.
+        views: whether it is measured on views that can be chosen.
+    """
     named = within(
         "Output",
         click.option(
@@ -319,8 +325,9 @@ def measuring(name: str) -> Callable[[F], F]:
             default=name or None,
             callback=result_name,
             shell_complete=completion.NAMES,
-            show_default=name or "after what it is",
+            show_default=shown or name,
             help="Name of the result in the file.",
         ),
     )
-    return several(RUN, VIEWS, SEED, DTYPE, DEVICE, named, OVERWRITE, RESUME, JSON, CONFIG, TRUST, LIMITS, QUIET)
+    chosen = [VIEWS] if views else []
+    return several(RUN, *chosen, SEED, DTYPE, DEVICE, named, OVERWRITE, RESUME, JSON, CONFIG, TRUST, LIMITS, QUIET)

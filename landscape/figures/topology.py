@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import matplotlib as mpl
@@ -26,14 +27,9 @@ def persistence_diagrams(records: Records[Persistence]) -> DataFigure:
     A bar above the diagonal reaches to twice the error of the feature: one that ends within its bar may not exist.
     Basins that never merge with a deeper one stand on the dashed line.
     """
-    found = by_label(records)
-    made, axes = figure(1, len(found), height=2.9, width="icml" if len(found) > 1 else "icml-column")
-    with mpl.rc_context(STYLE):
-        for ax, (label, record) in zip(axes[0], found.items(), strict=True):
-            _diagram(made, ax, label, record)
-            ax.set(title=plain(label), xlabel="birth (loss)")
-        axes[0, 0].set_ylabel("death (loss)")
-        below(made, axes.flat, columns=2)
+    made = _panels(records, _diagram, "death (loss)")
+    for ax in made.axes:
+        ax.set_xlabel("birth (loss)")
     return made
 
 
@@ -42,15 +38,7 @@ def merge_trees(records: Records[Persistence]) -> DataFigure:
 
     What is not certified is grey; the bar at a certified basin's minimum is twice its error.
     """
-    found = by_label(records)
-    made, axes = figure(1, len(found), height=2.9, width="icml" if len(found) > 1 else "icml-column")
-    with mpl.rc_context(STYLE):
-        for ax, (label, record) in zip(axes[0], found.items(), strict=True):
-            _tree(made, ax, label, record)
-            ax.set_title(plain(label))
-        axes[0, 0].set_ylabel("loss")
-        below(made, axes.flat, columns=2)
-    return made
+    return _panels(records, _tree, "loss")
 
 
 def basins(record: Persistence, **options: Any) -> DataFigure:
@@ -123,6 +111,21 @@ def persistence_spread(records: Records[PersistenceDraws]) -> DataFigure:
         else:
             axes[0, 0].yaxis.set_major_locator(NullLocator())
         axes[0, 0].set_ylim(len(found) - 0.5, -0.5)
+    return made
+
+
+def _panels(
+    records: Records[Persistence], draw: Callable[[DataFigure, Axes, str, Persistence], None], label: str
+) -> DataFigure:
+    """A panel for each record, drawn by ``draw``; ``label`` is that of the y axis."""
+    found = by_label(records)
+    made, axes = figure(1, len(found), height=2.9, width="icml" if len(found) > 1 else "icml-column")
+    with mpl.rc_context(STYLE):
+        for ax, (title, record) in zip(axes[0], found.items(), strict=True):
+            draw(made, ax, title, record)
+            ax.set_title(plain(title))
+        axes[0, 0].set_ylabel(label)
+        below(made, axes.flat, columns=2)
     return made
 
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any, Unpack
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, Unpack
 
+import landscape
 from landscape.records import Connection, LineDraws, PlaneDraws
 from landscape.surfaces.connectivity import Buffers, connect
 from landscape.surfaces.draws import line_draws, plane_draws
 from landscape.surfaces.scan import row_fields
-from ncsam.measurements.forecast import of_points
+from ncsam.measurements.forecast import Forecast, of_points
 from ncsam.measurements.measurement import ANALYSIS_VIEWS, Subset, identity_of, objective_of
-from ncsam.measurements.resumable import Where, result_of
+from ncsam.measurements.resumable import PartRows, Where, result_of
 from ncsam.measurements.sampling_error import on_subset
 from ncsam.runs.run import Run
 
 _log = logging.getLogger(__name__)
+S = TypeVar("S", LineDraws | PlaneDraws, Connection)
 
 
 def measure_draws(
@@ -50,21 +52,12 @@ def measure_draws(
     }  # fmt: skip
     chosen = tuple(layers) or None
     count = draws * len(a) * (1 if b is None else len(b))
-    with result_of(
-        run,
-        f"surface/{name}",
-        settings,
-        count,
-        row_fields(objective),
-        where,
-        forecast=lambda part: of_points(objective, part.pending()),
-    ) as (part, finish):
-        how: dict[str, Any] = {"draws": draws, "seed": seed, "layers": chosen, "policy": policy, "rows": part}
-        how["progress"] = where.get("progress", iter)
-        found = line_draws(objective, a, **how) if b is None else plane_draws(objective, a, b, **how)
-        found = dataclasses.replace(found, **on_subset(run, objective, drawing))
-        finish(found)
-        return found
+
+    def measure(**rows: Any) -> LineDraws | PlaneDraws:
+        how: dict[str, Any] = {"draws": draws, "seed": seed, "layers": chosen, "policy": policy, **rows}
+        return line_draws(objective, a, **how) if b is None else plane_draws(objective, a, b, **how)
+
+    return _measured(run, name, objective, settings, count, drawing, where, measure)
 
 
 def measure_connection(
@@ -101,19 +94,32 @@ def measure_connection(
         "epoch": run.epoch(epoch), "views": list(views), "alphas": a, "buffers": buffers, "to": to,
         "weights": other.attrs["created"], **identity_of(drawing),
     }  # fmt: skip
-    with result_of(
-        run,
-        f"surface/{name}",
-        settings,
-        len(a),
-        row_fields(objective),
-        where,
-        forecast=lambda part: of_points(objective, part.pending()),
-    ) as (part, finish):
-        names = (f"{run.path.name} epoch {run.epoch(epoch)}", to)
-        record = connect(
-            objective, end, a, buffers=buffers, names=names, rows=part, progress=where.get("progress", iter)
-        )
-        record = dataclasses.replace(record, **on_subset(run, objective, drawing))
-        finish(record)
-        return record
+    names = (f"{run.path.name} epoch {run.epoch(epoch)}", to)
+
+    def measure(**rows: Any) -> Connection:
+        return connect(objective, end, a, buffers=buffers, names=names, **rows)
+
+    return _measured(run, name, objective, settings, len(a), drawing, where, measure)
+
+
+def _measured(
+    run: Run,
+    name: str,
+    objective: landscape.Objective,
+    settings: dict[str, Any],
+    count: int,
+    subset: Subset | None,
+    where: Where,
+    measure: Callable[..., S],
+) -> S:
+    """What ``measure(rows=…, progress=…)`` gives, its ``count`` points kept as they are measured, then stored."""
+    fields = row_fields(objective)
+
+    def forecast(part: PartRows) -> Forecast:
+        return of_points(objective, part.pending())
+
+    with result_of(run, f"surface/{name}", settings, count, fields, where, forecast=forecast) as (part, finish):
+        found = measure(rows=part, progress=where.get("progress", iter))
+        found = dataclasses.replace(found, **on_subset(run, objective, subset))
+        finish(found)
+        return found

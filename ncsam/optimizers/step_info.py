@@ -130,12 +130,16 @@ def merged(infos: Sequence[StepInfo], shares: Sequence[float]) -> StepInfo:
     def total(name: str) -> float:
         return math.fsum(share * getattr(info, name) for info, share in zip(infos, shares, strict=True))
 
-    means = ("gradient_norm", "perturbation_norm", "wanted_norm", "compensation_norm", "cosine", "kept")
     return replace(
         infos[0],
         loss=total("loss"),
         perturbed_loss=total("perturbed_loss"),
-        **{name: mean(name) for name in means},
+        gradient_norm=mean("gradient_norm"),
+        perturbation_norm=mean("perturbation_norm"),
+        wanted_norm=mean("wanted_norm"),
+        compensation_norm=mean("compensation_norm"),
+        cosine=mean("cosine"),
+        kept=mean("kept"),
         projected=any(info.projected for info in infos),
         picked=sum(info.picked for info in infos),
     )
