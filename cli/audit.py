@@ -17,7 +17,7 @@ from landscape._files import folders_for, replacing
 from landscape.inputs import output
 
 from .shared import completion, options, progress, tables
-from .shared.training_options import NORMALIZATION, setting
+from .shared.training_options import NORMALIZATION, SAMPLES, STATE_DICT
 
 if TYPE_CHECKING:
     from ncsam.measurements.audit_checkpoint import Checkpoint
@@ -60,13 +60,9 @@ class Duration(click.ParamType):
     shell_complete=completion.NOISE,
     help="Noise of the labels that were trained on, as in import.",
 )
-@click.option("--key", show_default="the usual ones", help="Where in the files the state dict lies: model or a/b.")
-@click.option(
-    "--ignore", metavar="PATTERNS", callback=options.split, default="", help="Names in the files to leave out."
-)
-@setting("train_samples", "Use only the first N training samples.", show_default="all")
-@setting("test_samples", "Use only the first N test samples.", show_default="all")
-@setting("normalization", NORMALIZATION)
+@STATE_DICT
+@SAMPLES
+@NORMALIZATION
 @options.section("Compared with")
 @click.option("--reference", metavar="CHECKPOINT", show_default="the first", help="Other end of the barriers.")
 @click.option(
@@ -275,7 +271,7 @@ class _Opened:
         if model is None or data is None:
             missing = "--model" if model is None else "--data"
             raise click.UsageError(f"{text} is no run file; of a file of weights say its {missing} too")
-        options.refuse_imports(_not_typed({"model": model, "data": data}), self._trust)
+        options.refuse_untyped({"model": model, "data": data}, self._trust)
         self._made += 1
         return import_run(
             [text],
@@ -292,13 +288,6 @@ class _Opened:
             evaluate=False,  # the audit does, within its budget
             trust=True,  # what is not the user's own was refused
         )
-
-
-def _not_typed(values: dict[str, str]) -> list[str]:
-    """Those that come from a file or the environment."""
-    context = click.get_current_context()
-    elsewhere = [source for source, word in options.ORIGINS.items() if word != "flag"]
-    return [value for name, value in values.items() if context.get_parameter_source(name) in elsewhere]
 
 
 def _is_hdf5(text: str) -> bool:

@@ -8,10 +8,9 @@ from typing import Any
 import click
 
 from landscape._files import folders_for
-from ncsam.training.config import SEEDS
 
 from .shared import completion, options, progress, tables
-from .shared.training_options import NORMALIZATION, setting
+from .shared.training_options import NORMALIZATION, SAMPLES, STATE_DICT, resolved_seeds, seeds, setting
 
 
 @options.command("import")
@@ -40,10 +39,7 @@ from .shared.training_options import NORMALIZATION, setting
     show_default="1,2,…",
     help="Epoch of each file.",
 )
-@click.option("--key", show_default="the usual ones", help="Where in the files the state dict lies: model or a/b.")
-@click.option(
-    "--ignore", metavar="PATTERNS", callback=options.split, default="", help="Names in the files to leave out."
-)
+@STATE_DICT
 @options.section("Data and noise")
 @click.option(
     "--data",
@@ -57,17 +53,15 @@ from .shared.training_options import NORMALIZATION, setting
     show_default=True,
     help="Noise of the labels that were trained on: labels:FILE[,KEY], pair:0.3, … as in train.",
 )
-@setting("train_samples", "Use only the first N training samples.", show_default="all")
-@setting("test_samples", "Use only the first N test samples.", show_default="all")
+@SAMPLES
 @setting("val_fraction", "Share that was held out, 0 to 1.", default=0.0)
-@setting("normalization", NORMALIZATION)
+@NORMALIZATION
 @options.section("Training, for `diagnose`")
 @setting("loss", "Training loss: ce, smooth:0.1, gce:0.7 or sce:0.1,1.0.")
 @setting("batch_size", "Samples in a step.")
 @options.SEED
 @options.section("Computation")
-@click.option("--seed-split", type=options.SEEDS, show_default="--seed", help="Seed of the split.")
-@click.option("--seed-noise", type=options.SEEDS, show_default="--seed", help="Seed of the label noise.")
+@seeds(split="the split", noise="the label noise")
 @options.DEVICE
 @options.section("Output")
 @options.out("Run file to write; folders are made.", "imported.h5")
@@ -84,8 +78,6 @@ def command(
     epochs: tuple[str, ...] | None,
     data: str,
     seed: int,
-    seed_split: int | None,
-    seed_noise: int | None,
     out: Path | None,
     overwrite: bool,
     as_json: bool,
@@ -115,12 +107,8 @@ def command(
         model = every[0]
     at = None if epochs is None else options.whole_numbers(epochs, "--checkpoints")
     out = out or Path("imported.h5")
-    from_elsewhere = [
-        value
-        for name, value in (("data", data), ("model", model))
-        if click.get_current_context().get_parameter_source(name) in (_ENVIRONMENT, _FILE)
-    ]
-    options.refuse_imports(from_elsewhere, trust)
+    own_seeds = resolved_seeds(seed, settings)
+    options.refuse_untyped({"data": data, "model": model}, trust)
 
     from ncsam.runs.import_run import import_run
 
@@ -131,7 +119,7 @@ def command(
             model=model,
             data=data,
             epochs=at,
-            seeds={**dict.fromkeys(SEEDS, seed), "split": _or(seed_split, seed), "noise": _or(seed_noise, seed)},
+            seeds=own_seeds,
             overwrite=overwrite,
             trust=True,  # what is not the user's own was refused
             command=progress.command_line(),
@@ -157,13 +145,6 @@ def command(
     heads = ["training accuracy", "test accuracy", "training loss", "test loss"]
     click.echo(tables.table(["epoch", *heads, "from"], rows))
     click.echo("if these are not the accuracies you know, inputs or classes are not those of the training")
-
-
-_ENVIRONMENT, _FILE = (source for source, word in options.ORIGINS.items() if word != "flag")
-
-
-def _or(value: int | None, otherwise: int) -> int:
-    return otherwise if value is None else value
 
 
 def _shown(value: float | None, form: str) -> str:

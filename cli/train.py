@@ -9,10 +9,10 @@ import click
 
 from landscape._files import folders_for
 from landscape.inputs import as_file_name
-from ncsam.training.config import SEEDS, TrainConfig
+from ncsam.training.config import TrainConfig
 
 from .shared import completion, options, progress, tables, torchrun
-from .shared.training_options import NORMALIZATION, setting
+from .shared.training_options import NORMALIZATION, SAMPLES, resolved_seeds, seeds, setting
 
 _COMPENSATION = ("kappa", "flip_ratio", "sign", "project", "label_smoothing", "schedule", "scale")
 _OPTIMIZER_OPTIONS = ("rho", *_COMPENSATION, "eta", "m", "clusters", "features")
@@ -70,10 +70,9 @@ def _presets() -> str:
     "package.module:factory.",
 )
 @setting("noise", "Label noise: KIND:RATE, e.g. pair:0.3, or none.", shell_complete=completion.NOISE)
-@setting("train_samples", "Use only the first N training samples.", show_default="all")
-@setting("test_samples", "Use only the first N test samples.", show_default="all")
+@SAMPLES
 @setting("val_fraction", "Share that is held out, 0 to 1.")
-@setting("normalization", NORMALIZATION)
+@NORMALIZATION
 @setting("augment", "Pad, crop and flip training images.")
 @options.section("Model")
 @setting("model", "Model: mlp, cnn, resnet18, vgg19-bn, … or package.module:factory.", shell_complete=completion.MODEL)
@@ -135,11 +134,10 @@ def _presets() -> str:
 @click.option("--samples", is_flag=True, help="Keep loss and margin of every training sample at every epoch.")
 @options.SEED
 @options.section("Computation")
-@click.option("--seed-split", type=options.SEEDS, show_default="--seed", help="Seed of the split.")
-@click.option("--seed-noise", type=options.SEEDS, show_default="--seed", help="Seed of the label noise.")
-@click.option("--seed-weights", type=options.SEEDS, show_default="--seed", help="Seed of the initial weights.")
-@click.option("--seed-order", type=options.SEEDS, show_default="--seed", help="Seed of the batch order.")
-@click.option("--seed-picks", type=options.SEEDS, show_default="--seed", help="Seed of NCSAM's picks.")
+@seeds(
+    split="the split", noise="the label noise", weights="the initial weights", order="the batch order",
+    picks="NCSAM's picks",
+)  # fmt: skip
 @options.DEVICE
 @setting("precision", "Precision of the steps: fp32 or bf16 (autocast).")
 @setting(
@@ -187,12 +185,12 @@ def command(
 
     from ncsam.runs.train import train_run
 
-    seeds = {name: choices.pop(f"seed_{name}") for name in SEEDS}
+    own_seeds = resolved_seeds(seed, choices)
     choices["checkpoints"] = tuple(options.whole_numbers(choices["checkpoints"] or (), "--checkpoints"))
     if choices["sign"] is not None:
         choices["sign"] = int(choices["sign"])
     values, origins = _resolve(choices, preset)
-    config = TrainConfig(**values, seeds={name: seed if value is None else value for name, value in seeds.items()})
+    config = TrainConfig(**values, seeds=own_seeds)
     elsewhere = [name for name in ("data", "model", "optimizer") if origins[name] in ("environment", "config")]
     options.refuse_imports([values[name] for name in elsewhere], trust)
     out = out or Path(f"{as_file_name(config.optimizer)}.h5")

@@ -6,6 +6,7 @@ Names are looked up when they are asked for; what cannot be read completes to no
 from __future__ import annotations
 
 import contextlib
+import importlib
 from collections.abc import Callable, Iterable
 
 import click
@@ -46,10 +47,9 @@ def list_of(words: Words) -> Completer:
     return complete
 
 
-def _views(_ctx: click.Context) -> Iterable[str]:
-    from ncsam.training.problem import VIEWS
-
-    return ("all", *VIEWS)
+def _named_in(module: str, name: str, *before: str) -> Words:
+    """Words, and after them the names in a module's table, which is imported when it is asked for."""
+    return lambda _ctx: (*before, *getattr(importlib.import_module(module), name))
 
 
 def _checkpoints(ctx: click.Context) -> Iterable[str]:
@@ -79,28 +79,10 @@ def _held(ctx: click.Context, group: str) -> list[str]:
     return []
 
 
-def _optimizers(_ctx: click.Context) -> Iterable[str]:
-    from ncsam.optimizers import OPTIMIZERS
-
-    return OPTIMIZERS
-
-
-def _models(_ctx: click.Context) -> Iterable[str]:
-    from ncsam.models import MODELS
-
-    return MODELS
-
-
 def _noise(_ctx: click.Context) -> Iterable[str]:
     from ncsam.noise.spelling import KINDS
 
     return [kind if kind == "none" else f"{kind}:" for kind in KINDS]
-
-
-def _train_presets(_ctx: click.Context) -> Iterable[str]:
-    from ncsam.training.presets import PRESETS
-
-    return ("list", *PRESETS)
 
 
 def _sweep_presets(_ctx: click.Context) -> Iterable[str]:
@@ -109,14 +91,15 @@ def _sweep_presets(_ctx: click.Context) -> Iterable[str]:
     return ("list", *presets())
 
 
-VIEWS = list_of(_views)
+_OPTIMIZERS = _named_in("ncsam.optimizers", "OPTIMIZERS")
+VIEWS = list_of(_named_in("ncsam.training.problem", "VIEWS", "all"))
 CHECKPOINTS = list_of(_checkpoints)
 CHECKPOINT = one_of(_checkpoints)
 NAMES = one_of(_names)
 RESULTS = one_of(_results)
-OPTIMIZER = one_of(_optimizers)
-OPTIMIZERS = list_of(_optimizers)
-MODEL = one_of(_models)
+OPTIMIZER = one_of(_OPTIMIZERS)
+OPTIMIZERS = list_of(_OPTIMIZERS)
+MODEL = one_of(_named_in("ncsam.models", "MODELS"))
 NOISE = one_of(_noise)
-TRAIN_PRESET = one_of(_train_presets)
+TRAIN_PRESET = one_of(_named_in("ncsam.training.presets", "PRESETS", "list"))
 SWEEP_PRESET = one_of(_sweep_presets)

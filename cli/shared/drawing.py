@@ -25,7 +25,7 @@ from ncsam.study.table import Study, studies
 
 from . import drawing_results, drawing_surfaces
 from .drawing_spectra import spectra_figures
-from .drawing_surfaces import DrawingOptions, FigureFunctions
+from .drawing_surfaces import DrawingOptions, FigureFunctions, by_arm, of_kind
 
 DEFAULT_OPTIONS = DrawingOptions()
 
@@ -155,11 +155,11 @@ def _of_runs(
     for noise in dict.fromkeys(run.config.noise for run in runs):
         here = [run for run in runs if run.config.noise == noise]
         suffix = "" if len(runs) == 1 else f"_{noise.replace(':', '')}"
-        if training and (curves := _grouped(here, "training", Training)):  # imported runs have none
+        if training and (curves := of_kind(by_arm(here, "training"), Training)):  # imported runs have none
             functions[f"training{suffix}"] = partial(training_curves, curves)
         functions |= drawing_surfaces.figures_of_runs(here, suffix, drawing)
         for name in sorted({_usual_name(run, n) for run in here for n in run.names if n.startswith("hessian/")}):
-            if found := {label: members[0] for label, members in _grouped(here, name, Spectrum).items()}:
+            if found := {label: members[0] for label, members in of_kind(by_arm(here, name), Spectrum).items()}:
                 own = "" if name == USUAL_SPECTRUM else f"_{name.partition('/')[2].replace('/', '-')}"
                 functions |= spectra_figures(found, f"{suffix}{own}")
     return functions
@@ -168,13 +168,3 @@ def _of_runs(
 def _usual_name(run: Run, name: str) -> str:
     """The name of a spectrum, that of the usual one where it is stored under its former name."""
     return USUAL_SPECTRUM if name == run.stored(USUAL_SPECTRUM) else name
-
-
-def _grouped(runs: Sequence[Run], name: str, kind: type) -> dict[str, list[Any]]:
-    groups: dict[str, list[Any]] = {}
-    for run in runs:
-        if (stored := run.stored(name)) is not None:
-            record = run.result(stored)
-            if isinstance(record, kind):
-                groups.setdefault(str(run.attrs.get("arm", run.config.optimizer)), []).append(record)
-    return groups

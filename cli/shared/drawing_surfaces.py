@@ -40,7 +40,7 @@ def figures_of_runs(runs: Sequence[Run], suffix: str, drawing: DrawingOptions) -
     drawn: FigureFunctions = {}
     for name in sorted({name for run in runs for name in run.names if name.startswith("surface/")}):
         own = name.partition("/")[2].replace("/", "-")
-        drawn |= _of_groups(_grouped(runs, name), _grouped(runs, f"{name}_path"), own, suffix, drawing)
+        drawn |= _of_groups(by_arm(runs, name), by_arm(runs, f"{name}_path"), own, suffix, drawing)
     return drawn
 
 
@@ -61,27 +61,27 @@ def _of_groups(
     """Figures of the surfaces of one name; the records of one label differ only in their seed."""
     drawn: FigureFunctions = {}
     known = symbols(groups)
-    if lines := _of_kind(groups, Line):
+    if lines := of_kind(groups, Line):
         stem = "line" if own == "line" else f"line_{own}"
         common = _common(lines, LINE_VIEWS)
         drawn[f"{stem}{suffix}"] = partial(figures.lines, lines, common, width=drawing.width, symbols=known)
         if len(lines) > 1:
             relative = partial(figures.lines, lines, common, against="relative", width=drawing.width, symbols=known)
             drawn[f"{stem.replace('line', 'slices', 1)}{suffix}"] = relative
-    if draws := _firsts(_of_kind(groups, LineDraws)):
+    if draws := _firsts(of_kind(groups, LineDraws)):
         views = _common({k: [v] for k, v in draws.items()}, LINE_VIEWS)
         drawn[f"bands_{own}{suffix}"] = partial(figures.bands, draws, views, width=drawing.width, symbols=known)
-    if ways := _firsts(_of_kind(groups, Connection)):
+    if ways := _firsts(of_kind(groups, Connection)):
         named = {f"{printed(label)} to {printed(way.end)}": way for label, way in ways.items()}
         views = _common({k: [v] for k, v in ways.items()}, LINE_VIEWS)
         drawn[f"way_{own}{suffix}"] = partial(figures.connections, named, views, width=drawing.width)
-    if drawn_planes := _firsts(_of_kind(groups, PlaneDraws)):
+    if drawn_planes := _firsts(of_kind(groups, PlaneDraws)):
         views = _common({k: [v] for k, v in drawn_planes.items()}, PLANE_VIEWS)
         drawn[f"draws_{own}{suffix}"] = partial(
             figures.plane_draws, drawn_planes, views[0], width=drawing.width, scale=drawing.scale, symbols=known
         )
-    if planes := _firsts(_of_kind(groups, Plane)):
-        trajectories = _firsts(_of_kind(paths, Trajectory))
+    if planes := _firsts(of_kind(groups, Plane)):
+        trajectories = _firsts(of_kind(paths, Trajectory))
         drawn |= _planes(planes, trajectories, suffix if own == "plane" else f"_{own}{suffix}", drawing)
     return drawn
 
@@ -159,15 +159,17 @@ def _axis_names(plane: Plane) -> tuple[str, str]:
     return names[0], names[1]
 
 
-def _grouped(runs: Sequence[Run], name: str) -> dict[str, list[Record]]:
+def by_arm(runs: Sequence[Run], name: str) -> dict[str, list[Record]]:
+    """The results of this name, or of a former one, by the arm of their run."""
     groups: dict[str, list[Record]] = {}
     for run in runs:
-        if name in run.names:
-            groups.setdefault(str(run.attrs.get("arm", run.config.optimizer)), []).append(run.result(name))
+        if (stored := run.stored(name)) is not None:
+            groups.setdefault(str(run.attrs.get("arm", run.config.optimizer)), []).append(run.result(stored))
     return groups
 
 
-def _of_kind(groups: Mapping[str, Sequence[Record]], kind: type) -> dict[str, list[Any]]:
+def of_kind(groups: Mapping[str, Sequence[Record]], kind: type) -> dict[str, list[Any]]:
+    """The records of one kind by label; labels that have none are left out."""
     found = {label: [record for record in records if isinstance(record, kind)] for label, records in groups.items()}
     return {label: records for label, records in found.items() if records}
 

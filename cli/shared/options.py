@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -107,6 +107,17 @@ def refuse_imports(names: Iterable[str], trust: bool) -> None:
                 f"{name!r} is from a file or the environment and would import and run code; name it on the command "
                 "line, or add --trust"
             )
+
+
+def refuse_untyped(names: Mapping[str, str], trust: bool) -> None:
+    """Refuse names, by their option, as :func:`refuse_imports` does, where a file or the environment gave them.
+
+    Raises:
+        click.UsageError: there is such a name.
+    """
+    source_of = click.get_current_context().get_parameter_source
+    elsewhere = ORIGINS.keys() - {ParameterSource.COMMANDLINE}
+    refuse_imports([value for option, value in names.items() if source_of(option) in elsewhere], trust)
 
 
 def provenance() -> dict[str, Any]:

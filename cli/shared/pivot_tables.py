@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 
-from landscape.store.escaping import latex, markdown
+from landscape.store.escaping import latex, latex_table, markdown, markdown_table
 from ncsam.study.pivot import Pivot
 
 
@@ -27,23 +27,16 @@ def axes(text: str) -> tuple[str, str]:
 
 def as_latex(table: Pivot) -> str:
     """A ``tabular`` (package ``booktabs``); the best of each column, and what its interval reaches, is bold."""
-    body = [
-        " & ".join([latex(row), *(_cell(table, i, j, r"\textbf{%s}", r" $\pm$ ") for j in range(len(table.columns)))])
-        for i, row in enumerate(table.row_names)
-    ]
-    head = " & ".join(["", *map(latex, table.column_names)])
-    lines = [rf"\begin{{tabular}}{{l{'c' * len(table.columns)}}}", r"\toprule", rf"{head} \\", r"\midrule"]
-    return "\n".join(
-        [f"% {latex(legend(table))}", *lines, *(rf"{row} \\" for row in body), r"\bottomrule", r"\end{tabular}"]
-    )
+    heads = ["", *map(latex, table.column_names)]
+    rows = [[latex(row), *_cells(table, i, r"\textbf{%s}", r" $\pm$ ")] for i, row in enumerate(table.row_names)]
+    return f"% {latex(legend(table))}\n{latex_table('l' + 'c' * len(table.columns), heads, rows)}"
 
 
 def as_markdown(table: Pivot) -> str:
     """A Markdown table with the legend below."""
-    rows = [["", *map(markdown, table.column_names)], ["---"] * (1 + len(table.columns))]
-    for i, row in enumerate(table.row_names):
-        rows.append([markdown(row), *(_cell(table, i, j, "**%s**", " ± ") for j in range(len(table.columns)))])
-    return "\n".join(["| " + " | ".join(cells) + " |" for cells in rows] + ["", legend(table)])
+    heads = ["", *map(markdown, table.column_names)]
+    rows = [[markdown(row), *_cells(table, i, "**%s**", " ± ")] for i, row in enumerate(table.row_names)]
+    return f"{markdown_table(heads, rows)}\n\n{legend(table)}"
 
 
 def legend(table: Pivot) -> str:
@@ -53,6 +46,10 @@ def legend(table: Pivot) -> str:
     bold = ". Bold: the best of each column, and what its 95 % interval reaches" if table.best.any() else ""
     unit = ", per cent" if table.is_share else ""
     return f"{table.endpoint.replace('_', ' ')}{unit}: mean ± standard deviation over {seeds} seeds{bold}."
+
+
+def _cells(table: Pivot, row: int, bold: str, between: str) -> list[str]:
+    return [_cell(table, row, column, bold, between) for column in range(len(table.columns))]
 
 
 def _cell(table: Pivot, i: int, j: int, bold: str, between: str) -> str:

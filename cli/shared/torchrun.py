@@ -82,7 +82,7 @@ def ranks() -> Ranks | None:
 
 
 def error_stream() -> IO[str] | None:
-    """Path at which to say why the job ends; none if another process says it. The first that asks is the one."""
+    """The stream on which to say why the job ends; none if another process, the first to ask, says it."""
     if not launched():
         return sys.stderr
     if _state["store"] is None:

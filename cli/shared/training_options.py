@@ -8,16 +8,12 @@ from typing import Any, TypeVar
 
 import click
 
-from ncsam.training.config import COUNTS, FRACTIONS, NUMBERS, TrainConfig
+from ncsam.training.config import COUNTS, FRACTIONS, NUMBERS, SEEDS, TrainConfig
 
 from . import options
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-NORMALIZATION = (
-    "How pixels are prepared: own (mean and deviation of the training pixels), none (divided by 255), imagenet or "
-    "MEANS/DEVIATIONS such as 0.5/0.25."
-)
 _DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
 
 
@@ -41,3 +37,35 @@ def _type(name: str) -> click.ParamType | None:
     if name in NUMBERS:
         return click.FloatRange(*NUMBERS[name])
     return options.BELOW_1 if name in FRACTIONS else None
+
+
+def seeds(**names: str) -> Callable[[F], F]:
+    """The options of seeds that ``--seed`` sets where they are not given; by name, what each of them drives."""
+    given: dict[str, Any] = {"type": options.SEEDS, "show_default": "--seed"}
+    return options.several(
+        *(click.option(f"--seed-{n}", help=f"Seed of {text}.", **given) for n, text in names.items())
+    )
+
+
+def resolved_seeds(seed: int, choices: dict[str, Any]) -> dict[str, int]:
+    """Every seed of a training, taken out of the choices that :func:`seeds` gave; ``seed`` where none was given."""
+    found = {name: choices.pop(f"seed_{name}", None) for name in SEEDS}
+    return {name: seed if value is None else value for name, value in found.items()}
+
+
+SAMPLES: Callable[[F], F] = options.several(
+    setting("train_samples", "Use only the first N training samples.", show_default="all"),
+    setting("test_samples", "Use only the first N test samples.", show_default="all"),
+)
+NORMALIZATION: Callable[[F], F] = setting(
+    "normalization",
+    "How pixels are prepared: own (mean and deviation of the training pixels), none (divided by 255), imagenet or "
+    "MEANS/DEVIATIONS such as 0.5/0.25.",
+)
+STATE_DICT: Callable[[F], F] = options.several(
+    click.option("--key", show_default="the usual ones", help="Where in the files the state dict lies: model or a/b."),
+    click.option(
+        "--ignore", metavar="PATTERNS", callback=options.split, default="", help="Names in the files to leave out."
+    ),
+)
+"""Options of what lies where in files of weights."""

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import numpy as np
 
-from landscape.store.escaping import latex, markdown
+from landscape.store.escaping import latex, latex_table, markdown, markdown_table
 from ncsam.records import Curves, Secondary, Verdicts
 from ncsam.study.arms import printed
 from ncsam.study.by_measure import by_measure
@@ -171,27 +171,14 @@ def show_radius(study: Study) -> str:
 
 def as_markdown(verdicts: Verdicts) -> str:
     """A Markdown table, with the legend below."""
-    rows = [list(_heads(verdicts)), ["---"] * len(HEADS), *verdict_rows(verdicts)]
-    lines = ["| " + " | ".join(markdown(cell) for cell in row) + " |" for row in rows]
-    return "\n".join([*lines, "", legend(verdicts)])
+    rows = [map(markdown, row) for row in verdict_rows(verdicts)]
+    return f"{markdown_table([markdown(head) for head in _heads(verdicts)], rows)}\n\n{legend(verdicts)}"
 
 
 def as_latex(verdicts: Verdicts) -> str:
     """A LaTeX ``tabular`` (package ``booktabs``), with the legend as a comment."""
-    rows = [r" & ".join(_tex(cell) for cell in row) + r" \\" for row in verdict_rows(verdicts)]
-    heads = " & ".join(_tex(head) for head in _heads(verdicts)) + r" \\"
-    return "\n".join(
-        [
-            f"% {latex(legend(verdicts))}",
-            r"\begin{tabular}{llrrrrrrrl}",
-            r"\toprule",
-            heads,
-            r"\midrule",
-            *rows,
-            r"\bottomrule",
-            r"\end{tabular}",
-        ]
-    )
+    rows = [map(_tex, row) for row in verdict_rows(verdicts)]
+    return f"% {latex(legend(verdicts))}\n{latex_table('llrrrrrrrl', map(_tex, _heads(verdicts)), rows)}"
 
 
 def as_object(verdicts: Verdicts, secondary: Secondary) -> dict[str, Any]:

@@ -44,21 +44,13 @@ class Parameter:
     former: str = ""
 
 
-def variable(
-    *dims: str, long_name: str, units: str = "1", coordinate: bool = False, optional: bool = False, former: str = ""
-) -> Any:
+def variable(*dims: str, long_name: str, units: str = "1", coordinate: bool = False, former: str = "") -> Any:
     """Declare an array field of a record; without ``dims`` it is a single number."""
     if coordinate and len(dims) != 1:
         raise ValueError(f"a coordinate labels one dimension, got dims {dims}")
-    metadata = {"declares": Variable(dims, units, long_name, coordinate, former)}
-    if optional:
-        return dataclasses.field(default=None, metadata=metadata)
-    return dataclasses.field(metadata=metadata)
+    return dataclasses.field(metadata={"declares": Variable(dims, units, long_name, coordinate, former)})
 
 
 def parameter(long_name: str, default: Any = dataclasses.MISSING, *, former: str = "") -> Any:
     """Declare a setting of the measurement as a field of a record."""
-    metadata = {"declares": Parameter(long_name, former)}
-    if default is dataclasses.MISSING:
-        return dataclasses.field(metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata={"declares": Parameter(long_name, former)})

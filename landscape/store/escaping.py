@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 _FORMULA = re.compile(r"\s*[=+\-@]")
@@ -50,3 +51,25 @@ def markdown(text: str) -> str:
     a\|b \<x> [y]\(z)
     """
     return re.sub(r"([\\`|<*_]|(?<=\])\()", r"\\\1", " ".join(text.split()))
+
+
+def latex_row(cells: Iterable[str]) -> str:
+    """A row of a table in LaTeX, of cells that are LaTeX already."""
+    return " & ".join(cells) + r" \\"
+
+
+def latex_table(columns: str, heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """A ``tabular`` (package ``booktabs``) of cells that are LaTeX already."""
+    begin = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", latex_row(heads), r"\midrule"]
+    return "\n".join([*begin, *map(latex_row, rows), r"\bottomrule", r"\end{tabular}"])
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Iterable[str]]) -> str:
+    """A table in Markdown, of cells that are Markdown already.
+
+    >>> print(markdown_table(["a", "b"], [["1", "2"]]))
+    | a | b |
+    | --- | --- |
+    | 1 | 2 |
+    """
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows))

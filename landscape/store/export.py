@@ -14,7 +14,7 @@ import numpy as np
 
 from landscape.records import Plane, Record
 from landscape.store.errors import StoreError
-from landscape.store.escaping import csv_cell, latex
+from landscape.store.escaping import csv_cell, latex, latex_row, latex_table
 
 Dims = tuple[str, ...]
 ONE_PAGE = 50  # rows of a LaTeX table that fit on a page
@@ -109,17 +109,12 @@ def to_latex(record: Record, path: str | Path, *, overwrite: bool = False) -> Pa
 
 def _tabular(heads: list[str], rows: list[list[Any]]) -> str:
     columns = "".join("l" if isinstance(value, str) else "r" for value in rows[0]) if rows else "l" * len(heads)
-    head = [r"\toprule", _latex_row(heads), r"\midrule"]
+    head, body = map(_latex_cell, heads), [map(_latex_cell, row) for row in rows]
     if len(rows) <= ONE_PAGE:
-        begin, end = [rf"\begin{{tabular}}{{{columns}}}", *head], [r"\bottomrule", r"\end{tabular}", ""]
-    else:  # the head again on every page
-        begin = [rf"\begin{{longtable}}{{{columns}}}", *head, r"\endhead", r"\bottomrule", r"\endfoot"]
-        end = [r"\end{longtable}", ""]
-    return "\n".join([*begin, *map(_latex_row, rows), *end])
-
-
-def _latex_row(cells: list[Any]) -> str:
-    return " & ".join(_latex_cell(cell) for cell in cells) + r" \\"
+        return f"{latex_table(columns, head, body)}\n"
+    begin = [rf"\begin{{longtable}}{{{columns}}}", r"\toprule", latex_row(head), r"\midrule"]
+    begin += [r"\endhead", r"\bottomrule", r"\endfoot"]  # the head again on every page
+    return "\n".join([*begin, *map(latex_row, body), r"\end{longtable}", ""])
 
 
 def _latex_cell(cell: Any) -> str:

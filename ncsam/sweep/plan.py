@@ -24,7 +24,6 @@ from typing import Any
 
 from landscape import inputs
 from landscape._files import replacing
-from landscape._suggest import did_you_mean
 from landscape._version import __version__
 from landscape.store import StoreError
 from landscape.store.provenance import code_digest
@@ -32,6 +31,7 @@ from ncsam.statistics import LEVEL, detectable_effect
 from ncsam.study.statements import LATEST, VERSIONS, Statement
 from ncsam.sweep.canonical import canonical, digest, plain
 from ncsam.sweep.description import Sweep
+from ncsam.sweep.tables import check_known
 from ncsam.sweep.tuning import RULE
 from ncsam.training.config import TrainConfig
 
@@ -40,13 +40,8 @@ POWER = 0.8
 """Chance with which the smallest true effect of a plan would be found."""
 _PARTS = ("created", "sweep", "seeds", "arms", "tuning", "statements", "exclusions", "pilots", "power")
 _KEYS = ("exclusions", "pilots", "sd")
-_DRAWN = (
-    "seeds",
-    "options",
-    "optimizer",
-    "noise",
-    "like",
-)  # fields of a configuration that the arms and the seeds decide
+_DRAWN = ("seeds", "options", "optimizer", "noise", "like")
+"""Fields of a configuration that the arms and the seeds decide."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +136,7 @@ def draw_up(sweep: Sweep, version: int | None = None, *, created: datetime.date 
     if version not in versions:
         raise ValueError(f"statements of version {version}, expected one of {', '.join(map(str, versions))}")
     asked = sweep.description.get("plan", {})
-    _known(asked, _KEYS, "[plan]")
+    check_known(asked, _KEYS, "[plan]")
     day = datetime.datetime.now(datetime.UTC).date() if created is None else created
     content = {
         "kind": KIND,
@@ -245,7 +240,9 @@ def _power(statements: Sequence[Statement], seeds: int, given: Any) -> Iterator[
         raise ValueError(f"[plan.sd] is {given!r}, expected a table")
     contrasts = [(s, contrast) for s in statements for contrast in s.contrasts]
     keys = {(s.id, c): (f"{s.id}/{c}", s.id, s.id.partition("-")[0]) for s, c in contrasts}
-    _known(given, list(dict.fromkeys(key for of_contrast in keys.values() for key in of_contrast[::-1])), "[plan.sd]")
+    check_known(
+        given, list(dict.fromkeys(key for of_contrast in keys.values() for key in of_contrast[::-1])), "[plan.sd]"
+    )
     for statement, contrast in contrasts:
         entry = next((given[key] for key in keys[statement.id, contrast] if key in given), None)
         sd, source = _deviation(entry, statement.id)
@@ -269,7 +266,7 @@ def _deviation(entry: Any, name: str) -> tuple[float | None, str]:
     if entry is None:
         return None, "no standard deviation was given"
     if isinstance(entry, Mapping):
-        _known(entry, ("sd", "source"), f"[plan.sd] {name}")
+        check_known(entry, ("sd", "source"), f"[plan.sd] {name}")
         sd, source = entry.get("sd"), str(entry.get("source", "given"))
     else:
         sd, source = entry, "given"
@@ -295,13 +292,6 @@ def _texts(values: Any, where: str) -> list[str]:
     if not isinstance(values, list) or not all(isinstance(v, str) and v.strip() for v in values):
         raise ValueError(f"{where} is {values!r}, expected a list of texts")
     return list(values)
-
-
-def _known(found: Any, known: Sequence[str], where: str) -> None:
-    for key in found:
-        if key not in known:
-            hint = did_you_mean(key, known) or f"; known: {', '.join(known)}"
-            raise ValueError(f"{where} has an unknown key {key!r}{hint}")
 
 
 def refuse_changes(plan: Plan) -> None:
