@@ -54,18 +54,19 @@ _LOSS = "loss"
 
 
 class Probe:
-    """Measures a model that somebody else's loop trains, at the epochs or steps it is called at, and keeps the results.
+    """Measures a model during a training in somebody else's loop, whenever it is called, and keeps the results.
 
-    Each measurement evaluates an :class:`Objective` of the model as it is then, so that weights, buffers, modes,
-    gradients and the global random state are bitwise what they were; it takes time, which is recorded. Results lie in
-    one file, replaced as a whole after each measurement: a :class:`landscape.records.Course`, which
+    Each measurement evaluates an :class:`Objective` of the model in its present state. Weights, buffers, modes,
+    gradients and the global random state stay bitwise as they are; the time it takes is recorded. The results are in
+    one file, which is replaced as a whole after each measurement: a :class:`landscape.records.Course`, which
     :func:`landscape.load` reads and ``landscape figure`` draws.
 
     Args:
         loss_fn: as of :class:`Objective`, with the other arguments below.
         data: what is measured on, fixed; several sources are several views.
         path: the file.
-        every: ``"epoch"``, or a number of optimizer steps; the callbacks measure then, and results are counted in it.
+        every: when the callbacks measure, and the unit in which results are counted: ``"epoch"``, or a number of
+            optimizer steps.
         measures: names, or a mapping of names to options: ``loss`` (with the objective's metrics; always), ``top``
             (largest Hessian eigenvalue, k = 1 of :func:`landscape.top_eigenpairs`), ``trace``, ``sam``, ``adaptive``,
             ``average`` (needs ``{"sigma": …}``); or a name of your own with a function of the objective of one view.
@@ -133,7 +134,7 @@ class Probe:
             at: the epoch, or the step, in the order of training.
 
         Raises:
-            ValueError: ``at`` is no finite number, or model, loss and data make no :class:`Objective`.
+            ValueError: ``at`` is not a finite number, or model, loss and data do not make an :class:`Objective`.
         """
         if not math.isfinite(at):
             raise ValueError(f"at is {at}, expected the {self.unit}, a finite number")

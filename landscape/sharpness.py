@@ -25,9 +25,9 @@ def sam_sharpness(
 ) -> Sharpness:
     """max over ‖ε‖₂ ≤ ρ of L(w + ε) − L(w), approximated from below by gradient ascent.
 
-    One step is SAM's own ε = ρ·∇L/‖∇L‖ (Foret et al. 2021, arXiv 2010.01412, eq. 2), whatever its sign; more steps or
-    restarts are projected ascent (:func:`ascend`), of which the largest rise met is reported. Any
-    other ε of the ball may raise the loss more: the value is a lower bound, and more steps and restarts tighten it.
+    One step is SAM's own ε = ρ·∇L/‖∇L‖ (Foret et al. 2021, arXiv 2010.01412, eq. 2), and its rise is reported whatever
+    its sign; more steps or restarts are projected ascent (:func:`ascend`), of which the largest rise met is reported.
+    Another ε of the ball may raise the loss more, so the value is a lower bound; more steps and restarts tighten it.
 
     Args:
         objective: with a single view.
@@ -170,9 +170,9 @@ def m_sharpness(
 ) -> Sharpness:
     """Mean over groups of m samples of SAM's sharpness of each group's own loss, each with its own ε (one step).
 
-    It is what m-SAM lowers (Foret et al. 2021, arXiv 2010.01412, §4.1; Andriushchenko & Flammarion 2022, arXiv
-    2206.06232); with m the number of samples it is :func:`sam_sharpness`. The groups follow from the seed, each sample
-    is in one, and those left over, fewer than m, in none.
+    This is what m-SAM minimises (Foret et al. 2021, arXiv 2010.01412, §4.1; Andriushchenko & Flammarion 2022, arXiv
+    2206.06232); if m is the number of samples, it is :func:`sam_sharpness`. The seed determines the groups. Each sample
+    is in one group, except fewer than m that are left over.
 
     Args:
         objective: with a single view, whose loss is a mean over its samples.
@@ -185,7 +185,8 @@ def m_sharpness(
         Sharpness: in units of the loss; ``stderr`` over the groups, none where there is one.
 
     Raises:
-        ValueError: ρ out of range, m or ``groups`` that the view has not, or a group whose labels the loss ignores.
+        ValueError: ρ out of range, more samples or groups asked for than the view has, or a group whose labels the loss
+            ignores.
 
     >>> model = torch.nn.Linear(1, 1, bias=False)
     >>> obj = Objective(model, torch.nn.MSELoss(), (torch.ones(6, 1), torch.arange(6.0)[:, None]))
@@ -234,8 +235,9 @@ def sharpness_at_rise(
     """The radius at which projected ascent raises the loss by a stated amount, and the rise that it met there.
 
     A fixed radius may leave the neighbourhood of one solution and hardly move another; at a fixed rise all are compared
-    at the same height. The smaller the ``radius`` the sharper; 2·value/radius² is the curvature that a quadratic with
-    that rise would have. Found by bisection of log radius, each step an ascent of ``steps`` gradients.
+    at the same height. The smaller the ``radius``, the sharper the solution; 2·value/radius² is the curvature of a
+    quadratic with that rise. The radius is found by bisection of its logarithm, in which each step is an ascent of
+    ``steps`` gradients.
 
     Args:
         objective: with a single view.

@@ -17,14 +17,14 @@ from landscape.inputs import limits
 class LazyInputs:
     """Inputs of a map-style data set, read when they are needed: ``inputs[rows]`` is a tensor, as of an array.
 
-    Rows are kept once they are read while they fit into the memory that ``--limits memory=`` allows (2 GiB unless it
-    is said otherwise), and read anew after that. What is read again must be what it was: a digest of every row is kept.
+    Rows that were read are kept as long as they fit into the memory that ``--limits memory=`` allows (2 GiB by
+    default); others are read anew each time. A digest of every row is kept, so that a row which has changed is noticed.
 
     Args:
         read: inputs, (m, …), of the rows (m,) int64, the same whenever it is called.
         shape: of all inputs, (n, …).
         dtype: of the inputs.
-        digest: what tells these data from others, for those that record which they used; such as a hash of file names.
+        digest: text that identifies these data in records of what was used, such as a hash of file names.
 
     >>> squares = LazyInputs(lambda rows: (rows**2)[:, None], (10**6, 1), torch.int64)
     >>> squares[torch.tensor([3, 5])].tolist(), squares.select(torch.tensor([7, 8, 9]))[-1:].tolist()

@@ -1,8 +1,8 @@
 """The objective: a loss over data as an exact, deterministic function of the flat parameter vector.
 
-Everything in this package measures an :class:`Objective`. It owns the three things that tools of this kind get
-wrong: means weighted by the true size of each micro-batch, frozen layers (eval mode), and a model that comes back
-untouched.
+Everything in this package measures an :class:`Objective`. It is responsible for the three things that tools of this
+kind get wrong: means weighted by the true size of each micro-batch, frozen layers (eval mode), and a model that comes
+back untouched.
 """
 
 from __future__ import annotations
@@ -45,30 +45,30 @@ _COARSE = (torch.bfloat16, torch.float16)
 class Objective:
     """A mean loss over data as a function of a model's trainable parameters.
 
-    Evaluated in eval mode (BatchNorm statistics frozen, dropout off) on the model's device and in its dtype, summed
-    in float64 over micro-batches weighted by their true size. The model is never written to: weights, buffers,
+    It is evaluated in eval mode (BatchNorm statistics frozen, dropout off) on the model's device and in its dtype, and
+    summed in float64 over micro-batches weighted by their true size. The model is never written to: weights, buffers,
     train/eval modes, ``requires_grad`` and the global RNG state come back as they were, also after an exception.
 
     Args:
         model: any module.
         loss_fn: ``loss_fn(outputs, labels)``, reduced by the mean over samples. Class weights and ``ignore_index``
-            of ``nn.CrossEntropyLoss`` and ``nn.NLLLoss`` are honoured exactly. A model that computes its loss itself,
-            from labels in the batch, may hand it through: ``lambda outputs, labels: outputs["loss"]``; then
-            views cannot have labels of their own.
+            of ``nn.CrossEntropyLoss`` and ``nn.NLLLoss`` are honoured exactly. For a model that computes its loss
+            itself, from labels in the batch, use ``lambda outputs, labels: outputs["loss"]``; views then cannot have
+            labels of their own.
         data: ``(x, y)`` tensors, a mapping of equally long tensors with a ``"labels"`` entry, a ``Dataset``, a
             ``DataLoader``, or a mapping of source names to any of these.
         batch_size: samples in a micro-batch; has no influence on results beyond rounding.
         forward: ``(model, batch) -> outputs`` for dict batches or unusual models; ``model(*inputs)`` if none.
-        metrics: ``{name: fn(outputs, labels)}``, means over samples or one value a sample; if none, ``accuracy`` where
-            labels are class indices. ``{}`` for no metrics.
-        views: the views to evaluate; if none, one view a source, carrying its name.
+        metrics: ``{name: fn(outputs, labels)}``, means over samples, or one value for each sample; by default
+            ``accuracy`` where labels are class indices. ``{}`` for no metrics.
+        views: the views to evaluate; by default one for each source, with its name.
         normalizer: ``labels -> weight of the batch`` for losses that do not average over samples.
         checks: ``full`` establishes on all batches what the loss is a mean over, ``first`` on the first one alone, and
             ``off`` checks neither that nor whether evaluations agree; see the page *What an objective must be*.
-        name: what its records are called in figures.
+        name: by which figures call its records.
 
     Raises:
-        TypeError: the model is no module, or the loss no function.
+        TypeError: the model is not a module, or the loss is not a function.
         ValueError: the data are empty or malformed, a view's indices or labels do not fit its source; (on first use)
             the loss is not a mean over samples, or cannot serve the views.
         NotDeterministicError: (on first use) two evaluations of one batch differ.
@@ -196,10 +196,10 @@ class Objective:
 
     @property
     def loss_is_inside(self) -> bool:
-        """True if the loss is computed inside the model, so that it is no function of outputs and labels.
+        """True if the loss is computed inside the model, so that it is not a function of outputs and labels.
 
-        Gradients, Hessians and surfaces need no more; what looks at outputs (the GGN, losses of single samples, views
-        with labels of their own) does.
+        Gradients, Hessians and surfaces work all the same; whatever uses outputs (the GGN, losses of single samples,
+        views with labels of their own) does not.
         """
         return is_inside(self._checked())
 
@@ -288,7 +288,7 @@ class Objective:
         """The same objective with matrix products and convolutions of forward and backward passes in less precision.
 
         Parameters, gradients, outputs and the loss stay float32 and sums float64 (``torch.autocast``). The checks that
-        an objective makes with its first use are made in full precision. ``None`` goes back to it.
+        an objective makes on first use are made in full precision. ``None`` returns to full precision.
 
         Raises:
             ValueError: parameters are not float32, or the precision is not bfloat16.
@@ -370,7 +370,7 @@ class Objective:
         )
 
     def layers(self) -> dict[str, tuple[str, ...]]:
-        """Modules that own parameters of this objective, with those: ``restricted(*names)`` gives the layer's block.
+        """Modules that own parameters of this objective, with their names: ``restricted(*names)`` is a layer's block.
 
         >>> obj = Objective(nn.Sequential(nn.Linear(3, 2)), nn.MSELoss(), (torch.randn(5, 3), torch.randn(5, 2)))
         >>> obj.layers()
@@ -558,10 +558,10 @@ class Objective:
 
 
 def check_objective(value: Any, taker: str) -> None:
-    """Refuse what is no objective, saying how to make one.
+    """Refuse anything but an objective, and say how to make one.
 
     Raises:
-        TypeError: the value is no :class:`Objective`.
+        TypeError: the value is not an :class:`Objective`.
 
     >>> check_objective(nn.Linear(2, 1), "line")
     Traceback (most recent call last):
@@ -577,7 +577,7 @@ def check_seed(seed: Any) -> None:
     """Refuse anything but a seed; nothing is drawn without one, so that every result can be repeated.
 
     Raises:
-        TypeError: the seed is no whole number.
+        TypeError: the seed is not a whole number.
     """
     if isinstance(seed, bool) or not isinstance(seed, Integral):
         raise TypeError(f"seed is {seed!r}, expected a whole number, so that the result can be repeated, such as 0")
@@ -604,11 +604,11 @@ def with_normalized_logits(objective: Objective) -> Objective:
 
     A network that separates its data can lower cross-entropy, and shrink every sharpness, by scaling its logits up
     alone. Logit normalisation takes that freedom away (Andriushchenko et al. 2023, arXiv 2302.07011, §3; centred and
-    divided by the ℓ2 norm as in their released code). The loss it leaves is another one, bounded away from zero:
+    divided by the ℓ2 norm as in their released code). The result is a different loss, which is bounded away from zero:
     compare its values only with each other.
 
     Raises:
-        ValueError: (on first use) the outputs are no tensor with a class axis, (samples, classes, …).
+        ValueError: (on first use) the outputs are not a tensor with a class axis, (samples, classes, …).
 
     >>> x, y = torch.randn(10, 3), torch.arange(10) % 3
     >>> model = torch.nn.Linear(3, 3)

@@ -23,8 +23,8 @@ def sharded(objective: Objective, group: dist.ProcessGroup | None = None) -> Obj
       process up to rounding, and have the same bits on all processes. A process may be left without samples.
     * Of a line or plane each process evaluates some points over the whole data; values have the bits of one process.
 
-    Every process holds all results. A process that is gone makes the others raise :class:`RankLostError` at the next
-    step that they take together.
+    Every process holds all results. If a process is lost, the others raise :class:`RankLostError` at the next step that
+    they take together.
 
     Args:
         objective: at the same weights, over the same data, with the same views on every process.

@@ -1,7 +1,7 @@
 """Curvature in relative changes of the parameters: trace and largest eigenvalues of D H D with D = diag(|w|).
 
-Both stay as they are when parameters are rescaled such that the function stays the same (the scale of a layer of ReLUs
-moved into the next), which raw curvature does not (Dinh et al. 2017, arXiv 1703.04933).
+Neither changes when parameters are rescaled without changing the function (such as by moving the scale of a layer of
+ReLUs into the next); raw curvature does (Dinh et al. 2017, arXiv 1703.04933).
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ def adaptive_trace(
 ) -> TraceResult:
     """Trace of D H D with D = diag(|w|) for an objective's single view, Σᵢ wᵢ² ∂²L/∂wᵢ², with its standard error.
 
-    It is what 2/σ² times the average adaptive sharpness E L(w + |w| ⊙ u) − L(w), u ~ N(0, σ²), tends to as σ → 0, with
-    no term of the gradient and no radius to choose. Found by one run of Hutchinson's probes on the scaled operator, see
-    :func:`landscape.trace`, in the loss's own unit.
+    This is the limit for σ → 0 of 2/σ² times the average adaptive sharpness E L(w + |w| ⊙ u) − L(w), u ~ N(0, σ²),
+    without a term of the gradient and without a radius to choose. It is found by one run of Hutchinson's probes on the
+    scaled operator, see :func:`landscape.trace`, and is in the unit of the loss.
 
     Args:
         objective: at the point of interest.
@@ -42,7 +42,7 @@ def adaptive_trace(
 
     Raises:
         ValueError: several views, fewer than two products for probes, or ``deflate`` of another size.
-        DerivativeError: second derivatives cannot be had, see :class:`landscape.HessianOperator`.
+        DerivativeError: second derivatives are not available, see :class:`landscape.HessianOperator`.
 
     >>> import torch
     >>> x, y = torch.ones(4, 1, dtype=torch.float64), torch.zeros(4, 1, dtype=torch.float64)
@@ -57,8 +57,8 @@ def adaptive_trace(
 def adaptive_top(objective: Objective, k: int = 1, *, strategy: StrategyName = "auto", **options: Any) -> EigenResult:
     """The k largest eigenvalues of D H D with D = diag(|w|) for an objective's single view, each with its error bound.
 
-    The largest is what 2/ρ² times the adaptive sharpness of radius ρ (Kwon et al. 2021, arXiv 2102.11600) tends to at a
-    minimum as ρ → 0. Its vectors are relative changes u of the parameters, dw = |w| ⊙ u.
+    At a minimum, the largest is the limit for ρ → 0 of 2/ρ² times the adaptive sharpness of radius ρ (Kwon et al. 2021,
+    arXiv 2102.11600). The vectors are relative changes u of the parameters, dw = |w| ⊙ u.
 
     Args:
         objective: at the point of interest.
@@ -68,7 +68,7 @@ def adaptive_top(objective: Objective, k: int = 1, *, strategy: StrategyName = "
 
     Raises:
         ValueError: several views, or an option is out of range.
-        DerivativeError: second derivatives cannot be had, see :class:`landscape.HessianOperator`.
+        DerivativeError: second derivatives are not available, see :class:`landscape.HessianOperator`.
         FloatingPointError: a product is not finite.
 
     >>> import torch

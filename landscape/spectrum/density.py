@@ -109,9 +109,10 @@ def spectral_density(
 def negative_mass(density: DensityResult, *, threshold: float | None = None) -> NegativeMass:
     """Estimate how much of a spectrum is negative: by number of eigenvalues, and by the sum of their magnitudes.
 
-    Read off the quadrature of :func:`spectral_density`, not off its smoothed curve. The second, Σ|λ| over λ < 0 divided
-    by Σ|λ| (Ghorbani et al. 2019, arXiv 1901.10159), is the robust one: a network has very many eigenvalues near zero,
-    whose signs decide the first and are below what a quadrature resolves, unless ``threshold`` leaves them out.
+    Both are computed from the quadrature of :func:`spectral_density`, not from its smoothed curve. The second, Σ|λ|
+    over λ < 0 divided by Σ|λ| (Ghorbani et al. 2019, arXiv 1901.10159), is the robust one. The first depends on the
+    signs of the very many eigenvalues near zero, which a quadrature does not resolve, unless ``threshold`` leaves them
+    out.
 
     Args:
         density: of the operator.

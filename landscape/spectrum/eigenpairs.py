@@ -50,11 +50,11 @@ def top_eigenpairs(
     themselves, not from the recurrence; an eigenvalue of H lies within its residual of every returned value.
 
     **What is not promised without** ``search_missed``: in exact arithmetic one Krylov sequence meets each eigenvalue
-    once, so of a multiple eigenvalue a run of ``block`` vectors finds at most ``block`` copies, and residuals cannot
-    tell that others are missing. A search explores the complement of what was found from a fresh start until nothing
-    new appears; it takes about as many products again and yields ``unseen_lower`` and ``unseen_upper``.
-    All but ``len(values)`` eigenvalues lie between them, with probability 0.999 over the fresh start. Only then are the
-    gaps to other eigenvalues known, and errors of residual²/gap possible (``sharp``).
+    once. So a run of ``block`` vectors finds at most ``block`` copies of a multiple eigenvalue, and residuals cannot
+    show that others are missing. A search explores the complement of what was found from a fresh start until nothing
+    new appears; it takes about as many products again and yields ``unseen_lower`` and ``unseen_upper``. All but
+    ``len(values)`` eigenvalues lie between them, with probability 0.999 over the fresh start. Only then are the gaps to
+    other eigenvalues known, and errors of residual²/gap possible (``sharp``).
 
     Args:
         H: :class:`landscape.HessianOperator`, tensor, array or scipy ``LinearOperator``, (K, K), symmetric.

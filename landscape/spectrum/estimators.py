@@ -23,15 +23,15 @@ def trace(
     tr H = tr QᵀHQ + E zᵀ(I − QQᵀ)H(I − QQᵀ)z for an orthonormal basis Q and Rademacher vectors z (Hutchinson 1989;
     Gambhir, Stathopoulos, Orginos 2017, arXiv 1603.05988). The first term is exact; with Q a Krylov basis it holds the
     outliers, which dominate the variance. Unbiased: probes and basis are drawn independently. The same seed draws the
-    same probes for every operator of one size. ``value ± t·stderr`` with Student's t for ``len(samples) − 1`` degrees
-    of freedom covers the trace as often as it says.
+    same probes for every operator of one size. ``value ± t·stderr``, with Student's t for ``len(samples) − 1`` degrees
+    of freedom, covers the trace with its nominal probability.
 
     Args:
         H: :class:`landscape.HessianOperator`, tensor, array or scipy ``LinearOperator``, (K, K), symmetric.
         num_matvecs: products to spend; from K on the trace is exact and its error 0.
-        deflate: the :class:`landscape.EigenResult` of this operator: its Krylov basis if it was made with
-            ``keep_basis=True``, else its eigenvectors, both without further products; or vectors (K, m), which take m
-            of the products. What is known is then grown as a Krylov space, until as many dimensions are known as
+        deflate: the :class:`landscape.EigenResult` of this operator, of which the Krylov basis is used if it was made
+            with ``keep_basis=True``, else the eigenvectors, both without further products; or vectors (K, m), which
+            take m of the products. The known space is then grown as a Krylov space until it has as many dimensions as
             products are left for probes; with ``None`` that is half of them.
         seed: of the probes.
         progress: wraps the iteration over products, e.g. ``tqdm.auto.tqdm``.

@@ -36,7 +36,7 @@ def apply(spec: str, labels: ArrayLike, num_classes: int, seed: int = 0, x: Arra
     ============================================  ===================================================
 
     Args:
-        x: inputs, (n, …), of the kinds that look at them; ready for the model (normalised).
+        x: inputs, (n, …), for kinds that depend on them; ready for the model (normalised).
 
     Raises:
         ValueError: a spelling that is not in the table, or what the kind itself refuses.
@@ -52,8 +52,8 @@ def parse(spec: str, *, whole: int | None = None) -> Noise:
     """The noise spelled ``spec``, a function of (labels, num_classes, seed, x), checked as far as that needs no data.
 
     Args:
-        whole: samples of the training set whose first the labels are of, which files of labels have one for each of;
-            as many as there are labels if none.
+        whole: number of samples of the whole training set, of which the labels belong to the first; files of labels
+            have one for each of them. As many as there are labels if none.
 
     Raises:
         ValueError: a spelling that is not in the table of :func:`apply`, or a rate outside [0, 1].

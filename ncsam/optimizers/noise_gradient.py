@@ -47,10 +47,10 @@ class NoiseGradient(ABC):
 class SimulatedNoise(NoiseGradient):
     """g* of the NCSAM paper: the gradient on samples that are given a likely wrong label (eq. 16–18).
 
-    Of the n samples that count in the loss (those with a label that it ignores do not) ⌊flip_ratio·n⌋ are drawn
-    without replacement with chances ∝ 1 / (1 + δ), δ the margin between their two largest logits; each gets the largest
-    logit's class that is not its *observed* label; g* is the gradient of their mean loss, taken through the graph of
-    the whole batch. "Without replacement" and "mean" are ours, the paper does not say.
+    Of the n samples that count in the loss (those whose label it ignores do not), ⌊flip_ratio·n⌋ are drawn without
+    replacement, with chances ∝ 1 / (1 + δ), where δ is the margin between their two largest logits. Each gets the class
+    of its largest logit that is not its *observed* label. g* is the gradient of their mean loss, taken through the
+    graph of the whole batch. "Without replacement" and "mean" are ours; the paper does not say.
 
     With ``uniform_picks`` chances are equal (the *random picks* control).
     """
@@ -87,8 +87,8 @@ class SimulatedNoise(NoiseGradient):
 class TrueNoise(NoiseGradient):
     """g_noise itself (the *oracle* control): mean gradient over the batch's wrong-labelled samples, observed labels.
 
-    All wrong-labelled samples count and the loss is that of training, so the options of the simulated noise, which
-    are taken so that arms can share theirs, have no effect.
+    All wrong-labelled samples count, and the loss is the training loss. The options of the simulated noise are
+    accepted, so that arms can share them, but have no effect.
     """
 
     flip_ratio: float = field(default=0.4, repr=False, metadata={"meaning": "no effect."})

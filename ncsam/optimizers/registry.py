@@ -33,8 +33,8 @@ def options_of(name: str) -> list[str]:
 def resolve_options(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """``given`` completed by the optimizer's defaults: what a run records.
 
-    Left out are ``forward``, ``seed`` and ``synchronised``, the warm-up, which the training loop gives to every
-    optimizer alike, and the norms of a replay, which come from another run. Those of a ``package.module:factory`` are
+    Left out are ``forward``, ``seed`` and ``synchronised``; the warm-up, which the training loop handles alike for all
+    optimizers; and the norms of a replay, which come from another run. The options of a ``package.module:factory`` are
     taken as they are given.
 
     >>> resolve_options("sam", {"rho": 0.1})

@@ -33,7 +33,7 @@ class ProjectionWarning(UserWarning):
 
 
 class RoundingWarning(UserWarning):
-    """The weights' precision leaves another perturbation than the one that was asked for."""
+    """The perturbation that was added differs from the one asked for, because the weights are rounded."""
 
 
 class SkippedWarning(UserWarning):
@@ -49,8 +49,8 @@ class SharpnessAware(OptimizerWrapper):
 
     Attributes:
         info: the record of the last ``step(closure)`` or ``backward(closure)``, without outputs and labels.
-        perturbed: whether the weights are at w + ε now; so a closure can tell its second call, for example in order to
-            log the loss once.
+        perturbed: whether the weights are at w + ε now, by which a closure recognises its second call, for example to
+            log the loss only once.
 
     Args:
         model: the model, plain or in DistributedDataParallel.
@@ -132,17 +132,17 @@ class SharpnessAware(OptimizerWrapper):
     ) -> StepInfo | Any:
         """One update on one mini-batch: all forward and backward passes, and the base optimizer's step.
 
-        ``.grad`` is cleared first and holds the gradient that was used afterwards. BatchNorm statistics move once, in
+        ``.grad`` is cleared first, and afterwards holds the gradient that was used. BatchNorm statistics move once, in
         the unperturbed pass. Dropout masks are drawn anew in each pass. Call it inside ``torch.autocast`` for mixed
-        precision; backward passes and norms run outside of it. Gradients are computed inside ``torch.no_grad`` and
-        ``torch.inference_mode`` all the same.
+        precision; backward passes and norms run outside of it. Gradients are computed even inside ``torch.no_grad`` and
+        ``torch.inference_mode``.
 
         ``step(closure)``, as trainers and loops for any optimizer call it, takes a function that clears the gradients,
-        runs forward and backward passes and returns the loss. It is called at w and at w + ε, and what it returned at
-        w is returned; :attr:`info` has the record. That suffices where ε depends on the gradient alone (SAM, ASAM,
-        replayed norms, the base optimizer), and does what ``step(x, y, loss_fn)`` does, bitwise. A closure that clips
-        the gradient clips both, which leaves SAM's direction as it is. Under a ``GradScaler``, or where something else
-        makes the update, see :meth:`backward`.
+        runs forward and backward passes and returns the loss. It is called at w and at w + ε, and what it returned at w
+        is returned; :attr:`info` has the record. This works where ε depends on the gradient alone (SAM, ASAM, replayed
+        norms, the base optimizer), and is bitwise ``step(x, y, loss_fn)``. A closure that clips the gradient clips
+        both, which leaves SAM's direction as it is. Under a ``GradScaler``, or where something else makes the update,
+        see :meth:`backward`.
 
         Args:
             x: inputs; a tensor, or whatever ``forward`` takes.
@@ -151,10 +151,10 @@ class SharpnessAware(OptimizerWrapper):
             progress: epoch / epochs in [0, 1], epochs counted from 1; required by NCSAM, ignored by SAM.
             true_labels: the right labels, for the controls that need them.
             scaler: a ``GradScaler``; scaling, unscaling, its ``step`` and its ``update`` are done here.
-            microbatches: equal parts into which the batch is cut to save memory. Each counts what it weighs in the
-                loss's own mean: class weights and ignored labels of ``nn.CrossEntropyLoss`` and ``nn.NLLLoss``
-                (or ``functional.cross_entropy`` itself) are summed exactly, any other loss must be a mean over the
-                rows, which is checked on the outputs of each step, without a further pass of the model.
+            microbatches: equal parts into which the batch is cut to save memory. Each has the weight that it has in the
+                mean of the loss: class weights and ignored labels of ``nn.CrossEntropyLoss`` and ``nn.NLLLoss`` (or
+                ``functional.cross_entropy`` itself) are summed exactly. Any other loss must be a mean over the rows;
+                this is checked on the outputs of each step, without a further pass of the model.
             closure: in place of all others but ``progress``.
 
         Raises:
@@ -200,11 +200,11 @@ class SharpnessAware(OptimizerWrapper):
     def backward(self, closure: Closure, *, progress: float | None = None) -> Any:
         """Leave the gradient at w + ε in ``.grad`` without an update: the first part of ``step(closure)``.
 
-        It stands where ``loss.backward()`` stood, for loops that update by themselves: step :attr:`base` afterwards.
-        Like ``loss.backward()`` it adds to the gradients that are there, so that batches can be accumulated, each with
-        its own ε; whether the closure clears gradients makes no difference. The loss may be scaled
-        (``scaler.scale(loss)``); unscaling and clipping come after, as without SAM. Where something is not finite at w,
-        the gradient at w is left, on which a scaler backs off.
+        It takes the place of ``loss.backward()`` in loops that make the update themselves: step :attr:`base`
+        afterwards. Like ``loss.backward()`` it adds to the gradients that are there, so batches can be accumulated,
+        each with its own ε; whether the closure clears gradients makes no difference. The loss may be scaled
+        (``scaler.scale(loss)``); unscaling and clipping come afterwards, as without SAM. If something is not finite at
+        w, the gradient at w is left, so that a scaler backs off.
 
         Args:
             closure: runs forward and backward passes and returns the loss.

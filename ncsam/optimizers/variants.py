@@ -118,10 +118,10 @@ class MSAM(Variant, perturbation=GroupwiseAscent()):
 class LogitSAM(Variant, perturbation=LogitAscent()):
     """Control: SAM's effect on the logits alone, the network's Jacobian being that of w (L-SAM of Baek et al. 2024).
 
-    The gradient of a sample is its Jacobian ∂z/∂w times the slope of its loss in the logits z; SAM takes both at
-    w + ε, this the slope there and the Jacobian at w (arXiv 2405.03676). Where it does as well as SAM, SAM acts by
-    weighting samples otherwise. A step takes a forward pass more than SAM's. Dropout draws a mask for each pass, so
-    that slope and Jacobian are those of two masks.
+    The gradient of a sample is its Jacobian ∂z/∂w times the slope of its loss in the logits z; SAM takes both at w + ε,
+    this the slope there and the Jacobian at w (arXiv 2405.03676). If it does as well as SAM, then SAM acts by weighting
+    samples differently. A step takes one forward pass more than a step of SAM. Dropout draws a mask for each pass, so
+    slope and Jacobian belong to two different masks.
 
     >>> import torch, ncsam
     >>> model = torch.nn.Linear(2, 3)
@@ -135,16 +135,16 @@ class LogitSAM(Variant, perturbation=LogitAscent()):
 class JacobianSAM(Variant, perturbation=JacobianAscent()):
     """Control: SAM's effect on the network's Jacobian alone, samples weighted as at w (J-SAM of Baek et al. 2024).
 
-    Where it does as well as SAM (arXiv 2405.03676 found so under label noise), SAM does not act by weighting samples.
+    If it does as well as SAM (as arXiv 2405.03676 found under label noise), SAM does not act by weighting samples.
     """
 
 
 class NCSAM(Variant, perturbation=Compensated()):
     """Noise-compensated SAM as in the paper (Xu, Deng, Pang, arXiv 2601.19947): ε = Proj(ρ g/‖g‖ + s(t) g*).
 
-    g* is the gradient on uncertain samples that are given a likely wrong label for the occasion (eq. 16–18). Options
-    beyond the paper's are ours, for study: its own are the defaults, except that κ and r_flip are published for some
-    settings only and that its warm-up is ``warmup=0.25``. ``step`` needs ``progress``.
+    g* is the gradient on uncertain samples that are temporarily given a likely wrong label (eq. 16–18). Options beyond
+    the paper's are ours, for study. The defaults are the paper's settings, except that κ and r_flip are published for
+    some settings only, and that the paper's warm-up is ``warmup=0.25``. ``step`` needs ``progress``.
 
     Raises:
         ValueError: an option out of range.
@@ -181,7 +181,7 @@ class RandomPicks(NCSAM, perturbation=Compensated(noise=SimulatedNoise(uniform_p
 
 
 class RandomDirection(NCSAM, perturbation=Compensated(noise=RandomNoise())):
-    """Control: NCSAM with a Gaussian direction in place of g*, as long as g* is at that very step."""
+    """Control: NCSAM with a Gaussian direction in place of g*, of the same length as g* at each step."""
 
 
 class Oracle(NCSAM, perturbation=Compensated(noise=TrueNoise())):
@@ -193,9 +193,10 @@ class GStarOnly(NCSAM, perturbation=Compensated(ascent=False)):
 
 
 class Matched(NCSAM, perturbation=MatchedAscent()):
-    """Control: SAM's direction with the ‖ε‖ that NCSAM with the same options has at that very step.
+    """Control: SAM's direction with the ‖ε‖ that NCSAM with the same options has at the same step.
 
-    Informative for ``project=False``, the default here; where NCSAM projects, ‖ε‖ is ρ nearly always and this is SAM.
+    It is informative only for ``project=False``, the default here: if NCSAM projects, ‖ε‖ is nearly always ρ, and this
+    is SAM.
     """
 
 
@@ -218,7 +219,8 @@ class CleanPartDirection(Variant, perturbation=CleanPartAscent()):
 class Replay(Variant, perturbation=ReplayedAscent()):
     """Control: SAM's direction with the ‖ε‖ that another run had at the same step, given as ``norms``.
 
-    :class:`Matched` has the ‖ε‖ that NCSAM would have on its own trajectory; this has what NCSAM really had on its.
+    :class:`Matched` has the ‖ε‖ that NCSAM would have on the trajectory of ``matched``; this has the one that NCSAM
+    really had.
 
     >>> import torch, ncsam
     >>> model = torch.nn.Linear(2, 3)

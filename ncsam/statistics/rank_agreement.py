@@ -1,8 +1,8 @@
 """Rank agreement of two quantities over arms, where the arms are a sample as the seeds are.
 
-Arms that are taken for fixed give intervals that hold for these very arms; a statement about methods is one about the
-arms that might have been compared. The interval here is that of a mean of Kendall's τ, or of a partial τ, over a random
-arm and a random seed.
+If arms are treated as fixed, intervals hold only for these arms; a statement about methods is about all arms that might
+have been compared. The interval here is that of the mean of Kendall's τ, or of a partial τ, over random arms and random
+seeds.
 """
 
 from __future__ import annotations
@@ -29,14 +29,15 @@ def kendall_interval(
 ) -> Interval:
     """Kendall's τ_b of two (seeds, arms) tables, the mean over the seeds, with arms and seeds as random factors.
 
-    The variance is the jackknife's over the arms, all seeds of an arm left out together, times (A − 2)/(A − 1) for its
-    bias at few arms; and what the seeds vary by beyond what arms drawn anew for each seed would explain. The ends are
-    those of Student's t with A − 1 degrees of freedom on the scale arcsin τ. Where every pair of arms agrees in every
-    seed there is no variance, and the lower end is the exact one of ⌊A/2⌋ pairs of arms that all agree.
+    The variance is that of the jackknife over the arms, with all seeds of an arm left out together, times
+    (A − 2)/(A − 1) for its bias at few arms; plus the variance between seeds beyond what arms drawn anew for each seed
+    would explain. The ends are those of Student's t with A − 1 degrees of freedom on the scale arcsin τ. Where every
+    pair of arms agrees in every seed there is no variance, and the lower end is the exact one of ⌊A/2⌋ pairs of arms
+    that all agree.
 
     Simulated coverage is within two points of the nominal level for 8 to 17 arms and 5 to 10 seeds (see the tests).
-    With fewer arms it is too wide. Arms that are variants of a few count for more than they are: the interval takes
-    every arm for one of its own, and covers too seldom; give one arm of each family.
+    With fewer arms it is too wide. If arms are variants of a few methods, the interval counts each as an arm of its own
+    and covers too seldom; give one arm of each family, or ``families``.
 
     Args:
         given: a third table (memorisation, say); the τ is then Kendall's partial τ, (τ_xy − τ_xz τ_yz) /

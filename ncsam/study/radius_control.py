@@ -1,7 +1,8 @@
 """The radius control: every arm against the perturbation it really took, and against SAM with as large a one.
 
-NCSAM's ‖ε‖ is not its ρ. An arm that is better than SAM at the same *nominal* ρ may only look further; what tells is
-SAM at the same *realised* mean ‖ε‖, interpolated between the SAM arms of the same seed.
+NCSAM's ‖ε‖ is not its ρ. An arm that is better than SAM at the same *nominal* ρ may merely have the longer
+perturbation; the right comparison is with SAM at the same *realised* mean ‖ε‖, interpolated between the SAM arms of the
+same seed.
 """
 
 from __future__ import annotations

@@ -49,7 +49,8 @@ class TrainConfig:
         like: of the optimizer ``replay``, and of no other: the run file, or in a sweep the arm, whose ‖ε‖ at every step
             it takes.
         epochs, batch_size: of training.
-        base_optimizer: that steps with the gradient, whatever the optimizer perturbs: ``sgd``, ``adamw`` or ``adam``.
+        base_optimizer: which makes the update from the gradient that the optimizer found: ``sgd``, ``adamw`` or
+            ``adam``.
         lr, weight_decay: of the base optimizer; ``adamw`` decays the weights directly, the others through the gradient.
         momentum: of ``sgd``.
         betas: of ``adamw`` and ``adam``.
@@ -73,10 +74,10 @@ class TrainConfig:
         perturbed_shares: equal shares of a batch that are each perturbed along their own gradient, one on each process
             that trains, see :class:`ncsam.training.data_parallel.DataParallel`; 1 perturbs along that of the batch.
         checkpoints: epochs whose weights are kept besides the last.
-        diagnose: batches on which the gradients are looked at along training, see
+        diagnose: batches on which the gradients are diagnosed along training, see
             :mod:`ncsam.training.gradient_diagnostics`; 0 for none. It changes nothing in the training.
-        diagnose_every: epochs from one look to the next, or 0 to look often early and seldom late, at about a dozen
-            epochs in all, see :meth:`diagnoses`; the last epoch is always looked at.
+        diagnose_every: epochs from one diagnosis to the next, or 0 for about a dozen epochs in all, often early and
+            seldom late, see :meth:`diagnoses`; the last epoch is always diagnosed.
         evaluate_every: epochs from one evaluation of the views to the next; the last five are always evaluated.
         samples: keep loss and margin of every training sample at the end of every epoch, 8 bytes a sample and epoch.
         seeds: one for each of split, noise, weights, order (of batches, and augmentation) and picks (of NCSAM).

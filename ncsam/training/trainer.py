@@ -53,8 +53,8 @@ class Trainer:
         problem: built from the configuration if none; pass one to share its data between trainers.
         device: where to train.
         trust: import a ``package.module:factory`` that the configuration names as data or model.
-        ranks: the processes that train together, each of which makes the same trainer and does the same with it. All
-            then have the same rows and checkpoints.
+        ranks: the processes that train together. Each of them makes the same trainer and does the same with it; then
+            all have the same rows and checkpoints.
 
     Attributes:
         model: in training.
@@ -70,7 +70,7 @@ class Trainer:
             by the wall clock.
 
     Raises:
-        ValueError: something in the configuration is unknown, impossible or not to be had here; before any work is
+        ValueError: something in the configuration is unknown, impossible or not available here; before any work is
             done.
 
     >>> trainer = Trainer(TrainConfig(epochs=2, optimizer="sam", noise="symmetric:0.2"))
