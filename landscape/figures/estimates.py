@@ -5,11 +5,13 @@ All take one record, or records by label.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from landscape.figures.data import DataFigure
@@ -22,6 +24,7 @@ from landscape.records import (
     EigenResult,
     MomentsResult,
     NegativeMass,
+    Record,
     Sharpness,
     Status,
     SubspaceOverlap,
@@ -29,6 +32,7 @@ from landscape.records import (
     Trajectory,
 )
 
+R = TypeVar("R", bound=Record)
 Symbols = Mapping[str, Symbol] | None
 Estimate = TraceResult | MomentsResult | NegativeMass | Sharpness
 _QUANTITIES: Mapping[type, Mapping[str, str]] = {  # by kind of record: fields, and what they are
@@ -42,25 +46,20 @@ _ROW = 0.17  # inches
 
 def eigenpairs(records: Records[EigenResult], symbols: Symbols = None) -> DataFigure:
     """Eigenvalues by rank with their error bounds; open symbols did not converge."""
-    found = by_label(records)
-    made, axes = figure(1, 1, height=2.6)
-    ax = axes[0, 0]
-    with mpl.rc_context(STYLE):
-        for label, symbol in symbols_of(found, symbols).items():
-            r = found[label]
-            rank = np.arange(1, len(r.values) + 1)
-            errors = r.residuals if r.errors is None else r.errors
-            made.note(label=label, rank=rank, eigenvalue=r.values, error=errors, converged=r.converged)
+    with _one_panel(records, symbols) as (made, ax, drawn):
+        for label, record, symbol in drawn:
+            values, converged = record.values, np.asarray(record.converged, bool)
+            rank = np.arange(1, len(values) + 1)
+            errors = record.residuals if record.errors is None else record.errors
+            made.note(label=label, rank=rank, eigenvalue=values, error=errors, converged=record.converged)
             ax.errorbar(
-                rank, r.values, errors, capsize=2, elinewidth=0.8, label=plain(symbol.name),
+                rank, values, errors, capsize=2, elinewidth=0.8, label=plain(symbol.name),
                 **{**symbol.both, "markerfacecolor": symbol.colour, "linewidth": 0.6},
             )  # fmt: skip
-            open_ = ~np.asarray(r.converged, bool)
-            ax.plot(rank[open_], r.values[open_], **{**symbol.points, "markerfacecolor": "white"})
+            ax.plot(rank[~converged], values[~converged], **{**symbol.points, "markerfacecolor": "white"})
         ax.axhline(0, color="black", linewidth=0.5)
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
         ax.set(xlabel="rank", ylabel="eigenvalue")
-        below(made, [ax])
     return made
 
 
@@ -125,7 +124,7 @@ def courses(records: Records[Course], symbols: Symbols = None, view: str | None 
     shown = view or shared[0]
     columns = min(3, len(measures))
     rows = -(-len(measures) // columns)
-    made, axes = figure(rows, columns, height=1.9, sharex=True)
+    made, axes = figure(rows, columns, height=1.9, used=len(measures), sharex=True)
     with mpl.rc_context(STYLE):
         for ax, measure in zip(axes.flat, measures, strict=False):
             for label, symbol in symbols_of(found, symbols).items():
@@ -143,8 +142,6 @@ def courses(records: Records[Course], symbols: Symbols = None, view: str | None 
                 ax.plot(r.at[open_], value[open_], **{**symbol.points, "markerfacecolor": "white"}, zorder=3)
             ax.set_ylabel(_MEASURES.get(measure, plain(measure)))
             ax.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
-        for ax in axes.flat[len(measures) :]:
-            ax.remove()
         for ax in list(axes.flat)[: len(measures)][-columns:]:
             ax.set_xlabel(units[0])
             ax.tick_params(labelbottom=True)
@@ -158,12 +155,9 @@ def ascents(records: Records[Sharpness], symbols: Symbols = None) -> DataFigure:
     Raises:
         ValueError: a record holds no ascents.
     """
-    found = by_label(records)
-    made, axes = figure(1, 1, height=2.6)
-    ax = axes[0, 0]
-    with mpl.rc_context(STYLE):
-        for label, symbol in symbols_of(found, symbols).items():
-            rises = found[label].rises
+    with _one_panel(records, symbols) as (made, ax, drawn):
+        for label, record, symbol in drawn:
+            rises = record.rises
             if rises is None:
                 raise ValueError(f"{label or 'the record'} holds no ascents; its value is drawn by figures.estimates")
             steps = np.arange(rises.shape[1])
@@ -176,43 +170,33 @@ def ascents(records: Records[Sharpness], symbols: Symbols = None) -> DataFigure:
             ax.plot([best], [rises[top, best]], **symbol.points)
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         ax.set(xlabel="ascent step", ylabel="perturbed loss minus loss")
-        below(made, [ax])
     return made
 
 
 def diagonals(records: Records[DiagonalResult], symbols: Symbols = None) -> DataFigure:
     """Entries of a diagonal, sorted, against the share of parameters that have larger ones."""
-    found = by_label(records)
-    made, axes = figure(1, 1, height=2.6)
-    ax = axes[0, 0]
-    with mpl.rc_context(STYLE):
-        for label, symbol in symbols_of(found, symbols).items():
-            values = np.sort(found[label].values)[::-1]
+    with _one_panel(records, symbols) as (made, ax, drawn):
+        for label, record, symbol in drawn:
+            values = np.sort(record.values)[::-1]
             at = np.unique(np.linspace(0, len(values) - 1, 2000).astype(int))  # more no page can show
             share = (at + 0.5) / len(values)
             made.note(label=label, share=share, entry=values[at])
             ax.plot(share, values[at], label=plain(symbol.name), **symbol.line)
         ax.axhline(0, color="black", linewidth=0.5)
         ax.set(xlabel="share of the parameters", ylabel="diagonal entry", xlim=(0, 1))
-        below(made, [ax])
     return made
 
 
 def overlaps(records: Records[SubspaceOverlap], symbols: Symbols = None) -> DataFigure:
     """Principal angles between two subspaces, in degrees."""
-    found = by_label(records)
-    made, axes = figure(1, 1, height=2.6)
-    ax = axes[0, 0]
-    with mpl.rc_context(STYLE):
-        for label, symbol in symbols_of(found, symbols).items():
-            r = found[label]
-            degrees, number = np.degrees(r.angles), np.arange(1, len(r.angles) + 1)
-            said = f"{symbol.name}: overlap {r.overlap:.2g}, by chance {r.chance:.2g}".removeprefix(": ")
-            made.note(label=label, angle=number, degrees=degrees, overlap=r.overlap, chance=r.chance)
+    with _one_panel(records, symbols, columns=2) as (made, ax, drawn):
+        for label, record, symbol in drawn:
+            degrees, number = np.degrees(record.angles), np.arange(1, len(record.angles) + 1)
+            said = f"{symbol.name}: overlap {record.overlap:.2g}, by chance {record.chance:.2g}".removeprefix(": ")
+            made.note(label=label, angle=number, degrees=degrees, overlap=record.overlap, chance=record.chance)
             ax.plot(number, degrees, label=plain(said), **symbol.both)
         ax.set(xlabel="principal angle", ylabel="degrees", ylim=(-3, 93), yticks=[0, 30, 60, 90])
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
-        below(made, [ax], columns=2)
     return made
 
 
@@ -259,6 +243,18 @@ def trajectories(records: Records[Trajectory], symbols: Symbols = None) -> DataF
         row[1].set(xlabel="epoch", ylabel="distance", title="from the centre; dotted: from the directions")
         below(made, row)
     return made
+
+
+@contextmanager
+def _one_panel(
+    records: Records[R], symbols: Symbols, *, columns: int = 4
+) -> Iterator[tuple[DataFigure, Axes, list[tuple[str, R, Symbol]]]]:
+    """A figure of one panel, with each record, its label and its symbol; the legend is drawn at the end."""
+    found = by_label(records)
+    made, axes = figure(1, 1, height=2.6)
+    with mpl.rc_context(STYLE):
+        yield made, axes[0, 0], [(label, found[label], s) for label, s in symbols_of(found, symbols).items()]
+        below(made, axes.flat, columns=columns)
 
 
 def _error(record: Any, name: str) -> float:

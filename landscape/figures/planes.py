@@ -81,11 +81,9 @@ def contours(
     beside = 1.5 + 0.25 * (columns - 1)  # labels, gaps and colour bar
     panel = min((inches(width) - beside) / columns, _LARGEST)
     height = panel * aspect + 0.32 + 0.5 / rows
-    made, axes = figure(rows, columns, height=height, width=width, sharex=True, sharey=True)
+    made, axes = figure(rows, columns, height=height, width=width, used=len(planes), sharex=True, sharey=True)
     made.set_figwidth(min(inches(width), panel * columns + beside))
     with mpl.rc_context({**STYLE, "axes.grid": False}):
-        for ax in axes.flat[len(planes) :]:
-            ax.set_visible(False)
         for ax, (label, plane) in zip(axes.flat, planes.items(), strict=False):
             filled = contour_panel(ax, plane, tables[label], steps, norm, COLOURMAPS[quantity])
             mark_points(ax, plane, view)
@@ -124,7 +122,9 @@ def surface3d(
     panel = min(inches(width) / columns, 1.3 * _LARGEST)
     row = 0.86 * panel + 0.22  # inches, the title's among them
     below = 0.22 if panel * columns >= 4 else 0.34  # of the line of text, or two
-    made, axes = figure(rows, columns, height=row + below / rows, width=width, subplot_kw={"projection": "3d"})
+    made, axes = figure(
+        rows, columns, height=row + below / rows, width=width, used=len(planes), subplot_kw={"projection": "3d"}
+    )
     made.set_figwidth(panel * columns)
     with mpl.rc_context({"figure.autolayout": False, "figure.constrained_layout.use": False}):
         made.set_layout_engine(None)  # it does not know what 3D axes need
@@ -134,8 +134,6 @@ def surface3d(
     )
     height: Any = np.log10 if log else np.asarray
     with mpl.rc_context({**STYLE, "grid.alpha": 0.6}):
-        for ax in axes.flat[len(planes) :]:
-            ax.remove()
         for ax, (label, plane) in zip(axes.flat, planes.items(), strict=False):
             table = np.clip(tables[label], steps[0], steps[-1])
             a, b = np.meshgrid(plane.alphas, plane.betas, indexing="ij")

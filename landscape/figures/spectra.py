@@ -213,9 +213,7 @@ def _height_of_one(d: DensityResult) -> float:
 def _grid(count: int, *, height: float, columns: int = _COLUMNS, **subplots: Any) -> tuple[DataFigure, np.ndarray]:
     """A figure with ``count`` axes in rows of at most ``columns``, flat; those left over are hidden."""
     columns = min(columns, count)
-    made, axes = figure(-(-count // columns), columns, height=height, **subplots)
-    for ax in axes.flat[count:]:
-        ax.set_visible(False)
+    made, axes = figure(-(-count // columns), columns, height=height, used=count, **subplots)
     return made, axes.flatten()
 
 

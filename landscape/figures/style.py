@@ -46,13 +46,14 @@ STYLE: Any = {  # rcParams; their keys are a closed set of literals to type chec
 
 
 def figure(
-    rows: int, columns: int, *, height: float = 2.2, width: Width = "icml", **subplots: Any
+    rows: int, columns: int, *, height: float = 2.2, width: Width = "icml", used: int | None = None, **subplots: Any
 ) -> tuple[DataFigure, np.ndarray]:
     """A figure with (rows, columns) axes, outside pyplot, so that the user's figures are not touched.
 
     Args:
         height: of a row, in inches.
         width: of the figure, a name in ``WIDTHS``.
+        used: axes of the grid, counted row by row, that are drawn in; the others are hidden.
 
     Raises:
         ValueError: an unknown width.
@@ -60,7 +61,10 @@ def figure(
     with mpl.rc_context(STYLE):
         made = DataFigure(figsize=(inches(width), height * rows))
         FigureCanvasAgg(made)
-        return made, made.subplots(rows, columns, squeeze=False, **subplots)
+        axes = made.subplots(rows, columns, squeeze=False, **subplots)
+    for ax in axes.flat[rows * columns if used is None else used :]:
+        ax.set_visible(False)
+    return made, axes
 
 
 def inches(width: Width) -> float:

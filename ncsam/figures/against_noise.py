@@ -19,7 +19,6 @@ from ncsam.figures.style import (
     SKY,
     VERMILION,
     band,
-    hide_spare,
     shares,
     symbols,
 )
@@ -70,9 +69,8 @@ def against_noise(curves: Curves, quantities: Sequence[str] = tuple(QUANTITIES))
     """
     quantities = [quantity for quantity in quantities if quantity in curves.quantities]
     columns = min(3, len(quantities))
-    made, axes = figure(-(-len(quantities) // columns), columns, height=2.1, sharex=True)
+    made, axes = figure(-(-len(quantities) // columns), columns, height=2.1, used=len(quantities), sharex=True)
     with mpl.rc_context(STYLE):
-        hide_spare(axes, len(quantities))
         for ax, quantity in zip(axes.flat, quantities, strict=False):
             _lines(made, [ax], curves, [quantity])
             ax.set_title(QUANTITIES.get(quantity, quantity))

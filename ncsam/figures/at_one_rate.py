@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 from landscape.figures.data import DataFigure
 from landscape.figures.style import STYLE, below, figure, log_numbers, log_scale
 from landscape.figures.symbols import plain
-from ncsam.figures.style import hide_spare, symbols
+from ncsam.figures.style import symbols
 from ncsam.records import Curves
 from ncsam.statistics import Interval, kendall_tau, t_interval
 from ncsam.study.arms import printed
@@ -101,13 +101,12 @@ def sharpness_against_gap(
     families = families or {}
     shown = [families.get(str(arm), str(arm)) for arm in curves.arms]
     columns = min(2, len(measures))
-    made, axes = figure(-(-len(measures) // columns), columns, height=2.3, sharey=True)
+    made, axes = figure(-(-len(measures) // columns), columns, height=2.3, used=len(measures), sharey=True)
     gap = curves.value[names.index("gap"), :, at]
     order = (
         curves.mean[names.index("perturbation_norm"), :, at] if "perturbation_norm" in names else np.zeros(len(shown))
     )
     with mpl.rc_context(STYLE):
-        hide_spare(axes, len(measures))
         for ax, measure in zip(axes.flat, measures, strict=False):
             sharpness = curves.value[names.index(measure), :, at]
             for family, symbol in symbols(shown).items():

@@ -22,7 +22,6 @@ from ncsam.figures.style import (
     VERMILION,
     band,
     epoch_axis,
-    hide_spare,
     shares,
     symbols,
 )
@@ -102,11 +101,10 @@ def training_of_controls(
     """
     columns = min(columns, len(controls))
     rows = -(-len(controls) // columns)
-    made, axes = figure(rows, columns, height=1.45 + 0.6 / rows, sharex=True, sharey=True)
+    made, axes = figure(rows, columns, height=1.45 + 0.6 / rows, used=len(controls), sharex=True, sharey=True)
     later: list[float] = []
     drawn = symbols([*others, *controls])
     with mpl.rc_context(STYLE):
-        hide_spare(axes, len(controls))
         for ax, (label, members) in zip(axes.flat, controls.items(), strict=False):
             for other, records in others.items():
                 x, mean, *_ = _over_seeds([_evaluated(t, t.of_view("test")) for t in records])

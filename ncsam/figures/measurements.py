@@ -102,10 +102,8 @@ def confusion(records: Records[Labels]) -> DataFigure:
     found = by_label(records)
     columns = min(3, len(found))
     rows = -(-len(found) // columns)
-    made, axes = figure(rows, columns, height=min(3.0, 6.0 / columns), sharex=True, sharey=True)
+    made, axes = figure(rows, columns, height=min(3.0, 6.0 / columns), used=len(found), sharex=True, sharey=True)
     with mpl.rc_context({**STYLE, "axes.grid": False}):
-        for ax in axes.flat[len(found) :]:
-            ax.set_visible(False)
         for ax, (label, r) in zip(axes.flat, found.items(), strict=False):
             classes = int(max(r.true.max(), r.observed.max())) + 1
             counts = np.zeros((classes, classes))

@@ -62,12 +62,6 @@ def shares(ax: Axes) -> None:
     ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
 
 
-def hide_spare(axes: np.ndarray, used: int) -> None:
-    """Take away the axes of a grid that nothing is drawn in."""
-    for ax in axes.flat[used:]:
-        ax.set_visible(False)
-
-
 def _spare() -> Sequence[Symbol]:
     taken = {(arm.marker, arm.filled) for arm in ARMS.values()}
     free = [(m, f) for m in (*reversed(MARKERS), "d", ">", "H", "8") for f in (True, False) if (m, f) not in taken]
