@@ -14,7 +14,7 @@ import landscape
 from landscape.records import Status
 from landscape.sharpness import LARGEST
 from ncsam.measurements.forecast import Forecast, counted, timed
-from ncsam.measurements.measurement import DTYPES, shared
+from ncsam.measurements.measurement import DTYPES, epochs_of, shared
 from ncsam.measurements.resumable import PartRows, Where, result_of
 from ncsam.measurements.theorem1 import (
     Bound,
@@ -51,7 +51,7 @@ def measure_bound(
     """Theorem 1 for the 0–1 error and for cross-entropy clipped to [0, 1]; stored as ``diagnostics/<name>``.
 
     The maximum over the ball is a lower estimate by projected ascent (:mod:`ncsam.measurements.theorem1`), and so is
-    the bound. The assumption L_D(w) ≤ E L_D(w+ε) is looked at on the test data, with ε ~ N(0, σ²) and
+    the bound. The assumption L_D(w) ≤ E L_D(w+ε) is checked on the test data, with ε ~ N(0, σ²) and
     σ = ρ/(√K + √log nₛ), the Gaussian of the theorem's proof.
 
     Args:
@@ -65,15 +65,10 @@ def measure_bound(
     Raises:
         ValueError, StoreError: something asked for is impossible, exists already, or cannot be written.
     """
-    for what, given, least in (
-        ("draws", draws, 2),
-        ("epochs", len(epochs), 1),
-        ("steps", steps, 1),
-        ("restarts", restarts, 1),
-    ):
+    at = epochs_of(run, epochs)
+    for what, given, least in (("draws", draws, 2), ("steps", steps, 1), ("restarts", restarts, 1)):
         if given < least:
             raise ValueError(f"{what} is {given}, expected at least {least}")
-    at = [run.epoch(e) for e in epochs]
     problem = run.problem
     problem.check_labelled()
     clip = default_clip(problem.dataset.num_classes) if clip is None else clip

@@ -11,7 +11,7 @@ import numpy as np
 from landscape.records import Status
 from landscape.surfaces.scan import groups, together
 from ncsam.measurements.forecast import Forecast, counted, timed
-from ncsam.measurements.measurement import DTYPES
+from ncsam.measurements.measurement import DTYPES, epochs_of
 from ncsam.measurements.resumable import PartRows, Where, result_of
 from ncsam.records import Diagnostics
 from ncsam.runs.run import Run
@@ -32,9 +32,9 @@ def measure_diagnostics(
 ) -> Diagnostics:
     """:data:`ncsam.training.gradient_diagnostics.QUANTITIES` at checkpoints of a run; stored as ``diagnostics/<name>``.
 
-    At the weights after epoch e the batches are the first of epoch e + 1 in the run's own order, which is what it
-    would train on next. The intervals are over batches at fixed weights: they say how well the mean is known there,
-    nothing of other seeds.
+    At the weights after epoch e the batches are the first of epoch e + 1 in the run's own order, which is what it would
+    train on next. The intervals are over batches at fixed weights: they say how well the mean is known there, nothing
+    about other seeds.
 
     Args:
         batches: of each epoch.
@@ -47,9 +47,7 @@ def measure_diagnostics(
     """
     if batches < 1:
         raise ValueError(f"batches is {batches}, expected at least 1")
-    if not epochs:
-        raise ValueError("expected at least one epoch")
-    at = [run.epoch(e) for e in epochs]
+    at = epochs_of(run, epochs)
     problem = run.problem  # the data are compared with the run's before other labels are put on them
     if noise is not None:
         problem = problem.relabelled(noise, run.config.seeds["noise"])

@@ -80,7 +80,7 @@ class Measurement(ABC):
         """Seconds that a place's row will take, from a part of it that is timed, and what that is."""
 
     def held(self, objective: landscape.Objective) -> int:
-        """Bytes of memory that a row will hold at the most, beyond the part of it that :meth:`forecast` times."""
+        """Bytes of memory that a row will hold at most, beyond the part of it that :meth:`forecast` times."""
         return 0
 
     def kept_beside(self, objective: landscape.Objective) -> int:
@@ -119,11 +119,11 @@ def by_epoch_and_view(
 
     Every row has the norm of the weights, and the CPU seconds it took.
     """
-    if not epochs or not views:
-        raise ValueError("expected at least one epoch and one view")
-    at = [run.epoch(e) for e in epochs]
-    if len(set(at)) < len(at) or len(set(views)) < len(views):
-        raise ValueError(f"an epoch or view is named twice: epochs {at}, views {list(views)}")
+    at = epochs_of(run, epochs)
+    if not views:
+        raise ValueError("expected at least one view")
+    if len(set(views)) < len(views):
+        raise ValueError(f"a view is named twice: {', '.join(views)}")
     drawing = Subset.of(settings.get("subset"), settings.get("subset_seed", 0))
     needed = [*views, *(v for v in measurement.needs if v not in views)]
 
@@ -185,6 +185,21 @@ def by_epoch_and_view(
         return found
 
 
+def epochs_of(run: Run, epochs: Sequence[int | str]) -> list[int]:
+    """The epochs of a run that are asked for, each once.
+
+    Raises:
+        ValueError: there are none, or one is named twice.
+        StoreError: the run has no weights of one.
+    """
+    at = [run.epoch(epoch) for epoch in epochs]
+    if not at:
+        raise ValueError("expected at least one epoch")
+    if len(set(at)) < len(at):
+        raise ValueError(f"an epoch is named twice: {', '.join(map(str, at))}")
+    return at
+
+
 class Subset(NamedTuple):
     """A number of samples of each view, drawn by a seed."""
 
@@ -220,7 +235,7 @@ def objective_of(
 
 
 def drawn(objective: landscape.Objective, subset: Subset) -> landscape.Objective:
-    """The objective with so many samples of each view, all of a smaller one.
+    """The objective with that many samples of each view; a smaller view keeps all of its own.
 
     The order in which samples are drawn is that of their source, so that views of one source share what they can and
     the same seed draws alike for every model.

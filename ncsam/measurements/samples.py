@@ -13,7 +13,7 @@ from landscape import HessianOperator
 from landscape.objective.sample_losses import by_sample, samples_of
 from landscape.records import EigenResult, Status
 from ncsam.measurements.forecast import Forecast, counted, timed
-from ncsam.measurements.measurement import objective_of
+from ncsam.measurements.measurement import epochs_of, objective_of
 from ncsam.measurements.resumable import PartRows, Where, result_of
 from ncsam.measurements.spectrum import PRODUCTS_PER_PAIR
 from ncsam.records import SampleCurvatures
@@ -47,11 +47,7 @@ def measure_samples(
     Raises:
         ValueError, StoreError: something asked for is impossible, exists already, or cannot be written.
     """
-    if not epochs:
-        raise ValueError("expected at least one epoch")
-    at = [run.epoch(e) for e in epochs]
-    if len(set(at)) < len(at):
-        raise ValueError(f"an epoch is named twice: {at}")
+    at = epochs_of(run, epochs)
     run.problem.check_labelled()
     objective = objective_of(run, at[0], [VIEW], where)
     if not 1 <= k <= objective.num_parameters:
