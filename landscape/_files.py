@@ -41,7 +41,7 @@ def replacing(path: Path, *, shared: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def folders_for(*files: Path | None) -> Iterator[None]:
-    """Make the folders that the files of a block will lie in; after an exception those that are still empty go again.
+    """Make the folders for the files of a block; after an exception those that are still empty are removed.
 
     Raises:
         OSError: something that is no folder is in the way, or the file system refused.

@@ -1,4 +1,4 @@
-"""Names: those that are not known, with the nearest known one, and former ones of arguments, which still work."""
+"""Unknown names, told with the nearest known one, and former names of arguments, which still work."""
 
 from __future__ import annotations
 

@@ -38,12 +38,12 @@ _KINDS = {
 
 
 class Unfit(ValueError):
-    """A file or a name that is not taken, for what it is and not for what it holds; one line says why."""
+    """A file or a name that is refused for what it is, not for what it holds; one line says why."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Limits of what is accepted before somebody said that it may be more.
+    """Limits of what is accepted unless the user raises them.
 
     Attributes:
         input: bytes of what is read at a time: a file, or what it unpacks to, or all images of a folder.
@@ -91,7 +91,7 @@ def parse_limits(text: str) -> Limits:
 def limited(text: str | None = None) -> Iterator[None]:
     """Within this context, in processes started meanwhile too, the limits are those spelled ``text``.
 
-    Afterwards they are what they were, whatever they became meanwhile; without ``text`` that is all.
+    Afterwards they are what they were before, even if they were changed meanwhile; without ``text`` that is all.
 
     Raises:
         Unfit: as :func:`parse_limits`.

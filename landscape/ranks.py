@@ -58,7 +58,7 @@ class Ranks:
         return f"Ranks(rank={self.rank}, size={self.size})"
 
     def share_of(self, count: int) -> slice:
-        """The slice of ``count`` things in a row that is this process's: as many as any other's, or one less."""
+        """This process's slice of ``count`` things in a row; the slices of two processes differ by at most one."""
         return slice(-(-count * self.rank // self.size), -(-count * (self.rank + 1) // self.size))
 
     def total(self, part: Tensor, same: Tensor | None = None) -> Tensor:
@@ -107,7 +107,7 @@ class Ranks:
         return found
 
     def share(self, make: Callable[[], T], source: int = 0) -> T:
-        """Give what ``make()`` gives, or raises, on the process ``source`` alone: on every process."""
+        """Call ``make()`` on the process ``source`` alone; return its result, or raise its error, on every process."""
         box: list[Any] = [None]
         if self.rank == source:
             try:
@@ -125,7 +125,7 @@ class Ranks:
         return found
 
     def rows(self, own: Tensor) -> Tensor:
-        """The rows of every process's tensor below each other; they may have any number of rows."""
+        """The rows of every process's tensor, one below the other; they may have any number of rows."""
         counts = self.gather(len(own))
         padded = own.new_zeros(max(counts), *own.shape[1:])
         padded[: len(own)] = own
@@ -148,7 +148,7 @@ class Ranks:
 
 
 def on_first(make: Callable[[], T], ranks: Ranks | None) -> T:
-    """Give what ``make()`` gives on the first process, on all of them: for files, clocks, and what takes no share.
+    """Return on all processes what ``make()`` gives on the first: for files, clocks, and work that is not shared.
 
     Args:
         ranks: the processes, all of which call this; none if this is the only one.

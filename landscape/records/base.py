@@ -167,7 +167,7 @@ class Record:
 
 
 def with_error(value: float, error: float) -> str:
-    """A number with its error, to two digits of that.
+    """A number with its error, to two digits of the error.
 
     >>> with_error(5.7412, 0.2517), with_error(1234.5, 17.0), with_error(2.0, 0.0), with_error(3.2, float("nan"))
     ('5.74 ± 0.25', '1234 ± 17', '2 ± 0', '3.2')

@@ -1,4 +1,4 @@
-"""Records of spectra: eigenpairs, traces, densities, and what of the data and the parameters they come from."""
+"""Records of spectra: eigenpairs, traces, densities, and the data and parameters that they come from."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ _ARGUMENT = {"average": "sigma", "adaptive_average": "sigma", "keskar": "epsilon
 class Sharpness(Record, kind="sharpness"):
     """One sharpness of one objective: the rise in loss that a perturbation of the stated radius causes.
 
-    An average has a standard error. The worst case has none, it is a lower bound, and says so.
+    An average has a standard error. The worst case has none: it is a lower bound, and the record says so.
     """
 
     value: float = variable(long_name="sharpness: perturbed loss minus loss", units="loss")

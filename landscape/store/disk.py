@@ -132,7 +132,7 @@ class Disk:
 
 @contextlib.contextmanager
 def deferred_signals() -> Iterator[None]:
-    """Hold back Ctrl-C and SIGTERM until the block is done, so that no exception passes through HDF5 halfway a write.
+    """Hold back Ctrl-C and SIGTERM until the block is done, so that no exception passes through HDF5 during a write.
 
     Only the main thread receives signals as exceptions; elsewhere nothing needs to be held back.
     """

@@ -1,4 +1,4 @@
-"""Text in the files of other programs: whatever a name holds, there it is a name and nothing that is carried out."""
+"""Text in files for other programs: whatever a name holds, they take it as a name and run none of it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The SQLite database that a part file is: how it is opened, checked, read and written.
 
-A part file may have been damaged, or made to do harm. So SQLite only gets to see one whose header is that of our files,
-nothing is written before its tables are exactly ours and whole, and every record has a checksum, since SQLite checks
-none of what it stores. Whoever only looks never changes the file.
+A part file may have been damaged, or made to do harm. So SQLite opens only a file whose header is that of ours, nothing
+is written before its tables are known to be exactly ours and intact, and every record has a checksum, since SQLite
+checks nothing of what it stores. Reading never changes the file.
 """
 
 from __future__ import annotations

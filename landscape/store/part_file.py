@@ -1,7 +1,7 @@
 """Part files: work in progress, row by row, that survives a kill at any moment.
 
-A part file is an SQLite database. A row is committed with its status in one transaction, so a row whose status says it
-is there is there.
+A part file is an SQLite database. A row is committed with its status in one transaction, so the status of a row can be
+relied on.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class Progress:
 
 
 def progress(path: str | Path) -> Progress:
-    """Report the progress of the work in a part file; reading changes nothing, also while another process writes to it.
+    """Report the progress of the work in a part file; reading changes nothing, even while another process writes to it.
 
     Raises:
         StoreError: there is no such file, it is no part file, of a newer schema, or damaged beyond single rows.

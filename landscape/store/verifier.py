@@ -1,7 +1,7 @@
 """Verifying files: is every bit what was written, and does it say what the schema promises?
 
-HDF5 itself is not safe on damaged bytes. So it is only let at a finished file here when the file's seal is unbroken;
-which objects of a damaged file are lost is found out in a process of its own, with a time limit.
+HDF5 itself is not safe on damaged bytes. So it opens a finished file here only if the file's seal is unbroken; which
+objects of a damaged file are lost is found out in a separate process, with a time limit.
 """
 
 from __future__ import annotations

@@ -204,7 +204,7 @@ class Data:
     def hash(self) -> str:
         """SHA-256 (hex) of inputs, labels and class names, computed when first asked for.
 
-        Lazy inputs stand for themselves with their ``digest``.
+        Of lazy inputs it is their ``digest`` that is hashed.
         """
         digest = hashlib.sha256(repr((self.classes, self.normalization)).encode())
         for tensor in (self.train_x, self.train_y, self.test_x, self.test_y):
@@ -216,7 +216,7 @@ class Data:
         return digest.hexdigest()
 
     def check_in_memory(self, what: str) -> None:
-        """Refuse ``what``, which needs all inputs at once, where they are read as they are needed.
+        """Refuse ``what``, which needs all inputs at once, if the inputs are lazy.
 
         Raises:
             ValueError: they are.

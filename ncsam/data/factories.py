@@ -53,10 +53,10 @@ def import_factory(name: str, *, trust: bool) -> Callable[..., Any]:
 
 
 def resolve_factory(what: str, name: str, known: Iterable[str], *, trust: bool) -> Callable[..., Any]:
-    """The factory ``name`` stands for, after it proved to be none of the ``known`` names.
+    """The factory that ``name`` spells, where it is none of the ``known`` names.
 
     Raises:
-        ValueError: as :func:`import_factory`; for a name that may as well be a slip, the known ones are listed.
+        ValueError: as :func:`import_factory`; where the name may be misspelt, the message lists the known ones.
     """
     kind = name.partition(":")[0]
     if not is_factory(name):

@@ -107,9 +107,9 @@ def load(spec: str) -> Tokens:
 
     FILE is an ``.npy`` array of integers with one axis, or bare numbers of ``dtype`` (``uint16`` if none), as training
     programs write ``.bin`` files. With ``end``, the token that ends a document, no window spans two documents, and what
-    is left of a document behind its last whole window is left out; ``sets`` is an ``.npy`` array with the name or
-    number of the set that each document belongs to. Without ``end`` the windows follow each other, and the file is
-    mapped into memory, of which only what is measured is read.
+    remains of a document after its last whole window is left out; ``sets`` is an ``.npy`` array with the name or number
+    of the set that each document belongs to. Without ``end`` the windows follow each other, and the file is mapped into
+    memory, of which only what is measured is read.
 
     ``test`` is another such file, without sets; the last tenth of the windows if none.
 

@@ -111,10 +111,10 @@ class Task:
 
 
 def plan(task: Task, allowed: float) -> Plan:
-    """The most that the work ``allowed``, in forward passes of one sample, is enough for; the same for the same work.
+    """The fullest plan that the work ``allowed``, in forward passes of one sample, pays for; equal work, equal plan.
 
-    Losses are always measured. Where even the least of all else is too much, things are left out, the last first that
-    a reader would miss.
+    Losses are always measured. Where even the least of everything else is too much, quantities are left out, beginning
+    with those that a reader would miss least.
 
     >>> task = Task(checkpoints=1, ways=0, samples=2000, losses=4000)
     >>> [(plan(task, w).samples, plan(task, w).effort.plane, len(plan(task, w).left_out)) for w in (1e4, 1e5, 1e7)]

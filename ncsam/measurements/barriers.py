@@ -43,7 +43,7 @@ def measure_barriers(
     seed: int = 0,
     **where: Unpack[Where],
 ) -> Barriers:
-    """Barriers on every way from each arm to each arm, the own one too, over pairs of different seeds; saved to a file.
+    """Barriers on every way from each arm to each arm, itself included, over pairs of seeds; saved to a file.
 
     ``straight`` is the line, ``aligned`` the line after :func:`landscape.align`, ``curved`` a Bézier curve trained on
     the start's training set with its observed labels, by :func:`landscape.curve`. BatchNorm statistics are recomputed
@@ -56,7 +56,7 @@ def measure_barriers(
         out: file of the record; a stopped measurement lies beside it and is continued with ``resume``.
         view: on which the barriers are taken.
         ways: some of ``straight``, ``aligned``, ``curved``.
-        pairs: at most so many; all if none.
+        pairs: how many to measure at most; all if none.
         points: of each way, evenly spaced.
         gradients, bends, samples: of each curve, see :func:`landscape.curve`; the first is its budget.
         seed: of curves and matching.

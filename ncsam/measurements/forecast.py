@@ -18,7 +18,7 @@ class Forecast:
         seconds: that it will take on this machine, roughly.
         work: what that is, such as ``51 points on 5 views``.
         disk: bytes that it will have written at most.
-        memory: bytes that the process will hold at the most, libraries and data included; 0 where that is not known.
+        memory: bytes that the process will hold at most, libraries and data included; 0 where that is not known.
     """
 
     seconds: float
@@ -32,7 +32,7 @@ Tell = Callable[[Callable[[], Forecast]], None]
 
 
 def timed(call: Callable[[], object]) -> float:
-    """Seconds of a second call; the first one makes what later ones find made.
+    """Seconds of a second call, since the first one also prepares what later calls reuse.
 
     >>> calls = []
     >>> 0 <= timed(lambda: calls.append(len(calls))) < 1, calls

@@ -36,7 +36,7 @@ class Where(TypedDict, total=False):
         progress: wraps the iteration over rows, e.g. ``tqdm.auto.tqdm``.
         ranks: processes that all carry out this measurement and share its work; the first of them alone touches files.
         provenance: how the measurement was asked for, JSON-able; stored with the result.
-        forecast: is handed the way to what the rows that are left will take, see :data:`Tell`.
+        forecast: called with a function that computes what the remaining rows will take, see :data:`Tell`.
     """
 
     dtype: str
@@ -50,7 +50,7 @@ class Where(TypedDict, total=False):
 
 
 class RowsInMemory(MemoryRows):
-    """The rows of a part file in memory: what the process that holds the file has, kept up by writing alike.
+    """The rows of a part file in memory, for a process without the file; all write alike, so it has the same rows.
 
     Args:
         path: of the part file, which is never opened.
@@ -69,7 +69,7 @@ PartRows = PartFile | RowsInMemory
 
 
 def on_first(make: Callable[[], T], where: Where) -> T:
-    """Give what ``make()`` gives on the first process, on all of them: for files, clocks, and what takes no share.
+    """Return on all processes what ``make()`` gives on the first: for files, clocks, and work that is not shared.
 
     Raises:
         Exception: whatever ``make()`` raises, on all of them.
@@ -114,11 +114,11 @@ def result_of(
 ) -> Iterator[tuple[PartRows, Callable[[Any], Any]]]:
     """A part file for ``name`` and the function that turns its rows, once complete, into a result of the run file.
 
-    Of several processes the first one holds the file, and the others rows that are written alike.
+    Of several processes the first one holds the file, and the others hold the same rows in memory.
 
     Args:
-        forecast: what the rows that are left will take; told where that is asked for, and some are. Its ``memory`` is
-            what they will hold beyond the part of them that is timed.
+        forecast: what the remaining rows will take; told if that is asked for and rows remain. Its ``memory`` is what
+            they will hold beyond the part of them that is timed.
         beside: bytes of other files that are kept beside the part file meanwhile.
 
     Raises:

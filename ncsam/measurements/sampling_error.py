@@ -29,7 +29,7 @@ def sampling_error(variance: float, samples: int, whole: int) -> float:
 
 
 def loss_error(objective: Objective, whole: int) -> float:
-    """That of the loss of an objective whose single view holds samples of ``whole``."""
+    """Standard error of the loss of an objective whose single view holds samples drawn from ``whole``."""
     losses = sample_losses(objective.over(None), samples_of(objective, "the sampling error of the loss")).numpy()
     return sampling_error(float(np.var(losses)), len(losses), whole)
 
@@ -46,7 +46,7 @@ def on_subset(run: Run, objective: Objective, subset: Subset | None) -> dict[str
 
 
 def curvature_errors(objective: Objective, vectors: Any, whole: int) -> np.ndarray:
-    """Those of vᵀHv for each column v of ``vectors``, (K, k), given the column; (k,).
+    """Standard errors of vᵀHv for each column v of ``vectors``, (K, k), given the column; (k,).
 
     NaN, and a warning in the log, where the curvature of single samples cannot be derived.
     """

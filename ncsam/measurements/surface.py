@@ -32,8 +32,9 @@ class SurfaceWhere(Where, total=False):
 
     Keys:
         tol, by_class, batchnorm, batchnorm_samples: see :func:`landscape.line`.
-        rise: find the span at which the loss has risen by so much, and stretch the grid, given for a span of 1, to it.
-        range_view: whose loss that is; the first view with samples if none.
+        rise: find the span at which the loss has risen by this much, and stretch the grid, which is given for a span of
+            1, to that span.
+        range_view: the view whose loss rises; the first view with samples if none.
         autotune: measure which batch size and memory format are fastest, instead of following the rule. A resumed
             measurement takes what the stopped one measured.
     """
@@ -166,7 +167,7 @@ def evaluate_surface(
     """Measure and store the surface ``surface/<name>`` point by point.
 
     Args:
-        settings: of everything but the evaluation, which decide the numbers.
+        settings: all that decide the numbers, but those of the evaluation.
         described: fields of the record that the caller knows.
 
     Raises:

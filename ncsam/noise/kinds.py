@@ -254,7 +254,7 @@ def human(
     Args:
         path: ``CIFAR-10_human.pt`` or ``CIFAR-100_human.pt``; see :func:`ncsam.data.human.read`.
         key: which labels: ``aggre_label``, ``worse_label``, ``random_label1`` … 3 (10N) or ``noisy_label`` (100N).
-        whole: samples of the training set whose first ``labels`` are of; as many as ``labels`` if none.
+        whole: samples of the whole training set, of which ``labels`` are the first; as many as ``labels`` if none.
 
     ``rate`` and ``transition`` are what is found in the file; classes without samples have a row of the identity.
 
@@ -291,7 +291,7 @@ def from_file(
 
     Args:
         key: which array or column of the file, where there are several.
-        whole: samples of the training set whose first ``labels`` are of; as many as ``labels`` if none.
+        whole: samples of the whole training set, of which ``labels`` are the first; as many as ``labels`` if none.
 
     Raises:
         ValueError: another number of labels, labels outside 0…C−1, or as :func:`ncsam.data.label_files.read`.

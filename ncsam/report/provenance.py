@@ -157,8 +157,9 @@ def plain(value: Any) -> str:
 
 
 def without_folders(value: Any) -> Any:
-    """A value in which every absolute path, also behind ``kind:``, is named by its last part alone: what folders a
-    machine has is no reader's business.
+    """A value in which every absolute path, also one behind ``kind:``, is cut to its last part.
+
+    The folders of a machine are no reader's business.
 
     >>> without_folders({"data": "cifar10:/home/me/cifar", "noise": ["symmetric:0.4"]})
     {'data': 'cifar10:cifar', 'noise': ['symmetric:0.4']}

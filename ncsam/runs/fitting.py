@@ -44,7 +44,7 @@ def fit(
     name: str,
     ignore: Sequence[str] = (),
 ) -> Fitted:
-    """Load that state dict which fits into the model; of no other is anything used.
+    """Load the one state dict that fits the model; nothing of the others is used.
 
     Args:
         candidates: state dicts by where they lie in the file.
@@ -52,7 +52,8 @@ def fit(
         ignore: patterns of names in the file that are left out.
 
     Raises:
-        ValueError: none fits, which is told by name, or several do; or a tensor cannot be held by the model exactly.
+        ValueError: none fits (the message names the tensors), or several do; or a tensor cannot be held by the model
+            exactly.
     """
     held = model.state_dict()
     if strange := [n for n, t in held.items() if not isinstance(t, Tensor)]:

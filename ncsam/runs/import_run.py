@@ -67,13 +67,13 @@ def import_run(
     attrs: Mapping[str, Any] | None = None,
     progress: Callable[..., Iterable[Any]] | None = None,
 ) -> Run:
-    """Write a run file of weights that were trained elsewhere, one checkpoint a file; all but `training` rows is there.
+    """Write a run file of weights that were trained elsewhere, one checkpoint a file, without ``training`` rows.
 
     Weights are read from files of ``torch.save`` (``weights_only``: nothing in them is executed), from safetensors, or
     from a folder ``hf:DIR``; a state dict may lie under one of :data:`ncsam.runs.weight_files.KEYS`, and prefixes such
-    as ``module.`` are removed where the names then fit. BatchNorm's statistics are part of it. Weights that are worse
-    than a uniform guess on training and test data are warned of (``logging``), since inputs may be prepared otherwise
-    than in their training.
+    as ``module.`` are removed where the names then fit. BatchNorm's statistics are part of it. Where the weights are
+    worse than a uniform guess on training and test data, a warning says so (``logging``): the inputs may have been
+    prepared differently in their training.
 
     Args:
         weights: files, or ``hf:DIR``.
@@ -193,7 +193,7 @@ def uniform_loss(dataset: Data) -> float:
 
 
 def worse_than_a_guess(losses: Mapping[str, float], dataset: Data) -> str | None:
-    """Say what is the matter where every loss is above that of a uniform guess, as with wrong inputs; else none.
+    """Say what may be wrong where every loss is above that of a uniform guess, as it is with wrong inputs; else none.
 
     That is log C, or of a token file the logarithm of the vocabulary.
 

@@ -20,8 +20,8 @@ class TrainingLog:
     each, ``accuracy/test``. What is not a finite number (cosine without a perturbation) is ``null``.
 
     Args:
-        path: of the file, which is begun anew with ``rows``: after a stop the log, too, goes on as if there had been
-            none, and a line torn by it is gone.
+        path: of the file, which is written anew, beginning with ``rows``: so after a stop the log goes on as if there
+            had been none, and a line that the stop cut off is gone.
         views: names of the views.
         rows: of the epochs that a resumed training already has.
 

@@ -42,13 +42,13 @@ class Runs(Sequence[Run]):
 
 
 def open_runs(*paths: str | Path, trust: bool = False) -> Runs:
-    """Open run files to read them side by side; each is told apart by the name of its file.
+    """Open run files to read them side by side; each is labelled by the name of its file.
 
     Args:
         trust: see :class:`ncsam.Run`.
 
     Raises:
-        ValueError: two files are of one name.
+        ValueError: two files have the same name.
         StoreError: a file is missing, damaged, or no run file.
     """
     runs = [Run(path, trust=trust) for path in paths]

@@ -20,12 +20,12 @@ from ncsam.training.config import TrainConfig
 
 
 def state_path(path: Path) -> Path:
-    """Path of the training state of the run file ``path`` lies while it is being trained."""
+    """Path of the training state, which lies beside the run file ``path`` while that is being trained."""
     return path.with_name(f"{path.name}.training.state")
 
 
 def state_temporary(path: Path) -> Path:
-    """Under which name that state is written before it gets its own; what a kill leaves, the next save replaces."""
+    """Temporary path to which the state is first written; what a kill leaves there, the next save replaces."""
     return path.with_name(f".{state_path(path).name}.tmp")
 
 

@@ -44,7 +44,7 @@ class Run:
         trust: import a ``package.module:factory`` that the file names as data or model; importing runs its code.
 
     Attributes:
-        path: of the file; that which a symbolic link leads to.
+        path: of the file; where it is a symbolic link, of the file that it leads to.
         config: how it was trained; of an imported run only what its attribute ``config`` has.
         attrs: provenance.
         epochs: at which weights were kept, ascending.
@@ -148,7 +148,8 @@ class Run:
         """The result of a kind in a group such as ``surface``: the named one, else the only one.
 
         Raises:
-            StoreError: there is none, or no such, or there are several and none is named; it says what there is.
+            StoreError: there is none at all or none of that name, or there are several and none is named; the message
+                lists what there is.
         """
         if name is not None:
             found = self.result(f"{group}/{name}")

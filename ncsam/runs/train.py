@@ -227,10 +227,10 @@ def labels_of(problem: Problem) -> Labels:
 
 
 def check_outputs(path: Path, log: Path | None, *, overwrite: bool, resume: bool) -> None:
-    """Refuse, before any work, what could not be written after it.
+    """Check before any work that its results can be written afterwards.
 
     Raises:
-        StoreError: there is such a thing.
+        StoreError: one of them cannot.
     """
     for file in filter(None, (path, log)):
         if not file.parent.is_dir():

@@ -20,8 +20,8 @@ def difference_at_equal(
 ) -> np.ndarray:
     """One arm's value minus another's where a third quantity first equals each of ``at``, seed by seed, (seeds, at).
 
-    Between two evaluated epochs both quantities are taken for linear. NaN where one of the arms never passes the value,
-    so that nothing is said beyond what both have reached.
+    Between two evaluated epochs both quantities are taken to be linear. NaN where one of the arms never passes the
+    value, so that nothing is said beyond what both have reached.
 
     Args:
         values, others: of the two arms, (seeds, epochs) each, such as test accuracy; epochs may differ in number, and
@@ -85,8 +85,8 @@ def drop_from_best_mean(history: ArrayLike, window: int = WINDOW) -> np.ndarray:
     """The best mean of ``window`` evaluated epochs in a row minus the mean of the last ones, (…,) from (…, epochs).
 
     Epochs that are NaN were not evaluated and are passed over. NaN below ``window`` evaluated epochs. The best single
-    epoch is the luckiest of all, so that a drop from it is positive without any; this one is less so, and 0 where the
-    last epochs are the best.
+    epoch is also the luckiest, so a drop from it is positive even where accuracy never falls. This one is less so, and
+    0 where the last epochs are the best.
 
     >>> drop_from_best_mean([0.1, 0.5, 0.5, 0.6, 0.5, 0.5, 0.4, 0.4, 0.4, 0.4, 0.4]).round(3).tolist()
     0.12

@@ -42,7 +42,7 @@ def auc(scores: ArrayLike, positive: ArrayLike, level: float = LEVEL) -> Interva
 
 
 def precision_at(scores: ArrayLike, positive: ArrayLike, count: int) -> float:
-    """Share of positive samples among the ``count`` that score highest; of tied ones at the end, their own share.
+    """Share of positive samples among the ``count`` that score highest; ties at the cut count by their positive share.
 
     >>> precision_at([3.0, 2.0, 2.0, 1.0], [True, True, False, False], 2)
     0.75

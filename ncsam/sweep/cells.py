@@ -97,12 +97,12 @@ class Cell:
     def run(self, path: Path, command: list[str] | None = None, *, replay: StepNorms | None = None) -> None:
         """Train and measure; what the file already holds is not done again.
 
-        Only one process at a time is at a cell, on all machines that see the folder. ``command``, the command line that
-        asked for it, is for the record. ``replay`` holds the norms that are replayed; if none, they are read from the
-        run file, beside this one, of the cell that it replays.
+        Only one process at a time works on a cell, of all machines that see the folder. ``command``, the command line
+        that asked for it, is for the record. ``replay`` holds the norms that are replayed; if none, they are read from
+        the run file, beside this one, of the cell that it replays.
 
         Raises:
-            Held: another process is at it (:class:`landscape.store.lock.Held`).
+            Held: another process works on it (:class:`landscape.store.lock.Held`).
             StoreError: the file is of another configuration or plan, damaged, or cannot be written.
             ValueError: the configuration or a measurement is impossible.
         """

@@ -1,10 +1,10 @@
 """Cells on a Dask cluster: the scheduler gives each to a worker, whose death costs nothing but what it was doing.
 
-Cells travel as plain data and what became of them comes back as plain data. A cell whose worker dies goes to another
-one, where it goes on from its last state, as often as the scheduler's ``allowed-failures`` says (3 by default); then it
-alone fails. Never more cells are handed over than there are workers, so that none waits behind one that kills its
-worker and is suspected with it. A cell is not run while another process holds its lock, be it a worker that the
-scheduler has lost sight of: it comes again later and finds the run finished.
+Cells are sent as plain data, and their outcomes come back as plain data. A cell whose worker dies goes to another one,
+where it goes on from its last state, as often as the scheduler's ``allowed-failures`` says (3 by default); after that
+this cell alone fails. No more cells are handed over than there are workers, so that none waits behind one that kills
+its worker and is suspected together with it. A cell is not run while another process holds its lock, which may be a
+worker that the scheduler has lost sight of: the cell is handed over again later, and its run is then found finished.
 """
 
 from __future__ import annotations
@@ -139,7 +139,8 @@ class Cluster:
     ) -> list[Failure]:
         """Run every cell into ``folder``, as :func:`ncsam.sweep.run_cells` does here; what is complete is kept.
 
-        An exception here, Ctrl-C among them, cancels what is pending; cells that workers are at end there.
+        An exception here, Ctrl-C among them, cancels what is pending; cells that workers are running are finished
+        there.
 
         Raises:
             ConnectionError: the scheduler is gone.

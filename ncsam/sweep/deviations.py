@@ -45,7 +45,7 @@ def deviations(plan: Plan, source: CellTable | Path, *, statements: int | None =
     Args:
         source: the table of the study, its study file, the folder of its sweep, or a folder of rows. Whether runs carry
             the hash of the plan, and settings that a table does not hold, are seen in folders only.
-        statements: version of the statements that the study is judged by; not looked at if none.
+        statements: version of the statements that the study is judged by; not compared if none.
 
     Raises:
         StoreError: there is no study, or a file is damaged.

@@ -341,7 +341,7 @@ class SweepFolder:
         return table, [study, csv_file]
 
     def status(self) -> Progressed:
-        """Progress of the reported cells, from their files; serves any machine that sees them, also meanwhile."""
+        """Progress of the reported cells, from their files, on any machine that sees them, also during the sweep."""
         tuned = self.sweep.tuning is None or (self.root / "tuning.json").exists()
         # Names and measurements do not depend on the tuning, but rows do
         return Progressed.of(self.cells() if tuned else self.sweep.cells(), self.runs, self.rows if tuned else None)
@@ -374,7 +374,7 @@ def _plan_in(root: Path) -> str | None:
 
 
 def remove_leftovers(cells: Iterable[Cell], folder: Path) -> None:
-    """Remove what killed workers left and nothing will be resumed from; what a living one works with stays."""
+    """Remove what killed workers left and nothing will be resumed from; what a running one uses stays."""
     files = [(cell, cell.path(folder), cell.leftovers(folder)) for cell in cells]
     remove_stale(folder, {path.name for _, own, beside in files for path in (own, *beside)})
     for cell, path, beside in files:

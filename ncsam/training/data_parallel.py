@@ -109,7 +109,7 @@ class DataParallel:
         ]
 
     def settle(self, own: T) -> list[T]:
-        """Make weights and buffers the same on all processes after an epoch, or see that they are.
+        """Make weights and buffers the same on all processes after an epoch, or check that they are.
 
         Returns:
             What the processes gave as ``own``.

@@ -54,8 +54,8 @@ def autocast(device: torch.device, precision: str) -> StepContext:
 def memory_format(asked: str, model: nn.Module, images: Tensor) -> str:
     """Name in :data:`FORMATS` of how weights and images lie in memory, from that or ``auto``.
 
-    ``auto`` is ``channels_last`` for a model with two-dimensional convolutions on images, on a CPU or CUDA: the
-    convolution kernels of both want it so. A model that cannot compute in it (one that takes a ``view`` of its
+    ``auto`` is ``channels_last`` for a model with two-dimensional convolutions on images, on a CPU or CUDA, where
+    convolution kernels are made for it. A model that cannot compute in it (one that takes a ``view`` of its
     activations, for instance, where ``flatten`` would do) stays contiguous, which one line of the log says. It is tried
     on a copy of the model, forwards and backwards.
 
@@ -100,7 +100,7 @@ def _refusal(model: nn.Module, images: Tensor) -> str | None:
 
 
 def lay_out(model: nn.Module, name: str) -> None:
-    """Put the weights of convolutions so in memory, a name in :data:`FORMATS`; no number changes."""
+    """Store the weights of convolutions in a memory format, a name in :data:`FORMATS`; no number changes."""
     model.to(memory_format=FORMATS[name])  # type: ignore[call-overload]  # torch has it, its stubs have not
 
 

@@ -224,7 +224,7 @@ def _classes_first(model: nn.Module, batch: Sequence[Tensor]) -> Tensor:
 
 
 def batch_size_for(dataset: data.Data) -> int:
-    """Samples at a time where nothing depends on how many, by the size of an input."""
+    """Number of samples to evaluate at a time, by the size of an input, where no result depends on it."""
     return min(4096, max(64, 2**19 // math.prod(dataset.input_shape)))
 
 

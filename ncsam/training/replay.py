@@ -41,7 +41,7 @@ class StepNorms:
 
     @staticmethod
     def shared_by(config: TrainConfig, data_hash: str) -> dict[str, Any]:
-        """What two runs must share, of the run with that configuration and data."""
+        """What a run with that configuration and data must share with one that replays it."""
         return {
             "batch_size": config.batch_size,
             "warmup_epochs": config.warmup_epochs,

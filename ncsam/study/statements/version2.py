@@ -1,8 +1,8 @@
 """Version 2 of the statements: endpoints that no identity decides, with the clean gradient as the paper defines it.
 
 Everything that could be chosen after looking (endpoint, view, contrast, smallest relevant effect) is a constant here.
-The endpoints were written after version 1 had been judged on digits, so that digits are no fresh data for them; a study
-whose plan names this version is (``landscape plan``). ``docs/theory.md`` says when what was fixed.
+The endpoints were written after version 1 had been judged on digits, so digits are not fresh data for them; the data of
+a study whose plan (``landscape plan``) names this version are. ``docs/theory.md`` says when what was fixed.
 """
 
 from __future__ import annotations
