@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from landscape.objective.batch_roles import Roles, is_list_of_rows
 from landscape.objective.isolation import ordinary, undisturbed
 from landscape.objective.lazy_inputs import LazyInputs
 from landscape.objective.parameters import ParameterLayout
@@ -29,7 +30,6 @@ _log = logging.getLogger(__name__)
 _PASSES = itertools.count(1)
 CACHE_BYTES = 4 * 2**30
 _LABEL_KEYS = ("labels", "label", "targets", "target", "y")
-_PLAIN = (str, bytes, int, float, complex, bool, type(None), np.generic)
 
 
 class Source:
@@ -178,8 +178,8 @@ def _as_tensors(part: Any) -> Any:
 
 
 def _from_batches(batches: Sequence[Any], batch_size: int) -> Source:
-    roles = _Roles()
-    chunks = [roles.note(_plain(batch)) for batch in batches]
+    roles = Roles()
+    chunks = [_noted(batch, roles) for batch in batches]
     roles.check()
     return Source(_merge(chunks), roles.size, batch_size)
 
@@ -190,10 +190,10 @@ def _from_loader(data: Any, batch_size: int) -> Source:
         loader = DataLoader(
             loader.dataset, loader.batch_size, collate_fn=loader.collate_fn, drop_last=bool(loader.drop_last)
         )
-    roles, chunks, held, digests = _Roles(), list[Any](), 0, list[bytes]()
+    roles, chunks, held, digests = Roles(), list[Any](), 0, list[bytes]()
     with undisturbed(nn.Module()):  # iterating a loader draws from the global RNG
-        for batch in map(_plain, loader):
-            chunk = roles.note(batch)
+        for batch in loader:
+            chunk = _noted(batch, roles)
             held += sum(leaf.nbytes for leaf in tree_leaves(chunk) if isinstance(leaf, Tensor))
             digests.append(_digest(chunk))
             if held <= CACHE_BYTES:
@@ -209,124 +209,18 @@ def _from_loader(data: Any, batch_size: int) -> Source:
     return Source(loader, roles.size, batch_size, digests)
 
 
+def _noted(batch: Any, roles: Roles) -> Any:
+    batch = _plain(batch)
+    labels = labels_of(batch)
+    roles.note(batch, labels, length(labels))
+    return batch
+
+
 def _tell_of_dropped(loader: DataLoader[Any], size: int) -> None:
     if loader.drop_last and not isinstance(loader.dataset, IterableDataset):
         whole = len(loader.dataset)  # type: ignore[arg-type]
         if size < whole:
             _log.warning("drop_last leaves %d of %d samples out of all results", whole - size, whole)
-
-
-class _Roles:
-    """Roles of the batches' entries: rows, or shared by all samples."""
-
-    def __init__(self) -> None:
-        self.size, self._number = 0, 0
-        self._first: dict[str, Any] = {}
-        self._rows: dict[str, bool] = {}
-        self._same: dict[str, bool] = {}
-        self._labels: set[str] = set()
-
-    def note(self, batch: Any) -> Any:
-        """The batch, when it has been looked at.
-
-        Raises:
-            ValueError: it holds something without rows that is no plain value either.
-        """
-        count = length(labels_of(batch))
-        self.size, self._number = self.size + count, self._number + 1
-        labels = labels_of(batch)
-        own = next(k for k, v in (batch.items() if isinstance(batch, Mapping) else enumerate(batch)) if v is labels)
-        for name, entry in _entries(batch, count):
-            if name.startswith(f"[{own!r}]"):
-                self._labels.add(name)
-            self._rows[name] = self._rows.get(name, True) and _has_rows(entry, count)
-            if name not in self._first:
-                self._first[name], self._same[name] = entry, True
-            else:
-                self._same[name] = self._same[name] and _equal(self._first[name], entry)
-        return batch
-
-    def check(self) -> None:
-        """Refuse entries that are neither rows nor the same in every batch.
-
-        Raises:
-            ValueError: there are some, or no samples at all.
-        """
-        if not self.size:
-            raise ValueError("data hold no samples")
-        several, repeated = self._number > 1, all(self._same[name] for name, rows in self._rows.items() if rows)
-        for name, has_rows in self._rows.items():
-            first = self._first[name]
-            constant = has_rows and several and not repeated and self._same[name] and name not in self._labels
-            if constant and isinstance(first, Tensor) and not _uniform(first):
-                raise ValueError(
-                    f"entry {name} is as long as every batch and the same in all of them, so it may be rows or shared; "
-                    "if it is shared by all samples, let forward= close over it"
-                )
-            if not has_rows and not (self._same[name] and (several or not _is_long(first))):
-                got = f"shape {tuple(first.shape)}" if isinstance(first, Tensor) else f"{len(first)} items"
-                raise ValueError(
-                    f"entry {name} has {got}, where the batch has another number of samples; give it a row for each "
-                    "sample, or, if it is shared by all of them, let forward= close over it"
-                )
-
-
-def _entries(batch: Any, count: int, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Names and values of what a batch consists of."""
-    if isinstance(batch, PackedSequence):
-        raise ValueError(
-            f"entry {name or 'data'} is a PackedSequence, whose rows cannot be picked; pass padded sequences and their "
-            "lengths, and pack them in forward="
-        )
-    if isinstance(batch, Tensor | np.ndarray):
-        if isinstance(batch, Tensor) and (batch.layout != torch.strided or batch.is_nested):
-            raise ValueError(f"entry {name} is a sparse or nested tensor, whose rows cannot be picked; make it dense")
-        yield name, batch
-    elif _is_list_of_rows(batch, count) or isinstance(batch, _PLAIN):
-        yield name, batch
-    elif isinstance(batch, Mapping):
-        for key, value in batch.items():
-            yield from _entries(value, count, f"{name}[{key!r}]")
-    elif isinstance(batch, tuple | list):
-        for i, value in enumerate(batch):
-            yield from _entries(value, count, f"{name}[{i}]")
-    else:
-        raise ValueError(
-            f"entry {name or 'data'} is a {type(batch).__name__}, whose rows cannot be picked; pass tensors, lists of "
-            "one item a sample or mappings of these, and build other objects in forward="
-        )
-
-
-def _is_list_of_rows(value: Any, count: int) -> bool:
-    """Tell whether a list holds one item a sample: no tensors, or tensors that have no rows themselves."""
-    if not isinstance(value, list) or len(value) != count:
-        return False
-    if all(isinstance(item, Tensor) for item in value):
-        return any(item.ndim == 0 or len(item) != count for item in value)
-    return not any(isinstance(item, Tensor | tuple | list | Mapping) for item in value)
-
-
-def _has_rows(value: Any, count: int) -> bool:
-    if isinstance(value, Tensor | np.ndarray):
-        return value.ndim > 0 and len(value) == count
-    return isinstance(value, list)
-
-
-def _is_long(value: Any) -> bool:
-    return isinstance(value, Tensor | np.ndarray) and value.ndim > 0
-
-
-def _uniform(value: Tensor) -> bool:
-    """Tell whether all rows are the same, as those of a mask without holes."""
-    return bool((value == value[:1]).all())
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, list) or isinstance(b, list):
-        return False
-    return type(a) is type(b) and bool(np.array_equal(a, b))
 
 
 def _digest(batch: Any) -> bytes:
@@ -358,7 +252,7 @@ def _joinable(one: tuple[Any, int], other: tuple[Any, int]) -> bool:
     (a, m), (b, n) = one, other
     if isinstance(a, Tensor):
         return isinstance(b, Tensor) and a.shape[1:] == b.shape[1:] and a.dtype == b.dtype
-    if _is_list_of_rows(a, m) and _is_list_of_rows(b, n):
+    if is_list_of_rows(a, m) and is_list_of_rows(b, n):
         return True
     if type(a) is not type(b):
         return False
@@ -372,7 +266,7 @@ def _joinable(one: tuple[Any, int], other: tuple[Any, int]) -> bool:
 def joined(parts: Sequence[Any], counts: Sequence[int]) -> Any:
     """One batch of several, of so many samples each; what is shared is taken from the first."""
     first = parts[0]
-    if _is_list_of_rows(first, counts[0]):
+    if is_list_of_rows(first, counts[0]):
         return [item for part in parts for item in part]
     if isinstance(first, Mapping):
         return {key: joined([part[key] for part in parts], counts) for key in first}
@@ -439,7 +333,7 @@ def select(tree: Any, rows: Tensor, count: int) -> Any:
         return tree[rows.to(tree.device)] if tree.ndim and len(tree) == count else tree
     if isinstance(tree, np.ndarray):
         return tree[rows.cpu().numpy()] if tree.ndim and len(tree) == count else tree
-    if _is_list_of_rows(tree, count):
+    if is_list_of_rows(tree, count):
         return [tree[i] for i in rows.tolist()]
     if isinstance(tree, Mapping):
         return _rebuilt(tree, {key: select(value, rows, count) for key, value in tree.items()})
