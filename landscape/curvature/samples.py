@@ -149,8 +149,8 @@ def _second_derivatives(batch: BatchLoss, layout: ParameterLayout, vector: Tenso
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what torch says of its own first use of forward mode
-            here, along = torch.func.jvp(lambda t: torch.func.jvp(losses, (t,), (one,)), (zero,), (one,))
-        values, seconds = here[0], along[1]
+            found = torch.func.jvp(lambda t: torch.func.jvp(losses, (t,), (one,)), (zero,), (one,))
+        values, seconds = found[0][0], found[1][1]
     except (RuntimeError, AttributeError):
         # Mostly an operation without forward mode, which torch tells in many ways. What else it may be, the backward
         # passes meet as well and raise.
