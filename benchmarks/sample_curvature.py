@@ -2,7 +2,7 @@
 
 Run ``python benchmarks/sample_curvature.py``; it takes a minute or two and writes ``results/sample_curvature.json``.
 Times are process CPU time on one thread, the median over rounds in which all jobs take turns, after one round that is
-not counted. ``sample_curvature`` includes its comparison with vᵀHv by double backward and the losses of the samples.
+not counted. ``sample_curvature`` includes its check by double backward and the losses of the samples.
 The product is ``HessianOperator(objective) @ v`` after its first, as an eigensolver takes it; ``double backward`` is
 the same product by two backward passes.
 """
@@ -21,21 +21,25 @@ import torch
 from environment import environment
 from sklearn.datasets import load_digits
 from torch import nn
+from torch.nn import functional
 
 import landscape
 from ncsam.models import build
 
 _log = logging.getLogger("sample curvature")
-SAMPLES, BATCH, SIDE = 512, 128, 8
-MODELS: dict[str, Callable[[], nn.Module]] = {
-    "cnn": lambda: build("cnn", (1, SIDE, SIDE), 10, seed=0),
-    "resnet18, 16 channels": lambda: build("resnet18", (1, SIDE, SIDE), 10, seed=0, width=16),
+SAMPLES, BATCH = 512, 128
+MODELS: dict[str, tuple[int, Callable[[int], nn.Module]]] = {  # side of the images, and the model for it
+    "cnn, 8 × 8": (8, lambda side: build("cnn", (1, side, side), 10, seed=0)),
+    "cnn, 32 × 32": (32, lambda side: build("cnn", (1, side, side), 10, seed=0)),
+    "resnet18 of 16 channels, 8 × 8": (8, lambda side: build("resnet18", (1, side, side), 10, seed=0, width=16)),
 }
 
 
-def objective_of(model: nn.Module) -> landscape.Objective:
+def objective_of(side: int, make: Callable[[int], nn.Module]) -> landscape.Objective:
+    model = make(side)
     x, y = load_digits(return_X_y=True)
-    images = torch.tensor(x[:SAMPLES] / 16, dtype=torch.float32).reshape(-1, 1, SIDE, SIDE)
+    images = torch.tensor(x[:SAMPLES] / 16, dtype=torch.float32).reshape(-1, 1, 8, 8)
+    images = functional.interpolate(images, (side, side), mode="bilinear")
     with torch.no_grad():
         model.train()(images)  # statistics of BatchNorm
     labels = torch.tensor(y[:SAMPLES])
@@ -57,8 +61,8 @@ def jobs_of(objective: landscape.Objective) -> dict[str, Callable[[], object]]:
 
 def measure(rounds: int) -> dict[str, dict[str, float]]:
     found: dict[str, dict[str, float]] = {}
-    for name, make in MODELS.items():
-        jobs = jobs_of(objective_of(make()))
+    for name, (side, make) in MODELS.items():
+        jobs = jobs_of(objective_of(side, make))
         seconds: dict[str, list[float]] = {job: [] for job in jobs}
         for _ in range(rounds + 1):
             for job, call in jobs.items():

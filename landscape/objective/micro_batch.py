@@ -125,6 +125,12 @@ class BatchLoss:
         path, _, attribute = name.rpartition(".")
         return getattr(self.call.model.get_submodule(path), attribute) is leaf
 
+    def of(self, rows: Tensor) -> BatchLoss:
+        """These of its samples as a micro-batch of their own, the whole mean made up by them."""
+        size = length(self.labels)
+        batch, labels = select(self.batch, rows, size), select(self.labels, rows, size)
+        return dataclasses.replace(self, share=1.0, batch=batch, labels=labels)
+
     def pieces(self, count: int) -> Iterator[BatchLoss]:
         """This micro-batch in up to ``count`` smaller ones of equal sizes; their shares of its mean add up to 1.
 
@@ -132,12 +138,11 @@ class BatchLoss:
         """
         size = length(self.labels)
         rows = torch.arange(size, device=next(iter(self.parameters.values())).device)
-        cut = [(chunk, select(self.labels, chunk, size)) for chunk in rows.tensor_split(min(count, size))]
-        norms = [self.criterion.normalizer(labels) for _, labels in cut]
-        for (chunk, labels), norm in zip(cut, norms, strict=True):
+        cut = rows.tensor_split(min(count, size))
+        norms = [self.criterion.normalizer(select(self.labels, chunk, size)) for chunk in cut]
+        for chunk, norm in zip(cut, norms, strict=True):
             if norm:
-                batch = select(self.batch, chunk, size)
-                yield dataclasses.replace(self, share=norm / sum(norms), batch=batch, labels=labels)
+                yield dataclasses.replace(self.of(chunk), share=norm / sum(norms))
 
     def loss(self, outputs: Any = None) -> Tensor:
         """The mean loss, of the model's outputs or of others of the same form."""

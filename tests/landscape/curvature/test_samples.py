@@ -249,6 +249,33 @@ def test_derivatives_that_disagree_are_refused() -> None:
         landscape.sample_curvature(objective, v)
 
 
+class WrongAbove(nn.Module):
+    """Squares whose forward mode has another second derivative where the input exceeds a threshold."""
+
+    def __init__(self, threshold: float, factor: float) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 1), nn.Linear(1, 2)
+        self.threshold, self.factor = threshold, factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.first(x)
+        wrong = z + (self.factor - 1) * (z - z.detach()) if torch._C._functorch.peek_interpreter_stack() else z
+        return self.last(torch.where(x[:, :1] > self.threshold, wrong, z) ** 2)
+
+
+@pytest.mark.parametrize(("quantile", "factor"), [(0.99, 20.0), (0.5, 0.0)], ids=["few large", "half vanish"])
+def test_derivatives_that_are_wrong_for_some_samples_are_found(quantile: float, factor: float) -> None:
+    torch.manual_seed(5)
+    x, y = torch.randn(300, 4, dtype=torch.float64), torch.arange(300) % 2
+    threshold = float(x[:, 0].quantile(quantile))
+    objective = landscape.Objective(
+        WrongAbove(threshold, factor).double(), nn.CrossEntropyLoss(), (x, y), batch_size=100
+    )
+    v = torch.randn(objective.num_parameters, dtype=torch.float64)
+    with pytest.raises(DerivativeError, match=r"average to .*, but vᵀHv is .* on 25 of them"):
+        landscape.sample_curvature(objective, v)
+
+
 def test_wrong_vectors_are_refused() -> None:
     objective = landscape.Objective(nn.Linear(4, 2), nn.CrossEntropyLoss(), (torch.randn(4, 4), torch.arange(4) % 2))
     for vectors, told in (
