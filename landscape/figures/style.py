@@ -143,15 +143,19 @@ def save(
         OSError: the folder is missing or full.
     """
     written = []
+    # Without an engine: any, even one that does nothing, has every format drawn twice, and none is set from these.
+    settings = {**STYLE, "figure.constrained_layout.use": False, "figure.autolayout": False}
     with mpl.rc_context(STYLE):
-        made.draw_without_rendering()
+        if isinstance(made, DataFigure):
+            made.lay_out(passes=2)
+        else:
+            made.draw_without_rendering()
         layout = made.get_layout_engine()
-        made.set_layout_engine("none")  # the layout stands; finding it again for every format takes longest
+    with mpl.rc_context(settings):
+        made.set_layout_engine(None)  # the layout stands; finding it again for every format takes longest
     for extension in formats:
         path = Path(stem).with_name(f"{Path(stem).name}.{extension}")
         metadata = _UNDATED.get(extension)
-        # Saving sets the engine back by itself, and takes none for the settings' own.
-        settings = {**STYLE, "figure.constrained_layout.use": False, "figure.autolayout": False}
         with mpl.rc_context(settings), replacing(path) as temporary:
             made.savefig(temporary, format=extension, metadata=metadata, dpi=dpi)
         written.append(path)
