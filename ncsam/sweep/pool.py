@@ -30,7 +30,7 @@ TRIES = 3  # times that a cell whose process was killed is tried again
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 _IMPORTED = (  # by a worker and its first cell; an optimizer of torch imports the last
     *("ncsam.sweep.cells", "landscape.spectrum.adaptive"),
-    *("sklearn.datasets", "sklearn.model_selection", "torch._dynamo"),
+    *("scipy.stats", "sklearn.datasets", "sklearn.model_selection", "torch._dynamo"),
 )
 
 
