@@ -47,7 +47,8 @@ def draw_study(
         own.pop("density", None)  # drawn below for each noise rate
         functions |= {f"{name}{suffix}": draw for name, draw in own.items()}
         if runs:
-            paths = [files.run_path(name) for (arm, _, _), name in files.names(study).items() if arm in _shown(study)]
+            shown = _shown(study)
+            paths = [files.run_path(name) for (arm, _, _), name in files.names(study).items() if arm in shown]
             functions |= _of_runs([Run(path) for path in paths if path is not None], drawing, training=False)
     return _save(functions, out, formats, bar)
 

@@ -19,7 +19,7 @@ from landscape.figures.data import DataFigure
 from landscape.figures.interpolation import refined
 from landscape.figures.levels import is_log, levels_between, norm_for
 from landscape.figures.panels import table_of
-from landscape.figures.style import STYLE, below, figure
+from landscape.figures.style import STYLE, below, figure, laid_out
 from landscape.figures.symbols import Records, Symbol, by_label, plain, symbols_of
 from landscape.records import Plane, Trajectory
 
@@ -62,28 +62,22 @@ class Animation:
                 raise ValueError(f"unknown format {name!r} of animations; known: {', '.join(FORMATS)}")
             if name == "mp4" and not FFMpegWriter.isAvailable():
                 raise ValueError("mp4 needs the program ffmpeg, which is not installed; take gif or html")
-        made, written = self.figure, []
-        with mpl.rc_context(STYLE):
-            made.draw_without_rendering()
-            layout = made.get_layout_engine()
-            made.set_layout_engine("none")  # it is the same for every frame, and finding it takes longest
-        try:
-            for name in formats:
-                path = Path(stem).with_name(f"{Path(stem).name}.{name}")
-                with TemporaryDirectory() as folder, replacing(path) as temporary:
-                    whole = Path(folder) / path.name  # the writers go by the ending of the name
-                    self._write(whole, _WRITERS[name](fps=fps))
-                    shutil.copyfile(whole, temporary)
-                written.append(path)
-        finally:
-            self._draw(self.frames - 1)
-            if layout is not None:
-                made.set_layout_engine(layout)
+        written = []
+        with laid_out(self.figure):
+            try:
+                for name in formats:
+                    path = Path(stem).with_name(f"{Path(stem).name}.{name}")
+                    with TemporaryDirectory() as folder, replacing(path) as temporary:
+                        whole = Path(folder) / path.name  # the writers go by the ending of the name
+                        self._write(whole, _WRITERS[name](fps=fps))
+                        shutil.copyfile(whole, temporary)
+                    written.append(path)
+            finally:
+                self._draw(self.frames - 1)
         return written
 
     def _write(self, path: Path, writer: Any) -> None:
-        settings = {**STYLE, "figure.constrained_layout.use": False, "animation.embed_limit": _LARGEST}
-        with mpl.rc_context(settings), writer.saving(self.figure, str(path), _DPI):
+        with mpl.rc_context({"animation.embed_limit": _LARGEST}), writer.saving(self.figure, str(path), _DPI):
             for number in range(self.frames):
                 self._draw(number)
                 writer.grab_frame()

@@ -39,16 +39,21 @@ class DataFigure(Figure):
     def draw(self, renderer: Any) -> None:
         """Draw; text that is no valid mathematics, such as a name with dollar signs, is drawn as it is written.
 
-        The layout is found twice: tick labels that the first pass changes need the second. Letters are not fitted to
-        pixels: a text is then as wide at every resolution as where the layout was found.
+        Letters are not fitted to pixels: a text is then as wide at every resolution as where the layout was found.
         """
+        self.lay_out()
+        with mpl.rc_context({"text.hinting": "no_hinting"}):
+            super().draw(renderer)
+
+    def lay_out(self, passes: int = 1) -> None:
+        """Find the layout, as drawing does once more: tick labels that a first pass changes need the second."""
         for text in self.findobj(Text):
             if text.get_parse_math() and text.get_text().count("$") > 1 and not _is_mathematics(text.get_text()):
                 text.set_parse_math(False)
-        with mpl.rc_context({"text.hinting": "no_hinting"}):
-            if (layout := self.get_layout_engine()) is not None:
-                layout.execute(self)
-            super().draw(renderer)
+        if (layout := self.get_layout_engine()) is not None:
+            with mpl.rc_context({"text.hinting": "no_hinting"}):
+                for _ in range(passes):
+                    layout.execute(self)
 
     def note(self, **columns: Any) -> None:
         """Add points: arrays of one shape, or single values that hold for all of them.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,18 +148,32 @@ def save(
         OSError: the folder is missing or full.
     """
     written = []
-    with mpl.rc_context(STYLE):
-        made.draw_without_rendering()
-        layout = made.get_layout_engine()
-        made.set_layout_engine("none")  # the layout stands; finding it again for every format takes longest
-    for extension in formats:
-        path = Path(stem).with_name(f"{Path(stem).name}.{extension}")
-        metadata = _UNDATED.get(extension)
-        # Saving sets the engine back by itself, and takes none for the settings' own.
-        settings = {**STYLE, "figure.constrained_layout.use": False, "figure.autolayout": False}
-        with mpl.rc_context(settings), replacing(path) as temporary:
-            made.savefig(temporary, format=extension, metadata=metadata, dpi=dpi)
-        written.append(path)
-    if layout is not None:  # None would mean the default of the settings
-        made.set_layout_engine(layout)
+    with laid_out(made):
+        for extension in formats:
+            path = Path(stem).with_name(f"{Path(stem).name}.{extension}")
+            with replacing(path) as temporary:
+                made.savefig(temporary, format=extension, metadata=_UNDATED.get(extension), dpi=dpi)
+            written.append(path)
     return written
+
+
+@contextmanager
+def laid_out(made: Figure) -> Iterator[None]:
+    """Find the layout of a figure, and have no engine meanwhile, so that it stands for several formats or frames.
+
+    With any engine, even one that does nothing, matplotlib draws twice for every file.
+    """
+    with mpl.rc_context(STYLE):
+        if isinstance(made, DataFigure):
+            made.lay_out(passes=2)
+        else:
+            made.draw_without_rendering()
+    layout = made.get_layout_engine()
+    try:
+        # Saving sets back the engine, or where there is none, that of these settings
+        with mpl.rc_context({**STYLE, "figure.constrained_layout.use": False, "figure.autolayout": False}):
+            made.set_layout_engine(None)
+            yield
+    finally:
+        if layout is not None:  # None would mean the default of the settings
+            made.set_layout_engine(layout)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+
+import numpy as np
 import torch
 
 from ncsam.data.dataset import Data, Normalization
@@ -22,12 +25,11 @@ def load(*, seed: int = 0, normalization: str = "own") -> Data:
     ((1198, 1, 8, 8), (599, 1, 8, 8))
     """
     # Imported here: it takes longer than reading any other data set.
-    from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
-    bunch = load_digits()
-    train_x, test_x, train_y, test_y = train_test_split(
-        bunch.images, bunch.target, test_size=TEST_FRACTION, random_state=seed, stratify=bunch.target
+    images, labels = _images_and_labels()
+    train_x, test_x, train_y, test_y = train_test_split(  # copies
+        images, labels, test_size=TEST_FRACTION, random_state=seed, stratify=labels
     )
     scaled = train_x / 16.0
     own = Normalization((float(scaled.mean()),), (float(scaled.std()),), scale=16.0)
@@ -41,3 +43,12 @@ def load(*, seed: int = 0, normalization: str = "own") -> Data:
         name="digits",
         normalization=prepared,
     )
+
+
+@functools.cache
+def _images_and_labels() -> tuple[np.ndarray, np.ndarray]:
+    """Images (n, 8, 8) and classes (n,), 1 MB, kept: reading their text for every run takes as long as an epoch."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return bunch.images, bunch.target

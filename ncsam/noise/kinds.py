@@ -11,8 +11,8 @@ import os
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import special, stats
 
 from landscape._suggest import unknown
 from ncsam.noise.class_maps import CLASS_MAPS
@@ -170,7 +170,7 @@ def instance_dependent(
     chance = np.zeros(len(true))
     if rate > 0:
         low, high = (0 - rate) / deviation, (1 - rate) / deviation
-        chance = stats.truncnorm.ppf(_uniform(len(true), seed, _CHANCE), low, high, loc=rate, scale=deviation)
+        chance = scipy.stats.truncnorm.ppf(_uniform(len(true), seed, _CHANCE), low, high, loc=rate, scale=deviation)
 
     transition = np.eye(num_classes)
 
@@ -178,7 +178,7 @@ def instance_dependent(
         projection = np.random.default_rng([_PROJECTION, c, seed]).standard_normal((inputs.shape[1], num_classes))
         logits = inputs[index] @ projection
         logits[:, c] = -np.inf
-        probability: np.ndarray = special.softmax(logits, axis=1)
+        probability: np.ndarray = scipy.special.softmax(logits, axis=1)
         transition[c] = (chance[index, None] * probability).mean(axis=0)
         transition[c, c] = 1 - chance[index].mean()
         return probability
@@ -234,7 +234,7 @@ def beta(
         mean /= mean.sum(axis=1, keepdims=True)
     if kept > 0:
         raise ValueError(f"wrong leaves up to {kept} on the true class, expected 0; set it to 0 and renormalise")
-    chance = stats.beta.ppf(_uniform(len(true), seed, _CHANCE), theta1, theta2)
+    chance = scipy.stats.beta.ppf(_uniform(len(true), seed, _CHANCE), theta1, theta2)
     return NoisyLabels(
         observed=_replaced(true, _uniform(len(true), seed, _WHETHER) < chance, weights, seed),
         true=true,

@@ -21,10 +21,12 @@ LossFn = Callable[[Any, Any], Tensor]
 def class_mean(loss_fn: LossFn) -> ClassMean | None:
     """The mean of ``nn.CrossEntropyLoss``, ``nn.NLLLoss`` and their functions, also in ``functools.partial``.
 
-    None for every other loss, whose mean is not known from what it is.
+    Another loss may say which it takes, as its attribute ``class_mean``; None for all others, whose mean is not known.
     """
     if type(loss_fn) in (nn.CrossEntropyLoss, nn.NLLLoss):
         return ClassMean(loss_fn.weight, loss_fn.ignore_index)  # type: ignore[attr-defined]
+    if isinstance(said := getattr(loss_fn, "class_mean", None), ClassMean):
+        return said
     given: dict[str, Any] = {}
     while isinstance(loss_fn, functools.partial) and not loss_fn.args:
         given = {**loss_fn.keywords, **given}

@@ -228,9 +228,11 @@ def classified(first: FirstPass) -> Classified:
         got = f"{tuple(labels.shape)} {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
         raise ValueError(f"labels are {got}, expected integer classes of shape ({len(logits)},)")
     rows = first.counted.nonzero().flatten()
-    if first.counted_classes.sum() < 2:
+    if int(first.counted_classes.sum()) < 2:
         raise ValueError("the loss ignores all classes but one, so that no other label can be given; use SAM")
-    return Classified(rows, logits[rows], labels[rows], first.counted_classes)
+    if len(rows) < len(labels):  # picking all of them would be a copy
+        logits, labels = logits[rows], labels[rows]
+    return Classified(rows, logits, labels, first.counted_classes)
 
 
 def check_share(name: str, value: float) -> None:

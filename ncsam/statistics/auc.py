@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from ncsam.statistics.inference import LEVEL, Interval
 
@@ -29,15 +29,15 @@ def auc(scores: ArrayLike, positive: ArrayLike, level: float = LEVEL) -> Interva
     ones, others = values[wanted], values[~wanted]
     if not (len(ones) and len(others)):
         return Interval(np.nan, np.nan, np.nan, len(values), level)
-    ranks = stats.rankdata(values)
+    ranks = scipy.stats.rankdata(values)
     # Of each sample, the share of the other kind that it is on the right side of
-    of_ones = (ranks[wanted] - stats.rankdata(ones)) / len(others)
-    of_others = 1 - (ranks[~wanted] - stats.rankdata(others)) / len(ones)
+    of_ones = (ranks[wanted] - scipy.stats.rankdata(ones)) / len(others)
+    of_others = 1 - (ranks[~wanted] - scipy.stats.rankdata(others)) / len(ones)
     mean = float(of_ones.mean())
     if min(len(ones), len(others)) < 2:
         return Interval(mean, np.nan, np.nan, len(values), level)
     error = float(np.sqrt(of_ones.var(ddof=1) / len(ones) + of_others.var(ddof=1) / len(others)))
-    half = float(stats.norm.ppf(0.5 + level / 2)) * error
+    half = float(scipy.stats.norm.ppf(0.5 + level / 2)) * error
     return Interval(mean, max(0.0, mean - half), min(1.0, mean + half), len(values), level)
 
 

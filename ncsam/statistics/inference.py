@@ -6,8 +6,8 @@ import dataclasses
 import math
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import stats
 
 LEVEL = 0.95
 """Confidence level of every interval that is reported."""
@@ -50,7 +50,7 @@ def t_intervals(values: ArrayLike, level: float = LEVEL) -> tuple[np.ndarray, np
     mean = filled.sum(axis=-1) / np.where(n > 0, n, np.nan)
     squares = np.where(there, x - mean[..., None], 0.0) ** 2
     spread = np.sqrt(squares.sum(axis=-1) / np.where(n > 1, n - 1, np.nan) / np.maximum(n, 1))
-    half = stats.t.ppf(0.5 + level / 2, np.maximum(n - 1, 1)) * spread
+    half = scipy.stats.t.ppf(0.5 + level / 2, np.maximum(n - 1, 1)) * spread
     return mean, mean - half, mean + half
 
 
@@ -71,7 +71,7 @@ def detectable_effect(
     generator = np.random.default_rng(0)
     mean = generator.standard_normal(draws) / math.sqrt(n)
     spread = np.sqrt(generator.chisquare(n - 1, draws) / (n - 1) / n)
-    shortfall = stats.t.ppf(0.5 + level / 2, n - 1) * spread - mean
+    shortfall = scipy.stats.t.ppf(0.5 + level / 2, n - 1) * spread - mean
     return float(smallest_effect + sd * np.quantile(shortfall, power))
 
 
@@ -89,7 +89,7 @@ def sign_flip_p(differences: ArrayLike) -> float:
     if n == 0:
         return math.nan
     if n > 20:
-        result = stats.permutation_test(
+        result = scipy.stats.permutation_test(
             (x,), np.mean, permutation_type="samples", n_resamples=99_999, rng=np.random.default_rng(0)
         )
         return float(result.pvalue)
@@ -141,8 +141,8 @@ def page_p(table: ArrayLike) -> float:
     x = x[~np.isnan(x).any(axis=1)]
     if len(x) < 2 or x.shape[1] < 3:
         return math.nan
-    up = stats.page_trend_test(x, method="exact").pvalue
-    down = stats.page_trend_test(x[:, ::-1], method="exact").pvalue
+    up = scipy.stats.page_trend_test(x, method="exact").pvalue
+    down = scipy.stats.page_trend_test(x[:, ::-1], method="exact").pvalue
     return float(min(1.0, 2 * min(up, down)))
 
 
@@ -157,7 +157,7 @@ def kendall_tau(x: ArrayLike, y: ArrayLike, least: int = 4) -> float:
     a, b = a[there], b[there]
     if len(a) < least or np.ptp(a) == 0 or np.ptp(b) == 0:
         return math.nan
-    return float(stats.kendalltau(a, b).statistic)
+    return float(scipy.stats.kendalltau(a, b).statistic)
 
 
 def verdict(low: float, high: float, smallest_effect: float) -> str:

@@ -11,8 +11,8 @@ import math
 from collections.abc import Hashable, Sequence
 
 import numpy as np
+import scipy
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from ncsam.statistics.inference import LEVEL, Interval
 
@@ -92,7 +92,7 @@ def kendall_interval(
         agree = 2 * ((1 - level) / 2) ** (1 / (without.shape[2] // 2)) - 1
         low, high = (agree, 1.0) if tau > 0 else (-1.0, -agree)
         return Interval(tau, low, high, count, level)
-    half = stats.t.ppf(0.5 + level / 2, without.shape[2] - 1) * math.sqrt(variance / max(1 - tau**2, 1e-12))
+    half = scipy.stats.t.ppf(0.5 + level / 2, without.shape[2] - 1) * math.sqrt(variance / max(1 - tau**2, 1e-12))
     ends = (math.asin(tau) + side * half for side in (-1, 1))
     low, high = (math.sin(min(max(end, -math.pi / 2), math.pi / 2)) for end in ends)
     return Interval(tau, low, high, count, level)

@@ -9,7 +9,16 @@ import numpy as np
 
 from landscape.records import Record
 from ncsam.noise.spelling import KINDS
-from ncsam.records import BoundTable, Diagnostics, SampleCurvatures, SampleHistory, SharpnessTable, Spectrum, Training
+from ncsam.records import (
+    BoundTable,
+    Diagnostics,
+    Labels,
+    SampleCurvatures,
+    SampleHistory,
+    SharpnessTable,
+    Spectrum,
+    Training,
+)
 from ncsam.runs.run import Run
 from ncsam.statistics import auc, drop_from_best_mean, precision_at, value_at
 from ncsam.study.table import spell
@@ -82,7 +91,7 @@ def row_of(run: Run) -> dict[str, Any]:
         "rate": float(labels.rate),
         "seed": int(run.attrs.get("seed", run.config.seeds["split"])),
         "role": str(run.attrs.get("role", "reported")),
-        **endpoints_of(run),
+        **_endpoints(run, run.training, labels),
     }
 
 
@@ -100,10 +109,14 @@ def kind_of(spec: str) -> str:
 
 def endpoints_of(run: Run) -> dict[str, float]:
     """Every endpoint that the run holds, see :data:`ENDPOINTS`."""
-    found = _of_training(run)
+    return _endpoints(run, run.training, run.labels)
+
+
+def _endpoints(run: Run, training: Training, labels: Labels) -> dict[str, float]:
+    found = _of_training(run, training, labels)
     for name in sorted(run.names, key="diagnostics/training".__eq__):  # along training counts, where both were measured
         if name.split("/")[0] in ("hessian", "sharpness", "diagnostics"):
-            found |= dict(_of_result(name, run.result(name), run))
+            found |= dict(_of_result(name, run.result(name), run, training))
     return found
 
 
@@ -117,8 +130,7 @@ def _has_rate(kind: str) -> bool:
     return kind in KINDS and KINDS[kind].has_rate
 
 
-def _of_training(run: Run) -> dict[str, float]:
-    training = run.training
+def _of_training(run: Run, training: Training, labels: Labels) -> dict[str, float]:
     test = training.of_view("test")
     last, best = float(test[-LAST_EPOCHS:].mean()), float(np.nanmax(test))
     after = training.epochs > run.config.warmup_epochs
@@ -131,7 +143,7 @@ def _of_training(run: Run) -> dict[str, float]:
         "mean_drop": float(drop_from_best_mean(test)),
         "memorisation": float(training.memorisation[-1]),
         "gap": losses["test"] - losses["clean_part"],
-        "realized_rate": float(run.labels.realized_rate),
+        "realized_rate": float(labels.realized_rate),
         "perturbation_norm": float(training.perturbation_norm[after].mean()),
         "compensation_norm": float(training.compensation_norm[after].mean()),
     }
@@ -166,7 +178,7 @@ def _at_equal_fit(training: Training) -> Iterator[tuple[str, float]]:
         yield f"test_accuracy@clean_loss={level:g}", value_at(test, loss, level)
 
 
-def _of_result(name: str, record: Record, run: Run) -> Iterator[tuple[str, float]]:
+def _of_result(name: str, record: Record, run: Run, training: Training) -> Iterator[tuple[str, float]]:
     """The endpoints of one stored result, those of its last epoch where it has several."""
     if isinstance(record, Spectrum):
         for i, view in enumerate(record.views):
@@ -184,7 +196,7 @@ def _of_result(name: str, record: Record, run: Run) -> Iterator[tuple[str, float
     elif isinstance(record, SampleCurvatures):
         yield from _of_samples(record, name.partition("/")[2], run)
     elif isinstance(record, Diagnostics):
-        yield from _of_diagnostics(record, run)
+        yield from _of_diagnostics(record, training, run.config.warmup_epochs)
 
 
 def _of_samples(record: SampleCurvatures, name: str, run: Run) -> Iterator[tuple[str, float]]:
@@ -220,12 +232,12 @@ def _of_sharpness(record: SharpnessTable, name: str) -> Iterator[tuple[str, floa
             yield f"rise_curvature{of_group}/{view}", 2 * record.rise / float(record.rise_radius[-1, i]) ** 2
 
 
-def _of_diagnostics(record: Diagnostics, run: Run) -> Iterator[tuple[str, float]]:
+def _of_diagnostics(record: Diagnostics, training: Training, warmup: int) -> Iterator[tuple[str, float]]:
     prefix = f"relabelled/{_canonical(record.noise)}/" if record.relabelled else ""
-    after = record.epochs > run.config.warmup_epochs
+    after = record.epochs > warmup
     phases = [(prefix, record.mean[after]), (f"{prefix}full/", record.full[after])]
     if not record.relabelled:
-        early = record.epochs <= _last_unfitted(run)
+        early = record.epochs <= _last_unfitted(training)
         phases += [("early/", record.mean[early]), ("late/", record.mean[~early])]
     for phase, table in phases:
         for quantity, column in zip(record.quantities.tolist(), table.T, strict=True):
@@ -240,7 +252,6 @@ _CEILINGS = {"cos_noise_halves": "noise_ceiling", "cos_clean_halves": "clean_cei
 _FITTED = 0.1  # share of the wrong labels that counts as fitted; the early phase ends before it
 
 
-def _last_unfitted(run: Run) -> float:
+def _last_unfitted(training: Training) -> float:
     """The last evaluated epoch at which less than a tenth of the wrong labels was predicted; 0 if there is none."""
-    training = run.training
     return float(max(training.epochs[training.memorisation < _FITTED], default=0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,10 @@ logger = logging.getLogger(__name__)
 AGAIN = 2.0  # seconds until a cell that another process is at is tried again
 TRIES = 3  # times that a cell whose process was killed is tried again
 Progress = Callable[[Iterable[Any], int], Iterable[Any]]
+_IMPORTED = (  # by a worker and its first cell; an optimizer of torch imports the last
+    *("ncsam.sweep.cells", "landscape.spectrum.adaptive"),
+    *("scipy.stats", "sklearn.datasets", "sklearn.model_selection", "torch._dynamo"),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +163,7 @@ def _until_broken(
 def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     """A pool whose processes are gone afterwards, those in the middle of a cell too if it is left by an exception."""
     before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _start_worker)
+    pool = ProcessPoolExecutor(workers, _context(), _start_worker, (dict(os.environ),))
     try:
         yield pool
     except BaseException:
@@ -168,11 +174,29 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
     pool.shutdown()
 
 
-def _start_worker() -> None:
+def _context() -> BaseContext:
+    """How workers start: forked from a process of one thread that has imported what they need, and done nothing else.
+
+    A worker that imports everything itself takes as long to start as to train and measure a small cell. The process
+    forked from is started by the first sweep and ends with this one.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(_IMPORTED))
+    return context
+
+
+def _start_worker(environment: dict[str, str]) -> None:
+    import numpy as np
     import torch
 
     from ncsam.optimizers.sharpness_aware import ProjectionWarning
 
+    gc.freeze()  # what was imported stays, so it need not be searched for garbage over and over
+    os.environ.clear()  # which is that of the first sweep
+    os.environ.update(environment)
+    np.random.seed()  # noqa: NPY002 - the state that a fork has is that of every other
     torch.set_num_threads(1)
     # Ctrl-C reaches every process of the terminal; the parent decides what becomes of the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

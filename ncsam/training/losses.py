@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from landscape._suggest import unknown
+from landscape.objective.losses import ClassMean
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 """(logits (B, C), labels (B,) int64) ↦ the mean over the batch, a scalar, in nats."""
@@ -34,6 +35,11 @@ class CrossEntropy:
 
     def __post_init__(self) -> None:
         _check(self.smoothing, "smoothing", 0, 1)
+
+    @property
+    def class_mean(self) -> ClassMean:
+        """The mean that it takes, told so that no optimizer has to find it out."""
+        return ClassMean(None, -100)
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         return functional.cross_entropy(_wide(logits), labels, label_smoothing=self.smoothing)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from landscape import figures
+from landscape.figures.data import DataFigure
 from landscape.records import Line
 from ncsam.figures import against_noise, training_curves
 from ncsam.records import Curves, Training
@@ -97,3 +98,25 @@ def test_a_text_is_as_wide_at_every_resolution_so_that_none_leaves_the_page(tmp_
         (path,) = figures.save(made, tmp_path / f"at{dpi}", ["png"], dpi=dpi)
         ink = (mpl.image.imread(path)[..., :3].min(axis=2) < 0.8).any(axis=0)
         assert 0.02 < np.flatnonzero(ink)[0] / dpi < 0.08  # inches: the margin of the layout
+
+
+def test_saving_draws_each_format_once_where_drawing_would_have_put_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, drawn = (figures.lines({"sgd": [line()], "sam": [line(2.0)]}, VIEWS) for _ in range(2))
+    drawn.draw_without_rendering()
+    layout, draws, draw = made.get_layout_engine(), [], DataFigure.draw
+    monkeypatch.setattr(DataFigure, "draw", lambda *given: draws.append(given) or draw(*given))
+    figures.save(made, tmp_path / "saved", ["pdf", "png", "svg"])
+    assert len(draws) == 3
+    assert made.get_layout_engine() is layout
+    for own, other in zip(made.axes, drawn.axes, strict=True):
+        assert own.get_position().bounds == other.get_position().bounds
+
+
+def test_a_figure_that_cannot_be_saved_keeps_its_layout_engine(tmp_path: Path) -> None:
+    made = figures.lines({"sgd": [line()]}, VIEWS)
+    layout = made.get_layout_engine()
+    with pytest.raises(OSError, match="missing"):
+        figures.save(made, tmp_path / "missing" / "figure")
+    assert made.get_layout_engine() is layout

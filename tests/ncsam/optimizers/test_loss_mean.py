@@ -15,7 +15,10 @@ from torch.nn import functional
 from landscape.objective.losses import ClassMean
 from ncsam.optimizers import NCSAM, SAM
 from ncsam.optimizers.cluster_inversion import other_labels
+from ncsam.optimizers.first_pass import FirstPass
 from ncsam.optimizers.loss_mean import class_mean, counted_classes
+from ncsam.optimizers.mini_batch import MiniBatch
+from ncsam.training import losses
 from tests.ncsam.optimizers.problem import (
     ALL,
     BATCH,
@@ -434,3 +437,35 @@ def test_what_is_no_loss_is_refused(loss: Any, message: str) -> None:
     x, y, _ = data()
     with pytest.raises(ValueError, match=message):
         make("sam", mlp()).step(x, y, loss)
+
+
+@pytest.mark.parametrize("labels", [[0, 1, 2, 2], [0, -100, 2, 1], [-100, -100, -100, 1]])
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(), nn.CrossEntropyLoss(ignore_index=1), losses.CrossEntropy(0.1)])
+def test_the_labels_that_count_are_the_same_however_they_are_found(loss: Any, labels: list[int]) -> None:
+    model, x, y = nn.Linear(2, 3), torch.randn(4, 2), torch.tensor(labels)
+    ignored = loss.ignore_index if isinstance(loss, nn.CrossEntropyLoss) else -100
+    if ignored != -100:
+        y = y.where(y >= 0, ignored)
+
+    def counted(loss_fn: Any) -> list[bool]:
+        generator, params = torch.Generator().manual_seed(0), list(model.parameters())
+        batch = MiniBatch(model, x, y, loss_fn)
+        first = FirstPass(batch, params, true_labels=None, progress=None, generator=generator, reuse_graph=False)
+        return first.counted.tolist()
+
+    assert class_mean(loss) is not None
+    assert counted(loss) == counted(lambda z, y: loss(z, y)) == y.ne(ignored).tolist()
+
+
+def test_a_loss_whose_mean_is_known_is_computed_once_a_pass() -> None:
+    calls = []
+
+    class Counting(losses.CrossEntropy):
+        def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
+            calls.append(len(labels))
+            return super().__call__(logits, labels)
+
+    model = nn.Linear(2, 3)
+    opt = NCSAM(model, torch.optim.SGD(model.parameters(), lr=0.1), rho=0.05, flip_ratio=0.5)
+    opt.step(torch.randn(8, 2), torch.arange(8) % 3, Counting(), progress=1.0)
+    assert calls == [8, 4, 8]  # at w, of the picks, at w + ε

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
+import multiprocessing
 import os
 import signal
+import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from landscape.store import lock
@@ -236,6 +240,34 @@ def test_a_killed_worker_and_a_failing_cell_cost_nothing_but_themselves(tmp_path
     for cell in good:
         assert cell.complete(cell.path(tmp_path))
         assert Run(cell.path(tmp_path)).attrs["role"] == "reported"
+
+
+class _Telling(Cell):
+    """Writes down what it finds of the process that it runs in."""
+
+    def run(self, path: Path, command: list[str] | None = None) -> None:
+        found = {"told": os.environ.get("TOLD"), "here": os.getcwd(), "drawn": np.random.random()}  # noqa: NPY002
+        path.with_suffix(".json").write_text(json.dumps(found | {"started": "torch._dynamo" in sys.modules}))
+
+
+@pytest.mark.slow
+def test_workers_have_the_environment_of_their_own_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for told in (None, "one", "other", None):
+        folder = tmp_path / f"{told}{len(found)}"
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        if told is None:
+            monkeypatch.delenv("TOLD", raising=False)
+        else:
+            monkeypatch.setenv("TOLD", told)
+        assert pool.run_cells([_Telling("one", "sgd", TrainConfig())], folder, workers=1) == []
+        found.append(json.loads((folder / "one.json").read_text()))
+        assert found[-1]["told"] == told
+        assert Path(found[-1]["here"]) == folder.resolve()
+    assert len({one["drawn"] for one in found}) == len(found)
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        assert all(one["started"] for one in found)
 
 
 def test_a_kind_of_measurement_may_be_taken_under_several_names(tmp_path: Path) -> None:
