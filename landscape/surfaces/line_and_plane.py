@@ -166,7 +166,7 @@ def _measure(
     places = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
     centre: dict[str, float] = {}
     # What the surface's centre is compared with; no weight can move in between.
-    plain = objective.losses_of_checks()
+    plain = objective.losses_of_checks() if how.check else {}
 
     with split.along(directions, recalibration) as evaluate:
 
