@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from landscape.curvature.products import Form, HessianForm, LeanProduct, Product, moved
 from landscape.curvature.twice_differentiable import twice_differentiable
+from landscape.objective.cross_entropy import FewCopies
 from landscape.objective.differences import (
     DerivativeError,
     Findings,
@@ -73,8 +75,13 @@ class DifferenceProduct(Product):
 
 def _gradient_at(batch: BatchLoss, layout: ParameterLayout, displacement: Tensor) -> Tensor:
     there = moved(batch, layout, displacement)
+    del displacement  # of a large model it takes memory that the gradient needs
     with there.held():
-        return there.gradient_of(there.loss(), layout)
+        outputs = there.call(there.batch)
+        with FewCopies():
+            loss = there.loss(outputs)
+        del outputs
+        return there.gradient_of(loss, layout)
 
 
 def check_products(objective: Objective, form: Form, *, alone: bool = False) -> float:
@@ -91,8 +98,14 @@ def check_products(objective: Objective, form: Form, *, alone: bool = False) -> 
     if objective.context.checks == "off":
         return float("nan")
     if key not in known:
+
+        def compare_few(whole: Objective) -> float:
+            few = beside(sample(whole))
+            del whole  # which holds a point of its own
+            return _deviation(objective, few, form, alone)
+
         with undisturbed(objective.model):
-            known[key] = precisely(objective, lambda whole: _deviation(objective, beside(sample(whole)), form, alone))
+            known[key] = precisely(objective, compare_few)
     deviation: float = known[key]
     return deviation
 
@@ -114,7 +127,10 @@ def _compared(whole: Objective, few: Objective, form: Form, alone: bool) -> floa
     of_vectors = isinstance(form, HessianForm)
 
     def product(batch: BatchLoss) -> Tensor:
-        seen.note(batch, batch.loss())
+        noted = dataclasses.replace(batch) if alone else batch  # whose outputs go on to be used
+        with FewCopies():
+            seen.note(batch, noted.loss())
+        del noted
         if alone:
             image = LeanProduct(form, batch, layout, length(batch.labels))(direction, keep=False)
         else:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from landscape.curvature.cross_entropy import FewCopies
+from landscape.objective.cross_entropy import FewCopies
 from landscape.objective.losses import PerSampleLoss, check_per_sample, per_sample_of, sample_weights
 from landscape.objective.micro_batch import BatchLoss
 from landscape.objective.parameters import ParameterLayout

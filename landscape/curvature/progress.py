@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 
 from landscape.curvature.operand import operand
+from landscape.objective.isolation import undisturbed
+from landscape.objective.objective import Objective
 
 Progress = Callable[[Iterable[int]], Iterable[int]]
 """Wraps an iteration whose length is known, as ``tqdm.auto.tqdm`` does."""
@@ -20,7 +22,7 @@ def watched(operator: Any, expected: int, progress: Progress) -> Iterator[Any]:
     """The operator, whose products advance ``progress``, an iteration over as many products as are expected.
 
     Products beyond these advance it no further; where there are fewer it ends early. The tracing of the first product
-    is part of that product.
+    is part of that product. The state of a model that products are made of is set aside once for all of them.
 
     >>> import numpy as np
     >>> seen = []
@@ -33,9 +35,17 @@ def watched(operator: Any, expected: int, progress: Progress) -> Iterator[Any]:
     >>> seen
     [0, 1]
     """
-    if progress is iter:
-        yield operator
-        return
+    objective = getattr(operator, "objective", None)
+    with undisturbed(objective.model) if isinstance(objective, Objective) else nullcontext():
+        if progress is iter:
+            yield operator
+        else:
+            with _told(operator, expected, progress) as told:
+                yield told
+
+
+@contextmanager
+def _told(operator: Any, expected: int, progress: Progress) -> Iterator[_Watched]:
     steps = iter(progress(range(expected)))
     more = next(steps, None) is not None
 

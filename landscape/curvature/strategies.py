@@ -260,8 +260,8 @@ class _Maker:
         Raises:
             DerivativeError: Hessian products are not differences of gradients.
         """
-        u, v = _probe_vectors(self._layout)
         if self._requested == "finite_difference":
+            u, v = _probe_vectors(self._layout)
             by_steps = self._difference(batch)
             deviation = by_steps.disagreement(v)
             if deviation > _APART and self._objective.checks != "off":
@@ -272,30 +272,18 @@ class _Maker:
                 )
             probe = Probe(_asymmetry(u, v, by_steps(u), by_steps(v)), deviation)
             return Decision("finite_difference", "requested", probe), by_steps
+        cost = self._cost(batch) if self._requested in ("auto", "lean") else Cost()
+        if self._requested == "lean" or cost.graph_bytes > self._budget:
+            return self._lean(batch, cost)
         difference = check_products(self._objective, self._form)
-        cost = Cost()
-        if self._requested in ("auto", "lean"):
-            cost = estimate(self._form, batch, self._layout)
-            if self._requested == "lean" or cost.graph_bytes > self._budget:
-                pieces, least, fallback = pieces_needed(cost, batch), 1, ""
-                rewind(self._objective.model)  # what the estimate's forward pass has left, late buffers among it
-                try:
-                    check_products(self._objective, self._form, alone=True)
-                except DerivativeError:  # though those of several are right
-                    least, fallback = 2, "torch differentiates single samples wrongly, so pieces have two at least"
-                    pieces = min(pieces, max(1, length(batch.labels) // least))
-                    _log.warning("products by lean: %s", fallback)
-                product = LeanProduct(self._form, batch, self._layout, pieces, least)
-                image, again = product(v), product(v)
-                probe = self._probe(batch, product, u, v, image, again, pieces, difference)
-                why = "requested" if self._requested == "lean" else "by memory"
-                return Decision("lean", why, probe, "", fallback, pieces=pieces, least=least, cost=cost), product
+        u, v = _probe_vectors(self._layout)
         reference, made = measured(batch, lambda: self._linearised(batch))
         expected = reference(v)
         candidates = self._candidates(batch, made.flops * self._objective.num_batches * expected_products)
         name, chosen, image, traced, fallback = self._first_that_agrees(batch, candidates, v, expected)
         if self._autotune and chosen is not None and _seconds(reference, v) < _seconds(chosen, v):
             chosen = None
+        del reference  # whose graph need not be held beside another
         if chosen is None:
             name, chosen = "double_backward", self._linearised(batch)
             image = chosen(v)
@@ -304,6 +292,37 @@ class _Maker:
         probe = self._probe(batch, chosen, u, v, image, expected, 2, difference)
         why = "requested" if self._requested != "auto" else "timed" if self._autotune else "by size"
         return Decision(name, why, probe, traced, fallback, made.graph_bytes, cost=cost), chosen
+
+    def _cost(self, batch: BatchLoss) -> Cost:
+        try:
+            return estimate(self._form, batch, self._layout)
+        except RuntimeError:
+            rewind(self._objective.model)
+            check_products(self._objective, self._form)  # says why in its own words
+            raise
+        finally:
+            rewind(self._objective.model)  # what the forward pass has left, late buffers among it
+
+    def _lean(self, batch: BatchLoss, cost: Cost) -> tuple[Decision, Product]:
+        """Decide for pieces, whose products are checked as they will be made: of several samples, of single ones."""
+        count = length(batch.labels)
+        pieces, least, fallback, difference = pieces_needed(cost, batch), 1, "", math.nan
+        if pieces < count:
+            difference = check_products(self._objective, self._form)
+        try:
+            alone = check_products(self._objective, self._form, alone=True)
+            difference = alone if pieces == count else difference
+        except DerivativeError:
+            difference = check_products(self._objective, self._form)  # though those of several may be right
+            least, fallback = 2, "torch differentiates single samples wrongly, so pieces have two at least"
+            pieces = min(pieces, max(1, count // least))
+            _log.warning("products by lean: %s", fallback)
+        u, v = _probe_vectors(self._layout)
+        product = LeanProduct(self._form, batch, self._layout, pieces, least)
+        image, again = product(v), product(v)
+        probe = self._probe(batch, product, u, v, image, again, pieces, difference)
+        why = "requested" if self._requested == "lean" else "by memory"
+        return Decision("lean", why, probe, "", fallback, pieces=pieces, least=least, cost=cost), product
 
     def _probe(
         self,

@@ -20,9 +20,10 @@ from torch.nn.parameter import is_lazy
 from torch.utils._pytree import tree_leaves, tree_map
 
 from landscape.objective.context import Context
+from landscape.objective.cross_entropy import FewCopies
 from landscape.objective.isolation import exclusive, holding, undisturbed
 from landscape.objective.losses import Identity, MeanLoss
-from landscape.objective.mean_check import check_mean, close, is_known_mean, shuffled
+from landscape.objective.mean_check import Rows, check_mean, close, is_known_mean, shuffled
 from landscape.objective.plan import Part, Plan
 from landscape.objective.sources import is_other, labels_of, length, select, to_model
 from landscape.objective.views import View
@@ -34,12 +35,13 @@ _TOGETHER = (
     "let forward= run all samples together and pick those of the batch, with their numbers as data: "
     "forward=lambda model, batch: model(x)[batch[0]]"
 )
-_FIRST = 2, 3  # of the first micro-batch one in so many samples is run without the others, and the last ones alone;
-_FURTHER = 8, 1  # of others so many,
+_FIRST = 2, 3  # of the first micro-batch each of so many parts is run without the others, and the last ones alone;
+_FURTHER = 8, 1  # of others one of so many,
 _BATCHES = 8  # of so many, evenly spaced
 _NEEDS_GRADIENTS = ("does not require grad", "to not have been used in the graph")
 _NEEDS_SEVERAL = "more than 1 value per channel"  # what BatchNorm says of one sample
 _COARSE = torch.finfo(torch.float32).eps ** 0.5
+_NUMBERS = 2**22  # that outputs are compared at a time
 
 
 class NotDeterministicError(RuntimeError):
@@ -66,8 +68,37 @@ def callable_model(model: Any) -> nn.Module:
     return original
 
 
-def checked(context: Context) -> Context:
+class Seen:
+    """Losses that the checks come by at the point: of whole micro-batches, by the model's forward pass and the loss."""
+
+    def __init__(self) -> None:
+        self._losses: dict[int, dict[str, tuple[float, float]]] = {}
+        self._cut = set[str]()
+
+    def add(self, criterion: MeanLoss, number: int, outputs: Any, parts: Sequence[Part]) -> None:
+        """Add a micro-batch; views that have a part of it alone are left out."""
+        self._cut |= {part.view for part in parts if part.rows is not None}
+        whole = [part for part in parts if part.norm and part.view not in self._cut]
+        self._losses[number] = {part.view: (part.norm, float(criterion(outputs, part.labels))) for part in whole}
+
+    def means(self, plan: Plan) -> dict[str, float]:
+        """The loss of each view that was seen on all of a plan's micro-batches."""
+        if len(self._losses) < plan.num_batches:
+            return {}
+        of_batches = [self._losses[number] for number in sorted(self._losses)]
+        return {
+            view: sum(loss * (norm / total) for found in of_batches if view in found for norm, loss in [found[view]])
+            for view, total in plan.norms.items()
+            if total and view not in self._cut
+        }
+
+
+def checked(context: Context, seen: Seen | None = None) -> Context:
     """The context, when model, loss and data have been checked on its selection, once for all that this depends on.
+
+    Args:
+        context: to be checked.
+        seen: is told what losses were found on the way; nothing where it had been checked before.
 
     Raises:
         ValueError: the model returns something whose rows cannot be picked, or reads the batch as a whole; the loss is
@@ -84,7 +115,7 @@ def checked(context: Context) -> Context:
     key = plain.key, context.checks
     if key not in selection.checked:
         with undisturbed(context.model):
-            _check(dataclasses.replace(plain, selection=selection), selection.plan)
+            _check(dataclasses.replace(plain, selection=selection), selection.plan, seen)
         selection.checked.add(key)
     if selection is not context.selection:
         context = dataclasses.replace(context, selection=selection)
@@ -130,8 +161,8 @@ def _runs(context: Context, batch: Any) -> bool:
     return True
 
 
-def _check(context: Context, plan: Plan) -> None:
-    views, inside, examples = context.selection.views, context.found.inside, dict[str, Any]()
+def _check(context: Context, plan: Plan, seen: Seen | None) -> None:
+    views, inside, examples = context.selection.views, context.found.inside, dict[str, Rows]()
     names = {view.source for view in views.values()}
     unchecked = context.checks == "off"  # then each source, model and loss are asked for their form alone, and once
     unknown = {name for name in names if not (unchecked and _source_key(context, name) in inside)}
@@ -140,9 +171,9 @@ def _check(context: Context, plan: Plan) -> None:
     held = holding(context.model, context.tensors()) if unknown or asks_mean else nullcontext()
     with held, torch.no_grad():
         if unknown:
-            context = _check_sources(context, plan, own, unknown, examples)
+            context = _check_sources(context, plan, own, unknown, examples, seen)
             if context.checks == "full" and plan.kept:
-                _check_further_batches(context, plan)
+                _check_further_batches(context, plan, seen)
         if context.selection.ranks is not None:  # one without samples of a source learns what the others found
             found = {name: inside.get(_source_key(context, name)) for name in names}
             for other in context.selection.ranks.gather(found):
@@ -156,26 +187,31 @@ def _check(context: Context, plan: Plan) -> None:
 
 
 def _check_sources(
-    context: Context, plan: Plan, own: dict[int, str], unknown: set[str], examples: dict[str, Any]
+    context: Context, plan: Plan, own: dict[int, str], unknown: set[str], examples: dict[str, Rows], seen: Seen | None
 ) -> Context:
-    """Check model and loss on the first micro-batch of each unknown source, and keep its outputs as an example.
+    """Check model and loss on the first micro-batch of each unknown source, and keep rows of its outputs as an example.
 
     Gives the context, with gradients on where the model turned out to need them.
     """
-    for batch, parts in plan:
+    for number, (batch, parts) in enumerate(plan):
         name = context.selection.views[parts[0].view].source
         part = next((p for p in parts if p.norm), None)  # a loss that ignores all samples tells nothing
         if name in unknown and part is not None:
             unknown.remove(name)
-            context, outputs = _trying_gradients(context, batch)
-            examples[name] = outputs
-            _check_source(context, batch, outputs, part, own, _source_key(context, name))
+            count = length(labels_of(batch))
+            context, outputs = _check_source(context, batch, part, count, _source_key(context, name))
+            if seen is not None:
+                seen.add(context.criterion, number, outputs, parts)
+            examples[name] = Rows.first_of(outputs, count)
+            del outputs  # of a model of many classes they take the most memory
+            if context.checks != "off":
+                _check_that_loss_follows_the_point(context, batch, part, count, own)
         if not unknown:
             break
     return context
 
 
-def _check_further_batches(context: Context, plan: Plan) -> None:
+def _check_further_batches(context: Context, plan: Plan, seen: Seen | None) -> None:
     """Refuse a model whose samples are apart in a source's first micro-batch and not in others, as a limit makes it."""
     chosen = set(torch.linspace(0, plan.num_batches - 1, _BATCHES).round().long().tolist())
     for index, (batch, parts) in enumerate(plan):
@@ -184,6 +220,8 @@ def _check_further_batches(context: Context, plan: Plan) -> None:
         if index == 0 or index not in chosen or part is None or context.found.inside.get(key, True):
             continue
         count, outputs = length(labels_of(batch)), context.call(batch)
+        if seen is not None:
+            seen.add(context.criterion, index, outputs, parts)
         used = partial(_used_of, context.criterion, outputs, part, count)
         _check_that_samples_are_apart(context, batch, outputs, count, used, _FURTHER)
 
@@ -208,40 +246,81 @@ def _trying_gradients(context: Context, batch: Any) -> tuple[Context, Any]:
     raise AssertionError("the last try returns or raises")
 
 
-def _check_source(context: Context, batch: Any, outputs: Any, part: Part, own: dict[int, str], key: Any) -> None:
-    """Check model and loss on a source's first micro-batch, whose outputs are given."""
-    count = length(labels_of(batch))
-    chosen = outputs if part.rows is None else select(outputs, part.rows, count)
-    loss = context.criterion(chosen, part.labels)
+def _check_source(context: Context, batch: Any, part: Part, count: int, key: Any) -> tuple[Context, Any]:
+    """Check model and loss on a source's first micro-batch; give the context, as it turned out, and the outputs."""
+    context, outputs = _trying_gradients(context, batch)
+    loss = _loss_of(context.criterion, outputs, part, count)
     _check_one_number(loss)
-    used = _used(context.criterion, chosen, part.labels)
+    used = _used(context.criterion, outputs if part.rows is None else select(outputs, part.rows, count), part.labels)
+    places = tuple(used)
     context.found.inside[key] = bool(used) and not any(leaf.ndim for leaf in used.values())
+    del used
     if not context.found.inside[key]:
         _check_outputs(outputs, count)
     if context.checks == "off":
-        return
+        return context, outputs
+    seen = () if context.found.inside[key] else places
+    try:
+        repeated = _check_that_samples_are_apart(context, batch, outputs, count, lambda: seen, _FIRST, part)
+    except ValueError:
+        _check_that_it_repeats(context, batch, outputs, part, count)  # which would explain it
+        raise
+    if not repeated:
+        _check_that_it_repeats(context, batch, outputs, part, count)
+    return context, outputs
+
+
+def _check_that_it_repeats(context: Context, batch: Any, outputs: Any, part: Part, count: int) -> None:
+    """Refuse a model or loss that gives something else when it is called again."""
     again = context.call(batch)
-    repeated = context.criterion(again if part.rows is None else select(again, part.rows, count), part.labels)
-    first, second = float(loss), float(repeated)
-    same = close(first, second, torch.finfo(loss.dtype).eps ** 0.5 * max(abs(first), abs(second)))
-    if not same or _differ(outputs, again):
+    losses = [_loss_of(context.criterion, given, part, count) for given in (outputs, again)]
+    if not _same(*losses) or _differ(outputs, again):
+        first, second = map(float, losses)
         raise NotDeterministicError(
             f"two evaluations of one batch at one point differ (losses {first:.9g} and {second:.9g}); "
             "look for dropout that ignores eval mode, random layers or state kept outside the model"
         )
-    places = () if context.found.inside[key] else tuple(used)
-    _check_that_samples_are_apart(context, batch, outputs, count, lambda: places, _FIRST)
-    _check_that_loss_follows_the_point(context, batch, part, count, own)
+
+
+def _same(loss: Tensor, other: Tensor) -> bool:
+    first, second = float(loss), float(other)
+    return close(first, second, torch.finfo(loss.dtype).eps ** 0.5 * max(abs(first), abs(second)))
+
+
+def _loss_of(criterion: MeanLoss, outputs: Any, part: Part, count: int) -> Any:
+    """The loss of a view's part of ``count`` samples."""
+    with FewCopies():
+        return criterion(outputs if part.rows is None else select(outputs, part.rows, count), part.labels)
 
 
 def _differ(outputs: Any, others: Any) -> bool:
     """Tell whether outputs that should be the same are not, by more than the rounding of float32 layers."""
     for a, b in zip(tree_leaves(outputs), tree_leaves(others), strict=False):
         if isinstance(a, Tensor) and a.is_floating_point() and a.numel() and a.shape == b.shape:
-            tolerance = max(_COARSE, torch.finfo(a.dtype).eps ** 0.5) * float(a.abs().max())
-            if float((a - b).abs().max()) > tolerance:
+            difference, scale = _apart(b, a)
+            if difference > max(_COARSE, torch.finfo(a.dtype).eps ** 0.5) * scale:
                 return True
     return False
+
+
+def _apart(found: Tensor, expected: Tensor) -> tuple[float, float]:
+    """The largest |found − expected| and the largest |expected|, from some numbers at a time."""
+    pairs = torch.stack([torch.stack([(a - b).abs_().max(), b.abs().max()]) for a, b in _in_pieces(found, expected)])
+    difference, scale = pairs.amax(0).tolist()
+    return difference, scale
+
+
+def _in_pieces(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Two tensors of one shape in pieces of few numbers."""
+    if b.numel() <= _NUMBERS:
+        yield a, b
+        return
+    step = _NUMBERS * len(b) // b.numel()
+    for pair in zip(a.split(max(1, step)), b.split(max(1, step)), strict=True):
+        if step:
+            yield pair
+        else:
+            yield from _in_pieces(pair[0][0], pair[1][0])
 
 
 def _check_outputs(outputs: Any, count: int) -> None:
@@ -277,7 +356,7 @@ def _used(criterion: MeanLoss, outputs: Any, labels: Any) -> dict[int, Tensor]:
         leaves[place] = t.detach().requires_grad_()
         return leaves[place]
 
-    with torch.enable_grad():
+    with torch.enable_grad(), FewCopies():
         loss = criterion(tree_map(leaf, outputs), labels)
         if not loss.requires_grad:
             return {}
@@ -304,51 +383,80 @@ def _check_inside(views: Sequence[View]) -> None:
 
 
 def _check_that_samples_are_apart(
-    context: Context, batch: Any, outputs: Any, count: int, used: Callable[[], Sequence[int]], some: tuple[int, int]
-) -> None:
+    context: Context,
+    batch: Any,
+    outputs: Any,
+    count: int,
+    used: Callable[[], Sequence[int]],
+    some: tuple[int, int],
+    each: Part | None = None,
+) -> bool:
     """Refuse a model whose outputs for a part of a batch, or for single samples, are not that part of the batch's.
 
-    ``some`` says which: one in so many samples, drawn at random, two at least; and so many of the last, each alone.
+    ``some`` says which: one of so many parts, drawn at random, of two samples at least, or each of them; and so many of
+    the last samples, each alone. Tells whether all outputs and the losses of ``each`` part were so computed twice.
 
     ``used`` gives the places of the outputs that the loss follows from: those that have no rows must not change at all.
     """
     if count < 2:
-        return
-    one_in, alone = some
-    rows = shuffled(count)[: max(min(2, count // 2), count // one_in)].sort().values
-    try:
-        few = context.call(select(batch, rows, count))
-    except (RuntimeError, ValueError) as error:
-        what = "takes its statistics from the batch, or" if _NEEDS_SEVERAL in str(error) else "or its forward="
-        raise ValueError(
-            f"the model {what} does not take a part of a batch ({(str(error).splitlines() or [''])[0][:120]}), so that "
-            f"its samples cannot be told apart; {_TOGETHER}"
-        ) from error
-    _check_part(few, select(outputs, rows, count), len(rows), used)
+        return False
+    parts, alone = some
+    size = max(min(2, count // 2), count // parts)
+    repeated = each is not None and each.rows is None
+    groups = [shuffled(count)[:size], shuffled(count)[size:]] if each is not None else [shuffled(count)[:size]]
+    for group in groups:
+        rows = group.sort().values
+        try:
+            few = context.call(select(batch, rows, count))
+        except (RuntimeError, ValueError) as error:
+            what = "takes its statistics from the batch, or" if _NEEDS_SEVERAL in str(error) else "or its forward="
+            raise ValueError(
+                f"the model {what} does not take a part of a batch ({(str(error).splitlines() or [''])[0][:120]}), so "
+                f"that its samples cannot be told apart; {_TOGETHER}"
+            ) from error
+        expected = select(outputs, rows, count)
+        repeated &= _check_part(few, expected, len(rows), used)
+        repeated = repeated and each is not None and _losses_agree(context.criterion, few, expected, each, rows)
+        del few, expected
     for row in range(max(0, count - alone), count):  # the last ones, which a limit on the batch would leave out
         single = torch.tensor([row])
         try:
             by_itself = context.call(select(batch, single, count))
         except (RuntimeError, ValueError, IndexError):  # of a model that takes no single sample
-            return
+            break
         _check_part(by_itself, select(outputs, single, count), 1, tuple)
+    return repeated
 
 
-def _check_part(alone: Any, part: Any, count: int, used: Callable[[], Sequence[int]]) -> None:
+def _losses_agree(criterion: MeanLoss, found: Any, expected: Any, part: Part, rows: Tensor) -> bool:
+    """Tell whether two evaluations of some samples, all of which a view's part has, give one loss."""
+    labels = select(part.labels, rows, length(part.labels))
+    try:
+        with FewCopies():
+            return _same(criterion(found, labels), criterion(expected, labels))
+    except Exception:  # of a loss that takes no part of a batch
+        return False
+
+
+def _check_part(alone: Any, part: Any, count: int, used: Callable[[], Sequence[int]]) -> bool:
+    """Refuse outputs that are not those of a part; tell whether all real numbers among them were compared."""
+    compared = True
     for place, (got, expected) in enumerate(zip(tree_leaves(alone), tree_leaves(part), strict=False)):
         if not (isinstance(got, Tensor) and isinstance(expected, Tensor) and got.is_floating_point() and got.numel()):
             continue
         rows = got.ndim > 0 and len(got) == count
         if not rows and place not in used():
+            compared = False
             continue
         if got.shape != expected.shape:
             if rows:
+                compared = False
                 continue
             raise ValueError(
                 f"the loss uses an output of shape {tuple(expected.shape)}, whose first dimension is not that of the "
                 "samples; let forward= return it with a row for each sample, such as state.transpose(0, 1)"
             )
-        scale, difference = float(expected.abs().max()), float((got - expected).abs().max())
+        difference, scale = _apart(got, expected)
         if difference > _COARSE * scale:  # a float64 model may have layers that compute in float32
             what, why = (
                 ("outputs of a sample depend on the others in its batch", "attention across samples")
@@ -359,6 +467,7 @@ def _check_part(alone: Any, part: Any, count: int, used: Callable[[], Sequence[i
                 f"{what} (by {difference / scale:.2g} of their size), so there is no mean over samples: BatchNorm "
                 f"without running statistics, or {why}? {_TOGETHER}"
             )
+    return compared and len(tree_leaves(alone)) == len(tree_leaves(part))
 
 
 def _own_parameters(model: nn.Module) -> dict[int, str]:
@@ -374,7 +483,9 @@ def _check_that_loss_follows_the_point(
     labels = select(part.labels, torch.arange(len(few)), length(part.labels))
     leaves = {n: t.detach().requires_grad_() for n, t in context.layout.unflatten(context.weights()).items()}
     with holding(context.model, leaves), torch.enable_grad():
-        loss = context.criterion(context.call(select(batch, few, count)), labels)
+        outputs = context.call(select(batch, few, count))
+        with FewCopies():
+            loss = context.criterion(outputs, labels)
         for tensor in _leaves_of(loss):
             if id(tensor) in own:
                 raise ValueError(

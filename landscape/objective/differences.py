@@ -71,7 +71,7 @@ def sample(objective: T) -> T:
     # With a last micro-batch of the size that the view has: torch has faults that show with single samples alone.
     ragged = (n for n in range(least, min(size, SAMPLES[1]) + 1) if size % batch and n % batch == size % batch)
     count = next(ragged, least)
-    half = max(2, batch // 2)  # in float64 as many take the memory of a micro-batch
+    half = min(batch, max(2, batch // 2))  # in float64 as many take the memory of a micro-batch
     while True:
         few = objective.sampled(count).unchecked()
         if (count % half == 1) == (count % batch == 1):  # single samples only where there were any
@@ -380,7 +380,7 @@ def graph_nodes(loss: Tensor) -> Iterator[Any]:
 
 
 def _custom_function(node: Any) -> Iterator[str]:
-    """Name of the autograd function that a node of a graph belongs to, if that is not torch's own."""
+    """Name of the autograd function that a node of a graph belongs to, if that is not torch's own or ours."""
     function = getattr(node, "_forward_cls", None)
-    if function is not None and not function.__module__.startswith("torch."):
+    if function is not None and not function.__module__.startswith(("torch.", "landscape.")):
         yield function.__name__

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn import functional
 from torch.utils._pytree import tree_leaves, tree_map
 
 from landscape.objective.context import Context
+from landscape.objective.cross_entropy import FewCopies
 from landscape.objective.differences import Dtypes
 from landscape.objective.losses import MeanLoss
 from landscape.objective.plan import Part, Plan
@@ -21,6 +22,7 @@ from landscape.objective.views import View
 
 _SUMS = 1e-9  # relative error of sums of weights
 _ROUNDING = 500  # units in the last place that sums of different order may differ by
+_LEAST, _NUMBERS = 3, 2**24  # different rows of outputs that losses are tried on: at least, and as long as they are few
 
 
 def is_known_mean(criterion: MeanLoss) -> bool:
@@ -30,7 +32,40 @@ def is_known_mean(criterion: MeanLoss) -> bool:
     return known and not criterion.is_given
 
 
-def check_mean(context: Context, view: View, plan: Plan, example: Any, inside: bool) -> None:
+class Rows:
+    """Rows of ``count`` samples in a batch or in outputs, given over and over where more are asked for.
+
+    >>> Rows(torch.arange(3), 3).pick(torch.tensor([1, 2, 3, 4]))
+    tensor([1, 2, 0, 1])
+    """
+
+    def __init__(self, tree: Any, count: int) -> None:
+        self.tree, self.count = tree, count
+        self._noisy: Rows | None = None
+
+    @classmethod
+    def first_of(cls, outputs: Any, count: int) -> Rows:
+        """All of the outputs of ``count`` samples, or as many of very large ones as are worth their memory."""
+        few = _fit(outputs, count)
+        return cls(outputs, count) if few >= count else cls(select(outputs, torch.arange(few), count), few)
+
+    def pick(self, rows: Tensor) -> Any:
+        """Those of these numbers."""
+        return select(self.tree, rows % self.count, self.count)
+
+    def whole(self, count: int) -> Any:
+        """The first ``count``."""
+        return self.tree if count == self.count else self.pick(torch.arange(count))
+
+    def with_noise(self, count: int) -> Rows:
+        """Those of ``count`` samples with noise of their own; of very large ones some, with which it goes on."""
+        few = min(count, _fit(self.tree, self.count))
+        if self._noisy is None or self._noisy.count < few:
+            self._noisy = Rows(_noisy(self.whole(few)), few)
+        return self._noisy
+
+
+def check_mean(context: Context, view: View, plan: Plan, example: Rows | None, inside: bool) -> None:
     """Refuse a loss that is not the mean over samples that its normalizer says, on any of the view's micro-batches.
 
     Each micro-batch is cut in two at random, and one half is joined with one of the first micro-batch: the loss of the
@@ -40,7 +75,8 @@ def check_mean(context: Context, view: View, plan: Plan, example: Any, inside: b
     alone changes no loss.
 
     Args:
-        example: outputs of the model on the first micro-batch of the view's source; none if it has not been run on it.
+        example: outputs of the model on the first micro-batch of the view's source, or some rows of them; none if it
+            has not been run on it.
         inside: whether the loss is computed inside the model.
     """
     template = None if inside or example is None else _Template(context, example)
@@ -81,7 +117,7 @@ def check_mean(context: Context, view: View, plan: Plan, example: Any, inside: b
 class _Half:
     """Some samples: outputs, or the batch where the loss is inside; labels, weight, their loss and its precision."""
 
-    data: Any
+    data: Callable[[], Any]
     labels: Any
     weight: float
     loss: Tensor
@@ -96,25 +132,22 @@ class _Half:
 class _Template:
     """Outputs to try a loss on: those of the model on the first micro-batch."""
 
-    def __init__(self, context: Context, outputs: Any) -> None:
-        self._context, self.outputs = context, outputs
-        self.count = max((len(t) for t in tree_leaves(outputs) if isinstance(t, Tensor) and t.ndim), default=0)
-        self.shape: Any = None
+    def __init__(self, context: Context, outputs: Rows) -> None:
+        self._context, self._outputs = context, outputs
+        self._shape: Any = None
 
-    def rows(self, batch: Any, part: Part) -> Any:
+    def rows(self, batch: Any, part: Part) -> Rows:
         """Outputs for the rows of a view's part."""
-        count, shapes = length(part.labels), _row_shapes(part.labels)
-        if self.shape is None:
-            self.shape = shapes
-        if shapes == self.shape and count == self.count:
-            outputs = self.outputs
-        elif shapes == self.shape:
-            outputs = select(self.outputs, torch.arange(count) % self.count, self.count)
-        else:  # padded otherwise, so outputs have another shape
-            outputs = self._context.call(batch)
-            if part.rows is not None:
-                outputs = select(outputs, part.rows, length(labels_of(batch)))
-        return outputs
+        shape = _row_shapes(part.labels)
+        if self._shape is None:
+            self._shape = shape
+        if shape == self._shape:
+            return self._outputs
+        # padded otherwise, so outputs have another shape
+        count, outputs = length(labels_of(batch)), self._context.call(batch)
+        if part.rows is not None:
+            count, outputs = len(part.rows), select(outputs, part.rows, count)
+        return Rows.first_of(outputs, count)
 
 
 class _Losses:
@@ -136,9 +169,12 @@ class _Losses:
     ) -> None:
         self._context, self._view, self._number, self._part = context, view, number, part
         self._inside, self.dtypes = template is None, dtypes
-        rows, size = part.rows, length(labels_of(batch))
-        own = batch if rows is None else select(batch, rows, size)
-        self._data = own if template is None else template.rows(batch, part)
+        self._count = length(part.labels)
+        if template is None:
+            own = batch if part.rows is None else select(batch, part.rows, length(labels_of(batch)))
+            self._data = Rows(own, self._count)
+        else:
+            self._data = template.rows(batch, part)
 
     def whole(self) -> _Half | None:
         """All samples; none where the model itself has diverged.
@@ -146,11 +182,11 @@ class _Losses:
         Raises:
             ValueError: the loss is not finite though the outputs are.
         """
-        part, whole = self._part, self._with_noise()
+        whole = self._with_noise()
         if whole is None:
-            whole = self._half(self._data, part.labels)
+            whole = self._half(lambda: self._data.whole(self._count), self._part.labels)
         if not bool(torch.isfinite(whole.loss)):
-            if not _finite(self._data):
+            if not _finite(self._data.tree):
                 return None
             raise ValueError(
                 f"loss_fn gives {float(whole.loss)} on micro-batch {self._number} of view {self._view!r}; if it "
@@ -162,9 +198,9 @@ class _Losses:
         """All samples with noise added to their outputs from now on; none where the loss does not take that."""
         if self._inside:
             return None
-        noisy = _noisy(self._data)
+        noisy = self._data.with_noise(self._count)
         try:
-            whole = self._half(noisy, self._part.labels)
+            whole = self._half(lambda: noisy.whole(self._count), self._part.labels)
         except Exception:  # such as a logarithm's that wants probabilities
             return None
         if not bool(torch.isfinite(whole.loss)):
@@ -174,13 +210,12 @@ class _Losses:
 
     def cut_at(self, place: int) -> list[_Half]:
         """Samples before and from a place in a random order, without a part that does not count."""
-        part, count = self._part, length(self._part.labels)
-        order = shuffled(count)
+        order = shuffled(self._count)
         parts = []
         for rows in (order[:place], order[place:]) if place else (order,):
-            labels = select(part.labels, rows, count)
+            labels = select(self._part.labels, rows, self._count)
             if self._context.criterion.normalizer(labels):
-                parts.append(self._half(select(self._data, rows, count), labels))
+                parts.append(self._half(partial(self._data.pick, rows), labels))
         return parts
 
     def joined(self, a: _Half, b: _Half) -> _Half | None:
@@ -191,17 +226,21 @@ class _Losses:
             pass
         for value in self._ignored((a, b)):
             try:
-                alike = [self._half(*_padded(one, other, value, self._inside)) for one, other in ((a, b), (b, a))]
+                alike = [self._padded(a, b, value), self._padded(b, a, value)]
                 if all(padded.agrees(float(h.loss), 0.0) for padded, h in zip(alike, (a, b), strict=True)):
                     return dataclasses.replace(self._joined(*alike), weight=a.weight + b.weight)
             except Exception:  # of a model or loss that takes no padding
                 continue
         return None
 
+    def _padded(self, half: _Half, other: _Half, value: int) -> _Half:
+        data, labels = _padded(half, other, value, self._inside)
+        return self._half(lambda: data, labels)
+
     def _joined(self, a: _Half, b: _Half) -> _Half:
         counts = [length(half.labels) for half in (a, b)]
-        data, labels = (joined([getattr(half, name) for half in (a, b)], counts) for name in ("data", "labels"))
-        return self._half(data, labels)
+        labels = joined([a.labels, b.labels], counts)
+        return self._half(lambda: joined([a.data(), b.data()], counts), labels)
 
     @staticmethod
     def _ignored(halves: Sequence[_Half]) -> list[int]:
@@ -211,18 +250,22 @@ class _Losses:
         # On an accelerator, a label out of range ends the process.
         return [least, 0] if least < 0 else [-100, 0] if all(t.device.type == "cpu" for t in leaves) else [0]
 
-    def _half(self, data: Any, labels: Any) -> _Half:
+    def _half(self, data: Callable[[], Any], labels: Any) -> _Half:
         weight = self._context.criterion.normalizer(labels)
         if self._inside:
             # The model may have layers that compute in float32 whatever its loss is in.
-            loss, self.dtypes = self._context.criterion(self._context.call(data), labels), {torch.float32}
+            loss, self.dtypes = self._context.criterion(self._context.call(data()), labels), {torch.float32}
         elif self.dtypes is None:  # the first loss of a whole; others are computed alike
             with Dtypes() as within:
-                loss = self._context.criterion(data, labels)
+                loss = self._loss(data(), labels)
             self.dtypes = within.found
         else:
-            loss = self._context.criterion(data, labels)
+            loss = self._loss(data(), labels)
         return _Half(data, labels, weight, loss, max(torch.finfo(dtype).eps for dtype in (loss.dtype, *self.dtypes)))
+
+    def _loss(self, outputs: Any, labels: Any) -> Tensor:
+        with FewCopies():
+            return self._context.criterion(outputs, labels)
 
     def compare(self, whole: _Half, parts: Sequence[_Half], what: str) -> None:
         weight, losses = sum(part.weight for part in parts), [float(part.loss) for part in parts]
@@ -239,7 +282,8 @@ class _Losses:
 
 def _padded(half: _Half, other: _Half, label: int, inside: bool) -> tuple[Any, Any]:
     """Data and labels with rows as long as the other's where these are longer: labels by ``label``, the rest by 0."""
-    own = {id(t) for t in tree_leaves(labels_of(half.data) if inside else half.labels)}
+    given, longer = half.data(), other.data()
+    own = {id(t) for t in tree_leaves(labels_of(given) if inside else half.labels)}
 
     def pad(t: Any, like: Any) -> Any:
         if not isinstance(t, Tensor) or t.ndim != like.ndim or t.shape[1:] == like.shape[1:]:
@@ -248,7 +292,7 @@ def _padded(half: _Half, other: _Half, label: int, inside: bool) -> tuple[Any, A
         value = label if id(t) in own and not t.is_floating_point() else 0
         return functional.pad(t, [w for width in reversed(missing) for w in (0, width)], value=value)
 
-    data = tree_map(pad, half.data, other.data)
+    data = tree_map(pad, given, longer)
     own |= {id(t) for t in tree_leaves(half.labels)}
     return data, tree_map(pad, half.labels, other.labels)
 
@@ -260,9 +304,15 @@ def _noisy(outputs: Any) -> Any:
         if not (isinstance(t, Tensor) and t.is_floating_point() and t.ndim):
             return t
         t = t.float() if t.dtype in (torch.bfloat16, torch.float16) else t
-        return t + torch.randn(t.shape, generator=generator).to(t)
+        return torch.randn(t.shape, generator=generator).to(t).add_(t)
 
     return tree_map(noisy, outputs)
+
+
+def _fit(outputs: Any, count: int) -> int:
+    """Rows of the outputs of ``count`` samples that are few numbers together; three at least."""
+    size = sum(t.numel() for t in tree_leaves(outputs) if isinstance(t, Tensor))
+    return max(_LEAST, _NUMBERS * count // max(1, size))
 
 
 def _finite(data: Any) -> bool:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from landscape._suggest import former_arguments
-from landscape.objective.checks import CHECKS, Checks, callable_model, checked, is_inside
+from landscape.objective.checks import CHECKS, Checks, Seen, callable_model, checked, is_inside
 from landscape.objective.context import Context, EmptyViewError
 from landscape.objective.differences import check_slope, is_checked
 from landscape.objective.evaluation.evaluate import Evaluate, Evaluation, Prepare, along
@@ -551,6 +551,16 @@ class Objective:
                 )
                 for index, (batch, part) in enumerate(counted)
             )
+
+    def losses_of_checks(self) -> dict[str, float]:
+        """Check model, loss and data, and give losses at the point that this has computed all that they take for.
+
+        They are those of :meth:`micro_batches`, by view. None are given where the checks were made before, or look at
+        some of the micro-batches alone.
+        """
+        seen = Seen()
+        context = checked(self.context, seen)
+        return {} if context.call.precision is not None else seen.means(context.selection.plan)
 
     def _checked(self) -> Context:
         """The context, when model, loss and data have been checked on its selection."""

@@ -169,6 +169,11 @@ def vectors_in(
     return basis_bytes // (each * bases)
 
 
+def default_basis(size: int, wanted: int, block: int = 1) -> int:
+    """Vectors of ``size`` that the basis of :func:`top_eigenpairs` holds at most for so many pairs, where none says."""
+    return max(2 * wanted + 2 * block + 8, BASIS_BYTES // (8 * size))
+
+
 def _search(
     H: Any, run: _Run, basis: KrylovBasis, found: _Found, budget: int
 ) -> tuple[KrylovBasis, _Found, Unseen, int]:
@@ -249,7 +254,7 @@ class _Run:
         wanted = 2 * k if which == "both" else k
         smallest = wanted + 2 * block + 1
         if max_basis is None:
-            max_basis = max(2 * wanted + 2 * block + 8, BASIS_BYTES // (8 * size))
+            max_basis = default_basis(size, wanted, block)
         elif max_basis < smallest:
             raise ValueError(
                 f"max_basis is {max_basis}, expected at least {smallest} for {wanted} pairs and block {block}"

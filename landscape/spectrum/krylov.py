@@ -17,16 +17,15 @@ _TINY = 1e-140  # norms above it come out right without scaling
 
 
 def memory_of_basis(vectors: int, size: int) -> int:
-    """Bytes that a basis holds at the most while it grows to so many vectors of ``size``, by copying or in one piece.
+    """Bytes that a basis of so many vectors of ``size`` has room for, having grown by copying or in one piece.
 
-    >>> memory_of_basis(20, 1000)
-    256000
+    >>> memory_of_basis(20, 1000), memory_of_basis(6, 10**8)  # room for 32 at once, and for 6
+    (256000, 4800000000)
     """
-    vectors = min(vectors, size, max(1, BASIS_BYTES // (8 * size)))
-    room = _FIRST
+    vectors, room = min(vectors, size), _FIRST
     while room < vectors and 16 * room * size <= _AT_ONCE:
         room *= 2
-    return 8 * size * max(room, vectors) if vectors else 0
+    return 8 * size * (max(room, vectors) if 8 * room * size <= _AT_ONCE else vectors) if vectors else 0
 
 
 def place_of(size: int, vectors: int, device: torch.device) -> torch.device:

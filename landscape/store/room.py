@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import resource
 import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from landscape.inputs import readable
 
-_MEMINFO, _GROUP, _SELF = Path("/proc/meminfo"), Path("/sys/fs/cgroup"), Path("/proc/self/status")
+_MEMINFO, _GROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
+_SELF, _STATM = Path("/proc/self/status"), Path("/proc/self/statm")
 
 
 def check_room(what: str, folder: Path, *, disk: int = 0, memory: int = 0) -> None:
@@ -43,6 +47,40 @@ def peak_memory() -> int | None:
         return None
 
 
+@contextmanager
+def watching_memory(every: float = 0.005) -> Iterator[Callable[[], int]]:
+    """Give what tells, after the context, the most bytes of memory that the process held within it, looked at often.
+
+    Unlike :func:`peak_memory` it forgets what was held before; 0 where the system does not say.
+
+    >>> with watching_memory() as most:
+    ...     _ = sum(range(1000))
+    >>> most() == 0 or most() > 2**20
+    True
+    """
+    seen, over = [_held()], threading.Event()
+
+    def look() -> None:
+        while not over.wait(every):
+            seen[0] = max(seen[0], _held())
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield lambda: seen[0]
+    finally:
+        over.set()
+        watcher.join()
+        seen[0] = max(seen[0], _held())
+
+
+def _held() -> int:
+    try:
+        return int(_STATM.read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    except (OSError, ValueError, IndexError):  # another system
+        return 0
+
+
 def available_memory() -> int | None:
     """Bytes of memory that this process can still have; None where the system does not say.
 
@@ -63,7 +101,7 @@ def available_memory() -> int | None:
     bound = resource.getrlimit(resource.RLIMIT_AS)[0]
     if bound != resource.RLIM_INFINITY:
         try:
-            held = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+            held = int(_STATM.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
         except (OSError, ValueError, IndexError):
             held = 0
         found.append(bound - held)

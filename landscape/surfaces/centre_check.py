@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from landscape.objective.micro_batch import BatchLoss
 from landscape.objective.objective import EmptyViewError, Objective
 from landscape.objective.sources import length
 
-SAMPLES = (4, 16, 1024)  # that the curvature is checked on: at least, at least where they are cheap, and at most,
+SAMPLES = (2, 16, 1024)  # that the curvature is checked on: at least, at least where they are cheap, and at most,
 CHEAP = 2e7  # operations of their forward pass, which cost no more than calling them
 FLOPS = 2e9  # and in between as many as one forward pass of so many operations takes; float64 is slow
 SHARE = 0.02  # of the surface's cost, for which
@@ -57,6 +58,7 @@ def check_centre(
     *,
     frozen: bool = True,
     points: int | None = None,
+    plain_loss: Mapping[str, float] = MappingProxyType({}),
 ) -> CentreCheck:
     """Compare the centre of a surface with plain evaluation, and its second differences with dᵀHd.
 
@@ -64,11 +66,11 @@ def check_centre(
     differ by rounding.
 
     *Curvature*: (L(w + hd) − 2L(w) + L(w − hd)) / h² against dᵀHd from a Hessian product, on a float64 copy of the
-    model, with h‖d‖ = 10⁻⁶‖w‖, on 4 to 1024 samples of the first view that has any: as many as a forward pass of 2·10⁹
+    model, with h‖d‖ = 10⁻⁶‖w‖, on 2 to 1024 samples of the first view that has any: as many as a forward pass of 2·10⁹
     operations goes through, since double precision is slow, and as a fiftieth of the surface's cost pays for, 16 where
     their forward pass takes less than 2·10⁷ operations, if that is more. What is wrong with every sample (a direction,
-    a buffer, a layer's derivative) shows on four of them as on all; what is wrong with one in a hundred is found on n
-    of them with a chance of 1 − 0.99ⁿ: 4 % on 4, 15 % on 16, 63 % on 100. So small a step is not for precision but
+    a buffer, a layer's derivative) shows on two of them as on all; what is wrong with one in a hundred is found on n
+    of them with a chance of 1 − 0.99ⁿ: 2 % on 2, 15 % on 16, 63 % on 100. So small a step is not for precision but
     because of kinks: a network of ReLUs is piecewise smooth and its Hessian knows the smooth pieces only, while a
     difference also sees the slope jump at every kink between its points; over many samples and units these jumps add up
     to a multiple of dᵀHd (what the surface *shows*; ``seen_curvature`` in the record). Where a second difference
@@ -81,11 +83,12 @@ def check_centre(
         centre_loss: of every view, as the surface has it.
         frozen: whether the surface keeps BatchNorm statistics frozen; if not, losses are expected to differ.
         points: of the surface that were evaluated, which bounds the samples; none for no such bound.
+        plain_loss: of views for which such a pass has been made at this point already.
 
     Warns:
         SurfaceCheckWarning: losses or curvatures disagree beyond rounding and kinks.
     """
-    plain = np.array([_plain_loss(objective, view) for view in objective.views])
+    plain = np.array([plain_loss[v] if v in plain_loss else _plain_loss(objective, v) for v in objective.views])
     centre = np.array([centre_loss[view] for view in objective.views])
     eps = torch.finfo(objective.layout.dtype).eps
     differs = beyond_rounding(centre, plain, eps)

@@ -165,6 +165,8 @@ def _measure(
         refinement = Refinement(axes, table.values, table.known, table.governing("loss"), how.tol)
     places = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(axes))
     centre: dict[str, float] = {}
+    # What the surface's centre is compared with; no weight can move in between.
+    plain = objective.losses_of_checks() if how.check else {}
 
     with split.along(directions, recalibration) as evaluate:
 
@@ -205,7 +207,9 @@ def _measure(
     }
     if how.check:
         points = int(table.known.sum())
-        found = check_centre(objective, directions, centre, frozen=recalibration is None, points=points)
+        found = check_centre(
+            objective, directions, centre, frozen=recalibration is None, points=points, plain_loss=plain
+        )
         measured |= {f.name: getattr(found, f.name) for f in dataclasses.fields(CentreCheck)}
         measured["seen_curvature"] = _seen(arrays["loss"][_checked(found, views)], table.known.reshape(shape), axes)
     return measured

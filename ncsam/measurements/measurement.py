@@ -80,7 +80,7 @@ class Measurement(ABC):
         """Seconds that a place's row will take, from a part of it that is timed, and what that is."""
 
     def held(self, objective: landscape.Objective) -> int:
-        """Bytes of memory that a row will hold at most, beyond the part of it that :meth:`forecast` times."""
+        """Bytes that the process will hold while it measures a row; 0 where the part that was timed held as many."""
         return 0
 
     def kept_beside(self, objective: landscape.Objective) -> int:

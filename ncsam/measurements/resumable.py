@@ -117,8 +117,8 @@ def result_of(
     Of several processes the first one holds the file, and the others hold the same rows in memory.
 
     Args:
-        forecast: what the remaining rows will take; told if that is asked for and rows remain. Its ``memory`` is what
-            they will hold beyond the part of them that is timed.
+        forecast: what the rows that are left will take; told where that is asked for, and some are. Its ``memory`` may
+            leave out what the part of them that is timed has held.
         beside: bytes of other files that are kept beside the part file meanwhile.
 
     Raises:
@@ -145,7 +145,7 @@ def result_of(
 
             def told() -> Forecast:
                 found, peak = forecast(part), peak_memory()  # that of the part that was timed for it too
-                memory = 0 if peak is None else peak + found.memory + size
+                memory = 0 if peak is None else max(peak, found.memory) + size
                 return dataclasses.replace(found, disk=size, memory=memory)
 
             tell(told)

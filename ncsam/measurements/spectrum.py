@@ -16,10 +16,10 @@ from landscape import HessianOperator, Objective
 from landscape.curvature.strategies import STRATEGIES, StrategyName
 from landscape.ranks import Ranks
 from landscape.records import EigenResult, Status
-from landscape.spectrum.eigenpairs import Which, vectors_in
-from landscape.spectrum.krylov import memory_of_basis
+from landscape.spectrum.eigenpairs import Which, default_basis, vectors_in
+from landscape.spectrum.krylov import BASIS_BYTES, memory_of_basis
 from landscape.spectrum.probes import memory_of_probes
-from landscape.store.room import check_room
+from landscape.store.room import check_room, watching_memory
 from ncsam.measurements.forecast import timed
 from ncsam.measurements.measurement import ANALYSIS_VIEWS, DTYPES, Measurement, Place, by_epoch_and_view, objective_of
 from ncsam.measurements.resumable import PartRows, Where, recorded_identity
@@ -154,6 +154,7 @@ class _Spectra(Measurement):
         self.needs = tuple(view for extra in extras for view in extra.needs)
         self.params = tuple(settings["params"])
         self._warm_start: WarmStart | None = None
+        self._at_work = 0  # bytes that the process holds during a product
 
     @property
     def _count(self) -> int:
@@ -228,13 +229,17 @@ class _Spectra(Measurement):
         return Status.OK if pairs.converged.all() else Status.NOT_CONVERGED, row
 
     def held(self, objective: Objective) -> int:
-        size, probes = objective.num_parameters, self._settings["trace_matvecs"]
-        # Half of a trace's products extend the basis that it deflates by.
-        vectors = PRODUCTS_PER_PAIR * self._count + probes // 2
-        basis = memory_of_basis(vectors, size)
-        return min(basis, self._settings["basis_bytes"] or basis) + max(
-            memory_of_probes(probes, size), memory_of_basis(self._settings["density_steps"], size)
-        )
+        size, probes, limit = objective.num_parameters, self._settings["trace_matvecs"], self._settings["basis_bytes"]
+        if limit is None:
+            most = default_basis(size, self._count)
+        else:
+            most = vectors_in(limit, size, self._k, self._settings["which"])
+        vectors = min(PRODUCTS_PER_PAIR * self._count, most)
+        later = [memory_of_basis(self._settings["density_steps"], size)]
+        if probes:  # half of a trace's products extend a copy of the basis, by which it deflates
+            grown = max(vectors, min(vectors + probes // 2, BASIS_BYTES // (8 * size) - 1))
+            later.append(memory_of_basis(grown, size) + memory_of_probes(probes, size))
+        return self._at_work + memory_of_basis(vectors, size) + max(later)
 
     def kept_beside(self, objective: Objective) -> int:
         if not self._settings["warm_start"]:
@@ -249,7 +254,16 @@ class _Spectra(Measurement):
         products += sum(extra.products(place.objective, self._count) for extra in self._extras)
         H.expect(products)  # so that they are made in the same way
         vector = torch.ones(place.objective.num_parameters, dtype=H.dtype, device=H.device)
-        return products * timed(lambda: float((H @ vector).sum())), f"about {products} Hessian products"
+        held: list[int] = []
+
+        def product() -> None:
+            with watching_memory() as most:
+                float((H @ vector).sum())
+            held.append(most())
+
+        seconds = timed(product)
+        self._at_work = held[-1]  # without what checks come before the first one
+        return products * seconds, f"about {products} Hessian products"
 
     def complete(self, table: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = np.array([*STRATEGIES, ""])  # a view without samples used none

@@ -34,6 +34,28 @@ def test_a_bound_of_the_process_counts() -> None:
     assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY or room.available_memory()
 
 
+@pytest.mark.skipif(room.peak_memory() is None, reason="the system does not say")
+def test_memory_is_watched_within_a_context_alone() -> None:
+    code = (
+        "import time\n"
+        "from landscape.store.room import watching_memory\n"
+        "found = []\n"
+        "for size in (200, 1, 50):\n"
+        "    with watching_memory() as most:\n"
+        "        held = bytearray(size << 20)\n"
+        "        held[::4096] = b'1' * len(held[::4096])\n"
+        "        time.sleep(0.1)\n"
+        "        del held\n"
+        "    found.append(most() >> 20)\n"
+        "print(*found)"
+    )
+    words = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    large, small, middle = map(int, words)
+    assert small > 0
+    assert large - small == pytest.approx(199, abs=20)
+    assert middle - small == pytest.approx(49, abs=20)
+
+
 @pytest.fixture(scope="module")
 def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run") / "run.h5"

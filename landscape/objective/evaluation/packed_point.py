@@ -37,6 +37,9 @@ class PackedPoint:
         self._layout, self._format = layout, memory_format
         self._centre, *self._directions = (self._pack(vector) for vector in (centre, *directions))
         self._flat = self._centre.clone()
+        # Centre and all directions but the last: on a plane, neighbours have it in common.
+        self._base = self._flat.clone() if len(directions) > 1 else self._centre
+        self._at: list[float] | None = None
         views = self._views(self._flat)
         self.parameters = {n: t.to(d) for (n, t), d in zip(views.items(), layout.dtypes, strict=True)}
         # Where a parameter has a lesser dtype than the vector, it is a copy, to be made again at every point.
@@ -44,9 +47,18 @@ class PackedPoint:
 
     def move(self, coordinates: Sequence[float]) -> None:
         """Go to centre + Σ cᵢ·dᵢ."""
-        start = self._centre
-        for c, direction in zip(coordinates, self._directions, strict=True):
-            start = torch.add(start, direction, alpha=c, out=self._flat)
+        if len(coordinates) != len(self._directions):
+            raise ValueError(
+                f"{len(coordinates)} coordinates, expected one for each of {len(self._directions)} directions"
+            )
+        before = list(coordinates[:-1])
+        if before and before != self._at:
+            start, self._at = self._centre, None
+            for c, direction in zip(before, self._directions[:-1], strict=True):
+                start = torch.add(start, direction, alpha=c, out=self._base)
+            self._at = before
+        for c, direction in zip(coordinates[-1:], self._directions[-1:], strict=True):
+            torch.add(self._base, direction, alpha=c, out=self._flat)
         for parameter, view in self._copies:
             parameter.copy_(view)
 

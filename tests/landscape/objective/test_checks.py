@@ -14,6 +14,9 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 
 import landscape
+from landscape.objective import checks, cross_entropy, mean_check
+from landscape.objective.checks import NotDeterministicError
+from landscape.objective.differences import sample
 
 
 @dataclasses.dataclass
@@ -110,3 +113,95 @@ def test_mappings_of_any_class_are_batches(monkeypatch: pytest.MonkeyPatch) -> N
     assert np.isclose(objective(model, loader).loss(), expected, rtol=1e-6)
     monkeypatch.setattr("landscape.objective.sources.CACHE_BYTES", 0)
     assert np.isclose(objective(model, loader).loss(), expected, rtol=1e-6)
+
+
+def weighted(outputs: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(outputs, labels, torch.tensor([1.0, 2.0, 5.0]).to(outputs))
+
+
+def total(outputs: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(outputs, labels, reduction="sum")
+
+
+def of_probabilities(outputs: Tensor, labels: Tensor) -> Tensor:
+    return functional.nll_loss(outputs.log(), labels, torch.tensor([1.0, 2.0, 5.0]).to(outputs))
+
+
+@pytest.mark.parametrize("loss", [weighted, total, of_probabilities])
+@pytest.mark.parametrize("sizes", [(16, 16), (2, 30), (9,)], ids=str)
+def test_a_mean_over_something_else_shows_on_a_few_rows_of_large_outputs(
+    loss: Any, sizes: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mean_check, "_NUMBERS", 1)
+    torch.manual_seed(0)
+    batches = [(torch.randn(n, 4), torch.randint(3, (n,))) for n in sizes]
+    model = nn.Sequential(nn.Linear(4, 3), nn.Softmax(1) if loss is of_probabilities else nn.Identity())
+    with pytest.raises(ValueError, match="not a mean over samples"):
+        landscape.Objective(model, loss, batches).loss()
+    right = landscape.Objective(model, lambda o, y: functional.cross_entropy(o, y), batches)
+    expected = sum(len(y) * functional.cross_entropy(model(x), y).item() for x, y in batches) / sum(sizes)
+    assert right.loss() == pytest.approx(expected, rel=1e-6)
+
+
+class Coupled(nn.Module):
+    """Adds a little of one number of the last sample's outputs to those of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.layer(x).unflatten(1, (3, 2))
+        change = torch.zeros_like(out)
+        change[:, 2, 1] = 0.01 * out[-1, 0, 0]
+        return out + change
+
+
+@pytest.mark.parametrize("numbers", [1, 3, 5, 2**22])
+def test_outputs_are_compared_everywhere_in_pieces_of_any_size(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "_NUMBERS", numbers)
+    x, y = torch.randn(12, 4), torch.randint(3, (12, 2))
+    with pytest.raises(ValueError, match="depend on the others in its batch"):
+        landscape.Objective(Coupled(), nn.CrossEntropyLoss(), (x, y)).loss()
+    free = nn.Sequential(nn.Linear(4, 6), nn.Unflatten(1, (3, 2)))
+    found = landscape.Objective(free, nn.CrossEntropyLoss(), (x, y)).loss()
+    assert found == pytest.approx(functional.cross_entropy(free(x), y).item(), rel=1e-6)
+
+
+def test_what_changes_from_call_to_call_is_no_coupling_of_samples() -> None:
+    model, x, y = nn.Linear(4, 3), torch.randn(12, 4), torch.randint(3, (12,))
+    noisy = lambda model, batch: model(batch[0]) + 0.1 * torch.randn(len(batch[0]), 3)  # noqa: E731
+    with pytest.raises(NotDeterministicError, match="two evaluations of one batch"):
+        landscape.Objective(model, nn.CrossEntropyLoss(), (x, y), forward=noisy).loss()
+    calls: list[int] = []
+
+    def counting(outputs: Tensor, labels: Tensor) -> Tensor:
+        calls.append(1)
+        return functional.cross_entropy(outputs, labels) * (1 + 0.01 * len(calls))
+
+    with pytest.raises(NotDeterministicError, match="two evaluations of one batch"):
+        landscape.Objective(model, counting, (x, y)).loss()
+
+
+def test_a_loss_that_torch_func_differentiates_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cross_entropy, "MANY", 0)
+    model, x, y = nn.Linear(4, 3).double(), torch.randn(12, 4).double(), torch.randint(3, (12,))
+
+    def loss(outputs: Tensor, labels: Tensor) -> Tensor:
+        each = torch.func.vmap(lambda o, t: functional.cross_entropy(o[None], t[None]))
+        return (each(outputs, labels) ** 2).mean()
+
+    objective = landscape.Objective(model, loss, (x, y))
+    expected = (functional.cross_entropy(model(x), y, reduction="none") ** 2).mean()
+    assert objective.loss() == pytest.approx(expected.item(), rel=1e-12)
+    gradient = torch.autograd.grad(expected, list(model.parameters()))
+    torch.testing.assert_close(objective.gradient(), torch.cat([g.flatten() for g in gradient]))
+
+
+@pytest.mark.parametrize(("batch_size", "few"), [(1, 1), (2, 2), (3, 2), (16, 8)])
+def test_derivatives_are_checked_on_half_a_micro_batch_and_on_single_samples_where_these_are_all(
+    batch_size: int, few: int
+) -> None:
+    x, y = torch.randn(64, 4), torch.randint(3, (64,))
+    objective = landscape.Objective(nn.Linear(4, 3), nn.CrossEntropyLoss(), (x, y), batch_size=batch_size)
+    assert sample(objective).batch_size == few

@@ -90,3 +90,27 @@ def test_an_objective_without_metrics_has_the_same_loss() -> None:
     assert without.loss == plain.loss
     assert set(plain.metrics) == {"accuracy"}
     assert without.metrics == {}
+
+
+def test_every_sample_is_run_twice_by_the_halves_of_the_first_batch_and_only_where_these_do_not_tell_by_all() -> None:
+    counted = Counted()
+    counted.objective("full").loss()
+    assert counted.samples == [10, 5, 5, 1, 1, 1, 8, 10, 2, 1, 10, 10]
+    counted.samples.clear()
+    beside = counted.forward
+    counted.forward = lambda model, batch: (beside(model, batch), torch.ones(()))  # type: ignore[method-assign]
+    loss: Any = lambda outputs, labels: nn.functional.cross_entropy(outputs[0], labels)  # noqa: E731
+    counted.objective("full").with_loss(loss).gradient()
+    assert counted.samples[:7] == [10, 5, 5, 1, 1, 1, 10]  # an output that no half can be compared in
+
+
+def test_a_new_surface_has_its_plain_losses_from_the_checks_and_a_later_one_the_same_from_a_pass() -> None:
+    counted = Counted()
+    objective = counted.objective("full")
+    direction, found, passes = torch.ones(objective.num_parameters), [], []
+    for _ in range(2):
+        counted.samples.clear()
+        found.append(landscape.line(objective, direction, [-1.0, 0.0, 1.0]))
+        passes.append(counted.samples.count(10))
+    assert passes[0] == passes[1]
+    assert found[0].plain_loss.tolist() == found[1].plain_loss.tolist() == [objective.loss()]

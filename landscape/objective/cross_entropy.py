@@ -45,7 +45,9 @@ def cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = -100) -> T
     """
     rows, flat = logits.movedim(1, -1).flatten(0, -2), labels.flatten()
     counts = flat != ignore_index
-    losses: Tensor = _Losses.apply(rows, torch.where(counts, flat, 0))
+    flat = torch.where(counts, flat, 0)
+    differentiable = torch.is_grad_enabled() and rows.requires_grad
+    losses: Tensor = _Losses.apply(rows, flat) if differentiable else _norms(rows) - _picked(rows, flat)
     return torch.where(counts, losses, 0).sum() / counts.sum()
 
 
@@ -56,7 +58,8 @@ def _takes(logits: Any, labels: Any, weight: Any = None, *other: Any, **kwargs: 
     plain = {"size_average": None, "reduce": None, "reduction": "mean", "label_smoothing": 0.0}
     asked = all(kwargs.get(name, value) == value for name, value in plain.items())
     many = logits.numel() >= MANY and logits.dtype in (torch.float32, torch.float64)
-    return asked and many and logits.ndim > 1 and not labels.is_floating_point()
+    transformed = torch._C._functorch.is_functorch_wrapped_tensor(logits)  # which has no place for a function of ours
+    return asked and many and logits.ndim > 1 and not labels.is_floating_point() and not transformed
 
 
 class _Losses(torch.autograd.Function):
@@ -64,9 +67,9 @@ class _Losses(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
-        norms = torch.cat([logits[at].logsumexp(1) for at in _pieces(logits)])
+        norms = _norms(logits)
         ctx.save_for_backward(logits, labels, norms)
-        return norms - logits.gather(1, labels[:, None])[:, 0]
+        return norms - _picked(logits, labels)
 
     @staticmethod
     def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, None]:
@@ -94,7 +97,17 @@ class _Gradient(torch.autograd.Function):
             p = torch.sub(logits[at], norms[at, None], out=curved[at]).exp_()
             means[at] = (p * along[at]).sum(1)
             p.mul_(slopes[at, None]).mul_(along[at] - means[at, None])
-        return means - along.gather(1, labels[:, None])[:, 0], curved, None, None
+        return means - _picked(along, labels), curved, None, None
+
+
+def _norms(logits: Tensor) -> Tensor:
+    """logsumexp z of every row."""
+    return torch.cat([logits[at].logsumexp(1) for at in _pieces(logits)])
+
+
+def _picked(rows: Tensor, labels: Tensor) -> Tensor:
+    """The label's entry of every row."""
+    return rows.gather(1, labels[:, None])[:, 0]
 
 
 def _pieces(logits: Tensor) -> Iterator[slice]:

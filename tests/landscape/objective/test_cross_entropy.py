@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 import landscape
-from landscape.curvature import cross_entropy as fused
 from landscape.curvature.costs import measured
 from landscape.curvature.products import HessianForm
+from landscape.objective import cross_entropy as fused
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
