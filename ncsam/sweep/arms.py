@@ -18,6 +18,7 @@ from ncsam.training.config import TrainConfig
 _WIDEST = 8
 """Values by which an axis may be continued at most: a factor of 256 where values double."""
 TRAIN_FIELDS = {f.name for f in dataclasses.fields(TrainConfig)} - {"seeds", "options", "optimizer", "noise"}
+TRAIN_FIELDS -= {"perturbed_shares"}  # of several processes, while a cell trains in one
 
 
 @dataclasses.dataclass(frozen=True)
