@@ -409,3 +409,8 @@ def test_a_measurement_can_be_of_some_arms_alone() -> None:
     described["measure"]["bound"] = {"arms": "sam"}
     with pytest.raises(ValueError, match="arms is 'sam', expected a list"):
         Sweep.from_dict(described)
+
+
+def test_groups_of_several_processes_are_refused_before_the_first_cell() -> None:
+    with pytest.raises(ValueError, match=r"\[train\] has an unknown key 'perturbed_shares'"):
+        Sweep.from_dict({**SMALL, "train": {"perturbed_shares": 2}, "arms": [{"optimizer": "sam"}]})
