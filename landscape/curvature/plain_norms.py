@@ -108,10 +108,19 @@ def batch_norm(
     """Compute ``functional.batch_norm`` with running statistics in plain arithmetic; torch's own with the batch's."""
     if training or running_mean is None or running_var is None:
         return functional.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
-    scale = torch.rsqrt(running_var + eps)
-    scale = scale if weight is None else scale * weight
-    shift = -running_mean * scale
-    return _by_channel(x, scale, shift if bias is None else shift + bias)
+    return _by_channel(x, *scale_and_shift(running_mean, running_var, weight, bias, eps))
+
+
+def scale_and_shift(
+    mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Factor and summand of every channel, (C,) each, by which batch normalisation with running statistics acts.
+
+    >>> scale_and_shift(torch.tensor([1.0]), torch.tensor([4.0]), None, None, 0.0)
+    (tensor([0.5000]), tensor([-0.5000]))
+    """
+    scale = torch.rsqrt(var + eps) if weight is None else torch.rsqrt(var + eps) * weight
+    return scale, -mean * scale if bias is None else bias - mean * scale
 
 
 def _batch_norm(

@@ -46,6 +46,9 @@ def cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = -100) -> T
     rows, flat = logits.movedim(1, -1).flatten(0, -2), labels.flatten()
     counts = flat != ignore_index
     flat = torch.where(counts, flat, 0)
+    outside = (flat < 0) | (flat >= rows.shape[1])
+    if bool(outside.any()):
+        raise IndexError(f"Target {int(flat[outside][0])} is out of bounds.")  # as torch says it
     differentiable = torch.is_grad_enabled() and rows.requires_grad
     losses: Tensor = _Losses.apply(rows, flat) if differentiable else _norms(rows) - _picked(rows, flat)
     return torch.where(counts, losses, 0).sum() / counts.sum()

@@ -1,4 +1,4 @@
-"""What an audit measures for a given amount of work: a fixed rule, so that the same work always buys the same."""
+"""Choose what an audit measures for a given amount of work: a fixed rule, by which equal work buys the same."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SIZES = (32, 64, 128, 256, 500, 1000, 2000, 5000, 10_000, 50_000)
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
-    """How thoroughly each thing is measured; 0 leaves it out.
+    """Effort spent on each measurement of an audit; 0 leaves it out.
 
     Attributes:
         top: products for the largest eigenvalue, at most.
@@ -74,7 +74,7 @@ _DROPPED = (  # first to last, where the lowest rung is too much
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What an audit measures.
+    """Measurements that an audit makes, and what it leaves out.
 
     Attributes:
         effort: how thoroughly.
@@ -93,7 +93,7 @@ class Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What is to be audited, as far as its costs go.
+    """Sizes of what is to be audited, from which its costs follow.
 
     Attributes:
         checkpoints: in number.

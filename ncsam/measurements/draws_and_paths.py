@@ -112,7 +112,7 @@ def _measured(
     where: Where,
     measure: Callable[..., S],
 ) -> S:
-    """What ``measure(rows=…, progress=…)`` gives, its ``count`` points kept as they are measured, then stored."""
+    """Call ``measure(rows=…, progress=…)``; its ``count`` points are kept as they come, its result is stored."""
     fields = row_fields(objective)
 
     def forecast(part: PartRows) -> Forecast:

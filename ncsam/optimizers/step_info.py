@@ -86,7 +86,7 @@ class Ascent(NamedTuple):
 
     @property
     def not_finite(self) -> str | None:
-        """What is not finite at w, if anything."""
+        """Say which quantity is not finite at w; None if all are."""
         if not math.isfinite(self.loss):
             return f"loss is {self.loss} at w"
         if not (math.isfinite(self.gradient_norm) and math.isfinite(self.perturbation_norm)):

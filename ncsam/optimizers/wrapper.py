@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 
 class OptimizerWrapper(Optimizer):
-    """What is expected of an ``Optimizer``, as the wrapped one has it; how it steps is left to subclasses.
+    """Optimizer with the groups, state and hooks of the one that it wraps; how it steps is left to subclasses.
 
     ``Optimizer.__init__`` is not called: it would make parameter groups and a state of its own. Groups, state and
     options are properties, because ``load_state_dict`` and ``deepcopy`` replace the wrapped optimizer's objects, and an

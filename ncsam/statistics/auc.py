@@ -1,4 +1,4 @@
-"""How well a score tells two kinds of samples apart: area under the ROC curve, and precision at a given number."""
+"""Measure how well a score tells two kinds of samples apart: area under the ROC curve, precision at a given number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a study followed its plan: what is missing, what was added, and what was done otherwise."""
+"""Compare a study with its plan: what is missing, what was added, and what was done otherwise."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def _settings(plan: Plan, planned: Mapping[str, Cell], found: Iterable[_Found]) 
 
 
 def _candidates(arm: Arm, plan: Plan) -> list[dict[str, Any]]:
-    """What tuning may choose for an arm; a replay takes the fields of the configuration from the arm it is like."""
+    """List what tuning may choose for an arm; a replay takes the configuration's fields from the arm it is like."""
     arms = {planned["name"]: planned for planned in plan.content["arms"]}
     tuning = plan.content["tuning"]
     candidates = reachable(arms[arm.like or arm.name]["candidates"], 0 if tuning is None else tuning["widen"])

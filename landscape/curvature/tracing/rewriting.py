@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from landscape.curvature.plain_norms import group_norm, layer_norm
+from landscape.curvature.plain_norms import group_norm, layer_norm, scale_and_shift
 from landscape.curvature.twice_differentiable import weight_norm
 
 _LAYERS = (functional.conv1d, functional.conv2d, functional.conv3d, functional.linear)
@@ -56,8 +56,7 @@ class Rewriting(TorchFunctionMode):
     ) -> Tensor:
         if training or mean is None or var is None:  # statistics of the batch, which eval mode can keep too
             return functional.batch_norm(x, mean, var, weight, bias, training, momentum, eps)
-        scale = torch.rsqrt(var + eps) if weight is None else torch.rsqrt(var + eps) * weight
-        shift = -mean * scale if bias is None else bias - mean * scale
+        scale, shift = scale_and_shift(mean, var, weight, bias, eps)
         made = self._layers.get(id(x))
         if made is not None and made[1] == x._version and x.ndim == _bound(*made[3:])[1].ndim:  # a batch of outputs
             _, _, layer, args, kwargs = made

@@ -123,3 +123,11 @@ def test_the_graph_holds_logits_and_their_gradient_alone(monkeypatch: pytest.Mon
             held[least] = measured(batch, lambda batch=batch: HessianForm().linearise(batch, objective.layout, []))[1]
     logits = 4 * 8 * 5000 * 4
     assert held[0].graph_bytes < 2.1 * logits < 2.9 * logits < held[math.inf].graph_bytes
+
+
+@pytest.mark.parametrize("label", [-1, 50_304])
+def test_a_label_outside_the_classes_is_refused_as_torch_does(label: int) -> None:
+    logits, labels = torch.randn(2, 50_304), torch.tensor([0, label])
+    for loss in (functional.cross_entropy, fused.cross_entropy):
+        with pytest.raises(IndexError, match=f"Target {label} is out of bounds"):
+            loss(logits, labels)
