@@ -47,7 +47,7 @@ from environment import environment, installed, load_average
 from torch import Tensor, nn
 
 import landscape
-from landscape.objective.evaluation.evaluate import keep_freed_memory
+from landscape.objective.process_state import keep_freed_memory
 from landscape.surfaces.batch_size import choose_batch_size
 from ncsam import TrainConfig, Trainer
 from ncsam.training.problem import Problem

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from landscape.objective.process_state import SharedSetting, process_state_restored
+from landscape.objective.process_state import SharedSetting, keep_freed_memory, process_state_restored
 from landscape.objective.snapshots import Snapshot, WritableTensor, put_back, version_of
 
 _LOGGING = ("log", "log_dict")
@@ -48,7 +48,8 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     dtype, number of threads, the deterministic flag and torch's fast path of transformer layers, which computes another
     function and is off inside. Ambient autocast, ``no_grad`` and ``inference_mode`` have no effect inside, and what
     Lightning's modules log reaches no trainer. Other threads that measure the same model wait until this one leaves,
-    but for those that it starts in a copy of its context (:mod:`contextvars`).
+    but for those that it starts in a copy of its context (:mod:`contextvars`). Freed memory stays with the process
+    (:func:`~landscape.objective.process_state.keep_freed_memory`).
 
     >>> model = nn.Dropout()
     >>> with undisturbed(model):
@@ -61,6 +62,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         if guard.state is not None:  # of an outer call
             yield
             return
+        keep_freed_memory()
         parameter = next(model.parameters(), None)
         modules = list(model.modules())
         with process_state_restored(torch.device("cpu") if parameter is None else parameter.device):

@@ -6,10 +6,13 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
+
+_BLOCK = 32 * 2**20 - 2**13  # bytes; freeing a larger one leaves the C library's limits as they are
 
 
 class SharedSetting:
@@ -85,3 +88,21 @@ def process_state_restored(device: torch.device) -> Iterator[None]:
             now = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
             if now != deterministic:
                 torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let the C library keep up to 64 MiB of freed memory, by allocating and freeing one large block, untouched.
+
+    glibc, the C library of most Linux systems, gives blocks of more than 128 KiB back to the operating system as soon
+    as they are freed, which then has to clear pages for the next tensor: on networks for images up to half of a forward
+    pass without gradients, where every output is freed at once, and a sixth of a training step. The library raises
+    these limits by itself when a large block is freed for the first time, up to 32 MiB, and twice that for what lies
+    free at the end of its heap; so how fast a process is would depend on what it happened to free before.
+
+    Programs that free arrays of this size do it in passing. It lasts until the process ends, and has no effect where
+    ``MALLOC_MMAP_THRESHOLD_`` or its like are set, nor with other C libraries.
+
+    >>> keep_freed_memory()
+    """
+    torch.empty(_BLOCK, dtype=torch.uint8)

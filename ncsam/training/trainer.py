@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from landscape.objective.process_state import keep_freed_memory
 from landscape.ranks import Ranks, on_first
 from ncsam import models
 from ncsam.optimizers import StepInfo
@@ -245,6 +246,7 @@ class Trainer:
 
     def train_epoch(self, epoch: int) -> Row:
         """One pass over the training samples, and the means over its steps."""
+        keep_freed_memory()
         # The warm-up is part of the comparison, not of one optimizer: every arm shares it.
         opt = self._warmup if epoch <= self.config.warmup_epochs else self._optimizer
         for group in opt.param_groups:

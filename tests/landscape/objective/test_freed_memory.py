@@ -10,7 +10,7 @@ import pytest
 
 CODE = """
 import resource, torch
-from landscape.objective.evaluation.evaluate import keep_freed_memory
+from landscape.objective.process_state import keep_freed_memory
 torch.set_num_threads(1)
 state = torch.get_rng_state()
 keep_freed_memory()
