@@ -202,10 +202,11 @@ def command(
     if as_json:
         tables.echo_json({"files": [str(path) for path in files], **written})
         return
+    from ncsam.data import preparation_in_words
     from ncsam.report.audit import rows, verdicts
 
     origin = audited.table.origins[0]
-    click.echo(f"inputs: {origin['inputs']} (--normalization {origin['normalization']})")
+    click.echo(f"inputs: {preparation_in_words(origin['inputs'], origin['normalization'])}")
     heads = ["quantity", "view, samples", *audited.table.checkpoints.tolist()]
     click.echo(tables.table(heads, [row[:-1] for row in rows(audited.table)]))
     for picture, against in verdicts(audited.table).items():

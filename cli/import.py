@@ -110,6 +110,7 @@ def command(
     own_seeds = resolved_seeds(seed, settings)
     options.refuse_untyped({"data": data, "model": model}, trust)
 
+    from ncsam.data import preparation_in_words
     from ncsam.runs.import_run import import_run
 
     with folders_for(out):
@@ -132,7 +133,7 @@ def command(
         tables.echo_json({"kind": "run", "file": str(out), "epochs": run.epochs, **prepared, "weights": origins})
         return
     click.echo(f"{out}: {model} on {data}, {run.config.noise}, imported")
-    click.echo(f"inputs: {run.attrs['inputs']} (--normalization {run.config.normalization})")
+    click.echo(f"inputs: {preparation_in_words(run.attrs['inputs'], run.config.normalization)}")
     rows = [
         [
             str(origin["epoch"]),

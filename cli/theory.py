@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +137,7 @@ def _table(files: Sequence[Path], quiet: bool) -> CellTable:
     from ncsam.study.table import REPORTED, rows_of, table_of, table_of_curves
 
     rows, runs = [], []
+    told: dict[Path, tuple[Path, Mapping[str, Any]]] = {}  # what a study file says of the runs beside it
     for path in (path for file in files for path in _files(file)):
         with store.open(path) as file:
             if file.kind != "study":
@@ -147,13 +148,31 @@ def _table(files: Sequence[Path], quiet: bool) -> CellTable:
             record = table_of_curves(record)
         assert isinstance(record, CellTable)
         beside_its_runs = path.parent / "runs" in {run.parent for run in runs}
-        rows += [row for row in rows_of(record) if not beside_its_runs or row["role"] != REPORTED]
+        for row in rows_of(record):
+            if beside_its_runs and row["role"] == REPORTED:
+                told[path.parent / "runs" / f"{row['name']}.h5"] = path, row
+            else:
+                rows.append(row)
     if runs:
         from ncsam.runs.run import Run
         from ncsam.study.endpoints import row_of
 
-        rows += [row_of(Run(path)) for path in progress.bar("read", quiet, unit="run")(runs, len(runs))]
+        for path in progress.bar("read", quiet, unit="run")(runs, len(runs)):
+            row = row_of(Run(path))
+            if path in told:
+                _check_same_run(path, row, *told[path])
+            rows.append(row)
     return table_of(rows)
+
+
+def _check_same_run(path: Path, row: Mapping[str, Any], study: Path, told: Mapping[str, Any]) -> None:
+    """Refuse a run file that is another run than the study file beside it has under its name."""
+    for what in ("arm", "data", "model", "noise", "rate", "seed"):
+        if row[what] != told[what]:
+            raise click.UsageError(
+                f"{study}: is of other runs than {path.parent}: its {path.stem} has {what} {told[what]}, the file "
+                f"there {row[what]}; name one of the two"
+            )
 
 
 def _files(path: Path) -> list[Path]:

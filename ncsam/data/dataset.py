@@ -17,6 +17,7 @@ Inputs = Tensor | LazyInputs
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _PIXEL = 255  # the largest value of a pixel
 _LARGEST = 1e6  # of means and deviations, of whose inverse too
+_AS_GIVEN = "as the data set has them"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +83,15 @@ class Normalization:
                 f"is subtracted and are at most {most:g}; give means and deviations in that unit"
             )
         return Normalization(mean, std, self.scale)
+
+
+def preparation_in_words(preparation: str, normalization: str) -> str:
+    """A :attr:`Data.preparation`, with the option that states it; without where inputs are ready and it does nothing.
+
+    >>> preparation_in_words("pixels / 16", "none"), preparation_in_words("as the data set has them (int64)", "own")
+    ('pixels / 16 (--normalization none)', 'as the data set has them (int64)')
+    """
+    return preparation if preparation.startswith(_AS_GIVEN) else f"{preparation} (--normalization {normalization})"
 
 
 def parse_normalization(spec: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
@@ -182,7 +192,9 @@ class Data:
         >>> data.load("digits", normalization="none").preparation
         'pixels / 16'
         """
-        return "as the data set has them (float32)" if self.normalization is None else str(self.normalization)
+        if self.normalization is not None:
+            return str(self.normalization)
+        return f"{_AS_GIVEN} ({str(self.train_x.dtype).removeprefix('torch.')})"
 
     def normalized(self, spec: str) -> Data:
         """The same pixels, to be prepared as ``spec`` says, see :meth:`Normalization.stated`.

@@ -191,11 +191,14 @@ def test_the_study_file_of_another_sweep_does_not_stand_for_the_runs_beside_it(
 ) -> None:
     folder = write_folder(tmp_path / "mine", study_rows())
     renamed = [{**row, "name": f"x-{row['name']}", "data": "other"} for row in study_rows()]
-    (write_folder(tmp_path / "other", renamed, runs=False) / "study.h5").replace(folder / "study.h5")
-    assert landscape(["theory", str(folder), "--quiet"]) == 2
-    said = capsys.readouterr()
-    assert "study.h5: is of other runs than" in said.err
-    assert not said.out
+    of_same_names = [{**row, "data": "other"} for row in study_rows()]
+    for i, other in enumerate((renamed, of_same_names)):
+        (write_folder(tmp_path / f"other{i}", other, runs=False) / "study.h5").replace(folder / "study.h5")
+        assert landscape(["theory", str(folder), "--quiet"]) == 2
+        said = capsys.readouterr()
+        assert "study.h5: is of other runs than" in said.err
+        assert not said.out
+    assert "has data other, the file there" in said.err
 
 
 def test_a_study_file_is_written_from_runs(run_file: Path, tmp_path: Path) -> None:
