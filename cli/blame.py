@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from ncsam.records import SampleCurvatures
     from ncsam.runs.run import Run
 
+_SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+
 
 @options.command("blame")
 @options.measuring("samples", views=False)
@@ -93,35 +95,47 @@ def _draw(run: Run, found: SampleCurvatures, out: Path, show: int) -> None:
 
 
 def _text(found: SampleCurvatures, epoch: int, show: int) -> str:
-    """Samples of largest curvature, and what the scores find, at the epoch of that position."""
-    from ncsam.statistics import auc, precision_at
+    """Samples of largest curvature along each eigenvector, and what the scores find, at the epoch of that position."""
+    parts = [_of_pair(found, epoch, pair, show) for pair in range(found.values.shape[1])]
+    wrong = np.asarray(found.flipped, bool)
+    if wrong.any():
+        parts.append(_scores(found, epoch, wrong))
+    return "\n\n".join(parts)
 
-    shares = found.contributions[epoch, 0]
+
+def _of_pair(found: SampleCurvatures, epoch: int, pair: int, show: int) -> str:
+    """The eigenvalue, and the samples that hold most of it."""
+    symbol = f"λ{str(pair + 1).translate(_SUBSCRIPTS)}"
+    shares = found.contributions[epoch, pair]
     order = np.argsort(-shares)[:show]
     rows = [
         [str(found.index[i]), str(found.observed[i]), str(found.true[i]) if found.flipped[i] else "",
-         f"{found.curvature[epoch, 0, i]:.4g}", f"{shares[i]:.2%}", f"{found.loss[epoch, i]:.3g}",
+         f"{found.curvature[epoch, pair, i]:.4g}", f"{shares[i]:.2%}", f"{found.loss[epoch, i]:.3g}",
          f"{found.margin[epoch, i]:.3g}"]
         for i in order
     ]  # fmt: skip
-    heads = ["sample", "label", "truly", "curvature", "share of λ₁", "loss", "margin"]
-    missed = "" if found.converged[epoch, 0] else ", residual above --tol: not converged"
+    heads = ["sample", "label", "truly", "curvature", f"share of {symbol}", "loss", "margin"]
+    missed = "" if found.converged[epoch, pair] else ", residual above --tol: not converged"
     held, wrong = float(shares[order].sum()), np.asarray(found.flipped, bool)
     lines = [
-        f"epoch {found.epochs[epoch]}, view mixed: λ₁ = {found.values[epoch, 0]:.4g} ± "
-        f"{found.residuals[epoch, 0]:.1g}{missed}",
+        f"epoch {found.epochs[epoch]}, view mixed: {symbol} = {found.values[epoch, pair]:.4g} ± "
+        f"{found.residuals[epoch, pair]:.1g}{missed}",
         tables.table(heads, rows),
-        f"these {len(order)} of {len(shares)} samples hold {held:.0%} of λ₁",
+        f"these {len(order)} of {len(shares)} samples hold {held:.0%} of {symbol}",
     ]
     if wrong.any():
-        part = float(shares[wrong].sum())
-        lines.append(f"wrong labels: {wrong.mean():.1%} of the samples, {part:.0%} of λ₁")
-        scored = []
-        for name, score in found.scores(epoch).items():
-            area = auc(score, wrong)
-            precision = precision_at(score, wrong, int(wrong.sum()))
-            cells = [f"{area.mean:.3f}", f"{area.low:.3f} … {area.high:.3f}", f"{precision:.1%}"]
-            scored.append(["-margin" if name == "margin" else name, *cells])
-        share = f"wrong among the {int(wrong.sum())} highest"
-        lines.append("\n" + tables.table(["score", "AUC", "95 % interval", share], scored))
+        lines.append(f"wrong labels: {wrong.mean():.1%} of the samples, {float(shares[wrong].sum()):.0%} of {symbol}")
     return "\n".join(lines)
+
+
+def _scores(found: SampleCurvatures, epoch: int, wrong: np.ndarray) -> str:
+    """How well each score tells wrong labels from right ones."""
+    from ncsam.statistics import auc, precision_at
+
+    rows = []
+    for name, score in found.scores(epoch).items():
+        area = auc(score, wrong)
+        precision = precision_at(score, wrong, int(wrong.sum()))
+        cells = [f"{area.mean:.3f}", f"{area.low:.3f} … {area.high:.3f}", f"{precision:.1%}"]
+        rows.append(["-margin" if name == "margin" else name, *cells])
+    return tables.table(["score", "AUC", "95 % interval", f"wrong among the {int(wrong.sum())} highest"], rows)

@@ -56,3 +56,22 @@ def test_a_run_without_wrong_labels_has_no_second_table(tmp_path: Path, capsys: 
     said = capsys.readouterr().out
     assert "AUC" not in said
     assert "these 2 of " in said
+
+
+def test_every_eigenvector_has_a_table_of_its_own(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert landscape(["blame", str(copy), "--top", "2", "--show", "3", "--quiet"]) == 0
+    said = capsys.readouterr().out
+    with store.open(copy) as file:
+        found = file.record("diagnostics/samples")
+    assert isinstance(found, SampleCurvatures)
+    blocks = said.split("\n\n")
+    assert len(blocks) == 3
+    for pair, symbol in enumerate(("λ₁", "λ₂")):
+        lines = blocks[pair].splitlines()
+        shares = found.contributions[0, pair]
+        order = np.argsort(-shares)[:3]
+        assert lines[0].startswith(f"epoch 2, view mixed: {symbol} = {found.values[0, pair]:.4g} ± ")
+        assert f"share of {symbol}" in lines[1]
+        assert [line.split()[0] for line in lines[2:5]] == [str(found.index[i]) for i in order]
+        assert lines[5] == f"these 3 of {len(shares)} samples hold {shares[order].sum():.0%} of {symbol}"
+    assert blocks[2].startswith("score ")
