@@ -202,7 +202,7 @@ def command(
     if as_json:
         tables.echo_json({"files": [str(path) for path in files], **written})
         return
-    from ncsam.data import preparation_in_words
+    from ncsam.data.dataset import preparation_in_words
     from ncsam.report.audit import rows, verdicts
 
     origin = audited.table.origins[0]

@@ -110,7 +110,7 @@ def command(
     own_seeds = resolved_seeds(seed, settings)
     options.refuse_untyped({"data": data, "model": model}, trust)
 
-    from ncsam.data import preparation_in_words
+    from ncsam.data.dataset import preparation_in_words
     from ncsam.runs.import_run import import_run
 
     with folders_for(out):

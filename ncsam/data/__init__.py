@@ -8,7 +8,7 @@ from collections.abc import Callable
 from ncsam.data import cifar, digits, folder, idx, npz, tokens
 from ncsam.data.arrays import from_arrays
 from ncsam.data.augment import PadCropFlip
-from ncsam.data.dataset import Data, Normalization, parse_normalization, picked, preparation_in_words, split_validation
+from ncsam.data.dataset import Data, Normalization, parse_normalization, picked, split_validation
 from ncsam.data.factories import is_factory, resolve_factory
 from ncsam.data.npz import first_line
 from ncsam.data.tokens import Tokens
@@ -22,7 +22,6 @@ __all__ = [
     "imports_code",
     "load",
     "picked",
-    "preparation_in_words",
     "split_validation",
 ]
 
