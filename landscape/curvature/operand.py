@@ -78,7 +78,8 @@ def operand(operator: Any, products: int | None = None) -> Operand:
         raise ValueError(f"operator has shape {tuple(operator.shape)}, expected a square one")
     if isinstance(operator, Tensor):
         matrix = operator.double()
-        return Operand(rows, matrix.device, torch.finfo(operator.dtype).eps, lambda v: matrix @ v)
+        kind = operator.dtype if operator.is_floating_point() else matrix.dtype
+        return Operand(rows, matrix.device, torch.finfo(kind).eps, lambda v: matrix @ v)
     if products is not None and hasattr(operator, "expect"):
         operator.expect(products)
     if isinstance(operator.dtype, torch.dtype):

@@ -27,7 +27,8 @@ class CurvatureOperator(ABC):
     """A symmetric (K, K) matrix of an objective's single view, known by its products; never formed.
 
     ``H @ v`` takes (K,) or (K, k), tensor or array, and returns the same kind. Products are computed in the
-    parameters' dtype, summed over micro-batches in float64 and returned in the vector's dtype.
+    parameters' dtype, summed over micro-batches in float64 and returned in the vector's dtype; in the parameters'
+    where the vector is of whole numbers.
 
     The operator belongs to the weights that the objective has when it is made; make a new one after the model has
     changed. What does not depend on the vector is kept from product to product, for as many micro-batches as the
@@ -106,11 +107,12 @@ class CurvatureOperator(ABC):
             raise ValueError(
                 f"operand has shape {tuple(other.shape)}, expected ({self.shape[0]},) or ({self.shape[0]}, k)"
             )
+        kind = _dtype_of_image(other, self.dtype)
         columns = other.detach().to(self.device, self.dtype).reshape(self.shape[0], -1).T.contiguous()
         images = self._products(columns)
         if not bool(images.isfinite().all()) and bool(columns.isfinite().all()):
             self._refuse_infinite()
-        return images.to(other.dtype).reshape(other.shape)
+        return images.to(kind).reshape(other.shape)
 
     def _refuse_infinite(self) -> None:
         """Refuse a product that is not finite where the gradient is; elsewhere it is what it must be."""
@@ -187,6 +189,17 @@ class CurvatureOperator(ABC):
         )
 
 
+def _dtype_of_image(vector: Tensor, own: torch.dtype) -> torch.dtype:
+    """The vector's dtype, or the operator's own where the vector is of whole numbers, which would cut the image off.
+
+    Raises:
+        ValueError: the vector is complex.
+    """
+    if vector.is_complex():
+        raise ValueError("operand is complex, expected real numbers; its real and imaginary parts have products")
+    return vector.dtype if vector.is_floating_point() else own
+
+
 class HessianOperator(CurvatureOperator):
     """The Hessian ∇²L of an objective's single view; see :class:`CurvatureOperator`.
 
@@ -211,6 +224,7 @@ class GGNOperator(CurvatureOperator):
     J is the Jacobian of the model's outputs, ∇²ℓ the Hessian of the loss in the outputs. Positive semi-definite where
     the loss is convex in the outputs; for losses from the exponential family (cross-entropy, squared error) it is the
     Fisher information (Schraudolph 2002; Martens 2020, arXiv 1412.1193, §8). No outputs-by-parameters matrix is formed.
+    What the loss takes from the parameters beside the outputs, such as a penalty, is no part of it.
 
     >>> x, y = torch.randn(10, 3, dtype=torch.float64), torch.randn(10, 1, dtype=torch.float64)
     >>> obj = Objective(torch.nn.Linear(3, 1).double(), torch.nn.MSELoss(), (x, y))
@@ -320,7 +334,8 @@ class ScaledOperator:
                 f"operand has shape {tuple(other.shape)}, expected ({self.shape[0]},) or ({self.shape[0]}, k)"
             )
         scale: Tensor = self.scale if other.ndim == 1 else self.scale[:, None]
-        return (scale * self._product(scale * other.to(self.device, torch.float64))).to(other.dtype)
+        kind = _dtype_of_image(other, self.dtype)
+        return (scale * self._product(scale * other.to(self.device, torch.float64))).to(kind)
 
     def expect(self, products: int) -> None:
         """Announce the least number of products that will be made; see :meth:`CurvatureOperator.expect`."""

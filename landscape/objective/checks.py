@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from landscape.objective.context import Context
 from landscape.objective.cross_entropy import FewCopies
-from landscape.objective.isolation import exclusive, holding, undisturbed
+from landscape.objective.isolation import exclusive, holding, rewind, undisturbed
 from landscape.objective.losses import Identity, MeanLoss
 from landscape.objective.mean_check import Rows, check_mean, close, is_known_mean, shuffled
 from landscape.objective.plan import Part, Plan
@@ -65,6 +65,12 @@ def callable_model(model: Any) -> nn.Module:
             raise ValueError(f"parameter {name!r} has no shape yet; run the model on one batch first")
         if tensor.is_meta:
             raise ValueError(f"parameter {name!r} is on the meta device, so it has no numbers; load the weights first")
+        kind = type(tensor)
+        if issubclass(kind, nn.Parameter) and kind.__torch_function__ is not nn.Parameter.__torch_function__:
+            raise ValueError(
+                f"parameter {name!r} is of the class {kind.__name__}, which computes in its own way "
+                "(__torch_function__), so that no other tensor can stand for it; use torch.nn.utils.parametrize"
+            )
     return original
 
 
@@ -110,6 +116,8 @@ def checked(context: Context, seen: Seen | None = None) -> Context:
     if context.call.precision is not None:
         plain = dataclasses.replace(context, call=dataclasses.replace(context.call, precision=None))
     names = {view.source for view in context.selection.views.values()}
+    for name in names:
+        context.selection.sources[name].check_unchanged()
     wide = frozenset(name for name in names if _keeps_precision(plain, name))
     selection = context.selection.keeping_precision(wide)
     key = plain.key, context.checks
@@ -152,7 +160,8 @@ def _keeps_precision(context: Context, name: str) -> bool:
 
 
 def _runs(context: Context, batch: Any) -> bool:
-    with undisturbed(context.model), holding(context.model, context.tensors()), torch.no_grad():
+    held = holding(context.model, context.tensors(), context.whole.names)
+    with undisturbed(context.model), held, torch.no_grad():
         try:
             outputs = context.call(to_model(batch, context.selection.layout, keeps_precision=True))
             context.criterion(outputs, to_model(labels_of(batch), context.selection.layout, keeps_precision=True))
@@ -168,7 +177,8 @@ def _check(context: Context, plan: Plan, seen: Seen | None) -> None:
     unknown = {name for name in names if not (unchecked and _source_key(context, name) in inside)}
     asks_mean = not (unchecked or is_known_mean(context.criterion))
     own = _own_parameters(context.model)
-    held = holding(context.model, context.tensors()) if unknown or asks_mean else nullcontext()
+    needed = unknown or asks_mean
+    held = holding(context.model, context.tensors(), context.whole.names) if needed else nullcontext()
     with held, torch.no_grad():
         if unknown:
             context = _check_sources(context, plan, own, unknown, examples, seen)
@@ -255,6 +265,7 @@ def _check_source(context: Context, batch: Any, part: Part, count: int, key: Any
     places = tuple(used)
     context.found.inside[key] = bool(used) and not any(leaf.ndim for leaf in used.values())
     del used
+    rewind(context.model)  # refuses what a forward pass must not write to
     if not context.found.inside[key]:
         _check_outputs(outputs, count)
     if context.checks == "off":

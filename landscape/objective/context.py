@@ -131,7 +131,7 @@ class Context:
             point=self.weights().to(layout.dtype),
             constants={n: t for n, t in converted.items() if n in names},
             buffers={n: t for n, t in converted.items() if n not in names},
-            criterion=self.criterion.astype(dtype),
+            criterion=self.criterion.astype(dtype, self.model),
             selection=self.selection.replace(layout=whole, keeps_precision=frozenset()),
         )
 

@@ -156,12 +156,14 @@ class Findings:
 
     Attributes:
         loss: mean.
+        largest: magnitude of the outputs.
         dtypes: of the parameters and of the losses.
         padding: the rows of embeddings that torch gives no gradient, by the parameter's name.
         functions: names of the autograd functions on the way to the loss that are not torch's own.
     """
 
     loss: float = 0.0
+    largest: float = 0.0
     dtypes: set[torch.dtype] = field(default_factory=set)
     padding: dict[str, list[int]] = field(default_factory=dict)
     functions: set[str] = field(default_factory=set)
@@ -173,6 +175,9 @@ class Findings:
             DerivativeError: an embedding divides its gradient by how often a word occurs in the batch.
         """
         self.loss += batch.share * loss.item()
+        for output in tree_leaves(batch.outputs):
+            if isinstance(output, Tensor) and output.is_floating_point() and output.numel():
+                self.largest = max(self.largest, float(output.detach().abs().max()))
         self.dtypes |= {loss.dtype, *(p.dtype for p in batch.parameters.values())}
         for node in graph_nodes(loss):
             self.functions.update(_custom_function(node))
@@ -338,12 +343,13 @@ class _Slope:
 
 def _slope(objective: Differentiable, direction: Tensor, gradient: Tensor, seen: Findings) -> _Slope:
     eps = float(torch.finfo(seen.dtype).eps)
+    size = abs(seen.loss) or seen.largest  # a loss that is rounded to 0 tells nothing of what it is rounded by
     with objective.along([direction]) as evaluate:
         view = objective.views[0]
 
         def slope(step: float) -> tuple[Tensor, float]:
             ahead, behind = (evaluate([at]).loss[view] for at in (step, -step))
-            return gradient.new_tensor([(ahead - behind) / (2 * step)]), 20 * eps * abs(seen.loss) / step
+            return gradient.new_tensor([(ahead - behind) / (2 * step)]), 20 * eps * size / step
 
         own = gradient.new_tensor([float(gradient @ direction.double())])
         outcome, deviation, _ = compare(own, slope, seen.dtype)

@@ -82,11 +82,18 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def holding(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[HeldState]:
+def holding(model: nn.Module, tensors: Mapping[str, Tensor], requiring_grad: Sequence[str] = ()) -> Iterator[HeldState]:
     """Let ``model`` hold ``tensors`` in place of its parameters and buffers of those names, tied ones under every name.
 
+    What stands for a parameter has its attributes and counts as an ``nn.Parameter``, since code may ask for these.
     Buffers are held as copies, which a forward pass may write to. What a backward pass runs again (activation
     checkpointing) sees these tensors too.
+
+    Args:
+        model: to hold them.
+        tensors: by name.
+        requiring_grad: names of those that are to say so where no gradient is taken, as the parameters do: a penalty
+            on all parameters with ``requires_grad`` is part of the loss.
 
     Raises:
         ValueError: a forward pass has written to a parameter.
@@ -99,7 +106,7 @@ def holding(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[HeldSta
     with undisturbed(model):
         state = _guard(model).state
         assert state is not None
-        with state.holding(tensors):
+        with state.holding(tensors, requiring_grad):
             yield state
 
 
@@ -141,12 +148,13 @@ class HeldState:
         self._tables = [table for attributes in self._modules for table in _tables(attributes)]
         self._contents = [dict(table) for table in self._tables]
         self._places = _places(model)
+        self._own = {name: table[key] for name, [(table, key, _), *_] in self._places.items()}
         self._buffers: dict[str, WritableTensor] = {}
         self._versions: list[tuple[str, Tensor, int]] = []
         self.attributes = Snapshot(self._modules, whole=False)
 
     @contextmanager
-    def holding(self, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    def holding(self, tensors: Mapping[str, Tensor], requiring_grad: Sequence[str] = ()) -> Iterator[None]:
         """Hold other tensors; see :func:`holding`."""
         outer = self._contents, self._buffers, self._versions
         in_use = Snapshot(self._modules, whole=False, copies=False)  # by a forward pass whose loss is still to come
@@ -155,6 +163,9 @@ class HeldState:
             for name, tensor in tensors.items():
                 if name not in self._places:
                     raise ValueError(f"the model has lost its parameter or buffer {name!r}; make a new objective")
+                _liken(tensor, self._own[name])
+                if name in requiring_grad and tensor.is_leaf:
+                    tensor.requires_grad_()
                 for table, key, is_buffer in self._places[name]:
                     if is_buffer and name not in self._buffers:
                         self._buffers[name] = WritableTensor(tensor.detach().clone(), tensor)
@@ -176,8 +187,12 @@ class HeldState:
         """
         self.attributes.restore(quickly=True)
         put_back(self._tables, self._contents)
-        for buffer in self._buffers.values():
-            buffer.undo()
+        for name, buffer in self._buffers.items():
+            if buffer.undo() and self.attributes.shares_memory(self._own[name]):
+                raise ValueError(
+                    f"the model writes to its buffer {name!r} in forward, and an attribute of a module is a view of "
+                    "it, which does not see what is written to a copy; take the view in forward"
+                )
         for name, tensor, version in self._versions:
             if version_of(tensor) != version:
                 raise ValueError(
@@ -230,6 +245,15 @@ def _is_of_lightning(module: nn.Module) -> bool:
 
 def _log_nothing(*_: Any, **__: Any) -> None:
     """Stand in for a method that logs."""
+
+
+def _liken(tensor: Tensor, own: Tensor) -> None:
+    """Give what stands for a parameter the attributes of it, and let it count as one (``isinstance``)."""
+    if isinstance(own, nn.Parameter) and tensor is not own:
+        setattr(tensor, "_is_param", True)  # noqa: B010 - by which torch tells parameters
+        for name, value in vars(own).items():
+            if not hasattr(tensor, name):
+                setattr(tensor, name, value)
 
 
 def _tables(attributes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

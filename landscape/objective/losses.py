@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from landscape.objective.sources import copied, length, select
 
@@ -55,12 +55,23 @@ class MeanLoss:
         """The loss of a batch, whose labels are handed over as a copy."""
         return self.fn(outputs, copied(labels))
 
-    def astype(self, dtype: torch.dtype) -> MeanLoss:
-        """The same loss with its own tensors, such as class weights, in another precision."""
-        if not isinstance(self.fn, nn.Module) or not (*self.fn.parameters(), *self.fn.buffers()):
+    def astype(self, dtype: torch.dtype, model: nn.Module | None = None) -> MeanLoss:
+        """The same loss with its own tensors, such as class weights, in another precision.
+
+        What it shares with ``model``, whose parameters it may penalise, stays the model's.
+        """
+        if not isinstance(self.fn, nn.Module):
+            return self
+        kept = {} if model is None else {id(part): part for part in (*model.modules(), *_tensors(model.modules()))}
+        own = [module for module in self.fn.modules() if id(module) not in kept]
+        if all(id(tensor) in kept for tensor in _tensors(own)):
             return self
         with torch.inference_mode(False):
-            return dataclasses.replace(self, fn=copy.deepcopy(self.fn).to(dtype))
+            fn = copy.deepcopy(self.fn, dict(kept))
+            for module in fn.modules():
+                if id(module) not in kept:
+                    _convert(module, dtype, kept)
+        return dataclasses.replace(self, fn=fn)
 
     @property
     def key(self) -> Any:
@@ -107,6 +118,22 @@ def normalizer_of(loss_fn: Callable[[Any, Any], Tensor]) -> Callable[[Any], floa
     return _count
 
 
+def _tensors(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
+    for module in modules:
+        yield from (t for table in (module._parameters, module._buffers) for t in table.values() if t is not None)
+
+
+def _convert(module: nn.Module, dtype: torch.dtype, kept: Mapping[int, Any]) -> None:
+    """Bring the module's own tensors of real numbers to ``dtype``, but for those that are ``kept``, by identity."""
+    tables: tuple[dict[str, Any], ...] = module._parameters, module._buffers
+    for table in tables:
+        for name, tensor in table.items():
+            if tensor is not None and tensor.is_floating_point() and id(tensor) not in kept:
+                converted = tensor.detach().to(dtype)
+                parameter = isinstance(tensor, nn.Parameter)
+                table[name] = nn.Parameter(converted, tensor.requires_grad) if parameter else converted
+
+
 def _count(labels: Any) -> float:
     return float(length(labels))
 
@@ -141,16 +168,18 @@ def per_sample_of(loss_fn: Callable[[Any, Any], Tensor]) -> PerSampleLoss:
         return lambda outputs, labels: _over_rows(unreduced(outputs, labels), torch.mean)
 
     def mapped(outputs: Any, labels: Any) -> Tensor:
-        def alone(output: Any, label: Any) -> Tensor:
-            one = tree_map(lambda t: t[None] if isinstance(t, Tensor) else t, (output, label))
-            return loss_fn(*one)
+        leaves, form = tree_flatten((outputs, labels))
+        by_row = [isinstance(leaf, Tensor) and leaf.ndim > 0 for leaf in leaves]  # a scalar is of all samples
 
-        dims = tree_map(lambda t: 0 if isinstance(t, Tensor) else None, (outputs, labels))
+        def alone(*mine: Any) -> Tensor:
+            one = [leaf[None] if has_rows else leaf for leaf, has_rows in zip(mine, by_row, strict=True)]
+            return loss_fn(*tree_unflatten(one, form))
+
         try:
-            return torch.func.vmap(alone, in_dims=dims)(outputs, labels)
+            return torch.func.vmap(alone, in_dims=tuple(0 if has_rows else None for has_rows in by_row))(*leaves)
         except RuntimeError:  # what vmap does not know, such as torch's class weights with label smoothing
             rows = (
-                tree_map(lambda t, i=i: t[i] if isinstance(t, Tensor) else t, (outputs, labels))
+                [leaf[i] if has_rows else leaf for leaf, has_rows in zip(leaves, by_row, strict=True)]
                 for i in range(length(labels))
             )
             return torch.stack([alone(*row) for row in rows])
@@ -207,15 +236,17 @@ def _of_classes(loss_fn: nn.CrossEntropyLoss | nn.NLLLoss) -> PerSampleLoss:
     return of
 
 
-class NormalizedLogits:
+class NormalizedLogits(nn.Module):
     """A loss of normalised logits; says, as the loss does, which label is ignored."""
 
     def __init__(self, loss_fn: Loss) -> None:
+        super().__init__()
         self.loss_fn = loss_fn
         if hasattr(loss_fn, "ignore_index"):
             self.ignore_index = loss_fn.ignore_index
 
-    def __call__(self, outputs: Any, labels: Any) -> Tensor:
+    def forward(self, outputs: Any, labels: Any) -> Tensor:
+        """Loss of logits (samples, classes, …), centred and of unit norm."""
         if not isinstance(outputs, Tensor) or outputs.ndim < 2 or outputs.shape[1] < 2:
             got = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
             raise ValueError(

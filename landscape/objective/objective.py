@@ -30,7 +30,7 @@ from landscape.objective.micro_batch import BatchLoss, Forward, ModelCall
 from landscape.objective.parameters import ParameterLayout, layers, matching
 from landscape.objective.plan import Selection
 from landscape.objective.sources import Source, as_sources
-from landscape.objective.views import View, check_view
+from landscape.objective.views import View, by_name
 
 if TYPE_CHECKING:
     import landscape
@@ -102,9 +102,7 @@ class Objective:
         model = callable_model(model)
         layout = ParameterLayout(model)
         sources = as_sources(data, batch_size)
-        chosen = {v.name: v for v in views or [View(name, name) for name in sources]}
-        for view in chosen.values():
-            check_view(view, sources)
+        chosen = by_name(views or [View(name, name) for name in sources], sources)
         criterion = MeanLoss.of(loss_fn, normalizer)
         context = Context(
             call=ModelCall(model, forward),
@@ -224,9 +222,7 @@ class Objective:
         Raises:
             ValueError: a view's indices or labels do not fit its source.
         """
-        for view in views:
-            check_view(view, self.context.selection.sources)
-        return self._selecting(views={view.name: view for view in views})
+        return self._selecting(views=by_name(views, self.context.selection.sources))
 
     def sampled(self, count: int) -> Self:
         """The first view that has samples, on ``count`` of them, evenly spaced.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -88,6 +89,30 @@ def process_state_restored(device: torch.device) -> Iterator[None]:
             now = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
             if now != deterministic:
                 torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
+
+
+GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+"""Generators of random numbers, which have a state."""
+
+
+def setting_back(generator: Any) -> Callable[[], Any]:
+    """What sets a generator of random numbers back to its present state.
+
+    >>> own = random.Random(0)
+    >>> set_back = setting_back(own)
+    >>> first = own.random()
+    >>> set_back()
+    >>> own.random() == first
+    True
+    """
+    if isinstance(generator, torch.Generator):
+        return partial(generator.set_state, generator.get_state())
+    if isinstance(generator, np.random.Generator):
+        bits = generator.bit_generator
+        return partial(setattr, bits, "state", copy.deepcopy(bits.state))
+    if isinstance(generator, np.random.RandomState):
+        return partial(generator.set_state, generator.get_state())
+    return partial(generator.setstate, generator.getstate())
 
 
 @cache

@@ -6,16 +6,20 @@ All is compared in plain steps and by identity, since this runs before every for
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from landscape.objective.process_state import GENERATORS, setting_back
 
 _DEPTH = 3  # of containers within containers that are looked after
 _LONG = 1000  # entries; of a longer container only the length is compared before every forward pass
 _COPIED = 2**26  # bytes of a tensor attribute that is copied, so that it can be set back
+_COMPARED = 2**20  # bytes of an array, which does not count what is written to it
 _CODE = (type, FunctionType, MethodType, BuiltinFunctionType, ModuleType)
 _OF_TORCH = frozenset(vars(nn.Module())) - {"training"}
 _PLAIN = (str, int, float, bool, type(None), torch.dtype, torch.device)
@@ -29,14 +33,14 @@ class WritableTensor:
         self.tensor, self._first = tensor, numbers
         self._numbers, self._noted = numbers, version_of(tensor)
 
-    def undo(self) -> None:
-        """Set the numbers back where they were written to.
+    def undo(self) -> bool:
+        """Set the numbers back where they were written to; returns whether they were.
 
         Raises:
             ValueError: they were, and there is no copy of them.
         """
         if version_of(self.tensor) == self._noted:
-            return
+            return False
         if self._numbers is None:
             raise ValueError(
                 f"the model writes to an attribute of shape {tuple(self.tensor.shape)} in forward, which is too large "
@@ -45,6 +49,7 @@ class WritableTensor:
         with torch.no_grad():
             self.tensor.copy_(self._numbers)
         self._noted = version_of(self.tensor)
+        return True
 
     def accept(self) -> None:
         """Take the present numbers for those to set back to."""
@@ -59,7 +64,9 @@ class WritableTensor:
 
 
 class Snapshot:
-    """Attributes of modules, the contents of their containers and the numbers of their plain tensors.
+    """Attributes of modules, contents of their containers, numbers of their plain tensors and arrays, and generators.
+
+    A generator of random numbers is set back only in the end, so that chance in a forward pass shows in the results.
 
     Args:
         modules: attributes of each.
@@ -74,6 +81,8 @@ class Snapshot:
         ]
         self._containers: list[tuple[Any, Any]] = []
         self._tensors: list[WritableTensor] = []
+        self._arrays: list[tuple[np.ndarray, np.ndarray]] = []
+        self._generators: list[Callable[[], Any]] = []
         self._seen = {id(own) for own in modules}
         for _, _, kept in self._attributes:
             for value in kept.values():
@@ -92,12 +101,31 @@ class Snapshot:
                 _refill(container, contents)
         for tensor in self._tensors:
             tensor.undo()
+        for array, numbers in self._arrays:
+            if array.flags.writeable and not np.array_equal(array, numbers, equal_nan=array.dtype.kind in "fc"):
+                array[...] = numbers
+        for set_back in () if quickly else self._generators:
+            set_back()
+
+    def shares_memory(self, tensor: Tensor) -> bool:
+        """Tell whether one of the plain tensors lies in the memory of ``tensor``."""
+        return any(
+            plain.tensor.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr() for plain in self._tensors
+        )
 
     def _note(self, value: Any, depth: int) -> None:
         if isinstance(value, Tensor):
             if self._copies and id(value) not in self._seen:
                 self._seen.add(id(value))
                 self._tensors.append(WritableTensor(value, value.detach().clone() if value.nbytes <= _COPIED else None))
+            return
+        if isinstance(value, np.ndarray) and not value.dtype.hasobject and value.nbytes <= _COMPARED:
+            if id(value) not in self._seen:
+                self._seen.add(id(value))
+                self._arrays.append((value, value.copy()))
+            return
+        if isinstance(value, GENERATORS):
+            self._generators.append(setting_back(value))
             return
         if not isinstance(value, dict | list | set | deque | tuple):
             value = None if isinstance(value, _CODE) else getattr(value, "__dict__", None)

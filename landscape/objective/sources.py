@@ -12,6 +12,7 @@ import itertools
 import logging
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from landscape.objective.batch_roles import Roles, is_list_of_rows
 from landscape.objective.isolation import ordinary, undisturbed
 from landscape.objective.lazy_inputs import LazyInputs
 from landscape.objective.parameters import ParameterLayout
+from landscape.objective.process_state import GENERATORS, setting_back
+from landscape.objective.snapshots import version_of
 
 _log = logging.getLogger(__name__)
 _PASSES = itertools.count(1)
@@ -40,6 +43,7 @@ class Source:
         size: number N of samples.
         batch_size: of micro-batches.
         digests: of the batches that are read anew, in their order.
+        versions: of the tensors, as they were at first; their present ones if none.
 
     Attributes:
         size: number N of samples.
@@ -47,16 +51,34 @@ class Source:
     """
 
     def __init__(
-        self, chunks: list[Any] | DataLoader[Any], size: int, batch_size: int, digests: Sequence[bytes] = ()
+        self,
+        chunks: list[Any] | DataLoader[Any],
+        size: int,
+        batch_size: int,
+        digests: Sequence[bytes] = (),
+        versions: Sequence[tuple[Tensor, int]] | None = None,
     ) -> None:
         self._chunks, self._digests = chunks, digests
+        if versions is None:
+            tensors = tree_leaves(chunks) if isinstance(chunks, list) else []
+            versions = [(t, version_of(t)) for t in tensors if isinstance(t, Tensor)]
+        self._versions = versions
         self._batch_size = batch_size
         self.size = size
         self.cached = isinstance(chunks, list)
 
     def batched(self, batch_size: int) -> Source:
         """The same samples in micro-batches of up to another size; a loader that is read anew keeps its own."""
-        return Source(self._chunks, self.size, batch_size, self._digests)
+        return Source(self._chunks, self.size, batch_size, self._digests, self._versions)
+
+    def check_unchanged(self) -> None:
+        """Refuse tensors that were written to since the source was made; what was computed of them would be stale.
+
+        Raises:
+            ValueError: one was.
+        """
+        if any(version_of(tensor) != version for tensor, version in self._versions):
+            raise ValueError("the data were written to after the objective was made; make a new objective of them")
 
     def batches(self, mask: Tensor | None) -> Iterator[tuple[Tensor, Any, Any]]:
         """Yield (positions, batch, labels) of up to ``batch_size`` samples, all or where ``mask`` (N,) is true.
@@ -79,7 +101,7 @@ class Source:
 
     def _unseen(self) -> Iterator[Any]:
         """Batches read anew, which leaves the random states alone."""
-        with undisturbed(nn.Module()):
+        with undisturbed(nn.Module()), _generators_set_back(self._chunks):
             chunks = self._read_anew()
             first = next(chunks, None)
         yield from () if first is None else itertools.chain([first], chunks)
@@ -106,17 +128,25 @@ class LazySource(Source):
         inputs: of all samples.
         labels: with a row for each of them.
         batch_size: of micro-batches.
+        versions: of the labels, as they were at first; their present one if none.
     """
 
-    def __init__(self, inputs: LazyInputs, labels: Tensor, batch_size: int) -> None:
+    def __init__(
+        self,
+        inputs: LazyInputs,
+        labels: Tensor,
+        batch_size: int,
+        versions: Sequence[tuple[Tensor, int]] | None = None,
+    ) -> None:
         if len(labels) != len(inputs) or not len(inputs):
             raise ValueError(f"there are {len(inputs)} inputs and {len(labels)} labels, expected as many, and some")
         self._inputs, self._labels, self._batch_size = inputs, labels, batch_size
         self.size, self.cached = len(inputs), False
+        self._versions = [(labels, version_of(labels))] if versions is None else versions
 
     def batched(self, batch_size: int) -> LazySource:
         """The same samples in micro-batches of up to another size."""
-        return LazySource(self._inputs, self._labels, batch_size)
+        return LazySource(self._inputs, self._labels, batch_size, self._versions)
 
     def batches(self, mask: Tensor | None) -> Iterator[tuple[Tensor, Any, Any]]:
         """Yield (positions, batch, labels) of up to ``batch_size`` samples, all or where ``mask`` (N,) is true."""
@@ -191,7 +221,7 @@ def _from_loader(data: Any, batch_size: int) -> Source:
             loader.dataset, loader.batch_size, collate_fn=loader.collate_fn, drop_last=bool(loader.drop_last)
         )
     roles, chunks, held, digests = Roles(), list[Any](), 0, list[bytes]()
-    with undisturbed(nn.Module()):  # iterating a loader draws from the global RNG
+    with undisturbed(nn.Module()), _generators_set_back(loader):  # iterating a loader draws from the global RNG
         for batch in loader:
             chunk = _noted(batch, roles)
             held += sum(leaf.nbytes for leaf in tree_leaves(chunk) if isinstance(leaf, Tensor))
@@ -216,6 +246,20 @@ def _noted(batch: Any, roles: Roles) -> Any:
     return batch
 
 
+@contextmanager
+def _generators_set_back(loader: Any) -> Iterator[None]:
+    """Give back the state of the generators that a loader and its samplers draw its order from."""
+    batches = getattr(loader, "batch_sampler", None)
+    drawers = loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None)
+    own = (getattr(drawer, "generator", None) for drawer in drawers)
+    before = [setting_back(generator) for generator in own if isinstance(generator, GENERATORS)]
+    try:
+        yield
+    finally:
+        for set_back in before:
+            set_back()
+
+
 def _tell_of_dropped(loader: DataLoader[Any], size: int) -> None:
     if loader.drop_last and not isinstance(loader.dataset, IterableDataset):
         whole = len(loader.dataset)  # type: ignore[arg-type]
@@ -231,8 +275,19 @@ def _digest(batch: Any) -> bytes:
             found.update(repr((leaf.dtype, leaf.shape)).encode())
             found.update(leaf.flatten().view(torch.uint8).numpy().data)
         else:
-            found.update(repr(leaf).encode())
+            found.update(repr(constant_key(leaf)).encode())
     return found.digest()
+
+
+def constant_key(leaf: Any) -> Any:
+    """Name the value of what is no tensor in a batch: an array by all of its entries, which ``repr`` leaves out.
+
+    >>> constant_key(np.arange(2000)) == constant_key(np.arange(2000)), constant_key("text")
+    (True, "'text'")
+    """
+    if isinstance(leaf, np.ndarray) and not leaf.dtype.hasobject:
+        return leaf.dtype.str, leaf.shape, hashlib.blake2b(np.ascontiguousarray(leaf).data, digest_size=16).digest()
+    return repr(leaf.tolist() if isinstance(leaf, np.ndarray) else leaf)
 
 
 def _plain(batch: Any) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,7 @@ class View:
     Attributes:
         name: what results are filed under.
         source: which of the objective's data sources the inputs come from.
-        indices: (n,) sample positions in the source; all of them if none.
+        indices: (n,) sample positions in the source, a tensor, array or list; all of them if none.
         labels: (N,) labels for the *whole* source, replacing its own; its own if none.
     """
 
@@ -28,6 +29,24 @@ class View:
     source: str = "data"
     indices: Tensor | None = None
     labels: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.indices is not None and not isinstance(self.indices, Tensor):  # a list, a range or an array
+            object.__setattr__(self, "indices", torch.as_tensor(np.asarray(self.indices)))
+
+
+def by_name(views: Sequence[View], sources: Mapping[str, Source]) -> dict[str, View]:
+    """Views by their names, each of which fits its source.
+
+    Raises:
+        ValueError: two have one name, a source is unknown, or indices or labels do not fit it.
+    """
+    names = [view.name for view in views]
+    for view in views:
+        if names.count(view.name) > 1:
+            raise ValueError(f"several views are named {view.name!r}; give each a name of its own")
+        check_view(view, sources)
+    return dict(zip(names, views, strict=True))
 
 
 def check_view(view: View, sources: Mapping[str, Source]) -> None:

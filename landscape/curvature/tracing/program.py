@@ -20,6 +20,7 @@ from contextvars import copy_context
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
@@ -30,9 +31,12 @@ from landscape.curvature.products import Form, Product
 from landscape.curvature.tracing.graph import cut, kept_bytes, simplify
 from landscape.curvature.tracing.rewriting import Rewriting
 from landscape.objective.isolation import plain_attention
+from landscape.objective.losses import Identity
 from landscape.objective.micro_batch import BatchLoss
 from landscape.objective.parameters import ParameterLayout
+from landscape.objective.sources import constant_key
 
+_VALUES = (int, float, complex, str, bytes, np.ndarray, np.generic, torch.dtype, torch.device)
 Direction = Callable[[Form, BatchLoss, Sequence[Tensor], dict[str, Tensor], ParameterLayout], Sequence[Tensor | None]]
 
 
@@ -105,7 +109,7 @@ def shape_key(form: Form, batch: BatchLoss) -> Any:
     """Name all that a program depends on: form, model, loss, their plain attributes, shapes and dtypes of tensors."""
     leaves, spec = tree_flatten((batch.batch, batch.labels))
     tensors = (*batch.parameters.items(), *batch.fixed.items())
-    described = tuple((tuple(t.shape), t.dtype) if isinstance(t, Tensor) else repr(t) for t in leaves)
+    described = tuple((tuple(t.shape), t.dtype) if isinstance(t, Tensor) else _constant(t) for t in leaves)
     held = tuple((name, tuple(t.shape), t.dtype) for name, t in tensors)
     return (
         function_key(form, batch),
@@ -115,6 +119,11 @@ def shape_key(form: Form, batch: BatchLoss) -> Any:
         repr(spec),
         described,
     )
+
+
+def _constant(leaf: Any) -> Any:
+    """Name what is no tensor in a batch, and therefore fixed in a program: by its value, or as the object it is."""
+    return constant_key(leaf) if leaf is None or isinstance(leaf, _VALUES) else Identity(leaf)
 
 
 def function_key(form: Form, batch: BatchLoss) -> Any:
@@ -129,6 +138,8 @@ def _attributes(model: nn.Module) -> Any:
         for name, value in vars(module).items():
             if isinstance(value, int | float | str):
                 found.append((name, value))
+            elif isinstance(value, np.ndarray):
+                found.append((name, constant_key(value)))
             elif isinstance(value, Tensor):
                 found.append((name, id(value), -1 if value.is_inference() else value._version))
         found.append((id(module), len(module._forward_hooks), len(module._forward_pre_hooks)))

@@ -42,7 +42,8 @@ def along(context: Context, directions: Sequence[Tensor], prepare: Prepare | Non
     with undisturbed(call.model), ExitStack() as stack:
         point = PackedPoint(context.layout, context.weights(), directions, selection.memory_format)
         scorer = Scorer(context)
-        state = stack.enter_context(holding(call.model, {**context.fixed(), **point.parameters}))
+        held = {**context.fixed(), **point.parameters}
+        state = stack.enter_context(holding(call.model, held, context.whole.names))
 
         def evaluate(coordinates: Sequence[float]) -> Evaluation:
             with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -94,3 +95,46 @@ def test_operator_refuses_wrong_shapes_and_several_views() -> None:
         landscape.HessianOperator(two)
     with pytest.raises(ValueError, match="expected a square one"):
         landscape.trace(torch.ones(3, 4))
+
+
+@pytest.mark.parametrize("strategy", ["split", "auto"])
+def test_arrays_beside_tensors_belong_to_their_micro_batch(strategy: str) -> None:
+    """Long arrays look alike where they are printed; a traced product must not be used again for another one."""
+    rng = np.random.default_rng(0)
+    x, y = torch.from_numpy(rng.standard_normal((40, 4))), torch.arange(40) % 3
+    factors = np.zeros((40, 300))
+    factors[:, 100] = 1 + np.arange(40) % 7
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3)).double()
+
+    def forward(model: nn.Module, batch: dict[str, object]) -> torch.Tensor:
+        return model(batch["x"]) * torch.from_numpy(batch["factors"][:, 100])[:, None]  # type: ignore[index]
+
+    data = {"x": x, "factors": factors, "labels": y}
+    objective = landscape.Objective(model, nn.CrossEntropyLoss(), data, forward=forward, batch_size=8)
+    H = landscape.HessianOperator(objective, strategy=strategy)
+    H.expect(10**9)
+    eye = torch.eye(objective.num_parameters, dtype=torch.float64)
+    expected = landscape.HessianOperator(objective, strategy="double_backward") @ eye
+    torch.testing.assert_close(H @ eye, expected, rtol=1e-9, atol=1e-11)
+    assert H.strategy.name == "split"
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_vectors_of_whole_numbers_have_products_in_floating_point(scaled: bool) -> None:
+    torch.manual_seed(0)
+    objective = landscape.Objective(nn.Linear(4, 3), nn.CrossEntropyLoss(), (torch.randn(40, 4), torch.arange(40) % 3))
+    H = landscape.HessianOperator(objective)
+    size = objective.num_parameters
+    operator = landscape.ScaledOperator(H, torch.ones(size)) if scaled else H
+    columns = H @ torch.eye(size)
+    one = nn.functional.one_hot(torch.tensor(5), size)
+    torch.testing.assert_close((operator @ one).float(), columns[:, 5])
+    torch.testing.assert_close((operator @ (one > 0)).float(), columns[:, 5])
+    np.testing.assert_allclose(operator @ np.eye(size, dtype=int), columns.numpy(), rtol=1e-5, atol=1e-7)
+    with pytest.raises(ValueError, match="operand is complex"):
+        operator @ torch.ones(size, dtype=torch.complex64)
+
+
+def test_an_analysis_takes_a_matrix_of_whole_numbers() -> None:
+    assert landscape.trace(torch.diag(torch.tensor([1, 2, 3])), 30).value == pytest.approx(6)
