@@ -39,6 +39,24 @@ def check_base(base: Optimizer, model: nn.Module, wrapper: type[Optimizer]) -> N
         raise ValueError("base holds no parameter of the model; build it from the same model's parameters()")
 
 
+def check_hooks(params: Sequence[Tensor], closure: str) -> None:
+    """A ValueError for hooks that only backward passes into ``.grad`` call, those of DDP and its like aside.
+
+    Args:
+        closure: what to write in place of ``step(x, y, loss_fn)``, if there is something.
+    """
+    if any(not _of_torch(hook) for p in params for hook in (p._post_accumulate_grad_hooks or {}).values()):
+        raise ValueError(
+            "a parameter has a hook of register_post_accumulate_grad_hook, which the first pass of step(x, y, loss_fn) "
+            f"does not call, as it leaves .grad alone; use {closure}Tensor.register_hook, which both passes call"
+        )
+
+
+def _of_torch(hook: Any) -> bool:
+    module = getattr(getattr(hook, "func", hook), "__module__", None) or ""
+    return module.startswith(("torch.nn.parallel.", "torch.distributed."))
+
+
 def check_scaler(scaler: torch.amp.GradScaler | None, params: Sequence[Tensor]) -> None:
     """A ValueError for complex parameters, whose gradients torch's scaler does not unscale."""
     if scaler is not None and any(p.is_complex() for p in params):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,23 +15,51 @@ HALF = (torch.float16, torch.bfloat16)
 """Dtypes in which a weight cannot hold a small perturbation, and a sum cannot be taken."""
 
 
-class Buffers:
-    """A snapshot of the model's buffers (BatchNorm statistics and their like), to be put back in place."""
+Slots = Sequence[dict[str, Tensor | None]]
+"""Where modules hold their buffers: the ``_buffers`` of each."""
 
-    def __init__(self, live: Sequence[Tensor]) -> None:
-        self.live = [b.detach() for b in live]
-        self._kept = [b.clone() for b in self.live]
+
+class Buffers:
+    """A snapshot of a model's buffers (BatchNorm statistics and their like) by their places.
+
+    A pass may write into a buffer, or assign another tensor in its place. A snapshot of a later moment is made anew,
+    from the same places.
+
+    >>> slots = [{"mean": torch.zeros(1), "seen": None}]
+    >>> mean, snapshot = slots[0]["mean"], Buffers(slots)
+    >>> slots[0]["mean"], slots[0]["seen"] = mean.add_(1) * 2, torch.ones(1)
+    >>> snapshot.restore()
+    >>> slots, slots[0]["mean"] is mean
+    ([{'mean': tensor([0.]), 'seen': None}], True)
+    """
+
+    def __init__(self, slots: Slots) -> None:
+        held = [(slot, name, b) for slot in slots for name, b in slot.items()]
+        self._none = [(slot, name) for slot, name, b in held if b is None]
+        self._kept = [(slot, name, b, b.detach().clone()) for slot, name, b in held if b is not None]
 
     def restore(self) -> None:
-        """Write the snapshot back into the same tensors."""
-        if self.live:
-            torch._foreach_copy_(self.live, self._kept)
+        """Put the same tensors back into their places, and the numbers into the tensors."""
+        for slot, name in self._none:
+            slot[name] = None
+        for slot, name, b, numbers in self._kept:
+            if slot[name] is not b:
+                slot[name] = b
+            if b.shape != numbers.shape:
+                b.resize_(numbers.shape)
+        if self._kept:
+            torch._foreach_copy_([b.detach() for _, _, b, _ in self._kept], [numbers for *_, numbers in self._kept])
 
 
-def buffers_of(module: nn.Module) -> list[Tensor]:
-    """List what ``module.buffers()`` yields, without the names, which take most of its time."""
-    own = [b for b in module._buffers.values() if b is not None]
-    return own + [b for child in module._modules.values() if child is not None for b in buffers_of(child)]
+def slots_of(module: nn.Module) -> list[dict[str, Tensor | None]]:
+    """List the places of all buffers, without modules that have none."""
+    own = [module._buffers] if module._buffers else []
+    return own + [slot for child in module._modules.values() if child is not None for slot in slots_of(child)]
+
+
+def buffers_in(slots: Slots) -> list[Tensor]:
+    """List the buffers that are there now."""
+    return [b for slot in slots for b in slot.values() if b is not None]
 
 
 @contextmanager
@@ -107,7 +137,8 @@ def real(t: Tensor) -> Tensor:
 def norm(tensors: Sequence[Tensor]) -> Tensor | float:
     """‖·‖₂ over all tensors together, in float32 at least (half precision would overflow at 65504).
 
-    A number where the tensors lie on the CPU, else a scalar on their device, so that nothing waits for it.
+    A number where the tensors lie on the CPU, else a scalar on their device, so that nothing waits for it; there
+    squares below the smallest number of the dtype count as zero.
     """
     dense = [real(t.coalesce().values() if t.is_sparse else t) for t in tensors]
     if not dense:
@@ -116,8 +147,64 @@ def norm(tensors: Sequence[Tensor]) -> Tensor | float:
     wide = torch.float64 if torch.float64 in dtypes else torch.float32
     parts = torch._foreach_norm(dense, 2, None if dtypes.isdisjoint(HALF) else wide)
     if parts[0].is_cpu:
-        return math.hypot(*[n.item() for n in parts])
+        size = math.hypot(*[n.item() for n in parts])
+        if size > _floor(torch.float64 if dtypes == {torch.float64} else torch.float32) or not math.isfinite(size):
+            return size
+        return float(length(torch.cat([t.reshape(-1).to(parts[0].device, wide) for t in dense])))
     return torch.linalg.vector_norm(torch.stack([cast(n, parts[0].device, wide) for n in parts]))
+
+
+class Scaled(NamedTuple):
+    """A vector (K,) as ``factor``, 1 for an ordinary one, times ``vector``; ``size`` is ‖vector‖."""
+
+    vector: Tensor
+    size: Tensor
+    factor: Tensor | float
+
+
+def scaled(vector: Tensor) -> Scaled:
+    """``vector`` divided by its largest magnitude where the squares of its numbers would underflow, else itself.
+
+    >>> scaled(torch.tensor([3.0, 4.0])).size, scaled(torch.tensor([0.0, 1e-40])).vector
+    (tensor(5.), tensor([0., 1.]))
+    """
+    size, floor = torch.linalg.vector_norm(vector), _floor(vector.dtype)
+    if not len(vector) or (size.is_cpu and size.item() > floor):
+        return Scaled(vector, size, 1.0)
+    largest = torch.linalg.vector_norm(vector, torch.inf)
+    factor = torch.where((size > floor) | (largest == 0), 1.0, largest)  # no accelerator is waited for
+    vector = vector / factor
+    return Scaled(vector, torch.linalg.vector_norm(vector), factor)
+
+
+def length(vector: Tensor) -> Tensor:
+    """‖vector‖₂ of a vector (K,), on the CPU also where its squares underflow; see :func:`norm`.
+
+    >>> float(length(torch.tensor([3e-30, 4e-30])))
+    5.00...e-30
+    """
+    size = torch.linalg.vector_norm(vector)
+    if not size.is_cpu or size.item() > _floor(vector.dtype):
+        return size
+    _, size, factor = scaled(vector)
+    return size * factor
+
+
+def of_length(wanted: Tensor | float, direction: Tensor) -> Tensor:
+    """``direction`` (K,) rescaled to the length ``wanted``, however short it is; zero stays zero.
+
+    >>> of_length(5.0, torch.tensor([0.0, 1e-40])).tolist(), of_length(5.0, torch.zeros(2)).tolist()
+    ([0.0, 5.0], [0.0, 0.0])
+    """
+    vector, size, _ = scaled(direction)
+    factor = wanted / size.clamp(min=_floor(vector.dtype))
+    return direction * factor if vector is direction else vector.mul_(factor)
+
+
+@cache
+def _floor(dtype: torch.dtype) -> float:
+    """The norm below which squares may underflow and be missed in a sum."""
+    return float(torch.finfo(dtype).tiny ** 0.25)
 
 
 def cast(t: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ncsam.optimizers.first_pass import FirstPass
+from ncsam.optimizers.in_place import length, of_length
 from ncsam.optimizers.options import fixed, option
 
 
@@ -115,7 +116,7 @@ class RandomNoise(NoiseGradient):
         seed = int(torch.randint(2**62, (), generator=first.generator))
         generator = torch.Generator(vector.device).manual_seed(seed)
         gaussian = torch.randn(vector.shape, generator=generator, device=vector.device, dtype=vector.dtype)
-        return NoiseEstimate(gaussian * (torch.linalg.vector_norm(vector) / torch.linalg.vector_norm(gaussian)), picked)
+        return NoiseEstimate(of_length(length(vector), gaussian), picked)
 
 
 def clean_and_noisy_rows(first: FirstPass) -> tuple[Tensor, Tensor]:

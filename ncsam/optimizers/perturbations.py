@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ncsam.optimizers.first_pass import FirstPass
+from ncsam.optimizers.in_place import length, of_length, scaled
 from ncsam.optimizers.noise_gradient import NoiseGradient, SimulatedNoise, clean_and_noisy_rows
 from ncsam.optimizers.options import fixed, option
 
@@ -143,7 +144,7 @@ class SharpnessAscent(Perturbation):
     def __call__(self, first: FirstPass) -> Perturbed:
         if self.adaptive:
             return AdaptiveAscent(self.rho, eta=self.eta)(first)
-        return Perturbed(_of_length(self.rho, first.gradient))
+        return Perturbed(of_length(self.rho, first.gradient))
 
     def __repr__(self) -> str:  # by which saved states know their kind: what has an effect, and nothing else
         return repr(AdaptiveAscent(self.rho, eta=self.eta)) if self.adaptive else f"SharpnessAscent(rho={self.rho!r})"
@@ -167,7 +168,7 @@ class AdaptiveAscent(Perturbation):
 
     def __call__(self, first: FirstPass) -> Perturbed:
         scale = first.weights().abs_().add_(self.eta)
-        return Perturbed(_of_length(self.rho, first.gradient * scale).mul_(scale))
+        return Perturbed(of_length(self.rho, scaled(first.gradient).vector * scale).mul_(scale))
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ class GroupwiseAscent(Perturbation):
         return self.m
 
     def __call__(self, first: FirstPass) -> Perturbed:
-        return Perturbed(_of_length(self.rho, first.gradient))
+        return Perturbed(of_length(self.rho, first.gradient))
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,7 @@ class LogitAscent(Perturbation):
         return self.m
 
     def __call__(self, first: FirstPass) -> Perturbed:
-        return Perturbed(_of_length(self.rho, first.gradient))
+        return Perturbed(of_length(self.rho, first.gradient))
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,7 @@ class TrueLabelAscent(Perturbation):
         counted, true = first.counted, first.true_labels
         first.counts(true, "true_labels")
         labels = true if counted.all() else true.where(counted, first.labels)
-        return Perturbed(_of_length(self.rho, first.gradient_of(labels)))
+        return Perturbed(of_length(self.rho, first.gradient_of(labels)))
 
 
 @dataclass(frozen=True)
@@ -264,7 +265,7 @@ class CleanPartAscent(Perturbation):
 
     def __call__(self, first: FirstPass) -> Perturbed:
         rows, _ = clean_and_noisy_rows(first)
-        return Perturbed(_of_length(self.rho, first.gradient_of(first.labels[rows], rows)))
+        return Perturbed(of_length(self.rho, first.gradient_of(first.labels[rows], rows)))
 
 
 @dataclass(frozen=True)
@@ -324,7 +325,7 @@ class Compensated(Perturbation):
         return self.rho > 0 or (self.kappa != 0 and not self.project)
 
     def __call__(self, first: FirstPass) -> Perturbed:
-        ascent = _of_length(self.rho, first.gradient)
+        ascent = of_length(self.rho, first.gradient)
         if self._warming_up(first.progress):
             return Perturbed(ascent)
         assert first.progress is not None
@@ -333,13 +334,13 @@ class Compensated(Perturbation):
             abs(self.kappa) * SCHEDULES[self.schedule](first.progress),
             self.sign if self.kappa > 0 else -self.sign,
         )
-        shift = _of_length(s * self.rho, noise.vector) if self.scale == "relative" else noise.vector * s
-        length = torch.linalg.vector_norm(shift)
+        shift = of_length(s * self.rho, noise.vector) if self.scale == "relative" else noise.vector * s
+        added = length(shift)
         epsilon = ascent.add_(shift, alpha=sign) if self.ascent else shift.mul_(sign)
         if not self.project:
-            return Perturbed(epsilon, length, 1.0, noise.picked)
-        kept = (self.rho / torch.linalg.vector_norm(epsilon)).clamp(max=1.0)
-        return Perturbed(epsilon.mul_(kept), length, kept, noise.picked)
+            return Perturbed(epsilon, added, 1.0, noise.picked)
+        kept = (self.rho / length(epsilon)).clamp(max=1.0)
+        return Perturbed(epsilon.mul_(kept), added, kept, noise.picked)
 
     def _warming_up(self, progress: float | None) -> bool:
         # Epochs are counted from 1, so the last warm-up epoch has progress = warmup.
@@ -383,8 +384,7 @@ class MatchedAscent(Perturbation):
 
     def __call__(self, first: FirstPass) -> Perturbed:
         perturbed = self.like(first)
-        length = torch.linalg.vector_norm(perturbed.epsilon)
-        perturbed.epsilon = _of_length(length, first.gradient)
+        perturbed.epsilon = of_length(length(perturbed.epsilon), first.gradient)
         return perturbed
 
 
@@ -406,16 +406,11 @@ class ReplayedAscent(Perturbation):
     def __call__(self, first: FirstPass) -> Perturbed:
         if first.step >= len(self.norms):
             raise ValueError(f"norms are given for {len(self.norms)} steps, this is step {first.step + 1}; give more")
-        return Perturbed(_of_length(self.norms[first.step], first.gradient))
+        return Perturbed(of_length(self.norms[first.step], first.gradient))
 
     def __repr__(self) -> str:  # by which saved states know their kind, so that it says which norms they are
         digest = hashlib.sha256(struct.pack(f"<{len(self.norms)}d", *self.norms)).hexdigest()
         return f"ReplayedAscent({len(self.norms)} norms, sha256={digest[:16]})"
-
-
-def _of_length(length: Tensor | float, direction: Tensor) -> Tensor:
-    """``direction`` (K,) rescaled to ``length``; zero stays zero."""
-    return direction * (length / torch.linalg.vector_norm(direction).clamp(min=1e-30))
 
 
 def _check_size(name: str, value: float) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, cast, overload
@@ -16,10 +16,10 @@ from torch.optim import Optimizer
 
 from landscape.ranks import Ranks
 from ncsam.optimizers import closure as closures
-from ncsam.optimizers.checks import check_base, check_initialised, check_scaler, features_module, usable
+from ncsam.optimizers.checks import check_base, check_hooks, check_initialised, check_scaler, features_module, usable
 from ncsam.optimizers.closure import Closure
 from ncsam.optimizers.first_pass import NO_PART, FirstPass, GradientPass
-from ncsam.optimizers.in_place import Buffers, buffers_of, norm, realised, shifted
+from ncsam.optimizers.in_place import Buffers, Slots, buffers_in, length, norm, realised, scaled, shifted, slots_of
 from ncsam.optimizers.loss_mean import LossFn, ignored_label
 from ncsam.optimizers.mini_batch import Forward, MiniBatch, Passes, unwrapped
 from ncsam.optimizers.nested import join, rows_in
@@ -141,8 +141,9 @@ class SharpnessAware(OptimizerWrapper):
         runs forward and backward passes and returns the loss. It is called at w and at w + ε, and what it returned at w
         is returned; :attr:`info` has the record. This works where ε depends on the gradient alone (SAM, ASAM, replayed
         norms, the base optimizer), and is bitwise ``step(x, y, loss_fn)``. A closure that clips the gradient clips
-        both, which leaves SAM's direction as it is. Under a ``GradScaler``, or where something else makes the update,
-        see :meth:`backward`.
+        both, which leaves SAM's direction as it is. Parameters of the model that another optimizer moves get the
+        gradient at w + ε alone, added to an earlier one unless the closure clears it. Under a ``GradScaler``, or where
+        something else makes the update, see :meth:`backward`.
 
         Args:
             x: inputs; a tensor, or whatever ``forward`` takes.
@@ -159,8 +160,8 @@ class SharpnessAware(OptimizerWrapper):
 
         Raises:
             TypeError: called without a batch or a closure, with both, or with a closure where the batch is needed.
-            ValueError: ``progress`` or ``true_labels`` missing, labels or outputs unfit, micro-batches impossible; a
-                closure that adds to the gradients of earlier batches.
+            ValueError: ``progress`` or ``true_labels`` missing, labels or outputs unfit, micro-batches impossible;
+                hooks that only one of the passes would call; a closure that adds to the gradients of earlier batches.
 
         >>> import ncsam
         >>> model = nn.Linear(2, 1)
@@ -202,7 +203,8 @@ class SharpnessAware(OptimizerWrapper):
 
         It takes the place of ``loss.backward()`` in loops that make the update themselves: step :attr:`base`
         afterwards. Like ``loss.backward()`` it adds to the gradients that are there, so batches can be accumulated,
-        each with its own ε; whether the closure clears gradients makes no difference. The loss may be scaled
+        each with its own ε; whether the closure clears gradients makes no difference. That holds for all parameters of
+        the model, also those that another optimizer moves. The loss may be scaled
         (``scaler.scale(loss)``); unscaling and clipping come afterwards, as without SAM. If something is not finite at
         w, the gradient at w is left, so that a scaler backs off.
 
@@ -219,11 +221,18 @@ class SharpnessAware(OptimizerWrapper):
         closures.check_closure(type(self).__name__, self.perturbation)
         self._check(progress, None)
         params = self.trained_parameters()
-        earlier = [p.grad for p in params]
-        with torch.inference_mode(False), torch.enable_grad():
-            returned, self.info = self._descend(closure, params, progress)
+        every = [*params, *self._others(params)]
+        earlier = [p.grad for p in every]
+        _clear(every)
+        try:
+            with torch.inference_mode(False), torch.enable_grad():
+                returned, self.info = self._descend(closure, params, progress)
+        except BaseException:
+            for p, grad in zip(every, earlier, strict=True):
+                p.grad = grad
+            raise
         with torch.no_grad():
-            for p, grad in zip(params, earlier, strict=True):
+            for p, grad in zip(every, earlier, strict=True):
                 if grad is not None:
                     p.grad = grad if p.grad is None else grad + p.grad
         self._steps += 1
@@ -233,7 +242,9 @@ class SharpnessAware(OptimizerWrapper):
     def _step_by_closure(self, closure: Closure, progress: float | None) -> Any:
         self._check(progress, None)
         params = self.trained_parameters()
-        before, passes = Buffers(buffers_of(self.model)), Passes(self.model)
+        # What was frozen since the last step is no longer the closure's to clear.
+        _clear([p for group in self.base.param_groups for p in group["params"] if not p.requires_grad])
+        before, passes = Buffers(slots_of(self.model)), Passes(self.model)
         with torch.inference_mode(False), torch.enable_grad():
             try:
                 returned, info = self._descend(closure, params, progress, closures.Accumulated(params))
@@ -249,8 +260,7 @@ class SharpnessAware(OptimizerWrapper):
             finally:
                 if not kept:
                     before.restore()
-                    for p in params:
-                        p.grad = None
+                    _clear(params)
         self.info = info
         self._steps += 1
         self._warn_once(info)
@@ -274,10 +284,12 @@ class SharpnessAware(OptimizerWrapper):
         microbatches: int,
     ) -> StepInfo:
         params = self.trained_parameters()
-        buffers = buffers_of(self.model)
-        check_initialised([*params, *buffers])
-        for p in params:
-            p.grad = None
+        slots = slots_of(self.model)
+        check_initialised([*params, *buffers_in(slots)])
+        if active := self.perturbation.active(progress):
+            check_hooks(params, "" if self.perturbation.needs_batch else "step(closure), or ")
+        # Also of parameters that were frozen since the last step, which the base would go on moving.
+        _clear([p for group in self.base.param_groups for p in group["params"]])
         scaler = scaler if scaler is not None and scaler.is_enabled() else None
         check_scaler(scaler, params)
         scale = _loss_scale(scaler, params[0].device) if scaler is not None else 1.0
@@ -293,12 +305,12 @@ class SharpnessAware(OptimizerWrapper):
             scale=scale,
             ranks=self._ranks(),
         )
-        before = Buffers(buffers)
+        before = Buffers(slots)
         try:
-            if self.perturbation.group is not None and self.perturbation.active(progress):
-                info = self._grouped_step(batch, params, before.live, scaler)
-            elif self.perturbation.active(progress):
-                info = self._perturbed_step(batch, params, before.live, progress, true_labels, scaler)
+            if active and self.perturbation.group is not None:
+                info = self._grouped_step(batch, params, slots, scaler)
+            elif active:
+                info = self._perturbed_step(batch, params, slots, progress, true_labels, scaler)
             else:
                 info = self._base_step(batch, params, scaler)
         except BaseException:
@@ -308,8 +320,7 @@ class SharpnessAware(OptimizerWrapper):
             batch.forget_casts()
         if info.skipped is not None:
             before.restore()
-            for p in params:
-                p.grad = None
+            _clear(params)
         return info
 
     def _base_step(self, batch: MiniBatch, params: list[Tensor], scaler: torch.amp.GradScaler | None) -> StepInfo:
@@ -330,7 +341,7 @@ class SharpnessAware(OptimizerWrapper):
         self,
         batch: MiniBatch,
         params: list[Tensor],
-        buffers: Sequence[Tensor],
+        slots: Slots,
         progress: float | None,
         true_labels: Any,
         scaler: torch.amp.GradScaler | None,
@@ -345,9 +356,11 @@ class SharpnessAware(OptimizerWrapper):
             features_of=features_module(self.model, self.perturbation.features_of),
             step=self._steps,
         )
-        after_first = Buffers(buffers)
+        after_first = Buffers(slots)
         with batch.full_precision():
             ascent = self._ascent(first, first.loss)
+        if self.perturbation.needs_batch:
+            after_first.restore()  # the perturbation may have run the model again
         outputs, by_part, moved = first.own_outputs, first.parts_outputs, first.params
         del first  # the graph's memory is wanted by the second pass
         why = self._agree(batch, ascent.not_finite)
@@ -367,17 +380,19 @@ class SharpnessAware(OptimizerWrapper):
     def _ascent(self, first: GradientPass, loss: Tensor | float) -> Ascent:
         """The perturbation at ``first``, as the weights' precision leaves it, and its numbers."""
         perturbed = self.perturbation(cast(FirstPass, first))  # a GradientPass only where it needs no more
-        epsilon, g = realised(first.params, perturbed.epsilon), first.gradient
-        numbers = _on_host(
+        epsilon, g = realised(first.params, perturbed.epsilon), scaled(first.gradient)
+        loss, size, factor, applied, wanted, along, compensation, kept = _on_host(
             loss,
-            torch.linalg.vector_norm(g),
-            torch.linalg.vector_norm(epsilon),
-            torch.linalg.vector_norm(perturbed.epsilon),
-            torch.dot(g, epsilon),
+            g.size,
+            g.factor,
+            length(epsilon),
+            length(perturbed.epsilon),
+            torch.dot(g.vector, epsilon),
             perturbed.compensation_norm,
             perturbed.kept,
         )
-        return Ascent(epsilon, perturbed.picked, *numbers)
+        cosine = along / (size * applied) if size * applied > 0 else math.nan
+        return Ascent(epsilon, perturbed.picked, loss, size * factor, applied, wanted, cosine, compensation, kept)
 
     def _second_pass(
         self, batch: MiniBatch, params: Sequence[Tensor], epsilon: Tensor, at_w: Sequence[Any], after_first: Buffers
@@ -422,12 +437,16 @@ class SharpnessAware(OptimizerWrapper):
     ) -> tuple[Any, StepInfo]:
         """The closure's gradient at w + ε into ``.grad``, or where it is not finite at w that one; buffers move once.
 
+        Other parameters of the model get the gradient of the last call alone, added to what was there before the first.
+
         Returns what the closure returned at w, and the record as far as it is known.
         """
-        buffers = buffers_of(self.model)
-        check_initialised([*params, *buffers])
-        passes, before = Passes(self.model), Buffers(buffers)
+        slots = slots_of(self.model)
+        check_initialised([*params, *buffers_in(slots)])
+        passes, before = Passes(self.model), Buffers(slots)
         active = self.perturbation.active(progress)
+        others = self._others(params) if active else []
+        found = [p.grad if p.grad is None else p.grad.clone() for p in others]
         try:
             with passes.accumulating() if active and not self.synchronised else nullcontext():
                 at_w = closures.call(closure, params, accumulated, type(self).__name__)
@@ -440,7 +459,7 @@ class SharpnessAware(OptimizerWrapper):
                 raise ValueError(closures.NO_GRADIENT)
             if not active:
                 return at_w.returned, StepInfo(at_w.loss, at_w.loss, math.nan, self.perturbation.rho)
-            after_first = Buffers(buffers)
+            after_first = Buffers(slots)
             first = GradientPass([p for p, _ in used], progress=progress, generator=self._generator, step=self._steps)
             with torch.no_grad(), passes.full_precision():
                 first.gradient = first.flat([g for _, g in used])
@@ -449,6 +468,8 @@ class SharpnessAware(OptimizerWrapper):
             if why is not None:
                 return at_w.returned, ascent.info(self.perturbation.rho, math.nan, why)
             passes.forget_casts()
+            for p, grad in zip(others, found, strict=True):
+                p.grad = grad
             try:
                 with self._moved(first.params, ascent.epsilon):
                     there = closures.call(closure, params)
@@ -461,7 +482,7 @@ class SharpnessAware(OptimizerWrapper):
         return at_w.returned, ascent.info(self.perturbation.rho, there.loss, None)
 
     def _grouped_step(
-        self, batch: MiniBatch, params: list[Tensor], buffers: Sequence[Tensor], scaler: torch.amp.GradScaler | None
+        self, batch: MiniBatch, params: list[Tensor], slots: Slots, scaler: torch.amp.GradScaler | None
     ) -> StepInfo:
         """The step of a perturbation by groups, which are the micro-batches of ``batch``: one after the other."""
         outputs: list[Any] = []
@@ -480,7 +501,7 @@ class SharpnessAware(OptimizerWrapper):
                 group, params, true_labels=None, progress=None, generator=self._generator, reuse_graph=False
             )
             outputs.append(first.own_outputs)
-            after_first = Buffers(buffers)
+            after_first = Buffers(slots)
             with batch.full_precision():
                 ascent = self._ascent(first, first.loss)
             if ascent.not_finite is not None:
@@ -504,6 +525,11 @@ class SharpnessAware(OptimizerWrapper):
             labels=batch.y,
             ignored=ignored_label(batch.loss_fn),
         )
+
+    def _others(self, params: Sequence[Tensor]) -> list[Tensor]:
+        """Parameters of the model that are trained beside ``params``, by another optimizer."""
+        own = {id(p) for p in params}
+        return [p for p in self.model.parameters() if p.requires_grad and id(p) not in own]
 
     def _update(
         self, passes: Passes, params: list[Tensor], loss: Tensor | float, scaler: torch.amp.GradScaler | None
@@ -577,7 +603,7 @@ class SharpnessAware(OptimizerWrapper):
                 stacklevel=3,
             )
 
-    def state_dict(self) -> dict[str, Any]:
+    def whole_state(self) -> dict[str, Any]:
         """The base optimizer's ``state`` and ``param_groups``; under ``"ncsam"`` pick-RNG, perturbation and steps."""
         own = {
             "perturbation": repr(self.perturbation),
@@ -587,26 +613,31 @@ class SharpnessAware(OptimizerWrapper):
         }
         return {**self.base.state_dict(), "ncsam": own}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_whole_state(self, state: dict[str, Any]) -> None:
         """Resume; the run continues bitwise as if it had not stopped.
 
         Raises:
             ValueError: the state is of a plain optimizer or of another perturbation.
         """
-        own = state_dict.get("ncsam")
+        own = state.get("ncsam")
         if own is None:
             raise ValueError("state_dict has no 'ncsam' entry: it is a plain optimizer's; load it into .base instead")
         if own["perturbation"] != repr(self.perturbation):
             raise ValueError(
                 f"state_dict is of {own['perturbation']}, this optimizer has {self.perturbation!r}; build it alike"
             )
-        self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "ncsam"})
+        self.base.load_state_dict({key: value for key, value in state.items() if key != "ncsam"})
         self._generator.set_state(own["generator"].cpu())
         self._warned = own["warned"]
         self._steps = own.get("steps", 0)  # states from before steps were counted: of optimizers that do not ask
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.perturbation!r}, base={type(self.base).__name__})"
+
+
+def _clear(params: Iterable[Tensor]) -> None:
+    for p in params:
+        p.grad = None
 
 
 def _on_host(*scalars: Tensor | float) -> list[float]:

@@ -80,7 +80,7 @@ class Ascent(NamedTuple):
     gradient_norm: float
     perturbation_norm: float
     wanted_norm: float
-    along: float
+    cosine: float
     compensation_norm: float
     kept: float
 
@@ -95,7 +95,6 @@ class Ascent(NamedTuple):
 
     def info(self, rho: float, perturbed_loss: float, skipped: str | None) -> StepInfo:
         """The record of the step, without its batch."""
-        lengths = self.gradient_norm * self.perturbation_norm
         return StepInfo(
             loss=self.loss,
             perturbed_loss=perturbed_loss,
@@ -104,7 +103,7 @@ class Ascent(NamedTuple):
             perturbation_norm=self.perturbation_norm,
             wanted_norm=self.wanted_norm,
             compensation_norm=self.compensation_norm,
-            cosine=self.along / lengths if lengths > 0 else math.nan,
+            cosine=self.cosine,
             projected=self.kept < 1.0,
             kept=self.kept,
             picked=self.picked,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,7 @@ class OptimizerWrapper(Optimizer):
 
     def __init__(self, base: Optimizer) -> None:
         self.base = base
+        self._set_up_hooks()
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
@@ -65,9 +67,47 @@ class OptimizerWrapper(Optimizer):
         """Register on the base optimizer: called just after its update."""
         return self.base.register_step_post_hook(hook)
 
+    def state_dict(self) -> dict[str, Any]:
+        """:meth:`whole_state`, with the hooks of ``register_state_dict_pre_hook`` and ``…_post_hook`` around it."""
+        for before in self._optimizer_state_dict_pre_hooks.values():
+            before(self)
+        state = self.whole_state()
+        for after in self._optimizer_state_dict_post_hooks.values():
+            replaced = after(self, state)
+            state = state if replaced is None else replaced
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load by :meth:`load_whole_state`, with the hooks of ``register_load_state_dict_pre_hook`` and its like."""
+        state = dict(state_dict)
+        for before in self._optimizer_load_state_dict_pre_hooks.values():
+            replaced = before(self, state)
+            state = state if replaced is None else replaced
+        self.load_whole_state(state)
+        for after in self._optimizer_load_state_dict_post_hooks.values():
+            after(self)
+
+    def whole_state(self) -> dict[str, Any]:
+        """The base optimizer's state, and what a subclass adds to it."""
+        return self.base.state_dict()
+
+    def load_whole_state(self, state: dict[str, Any]) -> None:
+        """Resume from a :meth:`whole_state`."""
+        self.base.load_state_dict(state)
+
+    def _set_up_hooks(self) -> None:
+        # What torch's register_state_dict_pre_hook and its like write into.
+        self._optimizer_state_dict_pre_hooks = OrderedDict()
+        self._optimizer_state_dict_post_hooks = OrderedDict()
+        self._optimizer_load_state_dict_pre_hooks = OrderedDict()
+        self._optimizer_load_state_dict_post_hooks = OrderedDict()
+
     def __getstate__(self) -> dict[str, Any]:
-        # A scheduler wraps the bound ``step`` of the instance; a copy must not call the original's.
-        return {key: value for key, value in self.__dict__.items() if key not in ("step", "_opt_called")}
+        # A scheduler wraps the bound ``step`` of the instance; a copy must not call the original's. Hooks are left out
+        # as torch's optimizers leave them out of their copies.
+        left_out = ("step", "_opt_called")
+        return {k: v for k, v in self.__dict__.items() if k not in left_out and not k.startswith("_optimizer_")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._set_up_hooks()

@@ -20,7 +20,7 @@ from landscape.objective.isolation import undisturbed
 from landscape.ranks import Ranks
 from ncsam.optimizers import options_of
 from ncsam.optimizers.first_pass import FirstPass
-from ncsam.optimizers.in_place import Buffers
+from ncsam.optimizers.in_place import Buffers, slots_of
 from ncsam.optimizers.loss_mean import LossFn
 from ncsam.optimizers.mini_batch import Forward, MiniBatch
 from ncsam.optimizers.noise_gradient import Flips, NoiseEstimate, NoiseGradient, SimulatedNoise, draw
@@ -148,7 +148,7 @@ def diagnose_batch(
     params = [p for p in model.parameters() if p.requires_grad]
     modes = {module: module.training for module in model.modules()}
     generator = torch.Generator().manual_seed(int(np.random.SeedSequence(list(seed)).generate_state(1)[0]))
-    buffers = Buffers(list(model.buffers()))
+    buffers = Buffers(slots_of(model))
     batch = MiniBatch(model, x, observed, loss_fn, forward=forward, microbatches=microbatches, ranks=ranks)
     with undisturbed(model), torch.enable_grad():
         for module, training in modes.items():

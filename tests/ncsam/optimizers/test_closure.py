@@ -304,3 +304,79 @@ def test_parameters_that_take_no_part_stay() -> None:
     opt.zero_grad()
     with pytest.raises(ValueError, match=r"the closure left no gradient .* call loss\.backward"):
         opt.step(lambda: torch.ones(()))
+
+
+@pytest.mark.parametrize("clears", ["nothing", "its own", "all"])
+@pytest.mark.parametrize("by", ["backward", "step"])
+def test_parameters_of_another_optimizer_get_the_gradient_of_one_pass(by: str, clears: str) -> None:
+    """SAM moves the body, something else the head: its gradient is that at w + ε, added to an earlier one."""
+    model = mlp(torch.float64)
+    opt = SAM(model, torch.optim.SGD(model[0].parameters(), lr=0.0), rho=0.3)
+    x, y, _ = data(dtype=torch.float64)
+    there = copy.deepcopy(model)
+    g = torch.autograd.grad(loss_fn(there(x), y), list(there[0].parameters()))
+    length = math.sqrt(sum(float(piece.square().sum()) for piece in g))
+    with torch.no_grad():
+        for p, piece in zip(there[0].parameters(), g, strict=True):
+            p += 0.3 * piece / length
+    loss_fn(there(x), y).backward()
+    earlier = [torch.ones_like(p) for p in model[2].parameters()]
+    for p, grad in zip(model[2].parameters(), earlier, strict=True):
+        p.grad = grad.clone()
+
+    def closure() -> Tensor:
+        if clears != "nothing":
+            (opt if clears == "its own" else model).zero_grad()
+        return _backward(loss_fn(model(x), y))
+
+    getattr(opt, by)(closure)
+    kept = by == "backward" or clears != "all"  # backward adds whatever the closure clears, as to its own gradients
+    for mine, theirs, grad in zip(model[2].parameters(), there[2].parameters(), earlier, strict=True):
+        assert mine.grad is not None
+        assert theirs.grad is not None
+        torch.testing.assert_close(mine.grad, theirs.grad + kept * grad, rtol=1e-12, atol=1e-14)
+    for mine, theirs in zip(model[0].parameters(), there[0].parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("loss_at_w", [math.nan, None])
+def test_backward_that_stops_at_w_leaves_other_gradients_whole(loss_at_w: float | None) -> None:
+    model = mlp(torch.float64)
+    opt = SAM(model, torch.optim.SGD(model[0].parameters(), lr=0.1), rho=0.1)
+    x, y, _ = data(dtype=torch.float64)
+    alone = copy.deepcopy(model)
+    loss_fn(alone(x), y).backward()
+    for p in model.parameters():
+        p.grad = torch.ones_like(p)
+
+    def closure() -> Any:
+        _backward(loss_fn(model(x), y))
+        if loss_at_w is None:
+            raise ZeroDivisionError
+        return loss_at_w
+
+    if loss_at_w is None:
+        with pytest.raises(ZeroDivisionError):
+            opt.backward(closure)
+    else:
+        opt.backward(closure)
+        assert opt.info.skipped == "loss is nan at w"
+    for mine, theirs in zip(model.parameters(), alone.parameters(), strict=True):
+        assert mine.grad is not None
+        assert theirs.grad is not None
+        at_w = 0 if loss_at_w is None else theirs.grad
+        torch.testing.assert_close(mine.grad, torch.ones_like(mine) + at_w, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", BY_GRADIENT)
+def test_a_layer_frozen_in_mid_training_stays_put_whatever_the_closure_clears(name: str) -> None:
+    model = mlp()
+    opt = make(name, model)
+    train(opt, 1)
+    model[0].requires_grad_(False)
+    frozen, head = weights(model[0]), weights(model[2])
+    for i in range(2):
+        x, y, _ = data(seed=i)
+        opt.step(lambda x=x, y=y: (model[2].zero_grad(), _backward(loss_fn(model(x), y)))[1])
+    assert torch.equal(weights(model[0]), frozen)
+    assert not torch.equal(weights(model[2]), head)

@@ -17,6 +17,7 @@ SCRIPT = textwrap.dedent(
     import torch
     import torch.distributed as dist
     from torch.nn.parallel import DistributedDataParallel as DDP
+    from tests.ncsam.optimizers.test_buffers import Running, one_update
     from tests.ncsam.optimizers.problem import bn, data, everything, loss_fn, make, mlp, same, weights
 
     warnings.filterwarnings("ignore", "projection keeps")
@@ -68,6 +69,26 @@ SCRIPT = textwrap.dedent(
         by_batch.step(x, y, loss_fn)
         by_closure.step(lambda: ((loss := loss_fn(pair[1](x), y)).backward(), loss)[1])
         found["by_closure"].append(float((weights(pair[0]) - weights(pair[1])).abs().max()))
+
+    # SAM over the first layer alone: the others' gradient is the mean of those at each rank's w + ε, and no more.
+    model, alone = DDP(mlp(torch.float64), gradient_as_bucket_view=True), mlp(torch.float64)
+    body = make("sam", model.module[:1], rho=0.3)
+    body.model = model
+    first, head = list(alone[0].parameters()), list(alone[2].parameters())
+    g = torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss_fn(alone(x), y), first)])
+    torch.nn.utils.vector_to_parameters(weights(alone[0]) + 0.3 * g / g.norm(), first)
+    a, b = gathered(torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss_fn(alone(x), y), head)]))
+    found["of_another_optimizer"] = []
+    for times in (1, 2):
+        body.backward(lambda: ((loss := loss_fn(model(x), y)).backward(), loss)[1])
+        mine = torch.cat([p.grad.reshape(-1) for p in model.module[2].parameters()])
+        found["of_another_optimizer"].append(float((mine - times * (a + b) / 2).abs().max()))
+
+    # A buffer that each pass assigns anew moves once, by each rank's own rows.
+    model = DDP(Running("assigned"))
+    expected = torch.tensor(one_update(model.module, x), dtype=torch.float64)
+    make("sam", model).step(x, y, loss_fn)
+    found["assigned_buffer"] = float((model.module.mean - expected).abs().max())
 
     # One rank's loss is NaN: both skip, together, and both go on.
     model = DDP(bn())
@@ -137,6 +158,12 @@ def test_a_closure_does_what_the_step_with_a_batch_does(ranks: list[dict]) -> No
     for rank in ranks:
         assert rank["by_closure"][0] == 0
         assert rank["by_closure"][1] < 1e-13
+
+
+def test_other_gradients_and_buffers_come_from_one_pass(ranks: list[dict]) -> None:
+    for rank in ranks:
+        assert max(rank["of_another_optimizer"]) < 1e-13
+        assert rank["assigned_buffer"] < 1e-13
 
 
 def test_a_step_is_skipped_by_all_ranks_or_none(ranks: list[dict]) -> None:

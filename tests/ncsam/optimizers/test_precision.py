@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ncsam.optimizers import NCSAM, SAM, JacobianSAM, LogitSAM
-from ncsam.optimizers.in_place import norm
+from ncsam.optimizers.in_place import length, norm, of_length
 from tests.ncsam.optimizers.problem import ALL, bn, build, data, everything, loss_fn, make, mlp, same, sgd, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:projection keeps")
@@ -210,3 +210,98 @@ def test_a_loss_scale_reaches_slopes_in_float16_outputs(
     # A slope above 2^-14, where float16 has all its digits, is rounded by a few of its 2^-11.
     plain, scaled = gradient(None), gradient(2.0**16)
     assert float((plain - scaled).norm() / plain.norm()) < 20 * 2**-11
+
+
+SIZES = [(torch.float32, e) for e in (0, -5, -10, -18, -25, -37, -44)]
+SIZES += [(torch.float64, e) for e in (0, -29, -31, -77, -160, -300, -323)]
+
+
+@pytest.mark.parametrize(("dtype", "exponent"), SIZES, ids=str)
+def test_lengths_of_vectors_whose_squares_underflow(dtype: torch.dtype, exponent: int) -> None:
+    """Down to the smallest numbers, against norms of Python's floats, which are scaled before they are squared."""
+    normal = torch.randn(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    vector = (normal * 10.0**exponent).to(dtype)
+    vector[0] = 1.5 * 10.0**exponent  # not zero at least
+    largest = max(map(abs, vector.tolist()))
+    unit = [v / largest for v in vector.tolist()]
+    size, tol = largest * math.hypot(*unit), 100 * torch.finfo(dtype).eps
+    smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    assert float(length(vector)) == pytest.approx(size, rel=tol, abs=smallest)
+    assert float(norm([vector[:20], vector[20:].reshape(5, 6)])) == pytest.approx(size, rel=tol, abs=smallest)
+    expected = [0.05 * v / math.hypot(*unit) for v in unit]
+    found = of_length(0.05, vector)
+    assert found.dtype == dtype
+    assert found.tolist() == pytest.approx(expected, rel=tol)
+    if torch.linalg.vector_norm(vector) > torch.finfo(dtype).tiny ** 0.25:  # an ordinary one, as ever
+        assert torch.equal(found, vector * (0.05 / torch.linalg.vector_norm(vector)))
+    assert torch.equal(of_length(0.05, torch.zeros_like(vector)), torch.zeros_like(vector))
+    assert of_length(0.05, vector * math.nan).isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_lengths_on_an_accelerator_which_is_not_waited_for(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same there as on the CPU, bitwise: the CPU, said to be something else, takes the same way."""
+    smallest = torch.finfo(dtype).smallest_normal * torch.finfo(dtype).eps
+    normal = torch.randn(50, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    vectors = [normal, normal * 1e-8, normal * smallest * 9, normal * 0, normal * math.nan, normal[:0]]
+    here = [of_length(0.05, v) for v in vectors]
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.Tensor, "is_cpu", False)
+        patched.setattr(torch.Tensor, "item", None)
+        there = [of_length(0.05, v) for v in vectors]
+    torch.testing.assert_close(there, here, rtol=0, atol=0, equal_nan=True)
+
+
+def test_norms_of_small_gradients_beside_wide_ones() -> None:
+    parts = [torch.full((4,), 1e-30), torch.full((4,), 2e-40, dtype=torch.float64)]
+    assert float(norm(parts)) == pytest.approx(2e-30, rel=1e-6)
+    assert float(norm([torch.full((4,), 1e-30, dtype=torch.bfloat16)])) == pytest.approx(2e-30, rel=1e-2)
+    assert norm([torch.zeros(3)]) == 0.0
+
+
+def times(factor: float) -> Any:
+    return lambda z, t: factor * loss_fn(z, t)
+
+
+@pytest.mark.parametrize("factor", [1e-12, 1e-25, 1e-37])
+@pytest.mark.parametrize("name", sorted({*ALL} - {"gstar-only"}))
+def test_the_smallest_gradient_is_perturbed_as_a_large_one(name: str, factor: float) -> None:
+    """ε does not depend on the size of the loss, but for g*, which is as small: against the same step in float64."""
+    infos = []
+    for dtype in (torch.float32, torch.float64):
+        model = mlp(dtype)
+        options = {"schedule": "constant", "project": False} if name in ("ncsam", "random-direction") else {}
+        opt = build(name, model, torch.optim.SGD(model.parameters(), lr=0.1), **options)
+        x, y, true = data()
+        infos.append(opt.step(x.to(dtype), y, times(factor), progress=1.0, true_labels=true))
+    small, wide = infos
+    figures = ["gradient_norm", "perturbation_norm", "compensation_norm", "perturbed_loss"]
+    for figure in figures if name != "random-direction" else figures[:3]:
+        assert getattr(small, figure) == pytest.approx(getattr(wide, figure), rel=1e-4, abs=1e-44), figure
+    assert small.cosine == pytest.approx(wide.cosine, rel=1e-5, nan_ok=True)
+    assert small.skipped is None
+
+
+@pytest.mark.parametrize("name", ["sam", "asam"])
+def test_perturbations_of_subnormal_gradients_have_the_direction_of_large_ones(name: str) -> None:
+    moved = []
+    for factor in (1.0, 1e-40):
+        model = mlp()
+        opt = build(name, model, torch.optim.SGD(model.parameters(), lr=0.0), rho=0.5)
+        at = weights(model)
+        model[0].register_forward_hook(lambda m, *_, model=model, at=at: moved.append(weights(model) - at))
+        info = opt.step(*data()[:2], times(factor))
+        assert info.cosine > 0.5
+        assert info.gradient_norm > 0
+    torch.testing.assert_close(moved[3], moved[1], rtol=0, atol=1e-3)  # four digits are left of 1e-41
+    assert float(moved[3].norm()) == pytest.approx(0.5, rel=1e-4) or name == "asam"
+
+
+def test_relative_compensation_and_projection_of_small_numbers() -> None:
+    model = mlp()
+    opt = NCSAM(model, sgd(model), rho=0.05, kappa=0.5, scale="relative", schedule="constant", project=False)
+    x, y, _ = data()
+    assert opt.step(x, y, times(1e-25), progress=1.0).compensation_norm == pytest.approx(0.025, rel=1e-6)
+    opt = NCSAM(model, sgd(model), rho=1e-25, kappa=1.0, scale="relative", schedule="constant")
+    info = opt.step(x, y, loss_fn, progress=1.0)
+    assert info.perturbation_norm == pytest.approx(1e-25, rel=1e-5)

@@ -168,3 +168,38 @@ def test_it_is_an_optimizer_and_shows_what_it_is() -> None:
     assert isinstance(SAM(model, sgd(model)), torch.optim.Optimizer)
     assert repr(SAM(model, sgd(model), rho=0.1)) == "SAM(SharpnessAscent(rho=0.1), base=SGD)"
     assert repr(NCSAM(model, sgd(model))).startswith("NCSAM(Compensated(rho=0.05, kappa=0.1, noise=SimulatedNoise(")
+
+
+def test_hooks_around_states_see_the_whole_optimizer() -> None:
+    """As torch's own optimizers call them: this optimizer and its whole state, which a hook may replace."""
+    model = mlp()
+    opt, calls = make("ncsam", model), []
+    train(opt, 1)
+
+    def note(what: str, *given: Any) -> None:
+        assert given[0] is opt
+        assert len(given) == 1 or "ncsam" in given[1]
+        calls.append(what)
+
+    handles = [
+        opt.register_state_dict_pre_hook(lambda *a: note("before saving", *a)),
+        opt.register_state_dict_post_hook(lambda *a: note("after saving", *a)),
+        opt.register_state_dict_post_hook(lambda o, state: {**state, "epoch": 7}),
+        opt.register_load_state_dict_pre_hook(lambda *a: note("before loading", *a)),
+        opt.register_load_state_dict_pre_hook(lambda o, state: {k: v for k, v in state.items() if k != "epoch"}),
+        opt.register_load_state_dict_post_hook(lambda *a: note("after loading", *a)),
+    ]
+    saved = opt.state_dict()
+    assert (sorted(saved), calls) == (["epoch", "ncsam", "param_groups", "state"], ["before saving", "after saving"])
+    twin = pickle.loads(pickle.dumps(opt))  # copies have no hooks, as torch's; a lambda does not stand in the way
+    assert "epoch" not in copy.deepcopy(opt).state_dict()
+    twin.register_state_dict_post_hook(lambda o, state: {"twin": o is twin})
+    assert twin.state_dict() == {"twin": True}
+    given = dict(saved)
+    opt.load_state_dict(given)
+    assert calls[2:] == ["before loading", "after loading"]
+    assert given == saved  # hooks work on a shallow copy
+    for handle in handles:
+        handle.remove()
+    assert "epoch" not in opt.state_dict()
+    assert len(calls) == 4

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import functools
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -32,6 +35,13 @@ from tests.ncsam.optimizers.problem import (
 
 ACTIVE = [name for name in ALL if name != "sgd"]
 quiet = pytest.mark.filterwarnings("ignore:projection keeps")
+
+
+@contextlib.contextmanager
+def quiet_projection() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "projection keeps")
+        yield
 
 
 def plain_loop(model: nn.Module, base: torch.optim.Optimizer, steps: int = 3) -> None:
@@ -437,3 +447,71 @@ def test_constructor_errors() -> None:
         SAM(model, SAM(model, sgd(model)))
     with pytest.raises(ValueError, match="base holds no parameter of the model"):
         SAM(model, sgd(other))
+
+
+@quiet
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("name", ALL)
+def test_a_layer_frozen_in_mid_training_stays_put(name: str, scaled: bool) -> None:
+    model = mlp()
+    opt = make(name, model)
+    train(opt, 1)
+    model[0].requires_grad_(False)
+    frozen, head = weights(model[0]), weights(model[2])
+    train(opt, 2, first=1, **({"scaler": torch.amp.GradScaler("cpu", init_scale=4.0)} if scaled else {}))
+    assert torch.equal(weights(model[0]), frozen)
+    assert not torch.equal(weights(model[2]), head)
+
+
+def clear(p: Tensor) -> None:
+    assert p.grad is not None
+    p.grad.zero_()
+
+
+HOOKED = "a parameter has a hook of register_post_accumulate_grad_hook, which the first pass .* does not call, .* use "
+
+
+@pytest.mark.parametrize("name", ACTIVE)
+def test_hooks_that_one_pass_of_two_would_call_are_refused(name: str) -> None:
+    model = mlp()
+    opt = make(name, model)
+    handle = model[0].weight.register_post_accumulate_grad_hook(clear)
+    before = everything(model)
+    by_closure = r"step\(closure\), or " if name in ("sam", "asam", "replay") else ""
+    with pytest.raises(ValueError, match=HOOKED + by_closure + r"Tensor\.register_hook, which both passes call$"):
+        train(opt, 1)
+    assert same(before, everything(model))
+    handle.remove()
+    with quiet_projection():
+        train(opt, 1)
+
+
+def test_hooks_that_every_pass_calls_are_not() -> None:
+    plain, reduced, twins = mlp(), mlp(), [mlp(), mlp()]
+    plain[0].weight.register_post_accumulate_grad_hook(clear)
+    before = weights(plain[0])
+    opt = Plain(plain, torch.optim.SGD([plain[0].weight], lr=0.1))
+    assert train(opt, 1)[0].skipped is None  # it has one pass
+    assert torch.equal(weights(plain[0]), before)
+
+    def reduce(p: Tensor) -> None: ...
+
+    reduce.__module__ = "torch.nn.parallel.distributed"  # as DDP's own, which add ranks up
+    reduced[0].weight.register_post_accumulate_grad_hook(functools.partial(reduce))
+    assert train(make("sam", reduced), 1)[0].skipped is None
+
+    # A mask of the gradient, as a hook of either kind: the same ε, the same update.
+    def mask(g: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(g[:4]), g[4:]])
+
+    def mask_in_place(p: Tensor) -> None:
+        assert p.grad is not None
+        p.grad = mask(p.grad)
+
+    x, y, _ = data()
+    by_batch, by_closure = (SAM(model, sgd(model), rho=0.5) for model in twins)
+    twins[0][0].weight.register_hook(mask)
+    by_batch.step(x, y, loss_fn)
+    twins[1][0].weight.register_post_accumulate_grad_hook(mask_in_place)
+    by_closure.step(lambda: (loss := loss_fn(twins[1](x), y), loss.backward())[0])
+    assert same(everything(twins[0]), everything(twins[1]))
