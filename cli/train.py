@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -215,7 +216,12 @@ def command(
         return
     memorisation, corrected = training.memorisation[-1], training.corrected
     click.echo(f"{out}: {config.optimizer} on {config.data}, {config.noise}, {config.epochs} epochs")
-    click.echo(f"  test accuracy  {last['test']:.1%} (best epoch {np.nanmax(training.of_view('test')):.1%})")
+    of_test = training.of_view("test")
+    best = f"{np.nanmax(of_test):.1%}" if np.isfinite(of_test).any() else "not a number"
+    if not math.isfinite(last["test"]):
+        click.echo(f"  the training diverged: outputs are not numbers at the last epoch (best test accuracy {best})")
+        return
+    click.echo(f"  test accuracy  {last['test']:.1%} (best epoch {best})")
     if training.balanced_accuracy is not None:
         click.echo(f"  balanced accuracy  {training.balanced_accuracy[-1]:.1%}")
     click.echo(f"  accuracy on observed labels  {last['mixed']:.1%}, on true labels  {last['true_labels']:.1%}")

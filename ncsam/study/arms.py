@@ -60,6 +60,9 @@ ARMS: Mapping[str, Arm] = {
     "elr": Arm("ELR", "#1B3A57", "<", _LONG, filled=False),
     "mixup": Arm("mixup", "#3B2F00", "8", _DOTTED),
 }
+OTHERWISE = ("loss", "mixup")
+"""What of a training sets an arm apart from others of its optimizer; among the options of a study's table."""
+_RIVALS = {"smooth": "label-smoothing"}  # losses that the table has under another name
 _OPTIONS = {"rho": "ρ", "kappa": "κ", "flip_ratio": "flip ratio"}  # that a sweep names its arms by
 _VARIED = re.compile(rf"-({'|'.join(_OPTIONS)})(-?\d[\d.e-]*)")
 _BY_NAME = {arm.name: key for key, arm in ARMS.items()}
@@ -94,9 +97,19 @@ def printed(arm: str) -> str:
 def family_of(optimizer: str, options: Mapping[str, Any]) -> str:
     """Family that an arm is compared in, by its printed name; arms of a family differ in ρ, κ and the like.
 
+    An optimizer that minimises another loss, or learns from mixed samples, is of a family of its own.
+
     >>> family_of("ncsam", {"sign": -1, "project": False}), family_of("sam", {"rho": 0.2})
     ('NCSAM −, unprojected', 'SAM')
+    >>> family_of("sgd", {"loss": "gce:0.7"}), family_of("sam", {"loss": "gce:0.7"})
+    ('GCE', 'SAM, gce')
     """
+    if other := {key: options[key] for key in OTHERWISE if key in options}:
+        kinds = [key if key == "mixup" else str(value).partition(":")[0] for key, value in other.items()]
+        names = [printed(_RIVALS.get(kind, kind)) for kind in kinds]
+        if optimizer == "sgd":
+            return ", ".join(names)
+        return ", ".join([family_of(optimizer, {k: v for k, v in options.items() if k not in other}), *kinds])
     if optimizer != "ncsam":
         return printed(optimizer)
     minus = "" if options.get("sign", 1) * options.get("kappa", 1) >= 0 else "-minus"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,9 +22,12 @@ from ncsam.records import (
 )
 from ncsam.runs.run import Run
 from ncsam.statistics import auc, drop_from_best_mean, precision_at, value_at
+from ncsam.study.arms import OTHERWISE
 from ncsam.study.table import spell
-from ncsam.training.config import LAST_EPOCHS
+from ncsam.training.config import LAST_EPOCHS, TrainConfig
 
+USUAL_SAMPLES = "samples"
+_USUAL_SPECTRA, _LARGEST = ("default", "top5"), ("LA", "LM", "both")
 MEMORISED = (0.1, 0.25, 0.5)
 CLEAN_LOSSES = (1.0, 0.5, 0.2)
 ENDPOINTS: Mapping[str, str] = {
@@ -50,8 +54,9 @@ ENDPOINTS: Mapping[str, str] = {
     "loss/V": "loss of view V, last epoch (nats)",
     "adaptive/V, sam/V, average/V": "sharpness of view V as measured in sharpness/default, last epoch (nats)",
     "adaptive@R/V, sam@R/V": "the same with radius R, as measured in other groups sharpness/*; @R,5steps,normalized "
-    "where the ascent has five steps and the logits are normalised",
-    "top_eigenvalue/V, trace/V": "of the Hessian of view V, last epoch",
+    "where the ascent has five steps and the logits are normalised; left out where two groups disagree",
+    "top_eigenvalue/V, trace/V": "largest eigenvalue and trace of the whole Hessian of view V, last epoch, from "
+    "hessian/default or a sweep's hessian/top5; a result of another name has top_eigenvalue@NAME/V",
     "rise_curvature/V": "2 Δ/ρ² of view V, ρ the adaptive radius at which ascent raises the loss by a stated Δ",
     "m_sharpness/V": "SAM sharpness of view V in groups of m samples, each with its own perturbation (nats)",
     "adaptive_trace/V, adaptive_top/V": "trace and largest eigenvalue of D H D, D = |w|, of view V, last epoch",
@@ -63,10 +68,10 @@ ENDPOINTS: Mapping[str, str] = {
     "predicted, and over those after it; the warm-up included",
     "full/Q": "the same on the full training set in eval mode",
     "relabelled/KIND:RATE/Q": "on the run's checkpoints, but with the labels of that noise",
-    "auc/S": "area under the ROC curve of score S for wrong labels among the training samples, last epoch measured by "
-    "landscape blame; S is curvature, loss, margin (with its sign turned), confident (how far the label's probability "
-    "lies below its mean over the samples with that label), or aum of a run with --samples; a result of another name "
-    "than samples, such as early, has auc/S@early",
+    "auc/S": "area under the ROC curve of score S for wrong labels among the training samples, last epoch; S is "
+    "curvature, loss, margin (with its sign turned), confident (how far the label's probability lies below its mean "
+    "over the samples with that label), or aum of a run with --samples; a result of another name than samples, such as "
+    "early, has auc/S@early, of the last epoch measured",
     "precision/S": "share of wrong labels among as many samples of highest S as there are wrong labels",
     "bound/LOSS/TERM": "Theorem 1 for LOSS error or clipped_ce: total, neighbourhood, sampling, complexity, risk "
     "(clean test), alpha, smoothing (E L(w+ε) - L(w) on the test data)",
@@ -84,7 +89,7 @@ def row_of(run: Run) -> dict[str, Any]:
         "name": run.path.stem,
         "arm": str(run.attrs.get("arm", run.config.optimizer)),
         "optimizer": run.config.optimizer,
-        "options": dict(run.config.options),
+        "options": {**run.config.options, **other_training(run.config)},
         "data": run.config.data,
         "model": run.config.model,
         "noise": kind_of(run.config.noise),
@@ -93,6 +98,16 @@ def row_of(run: Run) -> dict[str, Any]:
         "role": str(run.attrs.get("role", "reported")),
         **_endpoints(run, run.training, labels),
     }
+
+
+def other_training(config: TrainConfig) -> dict[str, Any]:
+    """What makes a run more than its optimizer's: another loss than cross-entropy, or mixed samples.
+
+    >>> other_training(TrainConfig(loss="gce:0.7")), other_training(TrainConfig())
+    ({'loss': 'gce:0.7'}, {})
+    """
+    plain = TrainConfig()
+    return {name: getattr(config, name) for name in OTHERWISE if getattr(config, name) != getattr(plain, name)}
 
 
 def kind_of(spec: str) -> str:
@@ -114,9 +129,13 @@ def endpoints_of(run: Run) -> dict[str, float]:
 
 def _endpoints(run: Run, training: Training, labels: Labels) -> dict[str, float]:
     found = _of_training(run, training, labels)
+    named = dict[str, float]()
     for name in sorted(run.names, key="diagnostics/training".__eq__):  # along training counts, where both were measured
         if name.split("/")[0] in ("hessian", "sharpness", "diagnostics"):
-            found |= dict(_of_result(name, run.result(name), run, training))
+            for endpoint, value in _of_result(name, run.result(name), run, training):
+                if "@" in endpoint.partition("/")[0] and not math.isclose(named.setdefault(endpoint, value), value):
+                    named[endpoint] = math.nan  # two results of one radius that disagree: neither is the endpoint
+                found[endpoint] = named.get(endpoint, value)
     return found
 
 
@@ -132,7 +151,7 @@ def _has_rate(kind: str) -> bool:
 
 def _of_training(run: Run, training: Training, labels: Labels) -> dict[str, float]:
     test = training.of_view("test")
-    last, best = float(test[-LAST_EPOCHS:].mean()), float(np.nanmax(test))
+    last, best = float(test[-LAST_EPOCHS:].mean()), float(np.nanmax(test)) if np.isfinite(test).any() else math.nan
     after = training.epochs > run.config.warmup_epochs
     losses = dict(zip(training.views.tolist(), training.loss[-1].tolist(), strict=True))
     found = {
@@ -140,7 +159,7 @@ def _of_training(run: Run, training: Training, labels: Labels) -> dict[str, floa
         "best_accuracy": best,
         "test_error": 1 - last,
         "drop": best - last,
-        "mean_drop": float(drop_from_best_mean(test)),
+        "mean_drop": float(drop_from_best_mean(test)) if math.isfinite(last) else math.nan,
         "memorisation": float(training.memorisation[-1]),
         "gap": losses["test"] - losses["clean_part"],
         "realized_rate": float(labels.realized_rate),
@@ -164,7 +183,8 @@ def early_stopped_accuracy(training: Training) -> float:
     Of the evaluated epochs, the first of several that are best. This is what stopping early on validation labels, which
     are as noisy as those trained on, would report.
     """
-    val, evaluated = training.of_view("val"), training.evaluated
+    val = training.of_view("val")
+    evaluated = training.evaluated & np.isfinite(val)
     return float(training.of_view("test")[int(np.argmax(np.where(evaluated, val, -np.inf)))])
 
 
@@ -179,30 +199,48 @@ def _at_equal_fit(training: Training) -> Iterator[tuple[str, float]]:
 
 
 def _of_result(name: str, record: Record, run: Run, training: Training) -> Iterator[tuple[str, float]]:
-    """The endpoints of one stored result, those of its last epoch where it has several."""
-    if isinstance(record, Spectrum):
-        for i, view in enumerate(record.views):
-            yield f"top_eigenvalue/{view}", float(record.values[-1, i, 0])
-            if record.trace is not None:
-                yield f"trace/{view}", float(record.trace[-1, i])
+    """The endpoints of one stored result, those of the run's last epoch; none where that was not measured."""
+    own, last = name.partition("/")[2], training.epochs[-1]
+    if isinstance(record, Diagnostics):
+        if record.relabelled or len(record.epochs) > 1 or len(training.epochs) == 1:  # one epoch is no course
+            yield from _of_diagnostics(record, training, run.config.warmup_epochs)
+        return
+    if not isinstance(record, Spectrum | SharpnessTable | BoundTable | SampleCurvatures):
+        return
+    at = np.flatnonzero(record.epochs == last)
+    if isinstance(record, SampleCurvatures):
+        if len(at) or own != USUAL_SAMPLES:  # others are named after what they were measured at, such as early
+            yield from _of_samples(record, own, run, int(at[0]) if len(at) else -1)
+    elif not len(at):
+        return
+    elif isinstance(record, Spectrum):
+        yield from _of_spectrum(record, own, int(at[0]))
     elif isinstance(record, SharpnessTable):
-        yield "weight_norm", float(record.weight_norm[-1])
-        yield from _of_sharpness(record, name.partition("/")[2])
-    elif isinstance(record, BoundTable):
+        yield "weight_norm", float(record.weight_norm[at[0]])
+        yield from _of_sharpness(record, own, int(at[0]))
+    else:
         for i, loss in enumerate(record.losses):
             for term in ("total", "neighbourhood", "sampling", "complexity", "risk", "smoothing"):
-                yield f"bound/{loss}/{term}", float(getattr(record, term)[-1, i])
+                yield f"bound/{loss}/{term}", float(getattr(record, term)[at[0], i])
             yield f"bound/{loss}/alpha", float(record.alpha)
-    elif isinstance(record, SampleCurvatures):
-        yield from _of_samples(record, name.partition("/")[2], run)
-    elif isinstance(record, Diagnostics):
-        yield from _of_diagnostics(record, training, run.config.warmup_epochs)
 
 
-def _of_samples(record: SampleCurvatures, name: str, run: Run) -> Iterator[tuple[str, float]]:
+def _of_spectrum(record: Spectrum, name: str, at: int) -> Iterator[tuple[str, float]]:
+    """Of the whole Hessian's largest eigenvalues alone; under a name of its own if it is not the usual result."""
+    if record.params or record.which not in _LARGEST:
+        return
+    of_name = "" if name in _USUAL_SPECTRA else f"@{name}"
+    for i, view in enumerate(record.views):
+        pairs = record.values[at, i]
+        yield f"top_eigenvalue{of_name}/{view}", float(pairs.max() if record.which == "both" else pairs[0])
+        if record.trace is not None:
+            yield f"trace{of_name}/{view}", float(record.trace[at, i])
+
+
+def _of_samples(record: SampleCurvatures, name: str, run: Run, epoch: int) -> Iterator[tuple[str, float]]:
     """Areas and precisions of the scores of samples; none where no label, or every label, is wrong."""
-    at = "" if name == "samples" else f"@{name}"
-    wrong, scores = np.asarray(record.flipped, bool), record.scores()
+    at = "" if name == USUAL_SAMPLES else f"@{name}"
+    wrong, scores = np.asarray(record.flipped, bool), record.scores(epoch)
     if "samples" in run.names:
         history = run.result("samples")
         assert isinstance(history, SampleHistory)
@@ -215,21 +253,21 @@ def _of_samples(record: SampleCurvatures, name: str, run: Run) -> Iterator[tuple
             yield f"precision/{what}{at}", precision_at(score, wrong, int(wrong.sum()))
 
 
-def _of_sharpness(record: SharpnessTable, name: str) -> Iterator[tuple[str, float]]:
+def _of_sharpness(record: SharpnessTable, name: str, epoch: int) -> Iterator[tuple[str, float]]:
     default = name == "default"
     how = f",{record.steps}steps" * (record.steps > 1) + ",normalized" * record.normalize_logits
     for i, view in enumerate(record.views):
         for measure, radius in (("sam", record.rho), ("adaptive", record.adaptive_rho)):
             at = "" if default else f"@{radius:g}{how}"
-            yield f"{measure}{at}/{view}", float(getattr(record, measure)[-1, i])
+            yield f"{measure}{at}/{view}", float(getattr(record, measure)[epoch, i])
         if default and record.average is not None:
-            yield f"average/{view}", float(record.average[-1, i])
+            yield f"average/{view}", float(record.average[epoch, i])
         of_group = "" if default else f"@{name}"
         for measure in ("adaptive_trace", "adaptive_top", "m_sharpness"):
             if (values := getattr(record, measure)) is not None:
-                yield f"{measure}{of_group}/{view}", float(values[-1, i])
+                yield f"{measure}{of_group}/{view}", float(values[epoch, i])
         if record.rise_radius is not None and record.rise is not None:
-            yield f"rise_curvature{of_group}/{view}", 2 * record.rise / float(record.rise_radius[-1, i]) ** 2
+            yield f"rise_curvature{of_group}/{view}", 2 * record.rise / float(record.rise_radius[epoch, i]) ** 2
 
 
 def _of_diagnostics(record: Diagnostics, training: Training, warmup: int) -> Iterator[tuple[str, float]]:

@@ -23,7 +23,8 @@ def radius_control(study: Study, rate: float = CONTRAST_RATE) -> RadiusControl:
     """Clean test accuracy and memorisation of every reported arm beside its realised ‖ε‖, with t-intervals.
 
     ``excess`` is the accuracy over that of SAM at the same ‖ε‖, seed by seed: linear in ‖ε‖ between the SAM arms, with
-    SGD as that of ‖ε‖ = 0; NaN beyond the largest of them, since nothing is extrapolated.
+    SGD as that of ‖ε‖ = 0; NaN beyond the largest of them, since nothing is extrapolated. SGD is the arm ``sgd`` where
+    there is one, and neither it nor SAM minimises another loss or learns from mixed samples.
 
     Args:
         study: one of :func:`ncsam.study.table.studies`.
@@ -39,7 +40,8 @@ def radius_control(study: Study, rate: float = CONTRAST_RATE) -> RadiusControl:
     arms = [arm for arm in study.arms if np.isfinite(radius[arm] + accuracy[arm]).any()]
     if not arms:
         raise ValueError(f"no arm has test_accuracy and perturbation_norm at {rate:.0%} noise")
-    sam = [arm for arm in arms if families[arm] in ("SGD", "SAM")]
+    sgd = [arm for arm in arms if families[arm] == "SGD"]
+    sam = [arm for arm in arms if families[arm] == "SAM"] + (["sgd"] if "sgd" in sgd else sgd)
     excess = {arm: accuracy[arm] - _sam_at(radius[arm], sam, radius, accuracy) for arm in arms}
     columns: dict[str, Any] = {}
     values = {"radius": radius, "accuracy": accuracy, "memorisation": memorisation, "excess": excess}

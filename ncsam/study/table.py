@@ -147,9 +147,11 @@ def studies(table: CellTable) -> list[Study]:
     for data, model in dict.fromkeys((row["data"], row["model"]) for row in rows):
         here = [row for row in rows if (row["data"], row["model"]) == (data, model)]
         kinds = dict.fromkeys(row["noise"] for row in here if row["rate"] > 0) or {here[0]["noise"]: None}
+        tuning = [row for row in every if row["role"] == TUNING and (row["data"], row["model"]) == (data, model)]
         for kind in kinds:
-            tuning = [row for row in every if row["role"] == TUNING and row["noise"] == kind]
-            tuned = frozenset(r["arm"] for r in tuning if (r["data"], r["model"]) == (data, model))
+            # Under this kind of noise, or under one that settings were chosen for all kinds by.
+            of_kind = [row for row in tuning if row["noise"] == kind] or tuning
+            tuned = frozenset(row["arm"] for row in of_kind)
             found.append(_study(data, model, kind, [r for r in here if r["noise"] == kind or r["rate"] == 0], tuned))
     return found
 

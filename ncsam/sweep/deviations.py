@@ -13,6 +13,7 @@ from landscape import store
 from landscape.store import StoreError
 from ncsam.records import CellTable
 from ncsam.runs.run import Run
+from ncsam.study.arms import OTHERWISE
 from ncsam.study.endpoints import kind_of
 from ncsam.study.table import REPORTED
 from ncsam.sweep.arms import Arm
@@ -131,7 +132,8 @@ def _of_row(path: Path) -> _Found:
 
 def _in_table(table: CellTable, stamped: str | tuple[()] = ()) -> Iterator[_Found]:
     for i, name in enumerate(table.names.tolist()):
-        options = {f"options {key}": value for key, value in json.loads(str(table.options[i])).items()}
+        given = json.loads(str(table.options[i])).items()
+        options = {key if key in OTHERWISE else f"options {key}": value for key, value in given}
         own = ("optimizer", "data", "model", "noise")
         settings = {key: str(getattr(table, key)[i]) for key in own}
         yield _Found(name, str(table.arm[i]), int(table.seed[i]), str(table.role[i]), {**settings, **options}, stamped)

@@ -20,7 +20,7 @@ from landscape.store.provenance import code_digest
 from ncsam.optimizers import resolve_options
 from ncsam.runs.run import Run
 from ncsam.runs.step_norms import step_norms_of
-from ncsam.study.endpoints import row_of
+from ncsam.study.endpoints import other_training, row_of
 from ncsam.study.table import SETTINGS
 from ncsam.sweep.canonical import digest, plain
 from ncsam.sweep.cells import Cell, norms_file, plan_named
@@ -108,7 +108,9 @@ class Row:
             del found["kind"]
             row = cls(**{**found, "row": {key: _from_json(key, value) for key, value in found["row"].items()}})
             intact = digest(row.configuration) == row.hash and row.row["name"] == row.name == path.stem
-            TrainConfig.from_dict(row.configuration["config"])
+            config = TrainConfig.from_dict(row.configuration["config"])
+            # Rows from before a table said so lack what else than the optimizer sets an arm apart.
+            row = dataclasses.replace(row, row={**row.row, "options": {**row.row["options"], **other_training(config)}})
             if row.step_norms is not None:
                 StepNorms.from_dict(row.step_norms)
         except (AttributeError, KeyError, TypeError, ValueError) as error:

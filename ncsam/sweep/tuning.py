@@ -114,14 +114,14 @@ def trials_of(tried: Tried, score: Callable[[Cell], float]) -> dict[tuple[str, s
 
 
 def best_of(trials: Sequence[Trial]) -> list[Trial]:
-    """The trials with the highest mean: one, or several that are tied.
+    """The trials with the highest mean: one, or several that are tied; none that diverged on any seed.
 
     Raises:
-        ValueError: a mean is not a number.
+        ValueError: all of them diverged.
     """
-    if wrong := next((trial for trial in trials if math.isnan(trial.mean)), None):
-        raise ValueError(f"the validation accuracy of {dict(wrong.candidate)} is not a number; its training diverged")
-    highest = max(trial.mean for trial in trials)
+    highest = max((trial.mean for trial in trials if not math.isnan(trial.mean)), default=None)
+    if highest is None:
+        raise ValueError(f"all {len(trials)} candidates diverged: their validation accuracy is not a number")
     return [trial for trial in trials if trial.mean == highest]
 
 
@@ -215,7 +215,7 @@ def choose(
         widen: values by which an axis was allowed to be continued.
 
     Raises:
-        ValueError: a training diverged.
+        ValueError: the trainings of all candidates of an arm diverged.
     """
     seeds = list(dict.fromkeys(cell.seed for cell, _ in tried))
     found = []
@@ -231,6 +231,8 @@ def choose(
         }
         alone = []
         for i, seed in enumerate(seeds):
+            if all(math.isnan(trial.scores[i]) for trial in trials):
+                continue  # a seed on which all of them diverged chooses nothing
             own = by_rule([Trial(trial.candidate, (trial.scores[i],)) for trial in trials])
             whole = next(trial for trial in trials if trial.candidate is own.candidate)
             others = [score for j, score in enumerate(whole.scores) if j != i]

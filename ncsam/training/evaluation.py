@@ -72,7 +72,7 @@ class ViewEvaluation:
             "memorisation": float(tables["noisy_part"][1].mean()),
             "corrected": float(true[1, wrong].mean()),
             "class_accuracy": by_class,
-            "balanced_accuracy": float(np.nanmean(by_class)),
+            "balanced_accuracy": float(np.nanmean(by_class)) if np.isfinite(by_class).any() else math.nan,
         }
 
     def empty_row(self) -> dict[str, Any]:
@@ -113,6 +113,10 @@ class ViewEvaluation:
 
 
 def _losses_and_hits(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of each sample, and 1 where it is predicted as its label, (2, n) float64."""
+    """Cross-entropy of each sample, and 1 where it is predicted as its label, (2, n) float64.
+
+    Where the largest output is not finite nothing is predicted, so both are NaN.
+    """
     loss = functional.cross_entropy(outputs.double(), labels, reduction="none")
-    return torch.stack([loss, (outputs.argmax(dim=1) == labels).double()])
+    hits = (outputs.argmax(dim=1) == labels).double()
+    return torch.stack([loss, hits.masked_fill(~outputs.amax(dim=1).isfinite(), math.nan)])

@@ -43,10 +43,13 @@ def logits(
 def confusion_matrix(outputs: Tensor, labels: Tensor) -> np.ndarray:
     """Number of samples of each class (rows) that are predicted as each (columns), (C, C) int64.
 
+    Those whose largest output is not finite are left out.
+
     >>> confusion_matrix(torch.tensor([[2.0, 1.0], [0.0, 1.0], [3.0, 1.0]]), torch.tensor([0, 1, 1])).tolist()
     [[1, 0], [1, 1]]
     """
-    classes = outputs.shape[1]
+    classes, told = outputs.shape[1], outputs.amax(dim=1).isfinite()
+    outputs, labels = outputs[told], labels[told]
     flat = labels * classes + outputs.argmax(dim=1)
     return torch.bincount(flat, minlength=classes**2).reshape(classes, classes).numpy()
 

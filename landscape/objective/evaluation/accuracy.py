@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from functools import partial
 
 import torch
@@ -91,8 +92,10 @@ def _scores_two_classes(criterion: MeanLoss, outputs: Tensor, labels: Tensor) ->
 
 def _of_classes(outputs: Tensor, labels: Tensor, *, axis: int, ignored: int | None) -> Tensor:
     counted = labels >= 0 if ignored is None else labels != ignored
-    return (outputs.argmax(axis) == labels)[counted].float()
+    right = (outputs.argmax(axis) == labels).float()
+    return right.masked_fill(~outputs.amax(axis).isfinite(), math.nan)[counted]  # then nothing is predicted
 
 
 def _of_two_classes(outputs: Tensor, labels: Tensor) -> Tensor:
-    return ((outputs.reshape(labels.shape) > 0) == (labels == 1)).float()
+    outputs = outputs.reshape(labels.shape)
+    return ((outputs > 0) == (labels == 1)).float().masked_fill(outputs.isnan(), math.nan)

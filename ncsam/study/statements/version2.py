@@ -262,7 +262,7 @@ def _mediated(study: Study, sharpness: str) -> Mapping[str, Interval]:
     doses = {
         arm: float(options["rho"])
         for arm, (optimizer, options) in study.optimizers.items()
-        if optimizer == "sam" and float(options.get("rho", 0)) > 0
+        if family_of(optimizer, options) == "SAM" and float(options.get("rho", 0)) > 0
     }
     if len(doses) < LEAST_DOSES:
         return {}
