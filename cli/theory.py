@@ -155,13 +155,15 @@ def _table(files: Sequence[Path], quiet: bool) -> CellTable:
                 rows.append(row)
     if runs:
         from ncsam.runs.run import Run
-        from ncsam.study.endpoints import row_of
+        from ncsam.study.files import Pairing
 
+        pairing = Pairing()
         for path in progress.bar("read", quiet, unit="run")(runs, len(runs)):
-            row = row_of(Run(path))
+            row = pairing.row_of(Run(path))
             if path in told:
                 _check_same_run(path, row, *told[path])
             rows.append(row)
+        pairing.warn()
     return table_of(rows)
 
 

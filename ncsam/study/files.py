@@ -5,6 +5,7 @@ Runs are opened only where something of them is needed.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -18,10 +19,14 @@ from ncsam.records import CellTable, Curves, Verdicts
 from ncsam.runs.run import Run
 from ncsam.statistics import LEVEL, t_intervals
 from ncsam.study.endpoints import row_of
-from ncsam.study.table import Study, rows_of_study, table_of, table_of_curves
+from ncsam.study.table import REPORTED, Study, rows_of_study, table_of, table_of_curves
 from ncsam.study.verdicts import describe, judge, studies_of
 
+logger = logging.getLogger(__name__)
+
 R = TypeVar("R", bound=Record)
+_SHARED = ("epochs", "batch_size", "train_samples", "test_samples", "val_fraction", "normalization", "augment")
+"""Settings that the arms of a study share, whatever tuning chooses."""
 
 
 def collect(paths: Sequence[Path]) -> CellTable:
@@ -31,7 +36,40 @@ def collect(paths: Sequence[Path]) -> CellTable:
         StoreError: a file is missing, damaged, or no run.
         ValueError: no paths, or two runs of the same arm, noise, rate and seed.
     """
-    return table_of(row_of(Run(path)) for path in paths)
+    found = Pairing()
+    rows = [found.row_of(Run(path)) for path in paths]
+    found.warn()
+    return table_of(rows)
+
+
+class Pairing:
+    """Rows of runs, and what the runs of one seed differ in, which a paired comparison takes to be the same."""
+
+    def __init__(self) -> None:
+        self._settings: dict[tuple[Any, ...], dict[str, set[str]]] = {}
+
+    def row_of(self, run: Run) -> dict[str, Any]:
+        """The row of a run, see :func:`ncsam.study.endpoints.row_of`."""
+        row = row_of(run)
+        config = run.config.to_dict()
+        if row["role"] == REPORTED:
+            cell = tuple(row[key] for key in ("data", "model", "noise", "rate", "seed"))
+            own = {f"seed of the {what}": seed for what, seed in config["seeds"].items()}
+            for name, value in (own | {name: config[name] for name in _SHARED}).items():
+                self._settings.setdefault(cell, {}).setdefault(name, set()).add(repr(value))
+        return row
+
+    def differing(self) -> list[str]:
+        """Names of the settings in which runs of one seed differ."""
+        return sorted({name for cell in self._settings.values() for name, values in cell.items() if len(values) > 1})
+
+    def warn(self) -> None:
+        """Say so, if there are any."""
+        if found := self.differing():
+            logger.warning(
+                "runs of one seed differ in %s, and are compared as if paired; differences may come from that",
+                ", ".join(found),
+            )
 
 
 def curves_of(study: Study) -> Curves:

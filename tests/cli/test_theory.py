@@ -252,3 +252,16 @@ def test_a_study_without_curvature_is_drawn_and_compared_by_what_it_has(study_fi
         compared = show_comparison(file.record("curves"))
     assert "matched" in compared
     assert "λ1" not in compared
+
+
+def test_runs_that_are_not_paired_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train = ["train", "--train-samples", "100", "--quiet", "--noise", "symmetric:0.4"]
+    for arm, more in (("sgd", ["--epochs", "2"]), ("sam", ["--epochs", "3", "--seed-order", "7"])):
+        for seed in ("0", "1"):
+            out = str(tmp_path / f"{arm}{seed}.h5")
+            assert landscape([*train, "--optimizer", arm, *more, "--seed", seed, "--out", out]) == 0
+    capsys.readouterr()
+    assert landscape(["theory", str(tmp_path), "--quiet"]) == 0
+    told = capsys.readouterr().err
+    assert "runs of one seed differ in epochs, " in told
+    assert "seed of the order" in told
