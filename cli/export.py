@@ -103,12 +103,22 @@ def command(
     out = out or file.with_name(f"{file.stem}{f'-{as_file_name(named)}' if name else ''}{SUFFIXES[target]}")
     if out.is_symlink() or out.exists():
         out = output(out)
+    beside: set[Path] = set()
+    if target == "csv" and not isinstance(content, dict):  # tables named after their dimensions
+        beside = {out.with_stem("-".join((out.stem, *variable.dims))) for variable in content.variables().values()}
+    _refuse_input(file, out, *beside)
     with folders_for(out):
         if pivot is not None or target == "markdown":
             written = [_write_pivot(content, target, pivot, endpoint, out, overwrite)]
         else:
             written = _write(content, file, name, target, out, view, test_view, overwrite)
     tables.echo_files("export", written, as_json)
+
+
+def _refuse_input(file: Path, *outputs: Path) -> None:
+    for out in outputs:
+        if out.exists() and out.samefile(file):
+            raise click.UsageError(f"{out}: is the file that is read; choose another file for --out")
 
 
 def _write_weights(
@@ -125,6 +135,7 @@ def _write_weights(
     run = Run(file)
     form: Literal["pt", "safetensors"] = "pt" if target == "pt" else "safetensors"
     out = out or file.with_name(f"{file.stem}-weights-{run.epoch(weights)}{SUFFIXES[target]}")
+    _refuse_input(file, out)
     with folders_for(out):
         return export_weights(run, out, weights, format=form, overwrite=overwrite)
 

@@ -40,7 +40,12 @@ def command(study: Path, out: Path | None, title: str | None, overwrite: bool, a
     from ncsam.report import report
     from ncsam.study.files import StudyFiles
 
-    page = report(StudyFiles(study), title=title, progress=progress.bar("figures", quiet, unit="figure"))
+    files = StudyFiles(study)
+    patterns = ("*.h5", "runs/*.h5", "tuning/*.h5", "sweep.json", "tuning.json")
+    read = {study, *(path for pattern in patterns for path in files.root.glob(pattern))}
+    if out.exists() and any(path.exists() and path.samefile(out) for path in read):
+        raise click.UsageError(f"{out}: is a file of the study, which is read; choose another file for --out")
+    page = report(files, title=title, progress=progress.bar("figures", quiet, unit="figure"))
     with folders_for(out), replacing(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     tables.echo_files("report", [out], as_json)

@@ -28,12 +28,13 @@ def from_arrays(
 
     Floating inputs are taken as ready and become float32. uint8 inputs are pixels: images (n, height, width) gain a
     channel axis, images (n, height, width, 1 or 3) are put channels first, and the normalisation is that of the
-    training pixels. Labels are integers, (n,) or (n, 1), in 0…C−1; C is the number of ``classes``, or the largest
+    training pixels. Images of another number of channels are (n, channels, height, width), with fewer channels than
+    rows and columns. Labels are integers, (n,) or (n, 1), in 0…C−1; C is the number of ``classes``, or the largest
     label plus one.
 
     Raises:
-        ValueError: inputs neither floating nor uint8, labels not integers, more classes than
-            :func:`landscape.inputs.limits` allows, or as :class:`~ncsam.data.Data`.
+        ValueError: inputs neither floating nor uint8, images without a clear axis of channels, labels not integers,
+            more classes than :func:`landscape.inputs.limits` allows, or as :class:`~ncsam.data.Data`.
 
     >>> images = np.zeros((2, 8, 8), dtype=np.uint8)
     >>> from_arrays("blank", images, [0, 1], images, [1, 0]).input_shape
@@ -82,8 +83,14 @@ def _inputs(what: str, x: ArrayLike) -> np.ndarray:
         raise ValueError(f"{what} inputs are {array.dtype}, expected floating (ready) or uint8 (pixels); convert them")
     if array.ndim == 3:
         array = array[:, None]
-    elif array.ndim == 4 and array.shape[-1] in (1, 3) and array.shape[1] not in (1, 3):
-        array = np.moveaxis(array, -1, 1)
+    elif array.ndim == 4:
+        first, last = (array.shape[axis] in (1, 3) for axis in (1, 3))
+        if first == last and (first or array.shape[1] >= min(array.shape[2:])):
+            raise ValueError(
+                f"{what} inputs are uint8 of shape {array.shape}, where it is not clear which axis is that of the "
+                "channels; give 1 or 3 channels, or floating inputs (ready)"
+            )
+        array = np.moveaxis(array, -1, 1) if last else array
     return np.array(array, order="C")
 
 

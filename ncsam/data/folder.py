@@ -14,11 +14,15 @@ import torch
 
 from landscape import LazyInputs
 from landscape.inputs import LISTING, Unfit, check_classes, check_size, opened, read_text
-from ncsam.data.arrays import from_arrays, pixel_statistics
-from ncsam.data.dataset import Data
+from ncsam.data.arrays import pixel_statistics
+from ncsam.data.dataset import Data, Normalization
 from ncsam.data.npz import first_line
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".ppm"}
+_SUFFIXES = {
+    ".apng", ".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pcx", ".pgm",
+    ".png", ".pnm", ".ppm", ".qoi", ".tga", ".tif", ".tiff", ".webp",
+}  # fmt: skip
+_LEFT_OUT = {"thumbs.db", "desktop.ini", "__macosx"}  # what systems leave in folders, besides hidden names
 
 _SAMPLED = 1000  # training images from which the statistics of lazy ones are taken
 _TOGETHER = 64  # of them, read at once
@@ -41,7 +45,8 @@ def load(directory: str | os.PathLike[str], *, size: int | None = None, lazy: bo
                   ``food-101/meta/test.txt``
     ============= ================================================================================================
 
-    Everything is held in memory, 3·size² bytes an image, unless ``lazy``.
+    Everything is held in memory, 3·size² bytes an image, unless ``lazy``. Left out are hidden files and folders (with
+    a leading dot), ``Thumbs.db``, ``desktop.ini`` and ``__MACOSX``, and nothing else.
 
     Args:
         size: make every image size × size: its shorter side is scaled to ``size`` (bicubic), then the centre is cut
@@ -51,8 +56,9 @@ def load(directory: str | os.PathLike[str], *, size: int | None = None, lazy: bo
             by.
 
     Raises:
-        FileNotFoundError: the folder has none of these layouts, or a listed image is missing.
-        ValueError: images of several sizes without ``size``, a file that is not an image, or a class unknown.
+        FileNotFoundError: the folder has none of these layouts, a class has no images, or a listed image is missing.
+        ValueError: images of several sizes without ``size``, a file that is not an image, something else among the
+            images, pixels of more than 8 bits, or a class unknown.
         ImportError: Pillow (extra ``images``) is not installed.
     """
     root = Path(directory)
@@ -69,9 +75,28 @@ def load(directory: str | os.PathLike[str], *, size: int | None = None, lazy: bo
     labels = [np.array([label for _, label in samples], dtype=np.int64) for samples in (train, test)]
     if lazy:
         return _lazy(root, [*train, *test], labels, classes, size)
-    train_x = _read_images([path for path, _ in train], size)
-    test_x = _read_images([path for path, _ in test], size)
-    return from_arrays("folder", train_x, labels[0], test_x, labels[1], classes)
+    train_x, test_x = (_read_images([path for path, _ in samples], size) for samples in (train, test))
+    parts = torch.from_numpy(train_x), torch.from_numpy(test_x)
+    return _data(*parts, labels, classes, pixel_statistics(train_x))
+
+
+def _data(
+    train_x: torch.Tensor | LazyInputs,
+    test_x: torch.Tensor | LazyInputs,
+    labels: Sequence[np.ndarray],
+    classes: Sequence[str],
+    normalization: Normalization,
+) -> Data:
+    return Data(
+        train_x=train_x,
+        train_y=torch.from_numpy(labels[0]),
+        test_x=test_x,
+        test_y=torch.from_numpy(labels[1]),
+        num_classes=len(classes),
+        name="folder",
+        classes=tuple(classes),
+        normalization=normalization,
+    )
 
 
 def _lazy(
@@ -92,16 +117,8 @@ def _lazy(
     for start in range(0, len(some), _TOGETHER):
         listing.update(some[start : start + _TOGETHER].numpy().data)
     inputs.digest = listing.hexdigest()
-    return Data(
-        train_x=inputs.select(slice(count)),
-        train_y=torch.from_numpy(labels[0]),
-        test_x=inputs.select(slice(count, None)),
-        test_y=torch.from_numpy(labels[1]),
-        num_classes=len(classes),
-        name="folder",
-        classes=tuple(classes),
-        normalization=pixel_statistics(some),
-    )
+    parts = inputs.select(slice(count)), inputs.select(slice(count, None))
+    return _data(*parts, labels, classes, pixel_statistics(some))
 
 
 def _listing(root: Path) -> Listing:
@@ -121,8 +138,8 @@ def _plain(root: Path) -> Listing:
     test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
     if test is None:
         raise FileNotFoundError(f"{root} has train/ but neither test/ nor val/")
-    classes = sorted(entry.name for entry in (root / "train").iterdir() if entry.is_dir())
-    surplus = sorted({entry.name for entry in test.iterdir() if entry.is_dir()} - set(classes))
+    classes = _class_folders(root / "train")
+    surplus = sorted(set(_class_folders(test)) - set(classes))
     if surplus:
         raise ValueError(f"{test} has classes that train/ lacks: {', '.join(surplus[:5])}")
     parts = [
@@ -178,10 +195,38 @@ def _label(index: dict[str, int], name: str, where: Path) -> int:
     return index[name]
 
 
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted, without hidden names and what systems leave there."""
+    return sorted(
+        path for path in folder.iterdir() if not path.name.startswith(".") and path.name.lower() not in _LEFT_OUT
+    )
+
+
+def _class_folders(part: Path) -> list[str]:
+    folders = []
+    for path in _entries(part):
+        if path.is_dir():
+            folders.append(path.name)
+        elif path.suffix.lower() in _SUFFIXES:
+            raise ValueError(f"{path}: lies outside the folders of the classes; move it into one, or away")
+    return folders
+
+
 def _images_in(folder: Path) -> list[Path]:
+    """The images in a folder, which holds nothing else; none where there is no such folder."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+    paths = _entries(folder)
+    for path in paths:
+        if path.suffix.lower() not in _SUFFIXES:
+            if path.is_dir():
+                raise ValueError(f"{path}: is a folder, expected images only; move what it holds up, or it away")
+            raise ValueError(
+                f"{path}: its ending is none of {', '.join(sorted(_SUFFIXES))}; convert it to an image, or move it away"
+            )
+    if not paths:
+        raise FileNotFoundError(f"{folder}: no images in this folder; add some, or remove it")
+    return paths
 
 
 def _read_images(paths: Sequence[Path], size: int | None) -> np.ndarray:
@@ -229,6 +274,8 @@ def _read_image(path: Path, size: int | None) -> np.ndarray:
             with Image.open(stream) as file:
                 if file.width * file.height > _PIXELS:
                     raise ValueError(f"it has {file.width}×{file.height} pixels, at most {_PIXELS} are read")
+                if file.mode.startswith("I") or file.mode == "F":  # of which Pillow would cut off what exceeds 255
+                    raise ValueError(f"its pixels have more than 8 bits (mode {file.mode}); convert it to 8 bits")
                 image = file.convert("RGB")
     except FileNotFoundError:
         raise

@@ -6,7 +6,8 @@ import csv
 import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ncsam.data import pickles
 from ncsam.data.npz import read_array, read_member
 
 _INTEGER = re.compile(r"\s*[+-]?\d{1,18}\s*")
+_NUMBER = re.compile(r"\s*[+-]?\.?\d[\d.eE+-]*\s*")  # roughly: what is no head of a column
 SUFFIXES = (".npy", ".npz", ".csv", ".json", ".txt", ".pt", ".pth")
 
 
@@ -30,7 +32,7 @@ def read(path: str | os.PathLike[str], key: str | None = None) -> np.ndarray:
     ``.pt``, ``.pth``  a tensor, an array or a list, or a dict of them; nothing in it is carried out
     ``.json``         a list of integers, or an object of lists
     ``.csv``          columns under their heads, or one column without a head
-    ``.txt``          integers, separated by spaces or ends of lines
+    ``.txt``          integers, with spaces or ends of lines between them
     ================  ================================================================================
 
     Args:
@@ -61,6 +63,8 @@ def read(path: str | os.PathLike[str], key: str | None = None) -> np.ndarray:
         found = entries[key]
     elif key is not None and path.suffix != ".npz":
         raise ValueError(f"{path}: holds one list of labels, no {key!r}; leave it out")
+    if path.suffix in (".csv", ".txt"):
+        found = _integers(path, found)
     return pickles.as_integers(path, key or "labels", found)
 
 
@@ -74,24 +78,39 @@ def _content(path: Path, key: str | None) -> Any:
         return pickles.load_torch(path)
     if path.suffix == ".json":
         return read_json(path)
-    text = read_text(path, LISTING)
-    return _integers(text.split()) if path.suffix == ".txt" else _columns(path, text)
+    text = read_text(path, LISTING).removeprefix("\ufeff")  # the byte-order mark of some editors and spreadsheets
+    if path.suffix == ".txt":
+        return ((number, word) for number, line in enumerate(text.splitlines(), 1) for word in line.split())
+    return _columns(path, text)
 
 
 def _columns(path: Path, text: str) -> Any:
+    """The columns of a CSV file by name, or the only one: its cells, each with the number of its line."""
+    reader = csv.reader(io.StringIO(text), strict=True)
     try:
-        rows = [row for row in csv.reader(io.StringIO(text), strict=True) if row]
+        numbered = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
         raise ValueError(f"{path}: not a CSV file ({error})") from error
+    lines, rows = [line for line, _ in numbered], [row for _, row in numbered]
     widths = sorted({len(row) for row in rows})
     if len(widths) != 1:
         raise ValueError(f"{path}: its rows have {widths or 'no'} cells, expected as many in each")
-    columns = [_integers(column) for column in zip(*rows[1:], strict=True)]
-    if widths == [1] and _INTEGER.fullmatch(rows[0][0]):
-        return _integers([row[0] for row in rows])
-    return dict(zip((name.strip() for name in rows[0]), columns, strict=False))
+    if widths == [1] and _NUMBER.fullmatch(rows[0][0]):
+        return ((line, row[0]) for line, row in numbered)
+    heads = [name.strip() for name in rows[0]]
+    for name, times in Counter(heads).items():
+        if name and times > 1:
+            raise ValueError(f"{path}: line {lines[0]}: {times} columns are called {name!r}; rename all but one")
+    columns = zip(*rows[1:], strict=True)  # none where there is nothing under the heads
+    return {name: zip(lines[1:], cells, strict=True) for name, cells in zip(heads, columns, strict=False)}
 
 
-def _integers(words: Sequence[str]) -> list[Any]:
-    """The numbers that are spelled, or the words where one of them spells none."""
-    return list(map(int, words)) if all(map(_INTEGER.fullmatch, words)) else list(words)
+def _integers(path: Path, words: Iterable[tuple[int, str]]) -> list[int]:
+    """The integers that words spell, which come with the numbers of their lines."""
+    found = []
+    for line, word in words:
+        if not _INTEGER.fullmatch(word):
+            apart = ", with spaces or ends of lines between them" if path.suffix == ".txt" else ""
+            raise ValueError(f"{path}: line {line}: {word[:40]!r} is no label, expected integers such as 3{apart}")
+        found.append(int(word))
+    return found

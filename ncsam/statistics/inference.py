@@ -83,7 +83,8 @@ def sign_flip_p(differences: ArrayLike) -> float:
     >>> sign_flip_p([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     0.03125
     """
-    x = np.asarray(differences, float)
+    given = np.asarray(differences)
+    x = given.astype(float)
     x = x[~np.isnan(x)]
     n = len(x)
     if n == 0:
@@ -95,8 +96,11 @@ def sign_flip_p(differences: ArrayLike) -> float:
         return float(result.pvalue)
     signs = 1 - 2 * ((np.arange(2**n)[:, None] >> np.arange(n)) & 1)
     sums = np.abs(signs @ x)
-    # Sums that are equal but for rounding count as equal.
-    return float(np.mean(sums >= abs(x.sum()) * (1 - 1e-12)))
+    # Sums that are equal but for rounding count as equal. Each rounds by some eps of all magnitudes; the differences
+    # themselves are rounded by more, an eps of the larger numbers that were subtracted, hence the 1e-12.
+    eps = np.finfo(given.dtype if given.dtype.kind == "f" else float).eps
+    tolerance = max(1e-12, (n + 1) * eps) * np.abs(x).sum()
+    return float(np.mean(sums + tolerance >= abs(x.sum())))
 
 
 def smallest_sign_flip_p(n: int) -> float:

@@ -186,6 +186,21 @@ def test_measurements_are_those_of_a_run_that_was_trained_here(tmp_path: Path) -
         assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.parametrize("how", ["itself", "symbolic link", "hard link"])
+@pytest.mark.parametrize("form", ["pt", "safetensors"])
+def test_weights_never_replace_the_run_they_are_of(
+    form: str, how: str, copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, before = copy if how == "itself" else tmp_path / "other", copy.read_bytes()
+    if how != "itself":
+        (out.symlink_to if how == "symbolic link" else out.hardlink_to)(copy)
+    assert (
+        landscape(["export", str(copy), "--weights", "last", "--format", form, "--out", str(out), "--overwrite"]) == 2
+    )
+    assert "is the file that is read; choose another file for --out" in said(capsys)
+    assert copy.read_bytes() == out.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

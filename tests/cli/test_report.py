@@ -145,6 +145,25 @@ def test_the_commands_make_the_study_again(page: Elements) -> None:
     assert len(Sweep.from_dict(described).cells()) == 3 * (2 + 2)
 
 
+@pytest.mark.parametrize("how", ["itself", "symbolic link", "hard link"])
+@pytest.mark.parametrize("name", ["study.h5", "sweep.json", "tuning.json", "runs/sgd-0.4-0.h5", "tuning/try.h5"])
+def test_a_file_of_the_study_is_never_replaced(
+    name: str, how: str, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = Path(shutil.copytree(folder, tmp_path / "mine"))
+    (root / "tuning").mkdir()
+    for file in ("tuning.json", "tuning/try.h5"):
+        (root / file).write_text("null")
+    path = root / name
+    out, before = path if how == "itself" else tmp_path / "other", path.read_bytes()
+    if how != "itself":
+        (out.symlink_to if how == "symbolic link" else out.hardlink_to)(path)
+    for study in (root, root / "study.h5"):
+        assert landscape(["report", str(study), "--out", str(out), "--overwrite"]) == 2
+        assert "is a file of the study, which is read; choose another file for --out" in capsys.readouterr().err
+    assert path.read_bytes() == out.read_bytes() == before
+
+
 def test_a_study_file_alone_is_reported_by_what_it_has(folder: Path, tmp_path: Path) -> None:
     alone = Path(shutil.copy(folder / "study.h5", tmp_path / "study.h5"))
     drawn: list[str] = []

@@ -230,6 +230,33 @@ def test_the_export_command(name: str, target: str, written: list[str], tmp_path
     assert "exists" in str(again.exception)
 
 
+@pytest.mark.parametrize("how", ["itself", "symbolic link", "hard link"])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["training", "--format", target] for target in ("csv", "npz", "latex", "li", "h5")),
+        ["weights/last", "--format", "npz"],
+        ["surface/plane", "--format", "xdmf"],
+    ],
+)
+def test_the_file_that_is_read_is_never_replaced(arguments: list[str], how: str, tmp_path: Path) -> None:
+    path = run_file(tmp_path / "run.h5")
+    out, before = path if how == "itself" else tmp_path / "other", path.read_bytes()
+    if how != "itself":
+        (out.symlink_to if how == "symbolic link" else out.hardlink_to)(path)
+    result = run("export", path, *arguments, "--out", out, "--overwrite")
+    assert "is the file that is read; choose another file for --out" in result.exception.message  # type: ignore[union-attr]
+    assert path.read_bytes() == out.read_bytes() == before
+
+
+def test_nor_by_a_table_beside_the_output(tmp_path: Path) -> None:
+    path = run_file(tmp_path / "run.h5").rename(tmp_path / "x-pair.csv")
+    before = path.read_bytes()
+    result = run("export", path, "hessian/top3", "--format", "csv", "--out", tmp_path / "x.csv", "--overwrite")
+    assert "x-pair.csv: is the file that is read" in result.exception.message  # type: ignore[union-attr]
+    assert path.read_bytes() == before
+
+
 def test_exports_keep_the_numbers(tmp_path: Path) -> None:
     path = run_file(tmp_path / "run.h5")
     run("export", path, "weights/last", "--format", "npz", "--out", tmp_path / "w.npz")

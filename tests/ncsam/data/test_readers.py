@@ -251,6 +251,43 @@ def test_npz_of_images_with_channels_last_and_class_names(tmp_path: Path) -> Non
     assert loaded.classes == ("a", "b", "c")
 
 
+@pytest.mark.parametrize(
+    ("shape", "taken"),
+    [
+        ((8, 8), (1, 8, 8)),
+        ((8, 8, 1), (1, 8, 8)),
+        ((8, 6, 3), (3, 8, 6)),
+        ((2, 2, 3), (3, 2, 2)),
+        ((1, 8, 8), (1, 8, 8)),
+        ((3, 8, 6), (3, 8, 6)),
+        ((3, 2, 2), (3, 2, 2)),
+        ((2, 8, 8), (2, 8, 8)),
+        ((4, 8, 6), (4, 8, 6)),
+        ((13, 64, 64), (13, 64, 64)),
+        ((8, 8, 4), None),
+        ((8, 8, 2), None),
+        ((64, 64, 13), None),
+        ((8, 8, 8), None),
+        ((3, 8, 3), None),
+        ((1, 28, 1), None),
+        ((3, 8, 1), None),
+    ],
+)
+def test_pixels_have_a_clear_axis_of_channels(shape: tuple[int, ...], taken: tuple[int, ...] | None) -> None:
+    x, y = pixels(2, *shape), [0, 1]
+    if taken is None:
+        with pytest.raises(ValueError, match="not clear which axis is that of the channels; give 1 or 3") as caught:
+            data.from_arrays("images", x, y, x, y)
+        assert "\n" not in str(caught.value)
+        ready = data.from_arrays("images", x / 255, y, x / 255, y)
+        assert ready.input_shape == shape
+        return
+    loaded = data.from_arrays("images", x, y, x, y)
+    assert loaded.input_shape == taken
+    moved = np.moveaxis(x, -1, 1) if len(shape) == 3 and taken != shape else x.reshape(2, *taken)
+    assert np.array_equal(loaded.train_x.numpy(), moved)
+
+
 X, Y = np.zeros((2, 3)), [0, 1]
 
 
@@ -325,7 +362,6 @@ class TestFolders:
             picture(tmp_path / part / "b-green" / "1.png", GREEN)
             picture(tmp_path / part / "a-red" / "2.jpg", RED)
             picture(tmp_path / part / "a-red" / "1.PNG", RED)
-            (tmp_path / part / "a-red" / "notes.txt").write_text("no image")
         loaded = data.load(f"folder:{tmp_path}")
         assert loaded.classes == ("a-red", "b-green")
         assert loaded.train_y.tolist() == loaded.test_y.tolist() == [0, 0, 1]
@@ -412,8 +448,98 @@ class TestFolders:
         with pytest.raises(ValueError, match="classes that train/ lacks: z"):
             data.load(f"folder:{tmp_path}")
         (tmp_path / "test" / "z").rename(tmp_path / "test" / "a")
+        with pytest.raises(FileNotFoundError, match=r"train/a: no images in this folder; add some, or remove it"):
+            data.load(f"folder:{tmp_path}")
+        for part in ("train", "test"):
+            (tmp_path / part / "a").rmdir()
         with pytest.raises(FileNotFoundError, match="no training images found"):
             data.load(f"folder:{tmp_path}")
+
+    @pytest.mark.parametrize("ending", ["tif", "TIFF", "pgm", "pnm", "jfif", "jpe", "dib", "tga", "pcx", "jp2"])
+    def test_ordinary_endings_are_read(self, ending: str, tmp_path: Path) -> None:
+        from PIL import Image
+
+        for part in ("train", "test"):
+            (tmp_path / part / "a").mkdir(parents=True)
+            for i in range(2):
+                Image.new("L", (8, 8), 60 + i).save(tmp_path / part / "a" / f"{i}.{ending}")
+        loaded = data.load(f"folder:{tmp_path}")
+        assert [image.unique().tolist() for image in loaded.train_x] == [[60], [61]]
+
+    @pytest.mark.parametrize("lazy", ["", ",lazy"])
+    def test_hidden_names_and_what_systems_leave_are_left_out(self, lazy: str, tmp_path: Path) -> None:
+        for part in ("train", "test"):
+            picture(tmp_path / part / "a" / "1.png", RED)
+            picture(tmp_path / part / "b" / "1.png", GREEN)
+        clean = data.load(f"folder:{tmp_path}{lazy}").hash
+        for folder in (".ipynb_checkpoints", "__MACOSX", "a/.ipynb_checkpoints", "a/__MACOSX"):
+            picture(tmp_path / "train" / folder / "1.png", BLUE)
+            (tmp_path / "test" / folder).mkdir()
+        for name in ("Thumbs.db", "desktop.ini", ".DS_Store", "._1.png"):
+            (tmp_path / "train" / "a" / name).write_bytes(b"rubbish")
+        loaded = data.load(f"folder:{tmp_path}{lazy}")
+        assert loaded.classes == ("a", "b")
+        assert loaded.hash == clean
+
+    @pytest.mark.parametrize("lazy", ["", ",lazy"])
+    @pytest.mark.parametrize(
+        ("names", "message"),
+        [
+            (
+                ["train/a/notes.txt", "train/a/x.doc"],
+                r"train/a/notes\.txt: its ending is none of \.apng, .*; convert it",
+            ),
+            (["train/a/README"], "train/a/README: its ending is none of"),
+            (["test/b/2.mp4"], r"test/b/2\.mp4: its ending is none of"),
+            (["train/a/deeper/1.png"], "train/a/deeper: is a folder, expected images only; move what it holds up"),
+            (["train/c/.keep"], "train/c: no images in this folder; add some, or remove it"),
+            (["train/c/Thumbs.db"], "train/c: no images in this folder"),
+            (["train/1.png"], r"train/1\.png: lies outside the folders of the classes; move it into one"),
+        ],
+    )
+    def test_what_would_be_skipped_is_refused(self, names: list[str], message: str, lazy: str, tmp_path: Path) -> None:
+        for part in ("train", "test"):
+            picture(tmp_path / part / "a" / "1.png", RED)
+            picture(tmp_path / part / "b" / "1.png", GREEN)
+        (tmp_path / "train" / "about.csv").write_text("beside the classes")
+        assert len(data.load(f"folder:{tmp_path}{lazy}").train_y) == 2
+        for name in names:
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(b"")
+        with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+            data.load(f"folder:{tmp_path}{lazy}")
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("lazy", ["", ",lazy"])
+    @pytest.mark.parametrize(
+        ("name", "dtype"),
+        [("2.png", "<u2"), ("2.tif", "<u2"), ("2.tif", ">u2"), ("2.pgm", "<u2"), ("2.tif", "<i4"), ("2.tif", "<f4")],
+    )
+    def test_images_of_more_than_8_bits_are_refused(self, name: str, dtype: str, lazy: str, tmp_path: Path) -> None:
+        from PIL import Image
+
+        for part in ("train", "test"):
+            picture(tmp_path / part / "a" / "1.png", RED)
+        Image.fromarray(np.linspace(0, 60_000, 64).reshape(8, 8).astype(dtype)).save(tmp_path / "train" / "a" / name)
+        with pytest.raises(ValueError, match=rf"a/{name} .* more than 8 bits \(mode [IF].*; convert it to 8") as caught:
+            data.load(f"folder:{tmp_path}{lazy}")
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
+    def test_the_other_modes_become_rgb(self, mode: str, tmp_path: Path) -> None:
+        for part in ("train", "test"):
+            for i, colour in enumerate([(0, 0, 0), (255, 255, 255)]):
+                picture(tmp_path / part / "a" / f"{i}.tif", colour, mode=mode)
+        loaded = data.load(f"folder:{tmp_path}")
+        assert [image.unique().tolist() for image in loaded.train_x] == [[0], [255]]
+
+    def test_images_as_narrow_as_they_have_channels(self, tmp_path: Path) -> None:
+        for part in ("train", "test"):
+            picture(tmp_path / part / "a" / "1.png", RED)
+        for size in (1, 3):
+            loaded = data.load(f"folder:{tmp_path},size={size}")
+            assert tuple(loaded.train_x.shape) == (1, 3, size, size)
+            assert colours(loaded.train_x) == [RED]
 
     def test_an_image_of_an_unknown_class(self, tmp_path: Path) -> None:
         (tmp_path / "wnids.txt").write_text("n01\n")

@@ -50,7 +50,13 @@ def test_every_kind_of_file_gives_its_labels(name: str, tmp_path: Path) -> None:
         ("a.npy", [0, 1, 2, 0, 1, -1], r"has labels in -1…2"),
         ("a.npy", [0.0, 1.0, 2.0, 0.0, 1.0, 2.0], "labels are float64"),
         ("a.npy", [FOUND], r"of shape \(1, 6\)"),
-        ("a.txt", "0 1 two", "labels' is a list"),
+        ("a.txt", "0 1\n\n2 two", r"a\.txt: line 3: 'two' is no label, expected integers such as 3, with spaces"),
+        ("a.txt", "0,1,2,0,1,2", "line 1: '0,1,2,0,1,2' is no label, expected integers such as 3, with spaces or ends"),
+        ("a.txt", "0.0 1.0", "line 1: '0.0' is no label"),
+        ("a.csv", "noisy\n0\n1.0\n", r"a\.csv: line 3: '1.0' is no label, expected integers such as 3"),
+        ("a.csv", "0.0\n1\n2\n0\n1\n2\n0\n", "line 1: '0.0' is no label"),
+        ("a.csv", "noisy\n0\n\n''\n", "line 4: \"''\" is no label"),
+        ("a.csv", "a,a,b\n1,2,3\n", "line 1: 2 columns are called 'a'; rename all but one"),
         ("a.txt", "", "labels are float64"),
         ("a.csv", "x,y\n1\n", r"its rows have \[1, 2\] cells"),
         ("a.csv", "x,y\n1,2\n", "holds x, y; say which, such as labels:"),
@@ -67,6 +73,19 @@ def test_what_are_no_labels_of_the_set_is_refused(name: str, content: object, to
         np.save(tmp_path / name, np.array(content))
     with pytest.raises(ValueError, match=told):
         noise.apply(f"labels:{tmp_path / name}", TRUE, 3)
+
+
+@pytest.mark.parametrize("name", ["a.csv", "one.csv", "headed.csv", "one.txt"])
+def test_a_byte_order_mark_is_skipped(name: str, tmp_path: Path) -> None:
+    FILES[name](tmp_path / name)
+    (tmp_path / name).write_text((tmp_path / name).read_text(), encoding="utf-8-sig")
+    key = "noisy" if name in ("a.csv", "headed.csv") else None
+    assert label_files.read(tmp_path / name, key).tolist() == FOUND
+
+
+def test_columns_without_a_name_are_no_columns_of_the_same_name(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("noisy,,\n1,,\n0,,x\n")
+    assert label_files.read(tmp_path / "a.csv", "noisy").tolist() == [1, 0]
 
 
 def test_a_name_that_the_file_lacks_is_refused_with_those_it_has(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -26,6 +28,40 @@ def test_sign_flip_p_is_the_share_of_all_sign_choices(values: list[int]) -> None
     choices = itertools.product((1, -1), repeat=len(values))
     sums = [abs(sum(s * v for s, v in zip(signs, values, strict=True))) for signs in choices]
     assert sign_flip_p(values) == np.mean([s >= abs(sum(values)) for s in sums])
+
+
+def exact_sign_flip_p(values: Sequence[Fraction]) -> float:
+    choices = itertools.product((1, -1), repeat=len(values))
+    sums = [abs(sum(s * v for s, v in zip(signs, values, strict=True))) for signs in choices]
+    return float(np.mean([s >= abs(sum(values)) for s in sums]))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_sign_flip_p_counts_ties_of_sums_of_decimals(dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    cases = [
+        [1, 1, 1, -3],
+        [1, 2, -3],
+        [7, -1, -2, -4],
+        *(rng.integers(-9, 10, n) for n in range(1, 9) for _ in range(40)),
+    ]
+    for tenths in cases:
+        values = np.array(tenths) / 10
+        assert sign_flip_p(values.astype(dtype)) == exact_sign_flip_p([Fraction(int(t), 10) for t in tenths]), tenths
+
+
+def test_sign_flip_p_counts_ties_of_differences_of_accuracies() -> None:
+    rng = np.random.default_rng(1)
+    for n in [*range(2, 9)] * 30:
+        one, other = rng.integers(500, 520, (2, n))
+        exact = exact_sign_flip_p([Fraction(int(d), 540) for d in one - other])
+        assert sign_flip_p(one / 540 - other / 540) == exact, (one, other)
+
+
+def test_sums_that_differ_are_no_ties() -> None:
+    assert sign_flip_p([1.0, 1e-9]) == 0.5
+    assert sign_flip_p([1e-300, 2e-300]) == 0.5
+    assert sign_flip_p([1.0, 1.0, 1.0, 1e-9, -1.0]) == exact_sign_flip_p([Fraction(v) for v in (1, 1, 1, 1e-9, -1)])
 
 
 @pytest.mark.parametrize("n", range(2, 12))
