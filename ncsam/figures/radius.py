@@ -21,13 +21,14 @@ _BESIDE = 3.4  # points of the page that upright bars of one radius spread over:
 def radius_figure(control: RadiusControl) -> DataFigure:
     """Clean test accuracy and memorisation against the realised ‖ε‖: SAM over ρ as a line, all else as points.
 
-    SGD, which has no ‖ε‖, is a dashed level. Bars are t-intervals over the seeds, in both directions; along y they end
-    at 0 and 1, along x one that reaches zero ends where the axis does. Symbols stand at the true radii, and a
-    tick on the axis marks each; upright bars of about the same radius are a hair apart, each still within its symbol.
+    Arms without ‖ε‖, SGD and rivals with another loss, are levels, each with the dashes of its arm. Bars are
+    t-intervals over the seeds, in both directions; along y they end at 0 and 1, along x one that reaches zero ends
+    where the axis does. Symbols stand at the true radii, and a tick on the axis marks each; upright bars of about the
+    same radius are a hair apart, each still within its symbol.
     """
     made, axes = figure(1, 2, height=3.4)
     panels = (("accuracy", "clean test accuracy"), ("memorisation", "wrong labels memorised"))
-    drawn = symbols(control.family.tolist())
+    drawn, own = symbols(control.family.tolist()), symbols(control.arms.tolist())
     reach = _reach(control)
     beside = _beside(control, np.log(reach[1] / reach[0]) / 200)  # a panel is some 200 points wide
     with mpl.rc_context(STYLE):
@@ -40,9 +41,11 @@ def radius_figure(control: RadiusControl) -> DataFigure:
                     quantity=quantity, family=family, arm=control.arms[here], seeds=control.seeds[here],
                     radius=x[0], radius_low=x[1], radius_high=x[2], mean=y[0], low=y[1], high=y[2],
                 )  # fmt: skip
-                if family == "SGD":
-                    level = float(y[0].mean())
-                    ax.axhline(level, color=symbol.colour, linestyle="--", linewidth=1, label=plain(symbol.name))
+                if not (x[0] > 0).any():
+                    for arm, level in zip(control.arms[here].tolist(), y[0].tolist(), strict=True):
+                        look = own[arm] if len(here) > 1 else symbol
+                        dash = "--" if look.dash == "-" else look.dash
+                        ax.axhline(level, color=look.colour, linestyle=dash, linewidth=1, label=plain(look.name))
                     continue
                 if family == "SAM":
                     ax.plot(x[0], y[0], color=symbol.colour, linewidth=1)

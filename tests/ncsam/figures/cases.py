@@ -428,6 +428,7 @@ CASES: dict[str, Draw] = {
     "radius, SGD and one other": lambda: study_figures.radius_figure(
         radius_control(study_of("digits", ("sgd", "oracle"), 3))
     ),
+    "radius, rivals and two SGD": lambda: study_figures.radius_figure(radius_control(_with_rivals())),
     "bound": lambda: study_figures.bound_terms(curves_of(study_of("digits"))),
     "against noise, one quantity": lambda: study_figures.against_noise(curves_of(study_of("digits")), ["memorisation"]),
     "sharpness, one view": lambda: study_figures.sharpness_against_noise(curves_of(study_of("digits")), ["test"]),
@@ -557,3 +558,16 @@ CASES: dict[str, Draw] = {
         {"ncsam": diagnostics(0.5, 0), "sgd": diagnostics(0.1, 1)}
     ),
 }
+
+
+def _with_rivals() -> Study:
+    """SGD, tuned and not, and two rivals that have no ‖ε‖, beside SAM."""
+    rivals = (("gce", 0.0, {"loss": "gce:0.7"}), ("mixup", 0.0, {"mixup": 1.0}))
+    arms = (("sgd", 0.0, {}), ("sgd-untuned", 0.0, {}), *rivals, ("sam", 0.05, {}), ("sam-rho0.2", 0.2, {}))
+    rows = [
+        {"name": f"{arm}-{seed}", "arm": arm, "optimizer": "sam" if norm else "sgd", "options": options, "rate": 0.4,
+         "seed": seed, "noise": "symmetric", "test_accuracy": 0.5 + 0.05 * i + 0.01 * seed, "perturbation_norm": norm,
+         "memorisation": 0.7 - 0.05 * i}
+        for seed in range(4) for i, (arm, norm, options) in enumerate(arms)
+    ]  # fmt: skip
+    return studies(table_of(rows))[0]
