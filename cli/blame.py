@@ -129,7 +129,7 @@ def _of_pair(found: SampleCurvatures, epoch: int, pair: int, show: int) -> str:
 
 
 def _scores(found: SampleCurvatures, epoch: int, wrong: np.ndarray) -> str:
-    """How well each score tells wrong labels from right ones."""
+    """Tell how well each score finds wrong labels."""
     from ncsam.statistics import auc, precision_at
 
     rows = []

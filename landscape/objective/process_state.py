@@ -96,7 +96,7 @@ GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, rando
 
 
 def setting_back(generator: Any) -> Callable[[], Any]:
-    """What sets a generator of random numbers back to its present state.
+    """Give a function that sets a generator of random numbers back to its present state.
 
     >>> own = random.Random(0)
     >>> set_back = setting_back(own)

@@ -284,9 +284,12 @@ def constant_key(leaf: Any) -> Any:
 
     >>> constant_key(np.arange(2000)) == constant_key(np.arange(2000)), constant_key("text")
     (True, "'text'")
+    >>> days = np.arange("2020-01-01", "2026-01-01", dtype="datetime64[D]")
+    >>> constant_key(days) == constant_key(days[::-1])
+    False
     """
     if isinstance(leaf, np.ndarray) and not leaf.dtype.hasobject:
-        return leaf.dtype.str, leaf.shape, hashlib.blake2b(np.ascontiguousarray(leaf).data, digest_size=16).digest()
+        return leaf.dtype.str, leaf.shape, hashlib.blake2b(leaf.tobytes(), digest_size=16).digest()
     return repr(leaf.tolist() if isinstance(leaf, np.ndarray) else leaf)
 
 

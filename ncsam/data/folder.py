@@ -196,7 +196,7 @@ def _label(index: dict[str, int], name: str, where: Path) -> int:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What lies in a folder, sorted, without hidden names and what systems leave there."""
+    """List what lies in a folder, sorted, without hidden names and what systems leave there."""
     return sorted(
         path for path in folder.iterdir() if not path.name.startswith(".") and path.name.lower() not in _LEFT_OUT
     )

@@ -16,7 +16,7 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 Slots = Sequence[dict[str, Tensor | None]]
-"""Where modules hold their buffers: the ``_buffers`` of each."""
+"""Places in which modules hold their buffers: the ``_buffers`` of each."""
 
 
 class Buffers:

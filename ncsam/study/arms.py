@@ -61,7 +61,7 @@ ARMS: Mapping[str, Arm] = {
     "mixup": Arm("mixup", "#3B2F00", "8", _DOTTED),
 }
 OTHERWISE = ("loss", "mixup")
-"""What of a training sets an arm apart from others of its optimizer; among the options of a study's table."""
+"""Settings of a training that set an arm apart from others of its optimizer; among the options of a study's table."""
 _RIVALS = {"smooth": "label-smoothing"}  # losses that the table has under another name
 _OPTIONS = {"rho": "ρ", "kappa": "κ", "flip_ratio": "flip ratio"}  # that a sweep names its arms by
 _VARIED = re.compile(rf"-({'|'.join(_OPTIONS)})(-?\d[\d.e-]*)")

@@ -101,7 +101,7 @@ def row_of(run: Run) -> dict[str, Any]:
 
 
 def other_training(config: TrainConfig) -> dict[str, Any]:
-    """What makes a run more than its optimizer's: another loss than cross-entropy, or mixed samples.
+    """Give the settings that make a run more than its optimizer's: another loss than cross-entropy, or mixed samples.
 
     >>> other_training(TrainConfig(loss="gce:0.7")), other_training(TrainConfig())
     ({'loss': 'gce:0.7'}, {})
@@ -226,7 +226,7 @@ def _of_result(name: str, record: Record, run: Run, training: Training) -> Itera
 
 
 def _of_spectrum(record: Spectrum, name: str, at: int) -> Iterator[tuple[str, float]]:
-    """Of the whole Hessian's largest eigenvalues alone; under a name of its own if it is not the usual result."""
+    """Yield the largest eigenvalue and the trace of the whole Hessian; under its own name if not the usual result."""
     if record.params or record.which not in _LARGEST:
         return
     of_name = "" if name in _USUAL_SPECTRA else f"@{name}"

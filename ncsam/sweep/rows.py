@@ -46,7 +46,7 @@ _STAMPED = (
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What is kept of a complete cell.
+    """The part of a complete cell that is kept.
 
     Attributes:
         name: of the cell.

@@ -42,7 +42,7 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Alone:
-    """What one tuning seed by itself would have chosen, which shows the noise of the selection.
+    """The choice of one tuning seed by itself, which shows the noise of the selection.
 
     Attributes:
         accuracy: of that candidate on this seed, which chose it.
@@ -206,7 +206,7 @@ def edges_of(trials: Sequence[Trial]) -> list[tuple[str, bool]]:
 def choose(
     tried: Tried, score: Callable[[Cell], float], asked: Mapping[str, int] | None = None, widen: int = 0
 ) -> list[Choice]:
-    """What is chosen for each arm under each noise by :data:`RULE`, with all that it follows from.
+    """Choose for each arm under each noise by :data:`RULE`; the choices come with all that they follow from.
 
     Args:
         tried: the tuning's cells with the candidate that each tries, those of the grid as described first.

@@ -1,8 +1,8 @@
 """Evaluate an objective at many points at little more than the cost of its forward passes, or less.
 
-Parameters are swapped in once and moved in place from point to point; the losses of all
-views come from one log-softmax and one gather a micro-batch, and reach the host once a point. The forward pass is the
-model's own, the same that gradients are computed with.
+Parameters are swapped in once and moved in place from point to point; the losses of all views come from one
+log-softmax and one gather a micro-batch, and reach the host once a point. The forward pass is the model's own, the same
+that gradients are computed with.
 """
 
 from __future__ import annotations
