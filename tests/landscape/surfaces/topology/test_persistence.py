@@ -120,6 +120,25 @@ def test_components_and_holes_are_those_of_the_thresholded_interpolant(field: An
     assert checked > 10
 
 
+@pytest.mark.parametrize("levels", [None, 4])
+def test_areas_are_those_just_below_the_saddle_however_the_grid_is_turned(levels: int | None) -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        values = rng.uniform(0, 1, 12) if levels is None else rng.integers(0, levels, 12).astype(float)
+        for turned in (values, values[::-1]):
+            found = branches(Graph.of([np.arange(12.0)], turned), np.ones(12), np.zeros((0, 12), bool))
+            for minimum, death, size in zip(found.minimum, found.death, found.size, strict=True):
+                parts, _ = ndimage.label(turned < death)
+                assert size == (parts == parts[minimum]).sum()
+    for a, b, rough in fields():
+        areas = []
+        for values, axes in ((rough, (a, b)), (rough[::-1], (-a[::-1], b)), (rough[:, ::-1].T, (-b[::-1], a))):
+            found = landscape.persistence(plane(*axes, values))
+            areas.append(found.area)
+        np.testing.assert_allclose(areas[1], areas[0])
+        np.testing.assert_allclose(areas[2], areas[0])
+
+
 def test_branches_and_peaks_are_those_of_gudhi() -> None:
     gudhi = pytest.importorskip("gudhi")
     for a, b, values in fields(20):
