@@ -15,7 +15,7 @@ from landscape.objective.sample_losses import sample_losses, samples_of
 from landscape.objective.views import View
 from landscape.records import Curve
 from landscape.records.paths import SHAPES, weights_at
-from landscape.surfaces.connectivity import barrier
+from landscape.surfaces.connectivity import barrier, moving_buffers
 from landscape.surfaces.directions import cosine
 from landscape.surfaces.recalibration import Recalibration
 from landscape.surfaces.scan import MemoryRows, Progress, as_grid, put, row_fields, status_of, tables
@@ -71,7 +71,8 @@ def curve(
         over the samples.
 
     Raises:
-        ValueError: the models differ in their parameters or buffers, the view is unknown, or an argument is impossible.
+        ValueError: the models differ in more than their weights and statistics, the view is unknown, or an argument is
+            impossible.
 
     >>> class Ring(torch.nn.Module):  # whose loss is 0 on the unit circle, and 1 at its centre
     ...     def __init__(self):
@@ -153,13 +154,7 @@ class _Points:
     def __init__(self, start: Objective, end: Objective, kind: str, bends: int, buffers: str | None) -> None:
         if buffers not in (None, "interpolated", "recalibrated"):
             raise ValueError(f"buffers is {buffers!r}, expected 'recalibrated' or 'interpolated'")
-        if (start.layout.names, start.layout.shapes) != (end.layout.names, end.layout.shapes):
-            raise ValueError("the two models have different parameters; only models of one architecture can be joined")
-        own, other = start.buffers(), end.buffers()
-        if {n: b.shape for n, b in own.items()} != {n: b.shape for n, b in other.items()}:
-            raise ValueError("the two models have different buffers; only models of one architecture can be joined")
-        floating = {n: (b, other[n].to(b)) for n, b in own.items() if b.is_floating_point()}
-        self._moving = {n: pair for n, pair in floating.items() if not torch.equal(*pair)}
+        self._moving = moving_buffers(start, end)
         self._recalibration = _recalibration(start, buffers)
         self.buffers = "recalibrated" if self._recalibration else "interpolated" if self._moving else "none"
         self._kind, w0, w1 = kind, start.weights, end.weights.to(start.weights)
