@@ -40,8 +40,7 @@ def drawn_directions(
     Errors as :func:`landscape.filter_normalized_direction`.
     """
     return [
-        objective.extract(filter_normalized_direction(objective.model, 2 * seed + axis, layers=layers, policy=policy))
-        for axis in range(count)
+        filter_normalized_direction(objective, 2 * seed + axis, layers=layers, policy=policy) for axis in range(count)
     ]
 
 

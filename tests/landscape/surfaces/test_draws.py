@@ -68,6 +68,14 @@ def test_draws_within_a_restricted_objective_move_its_parameters_alone() -> None
     )
 
 
+def test_draws_at_another_point_have_the_norms_of_its_filters() -> None:
+    obj = objective()
+    moved = obj.at(3 * obj.weights)
+    lines = line_draws(moved, [-1.0, 0.0, 1.0], draws=2, seed=1)
+    np.testing.assert_allclose(lines.direction_norms, 3 * line_draws(obj, GRID, draws=2, seed=1).direction_norms)
+    np.testing.assert_array_equal(lines.loss[1], moved.line(points=3, seed=2).loss)
+
+
 def test_no_draws_are_refused() -> None:
     with pytest.raises(ValueError, match="draws is 0, expected at least 1"):
         line_draws(objective(), GRID, draws=0)
