@@ -27,9 +27,9 @@ def filter_normalized_direction(
 
     Every filter is scaled to d_f·‖w_f‖ / (‖d_f‖ + 1e-10) (Li et al. 2018, arXiv 1712.09913, §4). Tensors with fewer
     than two dims (biases) and norm layers get zero, unless ``policy`` says otherwise; buffers and frozen parameters
-    are never moved; tied ones are moved once, for all their uses. Complex weights are pairs of real ones. The draw depends on the seed and the shapes only,
-    so models that differ in their weights share it, and so do the same layers with and without ``layers``. The global
-    RNG is not used.
+    are never moved; tied ones are moved once, for all their uses; complex ones count as pairs of real ones. The draw
+    depends on the seed and the shapes only, so models that differ in their weights share it, and so do the same layers
+    with and without ``layers``. The global RNG is not used.
 
     Args:
         model: the model; or an objective, whose present point then gives the norms, and whose parameters alone move:
