@@ -57,7 +57,7 @@ def align(fixed: Objective, moved: Objective, *, seed: int = 0) -> Matched:
 
     Raises:
         NotRenumberableError: the network has parts whose channels are not known here.
-        ValueError: the architectures differ, or some parameters are frozen or left out.
+        ValueError: the architectures differ, some parameters are frozen or left out, or weights are not finite.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Tanh(), torch.nn.Linear(4, 2)).double()
     >>> obj = Objective(model, torch.nn.MSELoss(), (torch.ones(5, 3).double(), torch.zeros(5, 2).double()))
@@ -80,6 +80,9 @@ def align(fixed: Objective, moved: Objective, *, seed: int = 0) -> Matched:
     names = {name for name, _ in moved.model.named_parameters()}
     if left := sorted(names - known):
         raise ValueError(f"parameter {left[0]} is frozen or left out, so its channels cannot be renumbered; include it")
+    for objective in (fixed, moved):
+        if not bool(objective.weights.isfinite().all()):
+            raise ValueError("the weights hold values that are not finite, so no channels are alike; take other weights")
     ours = {n: _as_real(t).double() for n, t in fixed.layout.unflatten(fixed.weights).items()}
     weights = moved.layout.unflatten(moved.weights.to(fixed.layout.device))
     theirs = {n: _as_real(t).double() for n, t in weights.items()}

@@ -113,6 +113,9 @@ def measure_barriers(
             start, end = (
                 objective_of(runs[a][s], "last", _views(view), where) for a, s in ((one, first), (other, second))
             )
+            if not all(bool(at.weights.isfinite().all()) for at in (start, end)):  # a training diverged
+                part.write(row, **dict.fromkeys(fields, [np.nan] * len(ways)))
+                continue
             found = [_way(way, start, end, settings) for way in ways]
             at = found[0].views.tolist().index(view)
             lengths = [way.length if isinstance(way, Curve) else way.distance for way in found]
@@ -123,8 +126,9 @@ def measure_barriers(
             for name, rows in part.read().items()
         }
         heights = np.moveaxis(table["height"], 1, -1)
-        lost = np.isnan(heights).any(axis=-1)  # a mean over the pairs that are left would be that of others
-        mean, low, high = (np.where(lost, np.nan, found) for found in t_intervals(heights, LEVEL))
+        # A mean over the pairs that are left would be that of others.
+        whole = np.isfinite(heights).all(axis=-1, keepdims=True)
+        mean, low, high = t_intervals(np.where(whole, heights, np.nan), LEVEL)
         record = Barriers(
             ways=np.array(ways),
             arms=np.array(arms),

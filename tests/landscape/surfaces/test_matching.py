@@ -311,6 +311,9 @@ def test_other_architectures_and_frozen_parameters_are_refused() -> None:
     part, other = (made(3).restricted("0") for _ in "ab")
     with pytest.raises(ValueError, match="frozen or left out"):
         landscape.align(part, other)
+    whole = made(3)
+    with pytest.raises(ValueError, match="weights hold values that are not finite"):
+        landscape.align(whole, whole.at(whole.weights * float("inf")))
 
 
 def test_channels_that_are_all_unlike_come_to_an_end_too() -> None:
