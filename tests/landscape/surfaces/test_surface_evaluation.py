@@ -282,8 +282,9 @@ def test_a_disagreement_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     _, objective = network()
     d = directions(objective)[:1]
     centre = objective.evaluate().loss
-    with pytest.warns(SurfaceCheckWarning, match="'some' at its centre"):
-        check_centre(objective, d, {**centre, "some": centre["some"] + 1e-3})
+    for wrong in (centre["some"] + 1e-3, float("nan"), float("inf")):
+        with pytest.warns(SurfaceCheckWarning, match="'some' at its centre"):
+            check_centre(objective, d, {**centre, "some": wrong})
     products = LeanProduct.of_rows
     monkeypatch.setattr(LeanProduct, "of_rows", lambda self, rows: 3 * products(self, rows))
     with pytest.warns(SurfaceCheckWarning, match="along direction 1 second differences give"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import landscape
 from landscape.records import Connection
 from landscape.surfaces.directions import cosine
 from ncsam import Run, TrainConfig
+from ncsam.measurements import measure_line
 from ncsam.measurements.directions import directions_for, parse_directions, simulated_noise_gradient, trajectory_on
 from ncsam.measurements.draws_and_paths import measure_connection, measure_draws
 from ncsam.models import build
@@ -151,6 +153,16 @@ def test_batchnorm_statistics_go_along_between_two_runs(runs: dict[str, Run], ca
     assert "split other data off" in caplog.text  # its test samples were in part trained on by the other run
     frozen = measure_connection(first, second, "frozen", views=("test",), alphas=[0.0, 0.5, 1.0], buffers="start")
     assert frozen.loss[0, -1] != found.loss[0, -1]
+
+
+def test_the_span_of_a_recalibrated_surface_is_that_of_its_own_rise(runs: dict[str, Run]) -> None:
+    how: Any = {"views": ("test",), "alphas": [-1.0, 0.0, 1.0], "rise": 0.5}
+    recalibrated = measure_line(runs["cnn"], "own-rise", batchnorm="recalibrated", **how)
+    frozen = measure_line(runs["cnn"], "frozen-rise", **how)
+    for found in (recalibrated, frozen):
+        rises = found.loss[0] - found.loss[0, 1]
+        assert rises.max() == pytest.approx(0.5, rel=0.05)
+    assert recalibrated.auto_range != frozen.auto_range
 
 
 def test_draws_are_stored_and_share_their_first_with_the_single_line(runs: dict[str, Run]) -> None:
