@@ -82,7 +82,7 @@ def align(fixed: Objective, moved: Objective, *, seed: int = 0) -> Matched:
         raise ValueError(f"parameter {left[0]} is frozen or left out, so its channels cannot be renumbered; include it")
     for objective in (fixed, moved):
         if not bool(objective.weights.isfinite().all()):
-            raise ValueError("the weights hold values that are not finite, so no channels are alike; take other weights")
+            raise ValueError("the weights hold values that are not finite, so no channels are alike; take others")
     ours = {n: _as_real(t).double() for n, t in fixed.layout.unflatten(fixed.weights).items()}
     weights = moved.layout.unflatten(moved.weights.to(fixed.layout.device))
     theirs = {n: _as_real(t).double() for n, t in weights.items()}
