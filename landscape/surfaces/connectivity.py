@@ -153,8 +153,8 @@ def moving_buffers(start: Objective, end: Objective) -> dict[str, tuple[Tensor, 
     steps = {n: b for n, (_, b) in differing.items() if n not in moving and not n.endswith("num_batches_tracked")}
     if steps:
         there = start.at(end.weights).with_buffers({n: b for n, (_, b) in moving.items()})
-        losses = (list(at.evaluate().loss.values()) for at in (there, there.with_buffers(steps)))
-        if not np.array_equal(*losses, equal_nan=True):
+        one, both = (list(at.evaluate().loss.values()) for at in (there, there.with_buffers(steps)))
+        if not np.array_equal(one, both, equal_nan=True):
             raise ValueError(
                 f"buffer {next(iter(steps))!r} holds no floating-point numbers, is not the same in both models and "
                 "has a part in the loss, so there is no way between them"

@@ -114,7 +114,7 @@ def measure_barriers(
                 objective_of(runs[a][s], "last", _views(view), where) for a, s in ((one, first), (other, second))
             )
             if not all(bool(at.weights.isfinite().all()) for at in (start, end)):  # a training diverged
-                part.write(row, **dict.fromkeys(fields, [np.nan] * len(ways)))
+                part.write(row, height=np.full(len(ways), np.nan), length=np.full(len(ways), np.nan))
                 continue
             found = [_way(way, start, end, settings) for way in ways]
             at = found[0].views.tolist().index(view)
