@@ -373,7 +373,7 @@ def test_another_objective_or_other_directions_are_refused() -> None:
         landscape.persistence(surface, objective=objective)
     with pytest.raises(ValueError, match="2 directions for a surface of 1"):
         landscape.persistence(surface, objective=objective, directions=[[1.0], [1.0]])
-    with pytest.raises(ValueError, match="at the deepest minimum the objective has loss"):
+    with pytest.raises(ValueError, match=r"at \(1\) the objective has loss"):
         landscape.persistence(surface, objective=objective.at([0.3]), directions=[[1.0]])
     with pytest.raises(ValueError, match="other directions"):
         landscape.persistence(dataclasses.replace(surface, hashes=["0"]), objective=objective, directions=[[1.0]])
@@ -381,6 +381,30 @@ def test_another_objective_or_other_directions_are_refused() -> None:
         landscape.persistence(
             dataclasses.replace(surface, batchnorm="recalibrated"), objective=objective, directions=[[1.0]]
         )
+
+
+class Valley(nn.Module):
+    """Deepest at the weights, so that its lowest loss is the same along any directions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.w
+        return x * ((a * (a - 2)) ** 2 + 0.2 * a**2 + b**2)
+
+
+def test_directions_are_known_apart_where_the_lowest_loss_does_not_tell() -> None:
+    x = torch.linspace(0.5, 1.5, 20, dtype=torch.float64)[:, None]
+    objective = landscape.Objective(Valley(), lambda out, _: out.mean(), (x, x))
+    axis = np.linspace(-1, 3, 81)
+    surface = landscape.plane(objective, [1.0, 0.0], [0.0, 1.0], axis, axis)
+    found = landscape.persistence(surface, objective=objective, directions=[[1.0, 0.0], [0.0, 1.0]])
+    assert found.certified.tolist() == [True, True]
+    for wrong in ([[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, -2.0]], [[2.0, 0.0], [0.0, 1.0]]):
+        with pytest.raises(ValueError, match="the directions that it was measured with"):
+            landscape.persistence(surface, objective=objective, directions=wrong)
 
 
 def test_draws_give_the_numbers_of_each_surface_with_t_intervals() -> None:
