@@ -144,6 +144,14 @@ def spectral_objective(model: nn.Module) -> landscape.Objective:
     return landscape.Objective(model, nn.MSELoss(), (x, torch.zeros(5, 3, 3)), forward=forward)
 
 
+@pytest.mark.parametrize("direction", [torch.ones(6) * 1j, np.ones(6) * 1j, [1j] * 6], ids=["tensor", "array", "list"])
+def test_complex_directions_are_refused(direction: object) -> None:
+    objective = landscape.Objective(nn.Linear(2, 2), nn.MSELoss(), (torch.ones(3, 2), torch.zeros(3, 2)))
+    for draw in (lambda: landscape.line(objective, direction, [0.0, 1.0]), lambda: objective.at(direction)):
+        with pytest.raises(ValueError, match="vector is complex, expected real numbers"):
+            draw()
+
+
 def test_adapters_are_scaled_by_component_so_that_rescaling_their_factors_changes_nothing() -> None:
     model = Adapted()
     assert set(parameter_roles(model).values()) == {"weight", "vector", "lora"}
