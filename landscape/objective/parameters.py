@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,7 +111,7 @@ class ParameterLayout:
             current = dict(model.named_parameters())
             return self.flatten({name: current[name].detach() for name in self.names})
 
-    def as_vector(self, values: object) -> Tensor:
+    def as_vector(self, values: Any) -> Tensor:
         """A (K,) array or tensor as a tensor of the layout's dtype and device.
 
         Raises:

@@ -17,7 +17,7 @@ from landscape.records import Curve
 from landscape.records.paths import SHAPES, weights_at
 from landscape.surfaces.connectivity import barrier, moving_buffers
 from landscape.surfaces.directions import cosine
-from landscape.surfaces.recalibration import Recalibration
+from landscape.surfaces.recalibration import Recalibration, batch_norms
 from landscape.surfaces.scan import MemoryRows, Progress, as_grid, put, row_fields, status_of, tables
 from landscape.surfaces.topology.surface_error import CellErrors
 
@@ -155,7 +155,8 @@ class _Points:
         if buffers not in (None, "interpolated", "recalibrated"):
             raise ValueError(f"buffers is {buffers!r}, expected 'recalibrated' or 'interpolated'")
         self._moving = moving_buffers(start, end)
-        self._recalibration = _recalibration(start, buffers)
+        recalibrated = buffers == "recalibrated" or (buffers is None and batch_norms(start.model))
+        self._recalibration = Recalibration(start) if recalibrated else None
         self.buffers = "recalibrated" if self._recalibration else "interpolated" if self._moving else "none"
         self._kind, w0, w1 = kind, start.weights, end.weights.to(start.weights)
         self.table = torch.stack([torch.lerp(w0, w1, t) for t in torch.linspace(0, 1, bends + 2).tolist()])
@@ -196,17 +197,6 @@ class _Points:
         if self._recalibration is not None:
             return _recalibrated(here, self._recalibration)
         return here.with_buffers({n: torch.lerp(a, b, t) for n, (a, b) in self._moving.items()})
-
-
-def _recalibration(objective: Objective, buffers: str | None) -> Recalibration | None:
-    if buffers == "interpolated":
-        return None
-    try:
-        return Recalibration(objective)
-    except ValueError:
-        if buffers is None:
-            return None
-        raise
 
 
 def _recalibrated(objective: Objective, recalibration: Recalibration) -> Objective:

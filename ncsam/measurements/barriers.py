@@ -10,13 +10,13 @@ from typing import Any, Unpack
 
 import numpy as np
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
 import landscape
 from landscape import Objective, store
 from landscape.objective.objective import check_seed
 from landscape.records import Connection, Curve
 from landscape.store import PartFile, StoreError, part_path
+from landscape.surfaces.recalibration import batch_norms
 from ncsam.measurements.measurement import objective_of
 from ncsam.measurements.resumable import Where
 from ncsam.records import Barriers
@@ -138,7 +138,7 @@ def measure_barriers(
             low=low,
             high=high,
             level=LEVEL,
-            buffers="recalibrated" if _has_statistics(used[0].model()) else "none",
+            buffers="recalibrated" if batch_norms(used[0].model()) else "none",
             noise=used[0].config.noise,
             **table,
             **settings,
@@ -169,11 +169,4 @@ def _way(way: str, start: Objective, end: Objective, settings: Mapping[str, Any]
         return landscape.curve(start, end, view=TRAINED_ON, alphas=alphas, **budget)
     if way == "aligned":
         end = landscape.align(start, end, seed=settings["seed"]).objective
-    return landscape.connect(
-        start, end, alphas, buffers="recalibrated" if _has_statistics(start.model) else "interpolated"
-    )
-
-
-def _has_statistics(model: torch.nn.Module) -> bool:
-    """Tell whether some BatchNorm layer has running statistics."""
-    return any(isinstance(m, _BatchNorm) and m.running_mean is not None for m in model.modules())
+    return landscape.connect(start, end, alphas, buffers="recalibrated" if batch_norms(start.model) else "interpolated")

@@ -280,7 +280,7 @@ def _checked(found: Persistence) -> list[tuple[np.ndarray, float]]:
     axes = [found.alphas] if found.betas is None else [found.alphas, found.betas]
     loss = found.grid(np.where(np.isfinite(found.loss), found.loss, np.inf))
     middle = [int(np.abs(axis).argmin()) for axis in axes]
-    at = [list(np.unravel_index(loss.argmin(), loss.shape))]
+    at = [[int(i) for i in np.unravel_index(loss.argmin(), loss.shape)]]
     for k, axis in enumerate(axes):
         through = loss[tuple(slice(None) if j == k else i for j, i in enumerate(middle))]
         far = int(np.where(np.isfinite(through), np.abs(axis), -1.0).argmax())
