@@ -36,8 +36,8 @@ class Recalibration:
         samples: how many are used.
 
     Raises:
-        ValueError: the model has no BatchNorm layer with running statistics, ``samples`` is less than 2, or the samples
-            make no micro-batches of equal size.
+        ValueError: the model has no BatchNorm layer with running statistics, ``samples`` or the size of a micro-batch is
+            less than 2, or the samples make no micro-batches of equal size.
     """
 
     def __init__(self, objective: Objective, samples: int = SAMPLES) -> None:
@@ -49,6 +49,8 @@ class Recalibration:
         source = objective.source_of(objective.views[0])
         count = min(samples, source.size)
         size = min(objective.batch_size, count)
+        if size < 2:
+            raise ValueError("micro-batches of one sample give no BatchNorm statistics; take a larger batch_size")
         self.samples = count // size * size
         mask = torch.zeros(source.size, dtype=torch.bool)
         mask[torch.linspace(0, source.size - 1, self.samples, dtype=torch.float64).round().long()] = True

@@ -218,10 +218,12 @@ def test_recalibrated_statistics_do_not_depend_on_how_the_data_come(monkeypatch:
     np.testing.assert_allclose(recalibrated(torch.utils.data.DataLoader(data, batch_size=8)), in_memory, rtol=1e-6)
 
 
-def test_batches_of_different_shapes_give_no_statistics() -> None:
+def test_batches_of_different_shapes_or_of_one_sample_give_no_statistics() -> None:
     model = nn.Sequential(nn.Conv1d(1, 3, 3), nn.BatchNorm1d(3), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(3, 2))
     batches = [(torch.randn(4, 1, size), torch.arange(4) % 2) for size in (5, 6, 7)]
     objective = Objective(model.eval(), nn.CrossEntropyLoss(), batches)
+    with pytest.raises(ValueError, match="micro-batches of one sample"):
+        Recalibration(Objective(model, nn.CrossEntropyLoss(), batches[0], batch_size=1))
     with pytest.raises(ValueError, match="batches of different shapes"):
         Recalibration(objective)
 
