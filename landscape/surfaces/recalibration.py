@@ -36,8 +36,8 @@ class Recalibration:
         samples: how many are used.
 
     Raises:
-        ValueError: the model has no BatchNorm layer with running statistics, ``samples`` or the size of a micro-batch is
-            less than 2, or the samples make no micro-batches of equal size.
+        ValueError: the model has no BatchNorm layer with running statistics, ``samples`` or the size of a micro-batch
+            is less than 2, or the samples make no micro-batches of equal size.
     """
 
     def __init__(self, objective: Objective, samples: int = SAMPLES) -> None:
