@@ -14,13 +14,13 @@ from landscape.records import Connection
 from landscape.surfaces.directions import cosine
 from landscape.surfaces.recalibration import Recalibration
 from landscape.surfaces.scan import (
-    MemoryRows,
     Progress,
     Rows,
     as_grid,
     groups,
     put,
     row_fields,
+    rows_for,
     status_of,
     tables,
     together,
@@ -88,7 +88,7 @@ def connect(
             here = here.with_buffers({n: torch.lerp(a, b, alpha) for n, (a, b) in moving.items()})
         return here.evaluate()
 
-    rows = MemoryRows.pending_all(len(grid), row_fields(start)) if rows is None else rows
+    rows = rows_for(rows, len(grid), row_fields(start))
     for group in groups([list(rows.pending())], ranks, progress):
         for row, found in zip(group, together(group, lambda row: evaluate(float(grid[row])), ranks), strict=True):
             put(rows, row, found, start.views)
