@@ -111,7 +111,7 @@ def _curvatures(found: Line | Plane) -> list[str]:
     lines = []
     for i, outcome in enumerate(check["outcome"]):
         c, d = float(found.curvature[i]), float(found.second_difference[i])
-        text = f"check: direction {i + 1}: d·Hd = {c:.4g}"
+        text = f"check: direction {i + 1}: d·Hd = {c:.4g} on {check['samples']} samples"
         told = _CONFIRMED.get(outcome, f"WARNING: second difference {d:.5g} ({outcome})")
         lines.append(f"{text}, {told}")
     return lines

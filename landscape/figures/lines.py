@@ -200,7 +200,8 @@ def _overlaid(label: str, members: Sequence[Line], view: str, against: Against) 
     places = [m.alphas * m.direction_norm / (m.weight_norm if against == "relative" else 1.0) for m in members]
     low, high = max(p.min() for p in places), min(p.max() for p in places)
     x = places[0][(places[0] >= low) & (places[0] <= high)]
-    return x, np.stack([np.interp(x, p, loss) for p, loss in zip(places, losses, strict=True)])
+    order = np.argsort(members[0].alphas)  # np.interp takes ascending places alone
+    return x, np.stack([np.interp(x, p[order], loss[order]) for p, loss in zip(places, losses, strict=True)])
 
 
 def _mark(ax: Axes, record: Line | Connection, view: str, x: np.ndarray, y: np.ndarray, colour: str) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -109,8 +111,14 @@ class ParameterLayout:
             current = dict(model.named_parameters())
             return self.flatten({name: current[name].detach() for name in self.names})
 
-    def as_vector(self, values: object) -> Tensor:
-        """A (K,) array or tensor as a tensor of the layout's dtype and device."""
+    def as_vector(self, values: Any) -> Tensor:
+        """A (K,) array or tensor as a tensor of the layout's dtype and device.
+
+        Raises:
+            ValueError: it is complex, or of another shape.
+        """
+        if values.is_complex() if isinstance(values, Tensor) else np.iscomplexobj(values):
+            raise ValueError("vector is complex, expected real numbers; a complex parameter has two of them an entry")
         vector = torch.as_tensor(values, dtype=self.dtype, device=self.device)
         if vector.shape != (self.size,):
             raise ValueError(f"vector has shape {tuple(vector.shape)}, expected ({self.size},): one entry a parameter")

@@ -99,6 +99,14 @@ class Source:
                 yield start + rows[inside], piece, labels_of(piece)
             start += count
 
+    def picked(self, mask: Tensor, batch_size: int) -> list[Any]:
+        """Micro-batches of ``batch_size`` of the samples where ``mask`` (N,) is true, cut from all of them together.
+
+        Those whose shapes differ lie in different ones, which are smaller then.
+        """
+        chunks = [_plain(batch) for _, batch, _ in self.batches(mask)]
+        return [batch for _, batch, _ in Source(_merge(chunks), int(mask.sum()), batch_size).batches(None)]
+
     def _unseen(self) -> Iterator[Any]:
         """Batches read anew, which leaves the random states alone."""
         with undisturbed(nn.Module()), _generators_set_back(self._chunks):

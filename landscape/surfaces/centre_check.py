@@ -93,10 +93,10 @@ def check_centre(
     eps = torch.finfo(objective.layout.dtype).eps
     differs = beyond_rounding(centre, plain, eps)
     if frozen and differs.any():
-        worst = objective.views[int(np.nanargmax(np.where(differs, np.abs(centre - plain), -1)))]
+        at = int(differs.argmax())
         _warn(
-            f"the surface has loss {centre_loss[worst]:.6g} of {worst!r} at its centre, plain evaluation "
-            f"{plain[objective.views.index(worst)]:.6g}"
+            f"the surface has loss {centre[at]:.6g} of {objective.views[at]!r} at its centre, plain evaluation "
+            f"{plain[at]:.6g}"
         )
     curvature, second = np.full((2, len(directions)), np.nan)
     check: dict[str, Any] = {"step": STEP, "fine_step": FINE_STEP}
@@ -125,10 +125,12 @@ def check_centre(
 def beyond_rounding(centre: np.ndarray, plain: np.ndarray, eps: float) -> np.ndarray:
     """True where two evaluations of a loss in a precision of that ``eps`` differ by more than rounding explains.
 
-    >>> beyond_rounding(np.array([1.0, 1.0]), np.array([1.0 + 1e-6, 1.1]), 1e-7).tolist()
-    [False, True]
+    >>> beyond_rounding(np.array([1.0, 1.0, np.nan, np.nan]), np.array([1.0 + 1e-6, 1.1, np.nan, 1.0]), 1e-7).tolist()
+    [False, True, False, True]
     """
-    found: np.ndarray = np.abs(centre - plain) > 100 * eps * np.fmax(np.abs(plain), 1)
+    with np.errstate(invalid="ignore"):  # inf − inf
+        near = np.isfinite(plain) & (np.abs(centre - plain) <= 100 * eps * np.fmax(np.abs(plain), 1))
+    found: np.ndarray = ~(near | (centre == plain) | (np.isnan(centre) & np.isnan(plain)))
     return found
 
 

@@ -115,8 +115,7 @@ class _Walk:
         self._sizes: dict[int, int] = {}
         self._axes: list[tuple[int, Axis]] = []
         self._fixed: list[int] = []
-        self._outputs: dict[int, _Value] = {}  # of modules that have been called
-        self._inputs: dict[int, int] = {}
+        self._groups: dict[tuple[str, int], tuple[int, int]] = {}  # group and block of each axis of a tensor
 
     def visit(self, node: fx.Node) -> None:
         if node.op == "placeholder":
@@ -161,9 +160,6 @@ class _Walk:
     def _layer(self, value: _Value, module: nn.Linear | nn.Conv1d | nn.Conv2d) -> _Value:
         if not isinstance(module, nn.Linear) and module.groups != 1:
             raise NotRenumberableError(f"a convolution has {module.groups} groups of channels; {_KNOWN}")
-        if id(module) in self._outputs:  # called before: the same tensors, so the same groups
-            self._join(value.group, self._inputs[id(module)])
-            return self._outputs[id(module)]
         size, width = module.weight.shape[0], module.weight.shape[1]
         block = self._block(value, width, flat=isinstance(module, nn.Linear))
         group = self._new(size)
@@ -171,9 +167,7 @@ class _Walk:
         if module.bias is not None:
             self._note(group, module.bias, 0)
         self._note(value.group, module.weight, 1, block)
-        self._inputs[id(module)] = value.group
-        self._outputs[id(module)] = _Value(group, positions=not isinstance(module, nn.Linear))
-        return self._outputs[id(module)]
+        return _Value(group, positions=not isinstance(module, nn.Linear))
 
     def _block(self, value: _Value, width: int, *, flat: bool) -> int:
         """Number of neighbouring entries, of ``width``, that belong to one channel: one unless a map is flat."""
@@ -242,7 +236,14 @@ class _Walk:
     def _note(self, group: int, tensor: Tensor, axis: int, block: int = 1) -> None:
         if id(tensor) not in self._names:
             raise NotRenumberableError(f"a weight is computed from others, as parametrisations do; {_KNOWN}")
-        self._axes.append((group, Axis(self._names[id(tensor)], axis, block)))
+        name = self._names[id(tensor)]
+        first, its_block = self._groups.setdefault((name, axis), (group, block))
+        if its_block != block:
+            raise NotRenumberableError(
+                f"{name} is used twice, with {its_block} and {block} entries a channel; {_KNOWN}"
+            )
+        self._join(group, first)  # a tensor that is used again is of the same groups
+        self._axes.append((group, Axis(name, axis, block)))
 
     def _new(self, size: int | None = None, *, fixed: bool = False) -> int:
         self._root.append(len(self._root))
@@ -263,7 +264,8 @@ class _Walk:
             return
         sizes = {self._sizes[g] for g in (a, b) if g in self._sizes}
         if len(sizes) > 1:
-            raise NotRenumberableError(f"the network adds maps of {' and '.join(map(str, sizes))} channels; {_KNOWN}")
+            numbers = " and ".join(map(str, sizes))
+            raise NotRenumberableError(f"the network adds or shares maps of {numbers} channels; {_KNOWN}")
         self._root[b] = a
         for size in sizes:
             self._sizes[a] = size

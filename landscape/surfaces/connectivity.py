@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -15,13 +14,13 @@ from landscape.records import Connection
 from landscape.surfaces.directions import cosine
 from landscape.surfaces.recalibration import Recalibration
 from landscape.surfaces.scan import (
-    MemoryRows,
     Progress,
     Rows,
     as_grid,
     groups,
     put,
     row_fields,
+    rows_for,
     status_of,
     tables,
     together,
@@ -64,7 +63,7 @@ def connect(
         progress: wraps the iteration over points.
 
     Raises:
-        ValueError: the models differ in their parameters or buffers, or the grid lacks an end.
+        ValueError: the models differ in their parameters, buffers or frozen tensors, or the grid lacks an end.
 
     >>> obj = Objective(torch.nn.Linear(1, 1, bias=False), torch.nn.MSELoss(), (torch.ones(2, 1), torch.zeros(2, 1)))
     >>> found = connect(obj.at([-1.0]), obj.at([1.0]), [0.0, 0.5, 1.0])
@@ -73,18 +72,12 @@ def connect(
     """
     if buffers not in _BUFFERS:
         raise ValueError(f"buffers is {buffers!r}, expected {', '.join(_BUFFERS)}")
-    if (start.layout.names, start.layout.shapes) != (end.layout.names, end.layout.shapes):
-        raise ValueError("the two models have different parameters; only models of one architecture can be connected")
     grid = as_grid(np.linspace(0, 1, 21) if alphas is None else alphas, "alphas")
     if not (np.diff(grid) > 0).all() or 0 not in grid or 1 not in grid:
         raise ValueError("alphas must be ascending and hold 0 and 1, where the two ends lie")
     ranks, start = start.ranks, start.over(None)  # processes share the points, each over the whole data
+    moving = moving_buffers(start, end)
     w0, w1 = start.weights, end.weights.to(start.weights)
-    b0, b1 = _float_buffers(start), _float_buffers(end)
-    if {n: b.shape for n, b in b0.items()} != {n: b.shape for n, b in b1.items()}:
-        raise ValueError("the two models have different buffers; only models of one architecture can be connected")
-    moving = {n: (b, b1[n].to(b)) for n, b in b0.items() if not torch.equal(b, b1[n].to(b))}
-
     recalibration = Recalibration(start) if buffers == "recalibrated" else None
 
     def evaluate(alpha: float) -> Evaluation:
@@ -95,7 +88,7 @@ def connect(
             here = here.with_buffers({n: torch.lerp(a, b, alpha) for n, (a, b) in moving.items()})
         return here.evaluate()
 
-    rows = MemoryRows.pending_all(len(grid), row_fields(start)) if rows is None else rows
+    rows = rows_for(rows, len(grid), row_fields(start))
     for group in groups([list(rows.pending())], ranks, progress):
         for row, found in zip(group, together(group, lambda row: evaluate(float(grid[row])), ranks), strict=True):
             put(rows, row, found, start.views)
@@ -133,10 +126,42 @@ def barrier(alphas: np.ndarray, loss: np.ndarray) -> tuple[float, float]:
     return float(rise[highest]), float(a[highest])
 
 
+def moving_buffers(start: Objective, end: Objective) -> dict[str, tuple[Tensor, Tensor]]:
+    """Buffers that differ between the models of two ends, by name at either; refuse what else differs but the weights.
+
+    What a restricted objective holds constant counts as chosen, and stays that of ``start``.
+
+    Raises:
+        ValueError: parameters or buffers have other names or shapes, or something that cannot move has other values.
+    """
+    one_kind = "only models of one architecture can be connected"
+    if (start.layout.names, start.layout.shapes) != (end.layout.names, end.layout.shapes):
+        raise ValueError(f"the two models have different parameters; {one_kind}")
+    own, other = start.buffers(), end.buffers()
+    if {n: b.shape for n, b in own.items()} != {n: b.shape for n, b in other.items()}:
+        raise ValueError(f"the two models have different buffers; {one_kind}")
+    held, others = start.context.fixed(), end.context.fixed()
+    for name, tensor in held.items():
+        frozen = name not in own and name not in start.context.whole.names
+        if frozen and (name not in others or not torch.equal(tensor, others[name].to(tensor))):
+            raise ValueError(
+                f"parameter {name!r} is frozen and not the same in both models, so that the way would not end in the "
+                "second one; let it require a gradient, and make the objectives anew"
+            )
+    differing = {n: (b, other[n].to(b)) for n, b in own.items() if not torch.equal(b, other[n].to(b))}
+    moving = {n: pair for n, pair in differing.items() if pair[0].is_floating_point() or pair[0].is_complex()}
+    steps = {n: b for n, (_, b) in differing.items() if n not in moving and not n.endswith("num_batches_tracked")}
+    if steps:
+        there = start.at(end.weights).with_buffers({n: b for n, (_, b) in moving.items()})
+        one, both = (list(at.evaluate().loss.values()) for at in (there, there.with_buffers(steps)))
+        if not np.array_equal(one, both, equal_nan=True):
+            raise ValueError(
+                f"buffer {next(iter(steps))!r} holds no floating-point numbers, is not the same in both models and "
+                "has a part in the loss, so there is no way between them"
+            )
+    return moving
+
+
 def _prepared(objective: Objective, prepare: Prepare) -> Evaluation:
     with objective.along([], prepare) as evaluate:
         return evaluate([])
-
-
-def _float_buffers(objective: Objective) -> Mapping[str, Tensor]:
-    return {n: b for n, b in objective.buffers().items() if b.is_floating_point()}

@@ -15,9 +15,9 @@ from landscape.objective.sample_losses import sample_losses, samples_of
 from landscape.objective.views import View
 from landscape.records import Curve
 from landscape.records.paths import SHAPES, weights_at
-from landscape.surfaces.connectivity import barrier
+from landscape.surfaces.connectivity import barrier, moving_buffers
 from landscape.surfaces.directions import cosine
-from landscape.surfaces.recalibration import Recalibration
+from landscape.surfaces.recalibration import Recalibration, batch_norms
 from landscape.surfaces.scan import MemoryRows, Progress, as_grid, put, row_fields, status_of, tables
 from landscape.surfaces.topology.surface_error import CellErrors
 
@@ -71,7 +71,8 @@ def curve(
         over the samples.
 
     Raises:
-        ValueError: the models differ in their parameters or buffers, the view is unknown, or an argument is impossible.
+        ValueError: the models differ in more than their weights and statistics, the view is unknown, or an argument is
+            impossible.
 
     >>> class Ring(torch.nn.Module):  # whose loss is 0 on the unit circle, and 1 at its centre
     ...     def __init__(self):
@@ -153,14 +154,9 @@ class _Points:
     def __init__(self, start: Objective, end: Objective, kind: str, bends: int, buffers: str | None) -> None:
         if buffers not in (None, "interpolated", "recalibrated"):
             raise ValueError(f"buffers is {buffers!r}, expected 'recalibrated' or 'interpolated'")
-        if (start.layout.names, start.layout.shapes) != (end.layout.names, end.layout.shapes):
-            raise ValueError("the two models have different parameters; only models of one architecture can be joined")
-        own, other = start.buffers(), end.buffers()
-        if {n: b.shape for n, b in own.items()} != {n: b.shape for n, b in other.items()}:
-            raise ValueError("the two models have different buffers; only models of one architecture can be joined")
-        floating = {n: (b, other[n].to(b)) for n, b in own.items() if b.is_floating_point()}
-        self._moving = {n: pair for n, pair in floating.items() if not torch.equal(*pair)}
-        self._recalibration = _recalibration(start, buffers)
+        self._moving = moving_buffers(start, end)
+        recalibrated = buffers == "recalibrated" or (buffers is None and batch_norms(start.model))
+        self._recalibration = Recalibration(start) if recalibrated else None
         self.buffers = "recalibrated" if self._recalibration else "interpolated" if self._moving else "none"
         self._kind, w0, w1 = kind, start.weights, end.weights.to(start.weights)
         self.table = torch.stack([torch.lerp(w0, w1, t) for t in torch.linspace(0, 1, bends + 2).tolist()])
@@ -201,17 +197,6 @@ class _Points:
         if self._recalibration is not None:
             return _recalibrated(here, self._recalibration)
         return here.with_buffers({n: torch.lerp(a, b, t) for n, (a, b) in self._moving.items()})
-
-
-def _recalibration(objective: Objective, buffers: str | None) -> Recalibration | None:
-    if buffers == "interpolated":
-        return None
-    try:
-        return Recalibration(objective)
-    except ValueError:
-        if buffers is None:
-            return None
-        raise
 
 
 def _recalibrated(objective: Objective, recalibration: Recalibration) -> Objective:

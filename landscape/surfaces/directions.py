@@ -27,9 +27,9 @@ def filter_normalized_direction(
 
     Every filter is scaled to d_f·‖w_f‖ / (‖d_f‖ + 1e-10) (Li et al. 2018, arXiv 1712.09913, §4). Tensors with fewer
     than two dims (biases) and norm layers get zero, unless ``policy`` says otherwise; buffers and frozen parameters
-    are never moved; tied ones are moved once, for all their uses. The draw depends on the seed and the shapes only,
-    so models that differ in their weights share it, and so do the same layers with and without ``layers``. The global
-    RNG is not used.
+    are never moved; tied ones are moved once, for all their uses; complex ones count as pairs of real ones. The draw
+    depends on the seed and the shapes only, so models that differ in their weights share it, and so do the same layers
+    with and without ``layers``. The global RNG is not used.
 
     Args:
         model: the model; or an objective, whose present point then gives the norms, and whose parameters alone move:
@@ -60,9 +60,10 @@ def filter_normalized_direction(
     generator = torch.Generator().manual_seed(int(seed))
     weights = layout.unflatten(point)
     direction = {}
-    for name, shape in zip(whole.names, whole.shapes, strict=True):
+    for name, shape, dtype in zip(whole.names, whole.shapes, whole.dtypes, strict=True):
         # Drawn on the CPU in float64 whatever the model's device and dtype: the same seed, the same draw.
-        draw = torch.randn(shape, generator=generator, dtype=torch.float64)
+        parts = (*shape, 2) if dtype.is_complex else shape
+        draw = torch.randn(parts, generator=generator, dtype=torch.float64)
         if name not in weights:
             continue
         weight, mode = weights[name], modes[roles[name]]
@@ -70,6 +71,7 @@ def filter_normalized_direction(
             direction[name] = torch.zeros_like(weight)
             continue
         dims = () if mode == "tensor" else filter_dims(name, roles[name], weight.ndim)
+        weight = torch.view_as_real(weight) if weight.is_complex() else weight
         direction[name] = scale_to_filters(draw, weight.double().cpu(), dims).to(weight.device, weight.dtype)
     return layout.flatten(direction)
 

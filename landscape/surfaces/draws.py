@@ -15,13 +15,13 @@ from landscape.objective.objective import Objective
 from landscape.records import LineDraws, PlaneDraws
 from landscape.surfaces.directions import cosine, direction_hash, filter_normalized_direction
 from landscape.surfaces.scan import (
-    MemoryRows,
     Progress,
     Rows,
     as_grid,
     groups,
     put,
     row_fields,
+    rows_for,
     status_of,
     tables,
     together,
@@ -40,8 +40,7 @@ def drawn_directions(
     Errors as :func:`landscape.filter_normalized_direction`.
     """
     return [
-        objective.extract(filter_normalized_direction(objective.model, 2 * seed + axis, layers=layers, policy=policy))
-        for axis in range(count)
+        filter_normalized_direction(objective, 2 * seed + axis, layers=layers, policy=policy) for axis in range(count)
     ]
 
 
@@ -114,7 +113,7 @@ def _scan_draws(
         raise ValueError(f"draws is {draws}, expected at least 1")
     seeds = np.arange(seed, seed + draws)
     directions = [drawn_directions(objective, int(s), points.shape[1], layers, policy) for s in seeds]
-    rows = MemoryRows.pending_all(draws * len(points), row_fields(objective)) if rows is None else rows
+    rows = rows_for(rows, draws * len(points), row_fields(objective))
     ranks, objective = objective.ranks, objective.over(None)  # processes share the points, each over the whole data
     by_draws = [list(rows_of) for _, rows_of in groupby(rows.pending(), lambda row: row // len(points))]
     todo = groups(by_draws, ranks, progress)

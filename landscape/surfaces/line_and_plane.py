@@ -20,7 +20,7 @@ from landscape.surfaces.centre_check import CentreCheck, check_centre, seen_curv
 from landscape.surfaces.directions import cosine
 from landscape.surfaces.recalibration import SAMPLES, Recalibration
 from landscape.surfaces.refinement import Refinement, coarse_to_fine
-from landscape.surfaces.scan import MemoryRows, Progress, Rows, as_grid, groups, row_fields, status_of, together
+from landscape.surfaces.scan import Progress, Rows, as_grid, groups, row_fields, rows_for, status_of, together
 
 __all__ = ["BatchNorm", "line", "plane", "row_fields", "surface_fields"]
 
@@ -157,7 +157,7 @@ def _measure(
     recalibration = Recalibration(objective, how.batchnorm_samples) if how.batchnorm == "recalibrated" else None
     split, classes = split_by_class(objective) if how.by_class else (objective, [])
     fields = surface_fields(objective, by_class=how.by_class)
-    rows = MemoryRows.pending_all(int(np.prod(shape)), fields) if rows is None else rows
+    rows = rows_for(rows, int(np.prod(shape)), fields)
     table = _Table(rows, fields)
     refinement = None
     if how.tol is not None:

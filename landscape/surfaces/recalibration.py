@@ -10,9 +10,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from landscape.objective.evaluation.evaluate import Forward
 from landscape.objective.objective import Objective
-from landscape.objective.sources import to_model
+from landscape.objective.sources import labels_of, length, to_model
 
 SAMPLES = 1024
+
+
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """The BatchNorm layers of a model that have running statistics."""
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
 
 
 class Recalibration:
@@ -31,27 +36,31 @@ class Recalibration:
         samples: how many are used.
 
     Raises:
-        ValueError: the model has no BatchNorm layer with running statistics, or ``samples`` is less than 2.
+        ValueError: the model has no BatchNorm layer with running statistics, ``samples`` or the size of a micro-batch
+            is less than 2, or the samples make no micro-batches of equal size.
     """
 
     def __init__(self, objective: Objective, samples: int = SAMPLES) -> None:
         if samples < 2:
             raise ValueError(f"BatchNorm statistics need at least 2 samples, got {samples}")
-        self._layers = [
-            m for m in objective.model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None
-        ]
+        self._layers = batch_norms(objective.model)
         if not self._layers:
             raise ValueError("the model has no BatchNorm layer with running statistics; use batchnorm='frozen'")
         source = objective.source_of(objective.views[0])
         count = min(samples, source.size)
         size = min(objective.batch_size, count)
+        if size < 2:
+            raise ValueError("micro-batches of one sample give no BatchNorm statistics; take a larger batch_size")
         self.samples = count // size * size
         mask = torch.zeros(source.size, dtype=torch.bool)
         mask[torch.linspace(0, source.size - 1, self.samples, dtype=torch.float64).round().long()] = True
-        self._batches: list[Any] = [
-            to_model(batch, objective.layout, objective.memory_format)
-            for _, batch, _ in source.batched(size).batches(mask)
-        ]
+        batches = source.batched(size).picked(mask, size)
+        if any(length(labels_of(batch)) != size for batch in batches):
+            raise ValueError(
+                "the data are batches of different shapes, which give no micro-batches of equal size for BatchNorm "
+                "statistics; pad all alike, or keep the statistics that the model has"
+            )
+        self._batches: list[Any] = [to_model(batch, objective.layout, objective.memory_format) for batch in batches]
 
     def __call__(self, forward: Forward) -> None:
         momenta = [layer.momentum for layer in self._layers]

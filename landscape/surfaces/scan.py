@@ -71,6 +71,21 @@ class MemoryRows:
         return self._arrays
 
 
+def rows_for(rows: Rows | None, count: int, fields: Mapping[str, tuple[int, ...]]) -> Rows:
+    """The rows that a scan of so many points with these fields was given, or new ones in memory.
+
+    Raises:
+        ValueError: those given are of another scan.
+    """
+    if rows is None:
+        return MemoryRows.pending_all(count, fields)
+    found = {name: array.shape for name, array in rows.read().items()}
+    expected = {name: (count, *shape) for name, shape in fields.items()}
+    if found != expected:
+        raise ValueError(f"rows have the shapes {found}, expected {expected}; give those of this scan, or new ones")
+    return rows
+
+
 def groups(rounds: Iterable[Sequence[int]], ranks: Ranks | None, progress: Progress) -> Iterator[list[int]]:
     """Points in groups of as many as there are processes, none of them from two rounds.
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from landscape.objective.evaluation.evaluate import Prepare
 from landscape.objective.objective import Objective
 
 PRECISION = 0.01  # of the span
@@ -16,7 +17,11 @@ _DOUBLINGS = 40
 
 
 def find_span(
-    objective: Objective, directions: Sequence[Tensor], rise: float, view: str | None = None
+    objective: Objective,
+    directions: Sequence[Tensor],
+    rise: float,
+    view: str | None = None,
+    prepare: Prepare | None = None,
 ) -> dict[str, Any]:
     """The span s at which the loss of a view has risen by ``rise`` at one of the points w ± s·d, found by bisection.
 
@@ -28,6 +33,7 @@ def find_span(
         directions: (K,) each.
         rise: in units of the loss, > 0.
         view: the first with samples if none.
+        prepare: called at every point as by :meth:`landscape.Objective.along`, to recompute BatchNorm statistics.
 
     Returns:
         ``view``, ``rise``, ``span`` (the smallest tried at which it was reached) and ``evaluations``, to be recorded.
@@ -45,7 +51,7 @@ def find_span(
         raise ValueError(f"the rise of the loss is {rise}, expected a finite number > 0")
     view = view or next((v for v in objective.views if objective.num_samples(v)), objective.views[0])
     steps = [tuple(sign * row) for row in np.eye(len(directions)) for sign in (-1.0, 1.0)]
-    with objective.view(view).along(directions) as evaluate:
+    with objective.view(view).along(directions, prepare) as evaluate:
         counted = 0
 
         def loss(coordinates: Sequence[float]) -> float:

@@ -142,12 +142,15 @@ def audit(
             if found[label][f"loss of {view}"].status != Status.OK:
                 broken[label] = f"its loss of {view} is not finite"
         took[label] += time.perf_counter() - begun
+    left_out = [f"{what}: more than the budget allows" for what in chosen.left_out]
     for n, (label, model, checkpoint, _) in enumerate(columns, 1):
         if label in ends and label not in broken and chosen.effort.barrier:
             begun = time.perf_counter()
-            found[label] |= measuring.barrier(n, label, model, checkpoint, ends[label])
+            try:
+                found[label] |= measuring.barrier(n, label, model, checkpoint, ends[label])
+            except ValueError as error:  # frozen parts differ, as of two pretrained networks
+                left_out.append(f"the barrier of {label}: {error}")
             took[label] += time.perf_counter() - begun
-    left_out = [f"{what}: more than the budget allows" for what in chosen.left_out]
     left_out += [f"the rest of {label}: {why}" for label, why in broken.items()]
     if not ends:
         left_out.append("the barrier: no reference was given")

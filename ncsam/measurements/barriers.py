@@ -10,13 +10,13 @@ from typing import Any, Unpack
 
 import numpy as np
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
 
 import landscape
 from landscape import Objective, store
 from landscape.objective.objective import check_seed
 from landscape.records import Connection, Curve
 from landscape.store import PartFile, StoreError, part_path
+from landscape.surfaces.recalibration import batch_norms
 from ncsam.measurements.measurement import objective_of
 from ncsam.measurements.resumable import Where
 from ncsam.records import Barriers
@@ -113,6 +113,9 @@ def measure_barriers(
             start, end = (
                 objective_of(runs[a][s], "last", _views(view), where) for a, s in ((one, first), (other, second))
             )
+            if not all(bool(at.weights.isfinite().all()) for at in (start, end)):  # a training diverged
+                part.write(row, height=np.full(len(ways), np.nan), length=np.full(len(ways), np.nan))
+                continue
             found = [_way(way, start, end, settings) for way in ways]
             at = found[0].views.tolist().index(view)
             lengths = [way.length if isinstance(way, Curve) else way.distance for way in found]
@@ -123,8 +126,9 @@ def measure_barriers(
             for name, rows in part.read().items()
         }
         heights = np.moveaxis(table["height"], 1, -1)
-        lost = np.isnan(heights).any(axis=-1)  # a mean over the pairs that are left would be that of others
-        mean, low, high = (np.where(lost, np.nan, found) for found in t_intervals(heights, LEVEL))
+        # A mean over the pairs that are left would be that of others.
+        whole = np.isfinite(heights).all(axis=-1, keepdims=True)
+        mean, low, high = t_intervals(np.where(whole, heights, np.nan), LEVEL)
         record = Barriers(
             ways=np.array(ways),
             arms=np.array(arms),
@@ -134,7 +138,7 @@ def measure_barriers(
             low=low,
             high=high,
             level=LEVEL,
-            buffers="recalibrated" if _has_statistics(used[0].model()) else "none",
+            buffers="recalibrated" if batch_norms(used[0].model()) else "none",
             noise=used[0].config.noise,
             **table,
             **settings,
@@ -165,11 +169,4 @@ def _way(way: str, start: Objective, end: Objective, settings: Mapping[str, Any]
         return landscape.curve(start, end, view=TRAINED_ON, alphas=alphas, **budget)
     if way == "aligned":
         end = landscape.align(start, end, seed=settings["seed"]).objective
-    return landscape.connect(
-        start, end, alphas, buffers="recalibrated" if _has_statistics(start.model) else "interpolated"
-    )
-
-
-def _has_statistics(model: torch.nn.Module) -> bool:
-    """Tell whether some BatchNorm layer has running statistics."""
-    return any(isinstance(m, _BatchNorm) and m.running_mean is not None for m in model.modules())
+    return landscape.connect(start, end, alphas, buffers="recalibrated" if batch_norms(start.model) else "interpolated")

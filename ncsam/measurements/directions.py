@@ -259,4 +259,8 @@ class _DirectionFactory:
         shapes = {n: p.shape for n, p in other.named_parameters() if p.requires_grad}
         if shapes != dict(zip(layout.names, layout.shapes, strict=True)):
             raise ValueError(f"{path}: its model has other parameters; only runs of one architecture can be connected")
+        held = self.objective.context.fixed()
+        for name, tensor in other.named_parameters():
+            if not (tensor.requires_grad or (name in held and torch.equal(held[name], tensor))):
+                raise ValueError(f"{path}: its frozen parameter {name!r} is another one, so no direction leads there")
         return layout.weights(other) - self.objective.weights

@@ -175,24 +175,24 @@ def evaluate_surface(
     """
     name = f"surface/{name}"
     objective, choice = batched(run, name, objective, where)
-    rise = where.get("rise")
-    span = None if rise is None else find_span(objective.over(None), directions, rise, where.get("range_view"))
-    if span is not None:
-        grids = [[span["span"] * x for x in grid] for grid in grids]
     how: dict[str, Any] = {
         "tol": where.get("tol"),
         "by_class": where.get("by_class", False),
         "batchnorm": where.get("batchnorm", "frozen"),
         "batchnorm_samples": where.get("batchnorm_samples", SAMPLES),
     }
+    recalibrated = how["batchnorm"] == "recalibrated"
+    recalibration = Recalibration(objective.over(None), how["batchnorm_samples"]) if recalibrated else None
+    span = None
+    if (rise := where.get("rise")) is not None:
+        span = find_span(objective.over(None), directions, rise, where.get("range_view"), recalibration)
+    if span is not None:
+        grids = [[span["span"] * x for x in grid] for grid in grids]
     identity = {**settings, **how, "grids": [list(map(float, grid)) for grid in grids], "auto_range": span}
     identity["batching"] = dataclasses.asdict(choice)
     draw: Callable[..., Line | Plane] = landscape.line if len(grids) == 1 else landscape.plane
     count = math.prod(len(grid) for grid in grids)
     fields = surface_fields(objective, by_class=how["by_class"])
-
-    recalibrated = how["batchnorm"] == "recalibrated"
-    recalibration = Recalibration(objective.over(None), how["batchnorm_samples"]) if recalibrated else None
 
     def forecast(part: PartRows) -> Forecast:
         at_most = how["tol"] is not None

@@ -59,8 +59,10 @@ def test_numbers_of_a_check_are_told_only_where_it_failed(copy: str) -> None:
     found = line(objective, filter_normalized_direction(objective.model), [-1.0, 0.0, 1.0])
     assert summary(found, "float32").splitlines()[1:] == [
         "check: loss at the centre agrees with plain evaluation",
-        f"check: direction 1: d·Hd = {found.curvature[0]:.4g}, confirmed by second differences",
+        f"check: direction 1: d·Hd = {found.curvature[0]:.4g} on {found.check['samples']} samples, "
+        "confirmed by second differences",
     ]
+    assert found.check["samples"] < objective.num_samples("mixed")
     wrong = dataclasses.replace(
         found, plain_loss=found.plain_loss + 0.25, check={**found.check, "outcome": ["disagrees"]}
     )

@@ -246,15 +246,14 @@ class _Recomputed:
         if hashes is not None and [direction_hash(v) for v in vectors] != list(hashes):
             raise ValueError("the surface was measured along other directions; give those of its record's hashes")
         known = cls(objective, samples_of(objective, "the error over samples"), vectors)
-        at = int(found.birth.argmin())
-        here = float((known.losses(found.minimum[at]) * known.samples.weights).nansum())
-        shown = float(found.birth[at])
-        rounding = torch.finfo(objective.layout.dtype).eps ** 0.5 * max(1.0, abs(shown))
-        if not abs(here - shown) <= rounding + point_error:
-            raise ValueError(
-                f"at the deepest minimum the objective has loss {here:.6g}, the surface {shown:.6g}; give the "
-                "objective, at the weights, and the directions that it was measured with"
-            )
+        for place, shown in _checked(found):
+            here = float((known.losses(place) * known.samples.weights).nansum())
+            rounding = torch.finfo(objective.layout.dtype).eps ** 0.5 * max(1.0, abs(shown))
+            if not abs(here - shown) <= rounding + point_error:
+                raise ValueError(
+                    f"at ({', '.join(f'{x:g}' for x in place)}) the objective has loss {here:.6g}, the surface "
+                    f"{shown:.6g}; give the objective, at the weights, and the directions that it was measured with"
+                )
         return known
 
     def losses(self, coordinates: np.ndarray) -> Tensor:
@@ -274,6 +273,20 @@ class _Recomputed:
             return math.inf
         mean = (p * rise).sum()
         return float(((p * (rise - mean)) ** 2).sum().sqrt()) * math.sqrt(count / (count - 1))
+
+
+def _checked(found: Persistence) -> list[tuple[np.ndarray, float]]:
+    """Points by whose losses a surface is known, with these: the lowest, and the furthest along each axis alone."""
+    axes = [found.alphas] if found.betas is None else [found.alphas, found.betas]
+    loss = found.grid(np.where(np.isfinite(found.loss), found.loss, np.inf))
+    middle = [int(np.abs(axis).argmin()) for axis in axes]
+    at = [[int(i) for i in np.unravel_index(loss.argmin(), loss.shape)]]
+    for k, axis in enumerate(axes):
+        through = loss[tuple(slice(None) if j == k else i for j, i in enumerate(middle))]
+        far = int(np.where(np.isfinite(through), np.abs(axis), -1.0).argmax())
+        at.append([*middle[:k], far, *middle[k + 1 :]])
+    points = [(np.array([axis[i] for axis, i in zip(axes, place, strict=True)]), loss[tuple(place)]) for place in at]
+    return [(point, float(shown)) for point, shown in points if np.isfinite(shown)]
 
 
 def _with_sampling(found: Persistence, known: _Recomputed, confidence: float) -> Persistence:

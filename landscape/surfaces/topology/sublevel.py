@@ -59,7 +59,7 @@ class Branches:
         birth, death: (branches,) values; death is infinite for a component that never joins a deeper one.
         parent: (branches,) the deeper branch that it joins, or −1.
         saddle: (branches, axes) coordinates of the point where it does; NaN if it does not.
-        size: (branches,) sum of the weights of the points that belong to it when it ends.
+        size: (branches,) sum of the weights of the points that belong to it just below its end.
         reached: (branches, marks) value at which it first holds a point with each mark; infinite if it does not before
             its end.
         branch_of: (points,) innermost branch of each point, −1 where the value is infinite.
@@ -92,10 +92,11 @@ def branches(graph: Graph, weights: np.ndarray, marks: np.ndarray) -> Branches:
     """
     values, count = graph.values, len(graph.values)
     root = list(range(count))  # of a union–find with path halving; a root is its component's lowest point
-    size = weights.astype(float).tolist()
+    size, at_level = [0.0] * count, weights.astype(float).tolist()  # of a component below its level, and from it on
     reached = np.where(marks, values, np.inf).T.tolist()
     into, death, edge = [-1] * count, [np.inf] * count, [-1] * count
     key = values.tolist()
+    highest = values.tolist()  # level of each component
 
     def find(point: int) -> int:
         while root[point] != point:
@@ -113,7 +114,10 @@ def branches(graph: Graph, weights: np.ndarray, marks: np.ndarray) -> Branches:
         level = levels[e]
         root[younger] = into[younger] = elder
         death[younger], edge[younger] = level, e
-        size[elder] += size[younger]
+        for v in (elder, younger):
+            if highest[v] < level:
+                size[v], at_level[v], highest[v] = size[v] + at_level[v], 0.0, level
+        at_level[elder] += size[younger] + at_level[younger]
         own, other = reached[elder], reached[younger]
         reached[elder] = [
             mine if mine < np.inf else (level if theirs < np.inf else np.inf)
@@ -129,6 +133,7 @@ def branches(graph: Graph, weights: np.ndarray, marks: np.ndarray) -> Branches:
         return number.get(point, -1)
 
     minimum = np.array(lasts, dtype=np.int64)
+    whole = np.where(np.isinf(death), np.add(size, at_level), size)
     saddle = np.full((len(lasts), graph.places.shape[1]), np.nan)
     for n, v in enumerate(lasts):
         if edge[v] >= 0:
@@ -139,7 +144,7 @@ def branches(graph: Graph, weights: np.ndarray, marks: np.ndarray) -> Branches:
         death=np.array(death)[minimum],
         parent=np.array([innermost(into[v]) if into[v] >= 0 else -1 for v in lasts], dtype=np.int64),
         saddle=saddle,
-        size=np.array(size)[minimum],
+        size=whole[minimum],
         reached=np.array(reached).reshape(count, len(marks))[minimum],
         branch_of=np.array([innermost(v) if key[v] < np.inf else -1 for v in range(count)], dtype=np.int64),
     )

@@ -124,6 +124,13 @@ def test_slices_compare_runs_at_equal_displacement() -> None:
     x = group.axes[0].lines[0].get_xdata()
     assert np.abs(x).max() <= 1.0  # ‖d‖/‖w‖ of the shorter one: nothing beyond its reach is made up
     assert group.axes[0].get_xlabel() == "‖Δw‖ / ‖w‖"
+    down = [
+        dataclasses.replace(line(norm=norm, points=7), alphas=np.linspace(1, -1, 7), loss=line(points=7).loss[:, ::-1])
+        for norm in (3.0, 2.0)
+    ]
+    turned = figures.lines({"sgd": down}, ["mixed"], against="relative").axes[0].lines[0]
+    np.testing.assert_allclose(turned.get_xdata()[::-1], x)
+    np.testing.assert_allclose(turned.get_ydata()[::-1], group.axes[0].lines[0].get_ydata())
     with pytest.raises(ValueError, match="against is 'time'; known: alpha, distance, relative"):
         figures.lines({"sgd": [line()]}, VIEWS, against="time")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,54 @@ def test_recalibrated_statistics_are_those_of_the_point() -> None:
     assert found.loss[0, 1] == pytest.approx(nn.CrossEntropyLoss()(middle.eval()(x), y).item(), rel=1e-10)
     assert found.buffers == "recalibrated"
     assert found.loss[0, 0] != a.loss()  # the ends are recalibrated too
+
+
+class Picked(nn.Module):
+    """A layer on some entries of its inputs, with a count that has no part in the loss, behind a layer."""
+
+    def __init__(self, seed: int, entries: list[int]) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.first, self.last = (nn.Linear(3, 3).double() for _ in "ab")
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, dtype=torch.float64, generator=generator)
+        self.register_buffer("entries", torch.tensor(entries))
+        self.register_buffer("seen", torch.tensor(seed))
+        self.register_buffer("turn", torch.polar(torch.ones(3), torch.arange(3.0) + seed).to(torch.complex128))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last((self.first(x)[:, self.entries] * self.turn).real)
+
+
+@pytest.mark.parametrize("how", [landscape.connect, lambda a, b: landscape.curve(a, b, gradients=1)])
+def test_both_ends_are_the_models_or_the_way_is_refused(how: Callable[..., landscape.Connection]) -> None:
+    x, y = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)).double(), torch.arange(12) % 3
+
+    def ends(*models: nn.Module) -> list[landscape.Objective]:
+        return [landscape.Objective(m, nn.CrossEntropyLoss(), (x, y)) for m in models]
+
+    found = how(*ends(Picked(1, [2, 0, 1]), Picked(2, [2, 0, 1])))
+    own = [obj.loss() for obj in ends(Picked(1, [2, 0, 1]), Picked(2, [2, 0, 1]))]
+    assert (found.loss[0, 0], found.loss[0, -1]) == pytest.approx(own, rel=1e-12)
+    with pytest.raises(ValueError, match="buffer 'entries' holds no floating-point numbers"):
+        how(*ends(Picked(1, [2, 0, 1]), Picked(2, [0, 1, 2])))
+    frozen = [Picked(seed, [2, 0, 1]) for seed in (1, 2)]
+    for model in frozen:
+        model.first.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"parameter 'first.weight' is frozen and not the same"):
+        how(*ends(*frozen))
+    frozen[1].first.load_state_dict(frozen[0].first.state_dict())  # as of a common pretrained network
+    assert how(*ends(*frozen)).loss[0, -1] == pytest.approx(ends(*frozen)[1].loss(), rel=1e-12)
+
+
+def test_what_restricted_objectives_hold_constant_stays_that_of_the_start() -> None:
+    x, y = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)).double(), torch.arange(12) % 3
+    a, b = (landscape.Objective(Picked(s, [2, 0, 1]), nn.CrossEntropyLoss(), (x, y)) for s in (1, 2))
+    found = connect(a.restricted("last"), b.restricted("last"))
+    mixed = a.layout.flatten(
+        {**a.layout.unflatten(b.weights), **a.restricted("first").layout.unflatten(a.restricted("first").weights)}
+    )
+    assert found.loss[0, -1] == pytest.approx(a.at(mixed).with_buffers({"turn": b.buffers()["turn"]}).loss(), rel=1e-12)
 
 
 def test_connection_is_stored_and_read_back(tmp_path: Path) -> None:

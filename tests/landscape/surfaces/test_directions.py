@@ -123,6 +123,35 @@ def test_roles_of_embeddings_norm_layers_positions_tied_and_frozen_parameters() 
     assert frozen.numel() == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
+def test_complex_filters_have_the_norm_of_the_weights_and_move_in_both_parts() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 3, 3, dtype=torch.complex64), nn.Linear(4, 3))
+    both = [named(model, landscape.filter_normalized_direction(m)) for m in (model, spectral_objective(model))]
+    for d in both:
+        torch.testing.assert_close(row_norms(d["0.weight"]), row_norms(model[0].weight))
+        assert row_norms(d["0.weight"].imag).min() > 0.3 * row_norms(d["0.weight"].real).max()
+        assert not d["0.bias"].any()
+        torch.testing.assert_close(row_norms(d["1.weight"]), row_norms(model[1].weight))
+    policy = {"vector": "tensor"}
+    d = named(model, landscape.filter_normalized_direction(model, policy=policy))
+    torch.testing.assert_close(d["0.bias"].norm(), model[0].bias.detach().norm())
+
+
+def spectral_objective(model: nn.Module) -> landscape.Objective:
+    def forward(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return model[1](model[0](batch[0]).abs().flatten(2))
+
+    x = torch.randn(5, 2, 4, 4, dtype=torch.complex64)
+    return landscape.Objective(model, nn.MSELoss(), (x, torch.zeros(5, 3, 3)), forward=forward)
+
+
+@pytest.mark.parametrize("direction", [torch.ones(6) * 1j, np.ones(6) * 1j, [1j] * 6], ids=["tensor", "array", "list"])
+def test_complex_directions_are_refused(direction: object) -> None:
+    objective = landscape.Objective(nn.Linear(2, 2), nn.MSELoss(), (torch.ones(3, 2), torch.zeros(3, 2)))
+    for draw in (lambda: landscape.line(objective, direction, [0.0, 1.0]), lambda: objective.at(direction)):
+        with pytest.raises(ValueError, match="vector is complex, expected real numbers"):
+            draw()
+
+
 def test_adapters_are_scaled_by_component_so_that_rescaling_their_factors_changes_nothing() -> None:
     model = Adapted()
     assert set(parameter_roles(model).values()) == {"weight", "vector", "lora"}

@@ -57,6 +57,21 @@ def test_points_that_are_there_are_not_measured_again() -> None:
     assert line_draws(obj, GRID, draws=2, rows=rows).loss[1, 0, 1] == -7.0
 
 
+def test_rows_of_another_scan_are_refused() -> None:
+    obj = objective()
+    for rows in (
+        MemoryRows.pending_all(7, row_fields(obj)),
+        MemoryRows.pending_all(3, {"loss": (1,), "accuracy": (1,)}),
+    ):
+        for scan in (
+            lambda rows: line_draws(obj, GRID, draws=1, rows=rows),
+            lambda rows: landscape.line(obj, obj.weights, GRID, rows=rows),
+            lambda rows: landscape.connect(obj, obj.at(-obj.weights), [0.0, 0.5, 1.0], rows=rows),
+        ):
+            with pytest.raises(ValueError, match="give those of this scan"):
+                scan(rows)
+
+
 def test_draws_within_a_restricted_objective_move_its_parameters_alone() -> None:
     obj = objective()
     part = obj.restricted("6")
@@ -66,6 +81,14 @@ def test_draws_within_a_restricted_objective_move_its_parameters_alone() -> None
     np.testing.assert_allclose(
         line_draws(part, GRID, draws=1, seed=1).loss[0], landscape.line(obj, whole, GRID).loss, rtol=1e-6
     )
+
+
+def test_draws_at_another_point_have_the_norms_of_its_filters() -> None:
+    obj = objective()
+    moved = obj.at(3 * obj.weights)
+    lines = line_draws(moved, [-1.0, 0.0, 1.0], draws=2, seed=1)
+    np.testing.assert_allclose(lines.direction_norms, 3 * line_draws(obj, GRID, draws=2, seed=1).direction_norms)
+    np.testing.assert_array_equal(lines.loss[1], moved.line(points=3, seed=2).loss)
 
 
 def test_no_draws_are_refused() -> None:

@@ -43,6 +43,19 @@ class Shared(nn.Module):
         return self.last(x + torch.tanh(self.inner(torch.tanh(self.inner(x)))))
 
 
+class Tied(Shared):
+    """Two layers with one weight, and a bias of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.other = nn.Linear(5, 5)
+        self.other.weight = self.inner.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.first(x.flatten(1)))
+        return self.last(torch.tanh(self.other(torch.tanh(self.inner(x)))))
+
+
 def of_shape(*shape: int) -> Callable[..., nn.Module]:
     return lambda name, **options: build(name, shape, 3, seed=0, **options)
 
@@ -200,14 +213,43 @@ def test_sweeps_that_were_too_few_are_told(monkeypatch: pytest.MonkeyPatch) -> N
     assert stopped.distance_after < stopped.distance_before
 
 
-def test_a_layer_applied_twice_is_matched_through_both() -> None:
+@pytest.mark.parametrize("kind", [Shared, Tied])
+def test_a_layer_or_weight_applied_twice_is_matched_through_both(kind: Callable[[], nn.Module]) -> None:
     torch.manual_seed(3)
-    objective = objective_of(Shared())
+    objective = objective_of(kind())
     moved, _ = shuffled(objective, 2)
     assert moved.loss() == pytest.approx(objective.loss(), rel=1e-12)
     found = landscape.align(objective, moved)
     assert found.distance_after <= found.distance_before
     assert found.objective.loss() == pytest.approx(objective.loss(), rel=1e-12)
+
+
+def test_a_trace_that_misses_something_is_found_by_outputs_however_low_the_loss() -> None:
+    x = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
+
+    def made(seed: int, *, hook: bool) -> landscape.Objective:
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1))
+        model[2].weight.data *= 0.01
+        model[2].bias.data.zero_()
+        if hook:  # which no trace shows
+            model[1].register_forward_hook(lambda _module, _inputs, found: found * torch.arange(6.0))
+        return landscape.Objective(model, nn.MSELoss(), (x, torch.zeros(20, 1)))
+
+    with pytest.raises(NotRenumberableError, match="more with channels than its trace shows"):
+        landscape.align(made(0, hook=True), made(1, hook=True))
+    assert not np.array_equal(landscape.align(made(0, hook=False), made(1, hook=False)).orders["0.weight"], range(6))
+
+
+def test_complex_channels_are_matched_by_both_parts() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 6, dtype=torch.complex64), nn.Tanh(), nn.Linear(6, 2, dtype=torch.complex64))
+    for parameter in model.parameters():
+        parameter.data = torch.complex(torch.ones(parameter.shape), parameter.data.imag)
+    x = torch.randn(8, 3, dtype=torch.complex64)
+    objective = landscape.Objective(model, lambda out, y: (out - y).abs().square().mean(), (x, x[:, :2]))
+    moved, _ = shuffled(objective, 1)
+    assert landscape.align(objective, moved).distance_after < 1e-6
 
 
 class Branching(nn.Module):
@@ -269,6 +311,9 @@ def test_other_architectures_and_frozen_parameters_are_refused() -> None:
     part, other = (made(3).restricted("0") for _ in "ab")
     with pytest.raises(ValueError, match="frozen or left out"):
         landscape.align(part, other)
+    whole = made(3)
+    with pytest.raises(ValueError, match="weights hold values that are not finite"):
+        landscape.align(whole, whole.at(whole.weights * float("inf")))
 
 
 def test_channels_that_are_all_unlike_come_to_an_end_too() -> None:

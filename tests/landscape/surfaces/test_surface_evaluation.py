@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -202,6 +203,31 @@ def test_recalibrated_statistics_are_those_of_a_fresh_pass_at_the_point() -> Non
         landscape.line(objective, d, [0.0], batchnorm="thawed")
 
 
+def test_recalibrated_statistics_do_not_depend_on_how_the_data_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(40, 1, 4, 4) + 2 * torch.randn(40, 1, 1, 1)
+    data = torch.utils.data.TensorDataset(x, torch.arange(40) % 2)
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 2))
+
+    def recalibrated(data: Any) -> np.ndarray:
+        objective = Objective(model.eval(), nn.CrossEntropyLoss(), data, batch_size=10)
+        d = landscape.filter_normalized_direction(objective)
+        return landscape.line(objective, d, [0.0, 0.5], batchnorm="recalibrated", batchnorm_samples=10).loss
+
+    in_memory = recalibrated(data.tensors)
+    monkeypatch.setattr("landscape.objective.sources.CACHE_BYTES", 100)  # so that they are read anew, eight at a time
+    np.testing.assert_allclose(recalibrated(torch.utils.data.DataLoader(data, batch_size=8)), in_memory, rtol=1e-6)
+
+
+def test_batches_of_different_shapes_or_of_one_sample_give_no_statistics() -> None:
+    model = nn.Sequential(nn.Conv1d(1, 3, 3), nn.BatchNorm1d(3), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(3, 2))
+    batches = [(torch.randn(4, 1, size), torch.arange(4) % 2) for size in (5, 6, 7)]
+    objective = Objective(model.eval(), nn.CrossEntropyLoss(), batches)
+    with pytest.raises(ValueError, match="micro-batches of one sample"):
+        Recalibration(Objective(model, nn.CrossEntropyLoss(), batches[0], batch_size=1))
+    with pytest.raises(ValueError, match="batches of different shapes"):
+        Recalibration(objective)
+
+
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("batch_size", [1, 6, 100])
 def test_batches_and_memory_format_change_nothing_beyond_rounding(
@@ -282,8 +308,9 @@ def test_a_disagreement_is_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     _, objective = network()
     d = directions(objective)[:1]
     centre = objective.evaluate().loss
-    with pytest.warns(SurfaceCheckWarning, match="'some' at its centre"):
-        check_centre(objective, d, {**centre, "some": centre["some"] + 1e-3})
+    for wrong in (centre["some"] + 1e-3, float("nan"), float("inf")):
+        with pytest.warns(SurfaceCheckWarning, match="'some' at its centre"):
+            check_centre(objective, d, {**centre, "some": wrong})
     products = LeanProduct.of_rows
     monkeypatch.setattr(LeanProduct, "of_rows", lambda self, rows: 3 * products(self, rows))
     with pytest.warns(SurfaceCheckWarning, match="along direction 1 second differences give"):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -104,6 +106,22 @@ def test_the_way_leads_to_the_reference(checkpoints: list[Checkpoint], audited: 
     alone = audit(checkpoints[:1], reference=checkpoints[1], work=25_000, subset=32, null="none", place=PLACE)
     assert list(alone.by_label("barrier")) == ["at 1"]
     assert "the null: not asked for" in alone.table.left_out
+
+
+class Frozen(Run):
+    """A run whose first layer is frozen."""
+
+    def model(self, *arguments: Any, **options: Any) -> torch.nn.Module:
+        model = super().model(*arguments, **options)
+        next(model.parameters()).requires_grad_(False)
+        return model
+
+
+def test_a_way_that_does_not_end_in_the_reference_is_left_out(checkpoints: list[Checkpoint]) -> None:
+    frozen = [dataclasses.replace(c, run=Frozen(c.run.path)) for c in checkpoints]
+    found = audit(frozen[:1], reference=frozen[1], work=25_000, subset=32, null="none", place=PLACE)
+    assert not found.by_label("barrier")
+    assert any("the barrier of at 1: parameter 'layers.0.weight' is frozen" in text for text in found.table.left_out)
 
 
 def test_sampling_errors_are_those_of_the_samples(checkpoints: list[Checkpoint], audited: Audit) -> None:

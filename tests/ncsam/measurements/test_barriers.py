@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 import landscape
+from landscape.records import Connection
 from landscape.store import StoreError
 from landscape.surfaces.channels import channels_of, renumbered
 from ncsam import Run, TrainConfig, train_run
@@ -103,9 +105,21 @@ class Diverged(Run):
 
 def test_a_mean_is_not_one_of_the_pairs_that_are_left(runs: Runs, tmp_path: Path) -> None:
     sgd = runs["sgd"] | {1: Diverged(runs["sgd"][1].path)}
-    found = measure_barriers({"sgd": sgd}, tmp_path / "barriers.h5", ways=["straight"], **QUICK)
-    assert np.isnan(found.height[0, :, 0, 0]).tolist() == [True, False]
-    assert np.isnan([found.mean[0, 0, 0], found.low[0, 0, 0], found.high[0, 0, 0]]).all()
+    found = measure_barriers({"sgd": sgd}, tmp_path / "barriers.h5", **QUICK)
+    assert np.isnan(found.height[:, :, 0, 0]).tolist() == [[True, False]] * 3
+    assert np.isnan([found.mean, found.low, found.high]).all()
+
+
+def test_an_infinite_barrier_is_in_no_mean(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heights, measured = iter([np.inf, 1.0]), landscape.connect
+
+    def connect(*arguments: Any, **options: Any) -> Connection:
+        return dataclasses.replace(measured(*arguments, **options), barrier=np.array([0.0, next(heights)]))
+
+    monkeypatch.setattr(landscape, "connect", connect)
+    found = measure_barriers({"sgd": runs["sgd"]}, tmp_path / "barriers.h5", ways=["straight"], **QUICK)
+    assert found.height[0, :, 0, 0].tolist() == [np.inf, 1.0]
+    assert np.isnan([found.mean, found.low, found.high]).all()
 
 
 def stopping_after(count: int) -> Callable[[Iterable[int]], Iterator[int]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +16,10 @@ import landscape
 from landscape.records import Connection
 from landscape.surfaces.directions import cosine
 from ncsam import Run, TrainConfig
+from ncsam.measurements import measure_line
 from ncsam.measurements.directions import directions_for, parse_directions, simulated_noise_gradient, trajectory_on
 from ncsam.measurements.draws_and_paths import measure_connection, measure_draws
+from ncsam.models import build
 from ncsam.runs.train import train_run
 
 QUICK = TrainConfig(
@@ -151,6 +155,16 @@ def test_batchnorm_statistics_go_along_between_two_runs(runs: dict[str, Run], ca
     assert frozen.loss[0, -1] != found.loss[0, -1]
 
 
+def test_the_span_of_a_recalibrated_surface_is_that_of_its_own_rise(runs: dict[str, Run]) -> None:
+    how: Any = {"views": ("test",), "alphas": [-1.0, 0.0, 1.0], "rise": 0.5}
+    recalibrated = measure_line(runs["cnn"], "own-rise", batchnorm="recalibrated", **how)
+    frozen = measure_line(runs["cnn"], "frozen-rise", **how)
+    for found in (recalibrated, frozen):
+        rises = found.loss[0] - found.loss[0, 1]
+        assert rises.max() == pytest.approx(0.5, rel=0.05)
+    assert recalibrated.auto_range != frozen.auto_range
+
+
 def test_draws_are_stored_and_share_their_first_with_the_single_line(runs: dict[str, Run]) -> None:
     run = runs["sam"]
     lines = measure_draws(run, "bands", views=("mixed",), alphas=GRID, draws=2, seed=1)
@@ -175,6 +189,21 @@ def test_draws_are_stored_and_share_their_first_with_the_single_line(runs: dict[
 def test_bad_spellings(spec: str, count: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_directions(spec, count)
+
+
+def half_frozen(shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    model = build("mlp", shape, num_classes)
+    next(model.parameters()).requires_grad_(False)
+    return model
+
+
+def test_no_direction_leads_to_a_run_with_other_frozen_parameters(tmp_path: Path) -> None:
+    config = dataclasses.replace(QUICK, model=f"{__name__}:half_frozen", epochs=1, checkpoints=())
+    first, second = (train_run(config.with_seed(seed), tmp_path / f"{seed}.h5", trust=True) for seed in (0, 1))
+    objective = first.objective(views=("mixed",))
+    directions_for(first, f"between:{first.path}", objective, count=1, trust=True)
+    with pytest.raises(ValueError, match=r"1.h5: its frozen parameter 'layers.0.weight' is another one"):
+        directions_for(first, f"between:{second.path}", objective, count=1, trust=True)
 
 
 def test_impossible_directions_of_a_run(runs: dict[str, Run]) -> None:

@@ -120,6 +120,25 @@ def test_components_and_holes_are_those_of_the_thresholded_interpolant(field: An
     assert checked > 10
 
 
+@pytest.mark.parametrize("levels", [None, 4])
+def test_areas_are_those_just_below_the_saddle_however_the_grid_is_turned(levels: int | None) -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        values = rng.uniform(0, 1, 12) if levels is None else rng.integers(0, levels, 12).astype(float)
+        for turned in (values, values[::-1]):
+            found = branches(Graph.of([np.arange(12.0)], turned), np.ones(12), np.zeros((0, 12), bool))
+            for minimum, death, size in zip(found.minimum, found.death, found.size, strict=True):
+                parts, _ = ndimage.label(turned < death)
+                assert size == (parts == parts[minimum]).sum()
+    for a, b, rough in fields():
+        areas = []
+        for values, axes in ((rough, (a, b)), (rough[::-1], (-a[::-1], b)), (rough[:, ::-1].T, (-b[::-1], a))):
+            found = landscape.persistence(plane(*axes, values))
+            areas.append(found.area)
+        np.testing.assert_allclose(areas[1], areas[0])
+        np.testing.assert_allclose(areas[2], areas[0])
+
+
 def test_branches_and_peaks_are_those_of_gudhi() -> None:
     gudhi = pytest.importorskip("gudhi")
     for a, b, values in fields(20):
@@ -354,7 +373,7 @@ def test_another_objective_or_other_directions_are_refused() -> None:
         landscape.persistence(surface, objective=objective)
     with pytest.raises(ValueError, match="2 directions for a surface of 1"):
         landscape.persistence(surface, objective=objective, directions=[[1.0], [1.0]])
-    with pytest.raises(ValueError, match="at the deepest minimum the objective has loss"):
+    with pytest.raises(ValueError, match=r"at \(1\) the objective has loss"):
         landscape.persistence(surface, objective=objective.at([0.3]), directions=[[1.0]])
     with pytest.raises(ValueError, match="other directions"):
         landscape.persistence(dataclasses.replace(surface, hashes=["0"]), objective=objective, directions=[[1.0]])
@@ -362,6 +381,30 @@ def test_another_objective_or_other_directions_are_refused() -> None:
         landscape.persistence(
             dataclasses.replace(surface, batchnorm="recalibrated"), objective=objective, directions=[[1.0]]
         )
+
+
+class Valley(nn.Module):
+    """Deepest at the weights, so that its lowest loss is the same along any directions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.w
+        return x * ((a * (a - 2)) ** 2 + 0.2 * a**2 + b**2)
+
+
+def test_directions_are_known_apart_where_the_lowest_loss_does_not_tell() -> None:
+    x = torch.linspace(0.5, 1.5, 20, dtype=torch.float64)[:, None]
+    objective = landscape.Objective(Valley(), lambda out, _: out.mean(), (x, x))
+    axis = np.linspace(-1, 3, 81)
+    surface = landscape.plane(objective, [1.0, 0.0], [0.0, 1.0], axis, axis)
+    found = landscape.persistence(surface, objective=objective, directions=[[1.0, 0.0], [0.0, 1.0]])
+    assert found.certified.tolist() == [True, True]
+    for wrong in ([[0.0, 1.0], [1.0, 0.0]], [[1.0, 0.0], [0.0, -2.0]], [[2.0, 0.0], [0.0, 1.0]]):
+        with pytest.raises(ValueError, match="the directions that it was measured with"):
+            landscape.persistence(surface, objective=objective, directions=wrong)
 
 
 def test_draws_give_the_numbers_of_each_surface_with_t_intervals() -> None:
