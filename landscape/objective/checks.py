@@ -53,7 +53,7 @@ def callable_model(model: Any) -> nn.Module:
 
     Raises:
         TypeError: it is no module.
-        ValueError: its tensors cannot be exchanged, or have no shape yet.
+        ValueError: its tensors cannot be exchanged, are sharded over processes, or have no shape yet.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}, expected a torch.nn.Module")
@@ -65,13 +65,30 @@ def callable_model(model: Any) -> nn.Module:
             raise ValueError(f"parameter {name!r} has no shape yet; run the model on one batch first")
         if tensor.is_meta:
             raise ValueError(f"parameter {name!r} is on the meta device, so it has no numbers; load the weights first")
+        if _is_distributed(tensor):
+            raise _sharded(name)
         kind = type(tensor)
         if issubclass(kind, nn.Parameter) and kind.__torch_function__ is not nn.Parameter.__torch_function__:
             raise ValueError(
                 f"parameter {name!r} is of the class {kind.__name__}, which computes in its own way "
                 "(__torch_function__), so that no other tensor can stand for it; use torch.nn.utils.parametrize"
             )
+    for name, module in original.named_modules():
+        if any(kind.__module__.startswith("torch.distributed.fsdp") for kind in type(module).__mro__):
+            raise _sharded(name or type(original).__name__)
     return original
+
+
+def _is_distributed(tensor: Tensor) -> bool:
+    flattened = getattr(tensor, "_fsdp_flattened", False)
+    return flattened or any(kind.__name__ == "DTensor" for kind in type(tensor).__mro__)
+
+
+def _sharded(name: str) -> ValueError:
+    return ValueError(
+        f"{name!r} is sharded over processes (FSDP or DTensor), which put their own tensors back in every forward pass; "
+        "load the full state dict into a model that is not sharded"
+    )
 
 
 class Seen:

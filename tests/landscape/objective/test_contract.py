@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -1123,6 +1124,27 @@ def test_models_that_cannot_be_measured_are_refused(kind: str) -> None:
     }
     with pytest.raises((ValueError, TypeError), match=words[kind]):
         landscape.Objective(model, nn.CrossEntropyLoss(), classes())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # that one process shards nothing
+def test_sharded_models_are_refused(tmp_path: Path) -> None:
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+
+    x, y = classes()
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        nn.functional.cross_entropy(model(x), y).backward()  # from then on it ran, at its own weights whatever the point
+        with pytest.raises(ValueError, match="'0.weight' is sharded over processes"):
+            landscape.Objective(model, nn.CrossEntropyLoss(), (x, y))
+        wrapped = FullyShardedDataParallel(nn.Linear(3, 2).double(), device_id=torch.device("cpu"), use_orig_params=True)
+        with pytest.raises(ValueError, match="is sharded over processes"):
+            landscape.Objective(nn.Sequential(wrapped), nn.CrossEntropyLoss(), (x, y))
+    finally:
+        dist.destroy_process_group()
 
 
 def _nothing() -> Any:
