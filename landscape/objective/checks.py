@@ -124,8 +124,8 @@ def checked(context: Context, seen: Seen | None = None) -> Context:
         seen: is told what losses were found on the way; nothing where it had been checked before.
 
     Raises:
-        ValueError: the model returns something whose rows cannot be picked, or reads the batch as a whole; the loss is
-            not one number, does not follow the point, is no mean over samples, or cannot serve the views.
+        ValueError: data or loss were changed; the model returns something whose rows cannot be picked, or reads the
+            batch as a whole; the loss is not one number, does not follow the point, is no mean over samples, or cannot serve the views.
         NotDeterministicError: two evaluations of a batch differ.
     """
     context = _with_gradients(context)
@@ -133,8 +133,9 @@ def checked(context: Context, seen: Seen | None = None) -> Context:
     if context.call.precision is not None:
         plain = dataclasses.replace(context, call=dataclasses.replace(context.call, precision=None))
     names = {view.source for view in context.selection.views.values()}
-    for name in names:
-        context.selection.sources[name].check_unchanged()
+    context.criterion.check_unchanged()
+    for held in (*context.selection.views.values(), *(context.selection.sources[name] for name in names)):
+        held.check_unchanged()
     wide = frozenset(name for name in names if _keeps_precision(plain, name))
     selection = context.selection.keeping_precision(wide)
     key = plain.key, context.checks

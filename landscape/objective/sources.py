@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import logging
 import random
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -32,7 +33,38 @@ from landscape.objective.snapshots import version_of
 _log = logging.getLogger(__name__)
 _PASSES = itertools.count(1)
 CACHE_BYTES = 4 * 2**30
+_COMPARED = 2**20  # numbers of labels that are compared at every use
 _LABEL_KEYS = ("labels", "label", "targets", "target", "y")
+
+
+class Noted:
+    """Tensors of data as they were, so that it is noticed when they are written to.
+
+    Torch counts what it writes itself. Labels are compared by their numbers too, of very many by some, since arrays
+    that share memory with a tensor, and ``.data``, count nothing.
+
+    >>> numbers = np.zeros(3)
+    >>> noted = Noted([], torch.from_numpy(numbers))
+    >>> numbers[1] = 1
+    >>> noted.check()
+    Traceback (most recent call last):
+    ValueError: the data were written to after the objective was made; make a new objective of them
+    """
+
+    def __init__(self, data: Any, labels: Any) -> None:
+        self._versions = [(t, version_of(t)) for t in tree_leaves(data) if isinstance(t, Tensor)]
+        leaves = [t for t in tree_leaves(labels) if isinstance(t, Tensor) and t.ndim and t.layout == torch.strided]
+        self._labels = [(t, _checksum(t)) for t in leaves if t.device.type == "cpu"]
+
+    def check(self) -> None:
+        """Refuse tensors that were written to since; what was computed of them would be stale.
+
+        Raises:
+            ValueError: one was.
+        """
+        written = any(version_of(tensor) != version for tensor, version in self._versions)
+        if written or any(_checksum(tensor) != found for tensor, found in self._labels):
+            raise ValueError("the data were written to after the objective was made; make a new objective of them")
 
 
 class Source:
@@ -43,7 +75,7 @@ class Source:
         size: number N of samples.
         batch_size: of micro-batches.
         digests: of the batches that are read anew, in their order.
-        versions: of the tensors, as they were at first; their present ones if none.
+        noted: the tensors as they were at first; as they are now if none.
 
     Attributes:
         size: number N of samples.
@@ -56,20 +88,18 @@ class Source:
         size: int,
         batch_size: int,
         digests: Sequence[bytes] = (),
-        versions: Sequence[tuple[Tensor, int]] | None = None,
+        noted: Noted | None = None,
     ) -> None:
         self._chunks, self._digests = chunks, digests
-        if versions is None:
-            tensors = tree_leaves(chunks) if isinstance(chunks, list) else []
-            versions = [(t, version_of(t)) for t in tensors if isinstance(t, Tensor)]
-        self._versions = versions
+        in_memory = chunks if isinstance(chunks, list) else []
+        self._noted = noted or Noted(in_memory, [labels_of(chunk) for chunk in in_memory])
         self._batch_size = batch_size
         self.size = size
         self.cached = isinstance(chunks, list)
 
     def batched(self, batch_size: int) -> Source:
         """The same samples in micro-batches of up to another size; a loader that is read anew keeps its own."""
-        return Source(self._chunks, self.size, batch_size, self._digests, self._versions)
+        return Source(self._chunks, self.size, batch_size, self._digests, self._noted)
 
     def check_unchanged(self) -> None:
         """Refuse tensors that were written to since the source was made; what was computed of them would be stale.
@@ -77,8 +107,7 @@ class Source:
         Raises:
             ValueError: one was.
         """
-        if any(version_of(tensor) != version for tensor, version in self._versions):
-            raise ValueError("the data were written to after the objective was made; make a new objective of them")
+        self._noted.check()
 
     def batches(self, mask: Tensor | None) -> Iterator[tuple[Tensor, Any, Any]]:
         """Yield (positions, batch, labels) of up to ``batch_size`` samples, all or where ``mask`` (N,) is true.
@@ -128,7 +157,7 @@ class LazySource(Source):
         inputs: of all samples.
         labels: with a row for each of them.
         batch_size: of micro-batches.
-        versions: of the labels, as they were at first; their present one if none.
+        noted: the labels as they were at first; as they are now if none.
     """
 
     def __init__(
@@ -136,17 +165,17 @@ class LazySource(Source):
         inputs: LazyInputs,
         labels: Tensor,
         batch_size: int,
-        versions: Sequence[tuple[Tensor, int]] | None = None,
+        noted: Noted | None = None,
     ) -> None:
         if len(labels) != len(inputs) or not len(inputs):
             raise ValueError(f"there are {len(inputs)} inputs and {len(labels)} labels, expected as many, and some")
         self._inputs, self._labels, self._batch_size = inputs, labels, batch_size
         self.size, self.cached = len(inputs), False
-        self._versions = [(labels, version_of(labels))] if versions is None else versions
+        self._noted = noted or Noted(labels, labels)
 
     def batched(self, batch_size: int) -> LazySource:
         """The same samples in micro-batches of up to another size."""
-        return LazySource(self._inputs, self._labels, batch_size, self._versions)
+        return LazySource(self._inputs, self._labels, batch_size, self._noted)
 
     def batches(self, mask: Tensor | None) -> Iterator[tuple[Tensor, Any, Any]]:
         """Yield (positions, batch, labels) of up to ``batch_size`` samples, all or where ``mask`` (N,) is true."""
@@ -277,6 +306,12 @@ def _digest(batch: Any) -> bytes:
         else:
             found.update(repr(constant_key(leaf)).encode())
     return found.digest()
+
+
+def _checksum(labels: Tensor) -> int:
+    """Checksum of labels, of very many of some; much faster than a digest, since it is made at every use."""
+    some = labels.detach()[:: max(1, labels.numel() // _COMPARED)].resolve_conj().contiguous()
+    return zlib.crc32(some.flatten().view(torch.uint8).numpy().data)
 
 
 def constant_key(leaf: Any) -> Any:
