@@ -852,6 +852,34 @@ def test_small_displacements_of_coarse_weights_count() -> None:
     assert landscape.sam_sharpness(objective, rho=1e-3).value == pytest.approx(right, rel=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_an_objective_follows_its_model_in_any_precision(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    data = classes(40)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).to(dtype)
+    model[2].bias.requires_grad_(False)
+    whole = landscape.Objective(model, nn.CrossEntropyLoss(), data)
+    there = whole.weights
+    whole.loss()
+    with torch.no_grad():
+        for tensor in (*model.parameters(), model[1].running_mean):
+            tensor.mul_(2).add_(0.5)
+    new = landscape.Objective(model, nn.CrossEntropyLoss(), data)
+    assert new.weights.dtype == torch.float32
+    assert not torch.equal(there, new.weights)
+    for old, now in ((whole, new), (whole.at(there), new.at(there))):
+        assert old.loss() == now.loss()
+        assert torch.equal(old.gradient(), now.gradient())
+    for name, buffer in whole.buffers().items():
+        assert torch.equal(buffer, new.buffers()[name])
+        assert not buffer.is_floating_point() or buffer.dtype == torch.float32
+    held = whole.astype(torch.float64)
+    with torch.no_grad():
+        model[0].weight.zero_()
+    assert held.loss() == pytest.approx(new.at(held.weights).loss(), rel=1e-5)
+    assert held.loss() != pytest.approx(new.loss(), rel=1e-3)
+
+
 # G. State that leaks.
 
 
