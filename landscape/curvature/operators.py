@@ -174,6 +174,11 @@ class CurvatureOperator(ABC):
         assert self._products.probe is not None
         return self._products.probe
 
+    @property
+    def product_error(self) -> float:
+        """Relative error of products beside rounding, as far as known: of less precision, of finite differences."""
+        return self.probe.product_error
+
     def in_full_precision(self) -> Self:
         """The same operator in its parameters' precision."""
         clone = copy.copy(self)
@@ -346,3 +351,8 @@ class ScaledOperator:
         """Thoroughness with which the operator's objective is checked; none if it has none."""
         found: str | None = getattr(self._inner, "checks", None)
         return found
+
+    @property
+    def product_error(self) -> float:
+        """Relative error of the operator's products beside rounding, as far as known."""
+        return float(getattr(self._inner, "product_error", 0.0))
