@@ -87,7 +87,8 @@ def keskar_sharpness(
     Args:
         epsilon: half width of the box, relative to |w| + 1; the paper uses 1e-3 and 5e-4.
 
-    Other arguments and errors as in :func:`sam_sharpness`; ``rises`` are in units of the loss.
+    Other arguments and errors as in :func:`sam_sharpness`, and a ValueError for a loss of −1 or less; ``rises`` are in
+    units of the loss.
 
     >>> model = torch.nn.Linear(1, 1, bias=False)
     >>> obj = Objective(model, torch.nn.MSELoss(), (torch.ones(2, 1), torch.zeros(2, 1)))
@@ -100,6 +101,11 @@ def keskar_sharpness(
     _check_ball("epsilon", epsilon, steps, restarts)
     ball = Ball(epsilon, objective.weights.abs().double() + 1, box=True)
     base, rises = ascend(objective, ball, steps, restarts, seed)
+    if base <= -1:
+        raise ValueError(
+            f"the loss is {base:.6g}, so that 1 + loss, which Keskar's sharpness divides by, is not positive; take "
+            "sam_sharpness or adaptive_sharpness"
+        )
     return KeskarSharpness(
         value=100 * rises.max() / (1 + base),
         loss=base,

@@ -24,7 +24,8 @@ def trace(
     Gambhir, Stathopoulos, Orginos 2017, arXiv 1603.05988). The first term is exact; with Q a Krylov basis it holds the
     outliers, which dominate the variance. Unbiased: probes and basis are drawn independently. The same seed draws the
     same probes for every operator of one size. ``value ± t·stderr``, with Student's t for ``len(samples) − 1`` degrees
-    of freedom, covers the trace with its nominal probability.
+    of freedom, covers the trace with about its nominal probability: intervals of 95 % held in 93 to 96 % of the draws
+    from 20 products on, with fewer in 84 to 96 %, least where a few directions that are not known hold the variance.
 
     Args:
         H: :class:`landscape.HessianOperator`, tensor, array or scipy ``LinearOperator``, (K, K), symmetric.

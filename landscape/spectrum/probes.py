@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from landscape.spectrum.krylov import BASIS_BYTES, KrylovBasis
 
 _BLOCK_BYTES = 256 << 20
 _MOST_AT_ONCE = 16
+_FEW = 12  # entries, of which two probes may well have the same signs
 
 
 def memory_of_probes(count: int, size: int) -> int:
@@ -56,9 +58,10 @@ class DeflatedProbes:
         # Not the stream that top_eigenpairs draws its start from: probes must not depend on what they are deflated by.
         check_seed(seed)
         self._generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]))
+        self._order: Tensor | None = None
         given = operand(operator, num_matvecs)
         size, self._product = given.size, given.product
-        if num_matvecs < 2:
+        if not isinstance(num_matvecs, Integral) or num_matvecs < 2:
             raise ValueError(f"num_matvecs is {num_matvecs}, expected at least 2 to give a standard error")
         self.basis = basis = self._known(operator, num_matvecs, deflate, coupled)
         if num_matvecs >= size:
@@ -78,8 +81,7 @@ class DeflatedProbes:
         most = max(1, min(_MOST_AT_ONCE, _BLOCK_BYTES // (8 * size)))
         while done < self.count:
             count = min(most, self.count - done)
-            bits = torch.randint(0, 2, (count, size), generator=self._generator, dtype=torch.int8)
-            signs = (bits.double() * 2 - 1).to(self.basis.device).T
+            signs = self._signs(done, count).to(self.basis.device).T
             images = self._product(self.basis.project(signs))
             if not torch.isfinite(images).all():
                 raise FloatingPointError(
@@ -87,6 +89,17 @@ class DeflatedProbes:
                 )
             yield signs, self.basis.project(images.double())
             done += count
+
+    def _signs(self, done: int, count: int) -> Tensor:
+        """The next random signs, (count, K)."""
+        size = self.basis.size
+        if size > _FEW:
+            bits = torch.randint(0, 2, (count, size), generator=self._generator, dtype=torch.int8)
+        else:  # without replacement, as equal probes would show no error
+            if self._order is None:
+                self._order = torch.randperm(2 ** (size - 1), generator=self._generator)
+            bits = self._order[done : done + count, None] >> torch.arange(size) & 1
+        return bits.double() * 2 - 1
 
     @property
     def known_trace(self) -> float:
