@@ -33,6 +33,7 @@ from landscape.objective.snapshots import version_of
 _log = logging.getLogger(__name__)
 _PASSES = itertools.count(1)
 CACHE_BYTES = 4 * 2**30
+_TOLD = 16  # samples by which the data of processes are compared
 _COMPARED = 2**20  # numbers of labels that are compared at every use
 _LABEL_KEYS = ("labels", "label", "targets", "target", "y")
 
@@ -109,6 +110,14 @@ class Source:
         """
         self._noted.check()
 
+    def digest(self) -> bytes:
+        """Digest of some samples, evenly spaced; of all that are read anew. Other data, or another order, have another."""
+        if self._digests:
+            return digest_of(list(self._digests))
+        mask = torch.zeros(self.size, dtype=torch.bool)
+        mask[torch.linspace(0, self.size - 1, _TOLD, dtype=torch.float64).round().long()] = True
+        return digest_of([batch for _, batch, _ in self.batches(mask)])
+
     def batches(self, mask: Tensor | None) -> Iterator[tuple[Tensor, Any, Any]]:
         """Yield (positions, batch, labels) of up to ``batch_size`` samples, all or where ``mask`` (N,) is true.
 
@@ -139,7 +148,7 @@ class Source:
         seed, read = next(_PASSES), 0
         torch.manual_seed(seed), np.random.seed(seed), random.seed(seed)  # noqa: NPY002 - so that chance would show
         for chunk, expected in zip(map(_plain, self._chunks), self._digests, strict=False):
-            if _digest(chunk) != expected:
+            if digest_of(chunk) != expected:
                 break
             read += 1
             yield chunk
@@ -170,7 +179,7 @@ class LazySource(Source):
         if len(labels) != len(inputs) or not len(inputs):
             raise ValueError(f"there are {len(inputs)} inputs and {len(labels)} labels, expected as many, and some")
         self._inputs, self._labels, self._batch_size = inputs, labels, batch_size
-        self.size, self.cached = len(inputs), False
+        self.size, self.cached, self._digests = len(inputs), False, ()
         self._noted = noted or Noted(labels, labels)
 
     def batched(self, batch_size: int) -> LazySource:
@@ -204,7 +213,7 @@ def _has_labels(data: Mapping[Any, Any]) -> bool:
 def _as_source(data: Any, batch_size: int) -> Source:
     if isinstance(data, DataLoader | Dataset):
         return _from_loader(data, batch_size)
-    if isinstance(data, list) and data and all(isinstance(batch, tuple | Mapping) for batch in data):
+    if _is_list_of_batches(data):
         return _from_batches(data, batch_size)
     if isinstance(data, tuple | list) and any(isinstance(part, LazyInputs) for part in data):
         return _lazy(data, batch_size)
@@ -218,6 +227,25 @@ def _as_source(data: Any, batch_size: int) -> Source:
             "Dataset or a DataLoader"
         )
     return _from_batches([data], batch_size)
+
+
+def _is_list_of_batches(data: Any) -> bool:
+    """Tell a list of batches from inputs and labels; a loader's batches are lists themselves.
+
+    Raises:
+        ValueError: it may be both.
+    """
+    if not isinstance(data, list) or not data:
+        return False
+    if all(isinstance(batch, tuple | Mapping) for batch in data):
+        return True
+    collated = all(isinstance(batch, list) and len(batch) > 1 and isinstance(batch[-1], Tensor) for batch in data)
+    if collated and len(data) == 2:
+        raise ValueError(
+            "data is a list of two lists of tensors, which may be two batches or inputs and labels; make the batches "
+            "tuples, [(x, y), (x, y)], or give inputs and labels as a tuple"
+        )
+    return collated
 
 
 def _lazy(data: Sequence[Any], batch_size: int) -> LazySource:
@@ -254,13 +282,13 @@ def _from_loader(data: Any, batch_size: int) -> Source:
         for batch in loader:
             chunk = _noted(batch, roles)
             held += sum(leaf.nbytes for leaf in tree_leaves(chunk) if isinstance(leaf, Tensor))
-            digests.append(_digest(chunk))
+            digests.append(digest_of(chunk))
             if held <= CACHE_BYTES:
                 chunks.append(chunk)
             else:
                 chunks.clear()
     roles.check()
-    _tell_of_dropped(loader, roles.size)
+    _tell_of_left_out(loader, roles.size)
     if held <= CACHE_BYTES:
         return Source(_merge(chunks), roles.size, batch_size)
     if isinstance(loader.dataset, IterableDataset):
@@ -289,14 +317,16 @@ def _generators_set_back(loader: Any) -> Iterator[None]:
             set_back()
 
 
-def _tell_of_dropped(loader: DataLoader[Any], size: int) -> None:
-    if loader.drop_last and not isinstance(loader.dataset, IterableDataset):
-        whole = len(loader.dataset)  # type: ignore[arg-type]
-        if size < whole:
-            _log.warning("drop_last leaves %d of %d samples out of all results", whole - size, whole)
+def _tell_of_left_out(loader: DataLoader[Any], size: int) -> None:
+    whole = len(loader.dataset) if hasattr(loader.dataset, "__len__") else size
+    if size < whole and not isinstance(loader.dataset, IterableDataset):
+        chosen_by = loader.batch_sampler if loader.batch_size is None else loader.sampler
+        what = "drop_last" if loader.drop_last else f"its {type(chosen_by).__name__}"
+        _log.warning("of a loader, %s leaves %d of %d samples out of all results", what, whole - size, whole)
 
 
-def _digest(batch: Any) -> bytes:
+def digest_of(batch: Any) -> bytes:
+    """Digest of a batch, or of anything that consists of tensors and plain values."""
     found = hashlib.blake2b(digest_size=16)
     for leaf in tree_leaves(batch):
         if isinstance(leaf, Tensor):

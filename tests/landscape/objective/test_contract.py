@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
 import landscape
 from landscape.objective.checks import NotDeterministicError
@@ -1130,6 +1130,33 @@ def test_samples_that_a_loader_drops_are_told(caplog: pytest.LogCaptureFixture) 
     samples = [(torch.zeros(3), 0)] * 10
     landscape.Objective(nn.Linear(3, 2), nn.CrossEntropyLoss(), DataLoader(samples, 4, drop_last=True))
     assert "drop_last leaves 2 of 10 samples out" in caplog.text
+
+
+@pytest.mark.parametrize("by", ["sampler", "batch_sampler"])
+def test_samples_that_a_sampler_leaves_out_are_told(by: str, caplog: pytest.LogCaptureFixture) -> None:
+    sampler = DistributedSampler(range(10), num_replicas=2, rank=0)  # what a training on two processes has
+    chosen: dict[str, Any] = {"sampler": sampler} if by == "sampler" else {"batch_sampler": [[0, 3], [4]]}
+    samples = [(torch.zeros(3), 0)] * 10
+    landscape.Objective(nn.Linear(3, 2), nn.CrossEntropyLoss(), DataLoader(samples, **chosen))
+    told = "its DistributedSampler leaves 5" if by == "sampler" else "its list leaves 7"
+    assert f"of a loader, {told} of 10 samples out of all results" in caplog.text
+
+
+@pytest.mark.parametrize("size", [4, 7, 20])
+def test_the_batches_of_a_loader_may_be_given_as_a_list(size: int) -> None:
+    x, y = classes(20)
+    model = nn.Linear(3, 2).double()
+    batches = list(DataLoader(TensorDataset(x, y), size))
+    right = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y))
+    found = landscape.Objective(model, nn.CrossEntropyLoss(), batches)
+    assert found.num_samples("data") == 20
+    assert found.loss() == pytest.approx(right.loss(), rel=1e-12)
+
+
+def test_two_lists_that_may_be_batches_or_inputs_and_labels_are_refused() -> None:
+    batches = list(DataLoader(TensorDataset(*classes(20)), 10))
+    with pytest.raises(ValueError, match="may be two batches or inputs and labels"):
+        landscape.Objective(nn.Linear(3, 2).double(), nn.CrossEntropyLoss(), batches)
 
 
 # K. Models of other kinds.
