@@ -86,7 +86,7 @@ def _is_distributed(tensor: Tensor) -> bool:
 
 def _sharded(name: str) -> ValueError:
     return ValueError(
-        f"{name!r} is sharded over processes (FSDP or DTensor), which put their own tensors back in every forward pass; "
+        f"{name!r} is sharded over processes (FSDP or DTensor), whose own tensors come back in every forward pass; "
         "load the full state dict into a model that is not sharded"
     )
 
@@ -125,7 +125,8 @@ def checked(context: Context, seen: Seen | None = None) -> Context:
 
     Raises:
         ValueError: data or loss were changed; the model returns something whose rows cannot be picked, or reads the
-            batch as a whole; the loss is not one number, does not follow the point, is no mean over samples, or cannot serve the views.
+            batch as a whole; the loss is not one number, does not follow the point, is no mean over samples, or cannot
+            serve the views.
         NotDeterministicError: two evaluations of a batch differ.
     """
     context = _with_gradients(context)

@@ -111,7 +111,7 @@ class Source:
         self._noted.check()
 
     def digest(self) -> bytes:
-        """Digest of some samples, evenly spaced; of all that are read anew. Other data, or another order, have another."""
+        """Digest of some samples, evenly spaced, or of all that are read anew; it differs for another order, too."""
         if self._digests:
             return digest_of(list(self._digests))
         mask = torch.zeros(self.size, dtype=torch.bool)

@@ -296,7 +296,9 @@ def test_no_radius_is_looked_for_where_the_loss_is_not_finite() -> None:
 def test_keskars_ratio_of_a_loss_of_minus_one_or_less_is_refused(least: float) -> None:
     model, x = nn.Linear(2, 1, bias=False), torch.ones(4, 2)
     obj = landscape.Objective(model, lambda out, _: (out**2).mean() + least, (x, x)).at([0.0, 0.0])
-    with pytest.raises(ValueError, match=rf"the loss is {least:g}, so that 1 \+ loss, which Keskar's sharpness divides by"):
+    with pytest.raises(
+        ValueError, match=rf"the loss is {least:g}, so that 1 \+ loss, which Keskar's sharpness divides by"
+    ):
         landscape.keskar_sharpness(obj, 0.1, restarts=1)
 
 

@@ -169,7 +169,9 @@ def test_bfloat16_eigenvalues_come_with_their_error(strategy: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("how", [{"precision": "bf16"}, {"strategy": "finite_difference"}], ids=lambda how: next(iter(how)))
+@pytest.mark.parametrize(
+    "how", [{"precision": "bf16"}, {"strategy": "finite_difference"}], ids=lambda how: next(iter(how))
+)
 def test_stated_errors_of_eigenvalues_include_those_of_products(how: dict[str, Any], seed: int) -> None:
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))

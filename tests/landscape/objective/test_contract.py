@@ -1192,10 +1192,14 @@ def test_sharded_models_are_refused(tmp_path: Path) -> None:
     try:
         model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
         fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
-        nn.functional.cross_entropy(model(x), y).backward()  # from then on it ran, at its own weights whatever the point
-        with pytest.raises(ValueError, match="'0.weight' is sharded over processes"):
+        nn.functional.cross_entropy(
+            model(x), y
+        ).backward()  # from then on it ran, at its own weights whatever the point
+        with pytest.raises(ValueError, match=r"'0\.weight' is sharded over processes"):
             landscape.Objective(model, nn.CrossEntropyLoss(), (x, y))
-        wrapped = FullyShardedDataParallel(nn.Linear(3, 2).double(), device_id=torch.device("cpu"), use_orig_params=True)
+        wrapped = FullyShardedDataParallel(
+            nn.Linear(3, 2).double(), device_id=torch.device("cpu"), use_orig_params=True
+        )
         with pytest.raises(ValueError, match="is sharded over processes"):
             landscape.Objective(nn.Sequential(wrapped), nn.CrossEntropyLoss(), (x, y))
     finally:

@@ -182,14 +182,19 @@ def test_a_schedule_of_label_smoothing_is_followed() -> None:
 @pytest.mark.parametrize("labels", [Y.numpy(), Y.tolist()], ids=["array", "list"])
 def test_a_view_takes_labels_of_any_kind(labels: Any) -> None:
     model = nn.Linear(4, 3)
-    objective = landscape.Objective(model, nn.CrossEntropyLoss(), (X, 0 * Y), views=[landscape.View("a", labels=labels)])
+    objective = landscape.Objective(
+        model, nn.CrossEntropyLoss(), (X, 0 * Y), views=[landscape.View("a", labels=labels)]
+    )
     assert objective.loss() == pytest.approx(functional.cross_entropy(model(X), Y).item(), rel=1e-6)
 
 
 def test_positions_that_are_no_whole_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match="sample positions, whole numbers and not a mask"):
         landscape.Objective(
-            nn.Linear(4, 3), nn.CrossEntropyLoss(), (X, Y), views=[landscape.View("a", indices=torch.tensor([0.0, 1.5]))]
+            nn.Linear(4, 3),
+            nn.CrossEntropyLoss(),
+            (X, Y),
+            views=[landscape.View("a", indices=torch.tensor([0.0, 1.5]))],
         )
 
 

@@ -28,7 +28,9 @@ def covered(z: np.ndarray, degrees: int, level: float = 0.9) -> bool:
     return abs(share - level) < 4 * np.sqrt(level * (1 - level) / len(z))
 
 
-@pytest.mark.parametrize(("values", "num_matvecs"), [([5, 2, 1], 2), ([5, 2, 1, 0.5], 3), ([5, 2, 1, 0.5, -0.5, -1], 5)])
+@pytest.mark.parametrize(
+    ("values", "num_matvecs"), [([5, 2, 1], 2), ([5, 2, 1, 0.5], 3), ([5, 2, 1, 0.5, -0.5, -1], 5)]
+)
 def test_an_estimate_of_few_entries_has_an_error(values: list[float], num_matvecs: int) -> None:
     H = symmetric_with(values)
     found = [landscape.trace(H, num_matvecs, seed=seed) for seed in range(200)]
