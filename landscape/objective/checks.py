@@ -135,8 +135,10 @@ def checked(context: Context, seen: Seen | None = None) -> Context:
         plain = dataclasses.replace(context, call=dataclasses.replace(context.call, precision=None))
     names = {view.source for view in context.selection.views.values()}
     context.criterion.check_unchanged()
-    for held in (*context.selection.views.values(), *(context.selection.sources[name] for name in names)):
-        held.check_unchanged()
+    for view in context.selection.views.values():
+        view.check_unchanged()
+    for name in names:
+        context.selection.sources[name].check_unchanged()
     wide = frozenset(name for name in names if _keeps_precision(plain, name))
     selection = context.selection.keeping_precision(wide)
     key = plain.key, context.checks

@@ -54,8 +54,9 @@ class MeanLoss:
         """The loss with the caller's normalizer, or with the one that follows from it."""
         if normalizer is not None:
             return cls(fn, normalizer, is_given=True)
-        of_classes = isinstance(fn, nn.CrossEntropyLoss | nn.NLLLoss)
-        return cls(fn, normalizer_of(fn), noted=(fn, fn.ignore_index, _weights_of(fn)) if of_classes else None)
+        if isinstance(fn, nn.CrossEntropyLoss | nn.NLLLoss):
+            return cls(fn, normalizer_of(fn), noted=(fn, fn.ignore_index, _weights_of(fn)))
+        return cls(fn, normalizer_of(fn))
 
     def check_unchanged(self) -> None:
         """Refuse a loss whose class weights or ignored label are others than when its mean was found.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from numbers import Integral
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -249,7 +248,7 @@ class _Run:
         if which not in get_args(Which):
             raise ValueError(f"which is {which!r}, expected 'LA', 'SA', 'LM' or 'both'")
         half, most = ("half ", size // 2) if which == "both" else ("", size)
-        if not isinstance(k, Integral) or not 1 <= k <= most:
+        if not isinstance(k, int | np.integer) or not 1 <= k <= most:
             raise ValueError(f"k is {k}, expected 1…{most} ({half}the number of parameters)")
         if not (np.isfinite(tol) and tol >= 0):
             raise ValueError(f"tol is {tol}, expected a finite number >= 0")

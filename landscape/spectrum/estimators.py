@@ -31,8 +31,9 @@ def trace(
         H: :class:`landscape.HessianOperator`, tensor, array or scipy ``LinearOperator``, (K, K), symmetric.
         num_matvecs: products to spend; from K on the trace is exact and its error 0.
         deflate: the :class:`landscape.EigenResult` of this operator, of which the Krylov basis is used if it was made
-            with ``keep_basis=True``, else the eigenvectors, both without further products; or vectors (K, m), which
-            take m of the products. The known space is then grown as a Krylov space until it has as many dimensions as
+            with ``keep_basis=True``, else the eigenvectors, both without further products, so that it is not noticed if
+            they are another operator's, such as an earlier checkpoint's; or vectors (K, m) of any origin, which take m
+            of the products. The known space is then grown as a Krylov space until it has as many dimensions as
             products are left for probes; with ``None`` that is half of them.
         seed: of the probes.
         progress: wraps the iteration over products, e.g. ``tqdm.auto.tqdm``.

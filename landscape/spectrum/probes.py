@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -61,7 +60,7 @@ class DeflatedProbes:
         self._order: Tensor | None = None
         given = operand(operator, num_matvecs)
         size, self._product = given.size, given.product
-        if not isinstance(num_matvecs, Integral) or num_matvecs < 2:
+        if not isinstance(num_matvecs, int | np.integer) or num_matvecs < 2:
             raise ValueError(f"num_matvecs is {num_matvecs}, expected at least 2 to give a standard error")
         self.basis = basis = self._known(operator, num_matvecs, deflate, coupled)
         if num_matvecs >= size:
