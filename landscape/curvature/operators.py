@@ -30,9 +30,9 @@ class CurvatureOperator(ABC):
     parameters' dtype, summed over micro-batches in float64 and returned in the vector's dtype; in the parameters'
     where the vector is of whole numbers.
 
-    The operator belongs to the weights that the objective has when it is made; make a new one after the model has
-    changed. What does not depend on the vector is kept from product to product, for as many micro-batches as the
-    memory budget holds, and released with the operator.
+    The operator belongs to the weights and buffers that the objective has when it is made; make a new one after the
+    model has changed. What does not depend on the vector is kept from product to product, for as many micro-batches as
+    the memory budget holds, and released with the operator.
 
     Args:
         objective: with a single view; :meth:`landscape.Objective.restricted` gives the block of some parameters.
@@ -87,7 +87,7 @@ class CurvatureOperator(ABC):
                 )
         if strategy == "finite_difference" and not isinstance(self, HessianOperator):
             raise ValueError("strategy 'finite_difference' makes products of the Hessian alone")
-        self.objective = objective.at(objective.weights)
+        self.objective = objective.at(objective.weights).with_buffers(objective.buffers())
         self.shape = (objective.num_parameters, objective.num_parameters)
         self.device = objective.layout.device
         self.dtype = objective.layout.dtype
