@@ -50,7 +50,8 @@ class DeflatedProbes:
     With ``num_matvecs >= K`` everything is computed exactly by K products, and there are no probes.
 
     Raises:
-        ValueError: fewer than two products are left for probes, or ``deflate`` is not of this operator's size.
+        ValueError: fewer than two products are left for probes, or ``deflate`` is not of this operator's size, or has
+            a vector that is zero or not finite.
     """
 
     def __init__(self, operator: Any, num_matvecs: int, deflate: Any, seed: int, *, coupled: bool) -> None:
@@ -130,6 +131,9 @@ class DeflatedProbes:
         vectors = torch.as_tensor(given)
         if vectors.ndim != 2 or len(vectors) != basis.size:
             raise ValueError(f"deflate has vectors of shape {tuple(vectors.shape)}, expected ({basis.size}, m)")
+        norms = vectors.double().norm(dim=0)
+        if not bool((torch.isfinite(norms) & (norms > 0)).all()):
+            raise ValueError("deflate has a vector that is zero or not finite; leave it out")
         if num_matvecs >= basis.size:
             return basis
         if isinstance(deflate, EigenResult):

@@ -198,6 +198,11 @@ def test_scaling_multiplies_rows_and_columns() -> None:
             r"vectors of shape \(8, 8\), expected \(9, m\)",
         ),
         (lambda: landscape.trace(torch.ones(3, 4)), "expected a square one"),
+        (lambda: landscape.trace(torch.eye(9), 6, deflate=torch.zeros(9, 2)), "deflate has a vector that is zero"),
+        (
+            lambda: landscape.trace(torch.eye(9), 6, deflate=np.full((9, 2), np.nan)),
+            "deflate has a vector that is zero",
+        ),
         (lambda: landscape.trace(torch.ones(3)), r"operator has shape \(3,\), expected a square one"),
         (lambda: landscape.trace(np.ones((0, 0))), r"operator has shape \(0, 0\), expected a square one"),
         (lambda: landscape.trace(torch.eye(3) + 1j), r"operator is complex \(torch.complex64\)"),
