@@ -141,8 +141,7 @@ class Probe:
         if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_rank():
             return {}
         begun = time.monotonic()
-        plain = model.module if isinstance(model, DistributedDataParallel) else model
-        objective = Objective(plain, self._loss_fn, self._data, **self._options)
+        objective = Objective(_inside(model), self._loss_fn, self._data, **self._options)
         found = self._measured(objective)
         self.course = self._with(found, objective.views, float(at), time.monotonic() - begun)
         save(self.course, self.path, overwrite=True)
@@ -272,6 +271,18 @@ class Probe:
         return Course(
             measures=new.measures, views=new.views, unit=new.unit, errors=new.errors, settings=new.settings, **joined
         )
+
+
+def _inside(model: nn.Module) -> nn.Module:
+    """The module in what ``DistributedDataParallel`` and ``torch.compile`` wrapped, whichever came first.
+
+    The wrapper's forward pass waits for all processes, of which one measures.
+    """
+    while True:
+        inner = model.module if isinstance(model, DistributedDataParallel) else getattr(model, "_orig_mod", model)
+        if inner is model:
+            return model
+        model = inner
 
 
 _NOT_FINITE = _Value(math.nan, math.nan, status=Status.NONFINITE)

@@ -87,7 +87,8 @@ def keskar_sharpness(
     Args:
         epsilon: half width of the box, relative to |w| + 1; the paper uses 1e-3 and 5e-4.
 
-    Other arguments and errors as in :func:`sam_sharpness`; ``rises`` are in units of the loss.
+    Other arguments and errors as in :func:`sam_sharpness`, and a ValueError for a loss of −1 or less; ``rises`` are in
+    units of the loss.
 
     >>> model = torch.nn.Linear(1, 1, bias=False)
     >>> obj = Objective(model, torch.nn.MSELoss(), (torch.ones(2, 1), torch.zeros(2, 1)))
@@ -100,6 +101,11 @@ def keskar_sharpness(
     _check_ball("epsilon", epsilon, steps, restarts)
     ball = Ball(epsilon, objective.weights.abs().double() + 1, box=True)
     base, rises = ascend(objective, ball, steps, restarts, seed)
+    if base <= -1:
+        raise ValueError(
+            f"the loss is {base:.6g}, so that 1 + loss, which Keskar's sharpness divides by, is not positive; take "
+            "sam_sharpness or adaptive_sharpness"
+        )
     return KeskarSharpness(
         value=100 * rises.max() / (1 + base),
         loss=base,
@@ -237,7 +243,7 @@ def sharpness_at_rise(
     A fixed radius may leave the neighbourhood of one solution and hardly move another; at a fixed rise all are compared
     at the same height. The smaller the ``radius``, the sharper the solution; 2·value/radius² is the curvature of a
     quadratic with that rise. The radius is found by bisection of its logarithm, in which each step is an ascent of
-    ``steps`` gradients.
+    ``steps`` gradients, as if the rise grew with the radius. Where it does not, a smaller radius may have it too.
 
     Args:
         objective: with a single view.
@@ -251,7 +257,7 @@ def sharpness_at_rise(
 
     Raises:
         ValueError: the rise is not positive and finite, ``steps`` or ``tol`` out of range, no radius from 1e-6 to 1e6
-            has that rise, or the gradient is zero.
+            has that rise, the loss at the weights is not finite, or the gradient is zero.
 
     >>> model = torch.nn.Linear(1, 1, bias=False).double()
     >>> x, y = torch.ones(2, 1, dtype=torch.float64), torch.zeros(2, 1, dtype=torch.float64)
@@ -265,6 +271,8 @@ def sharpness_at_rise(
     if not 0 < tol < 1:
         raise ValueError(f"tol is {tol}, expected a number in (0, 1)")
     _check_ball("rise", rise, steps, 0)
+    if not math.isfinite(loss := objective.loss()):
+        raise ValueError(f"the loss at the weights is {loss}, so that it cannot rise")
     stretch = objective.weights.abs().double() if adaptive else None
     ball = Ball(_RADII[1], stretch)
     if not ball.steepest(objective.gradient().double()).any():

@@ -53,6 +53,11 @@ class DifferenceProduct(Product):
             return whole
         return (4 * self._difference(column, 0.5) - whole) / 3
 
+    @property
+    def error(self) -> float:
+        """The relative error that products have at least, about."""
+        return float(self._eps ** (2 / 3))
+
     def disagreement(self, column: Tensor) -> float:
         """Relative difference of products from steps of two sizes, which kinks make large; 0 where it is rounding."""
         whole, half = self._difference(column, 1.0), self._difference(column, 0.5)

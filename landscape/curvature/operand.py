@@ -57,7 +57,7 @@ def operand(operator: Any, products: int | None = None) -> Operand:
 
     Raises:
         TypeError: it is no operator, such as an objective or a model.
-        ValueError: the operator is not square.
+        ValueError: the operator is not square, or complex.
 
     >>> operand(np.eye(3)).size
     3
@@ -73,11 +73,14 @@ def operand(operator: Any, products: int | None = None) -> Operand:
             f"expected a symmetric operator (K, K), a tensor or an array, got {type(operator).__name__}; of an "
             "objective take landscape.HessianOperator(objective)"
         )
-    rows, columns = operator.shape
-    if rows != columns:
-        raise ValueError(f"operator has shape {tuple(operator.shape)}, expected a square one")
+    shape = tuple(operator.shape)
+    if len(shape) != 2 or shape[0] != shape[1] or not shape[0]:
+        raise ValueError(f"operator has shape {shape}, expected a square one")
+    rows = shape[0]
+    if "complex" in str(operator.dtype):
+        raise ValueError(f"operator is complex ({operator.dtype}), expected real numbers: a symmetric matrix")
     if isinstance(operator, Tensor):
-        matrix = operator.double()
+        matrix = operator.detach().double()
         kind = operator.dtype if operator.is_floating_point() else matrix.dtype
         return Operand(rows, matrix.device, torch.finfo(kind).eps, lambda v: matrix @ v)
     if products is not None and hasattr(operator, "expect"):

@@ -30,9 +30,9 @@ class CurvatureOperator(ABC):
     parameters' dtype, summed over micro-batches in float64 and returned in the vector's dtype; in the parameters'
     where the vector is of whole numbers.
 
-    The operator belongs to the weights that the objective has when it is made; make a new one after the model has
-    changed. What does not depend on the vector is kept from product to product, for as many micro-batches as the
-    memory budget holds, and released with the operator.
+    The operator belongs to the weights and buffers that the objective has when it is made; make a new one after the
+    model has changed. What does not depend on the vector is kept from product to product, for as many micro-batches as
+    the memory budget holds, and released with the operator.
 
     Args:
         objective: with a single view; :meth:`landscape.Objective.restricted` gives the block of some parameters.
@@ -87,7 +87,7 @@ class CurvatureOperator(ABC):
                 )
         if strategy == "finite_difference" and not isinstance(self, HessianOperator):
             raise ValueError("strategy 'finite_difference' makes products of the Hessian alone")
-        self.objective = objective.at(objective.weights)
+        self.objective = objective.at(objective.weights).with_buffers(objective.buffers())
         self.shape = (objective.num_parameters, objective.num_parameters)
         self.device = objective.layout.device
         self.dtype = objective.layout.dtype
@@ -173,6 +173,11 @@ class CurvatureOperator(ABC):
         _ = self.strategy
         assert self._products.probe is not None
         return self._products.probe
+
+    @property
+    def product_error(self) -> float:
+        """Relative error of products beside rounding, as far as known: of less precision, of finite differences."""
+        return self.probe.product_error
 
     def in_full_precision(self) -> Self:
         """The same operator in its parameters' precision."""
@@ -346,3 +351,8 @@ class ScaledOperator:
         """Thoroughness with which the operator's objective is checked; none if it has none."""
         found: str | None = getattr(self._inner, "checks", None)
         return found
+
+    @property
+    def product_error(self) -> float:
+        """Relative error of the operator's products beside rounding, as far as known."""
+        return float(getattr(self._inner, "product_error", 0.0))

@@ -78,6 +78,8 @@ class Probe:
         deviation: relative difference of two products with one vector: from two forward passes by double backward,
             from the strategy in use and double backward, or by finite differences with two steps.
         precision_error: relative difference of a product in the operator's precision and in the parameters' own.
+        product_error: what is known of the relative error of products beside rounding: ``precision_error``, or that of
+            finite differences.
         difference: of a Hessian product from a difference of gradients, relative, on some samples in float64 where the
             model allows; NaN where kinks or rounding leave it open, or nothing was checked.
     """
@@ -86,6 +88,7 @@ class Probe:
     deviation: float
     precision_error: float = 0.0
     difference: float = math.nan
+    product_error: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -270,7 +273,8 @@ class _Maker:
                     "rounding within a step; take a smaller one, as objective.astype(torch.float64) does where the "
                     "model computes in float64 throughout"
                 )
-            probe = Probe(_asymmetry(u, v, by_steps(u), by_steps(v)), deviation)
+            asymmetry = _asymmetry(u, v, by_steps(u), by_steps(v))
+            probe = Probe(asymmetry, deviation, product_error=max(deviation, by_steps.error))
             return Decision("finite_difference", "requested", probe), by_steps
         cost = self._cost(batch) if self._requested in ("auto", "lean") else Cost()
         if self._requested == "lean" or cost.graph_bytes > self._budget:
@@ -339,7 +343,7 @@ class _Maker:
         if batch.call.precision is not None:
             full = dataclasses.replace(batch, call=dataclasses.replace(batch.call, precision=None))
             error = _deviation(image, LeanProduct(self._form, full, self._layout, max(2, pieces))(v))
-        return Probe(_asymmetry(u, v, product(u), image), _deviation(image, expected), error, difference)
+        return Probe(_asymmetry(u, v, product(u), image), _deviation(image, expected), error, difference, error)
 
     def _difference(self, batch: BatchLoss) -> DifferenceProduct:
         if self._coarsest is None:

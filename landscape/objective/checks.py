@@ -53,7 +53,7 @@ def callable_model(model: Any) -> nn.Module:
 
     Raises:
         TypeError: it is no module.
-        ValueError: its tensors cannot be exchanged, or have no shape yet.
+        ValueError: its tensors cannot be exchanged, are sharded over processes, or have no shape yet.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}, expected a torch.nn.Module")
@@ -65,13 +65,30 @@ def callable_model(model: Any) -> nn.Module:
             raise ValueError(f"parameter {name!r} has no shape yet; run the model on one batch first")
         if tensor.is_meta:
             raise ValueError(f"parameter {name!r} is on the meta device, so it has no numbers; load the weights first")
+        if _is_distributed(tensor):
+            raise _sharded(name)
         kind = type(tensor)
         if issubclass(kind, nn.Parameter) and kind.__torch_function__ is not nn.Parameter.__torch_function__:
             raise ValueError(
                 f"parameter {name!r} is of the class {kind.__name__}, which computes in its own way "
                 "(__torch_function__), so that no other tensor can stand for it; use torch.nn.utils.parametrize"
             )
+    for name, module in original.named_modules():
+        if any(kind.__module__.startswith("torch.distributed.fsdp") for kind in type(module).__mro__):
+            raise _sharded(name or type(original).__name__)
     return original
+
+
+def _is_distributed(tensor: Tensor) -> bool:
+    flattened = getattr(tensor, "_fsdp_flattened", False)
+    return flattened or any(kind.__name__ == "DTensor" for kind in type(tensor).__mro__)
+
+
+def _sharded(name: str) -> ValueError:
+    return ValueError(
+        f"{name!r} is sharded over processes (FSDP or DTensor), whose own tensors come back in every forward pass; "
+        "load the full state dict into a model that is not sharded"
+    )
 
 
 class Seen:
@@ -107,8 +124,9 @@ def checked(context: Context, seen: Seen | None = None) -> Context:
         seen: is told what losses were found on the way; nothing where it had been checked before.
 
     Raises:
-        ValueError: the model returns something whose rows cannot be picked, or reads the batch as a whole; the loss is
-            not one number, does not follow the point, is no mean over samples, or cannot serve the views.
+        ValueError: data or loss were changed; the model returns something whose rows cannot be picked, or reads the
+            batch as a whole; the loss is not one number, does not follow the point, is no mean over samples, or cannot
+            serve the views.
         NotDeterministicError: two evaluations of a batch differ.
     """
     context = _with_gradients(context)
@@ -116,6 +134,9 @@ def checked(context: Context, seen: Seen | None = None) -> Context:
     if context.call.precision is not None:
         plain = dataclasses.replace(context, call=dataclasses.replace(context.call, precision=None))
     names = {view.source for view in context.selection.views.values()}
+    context.criterion.check_unchanged()
+    for view in context.selection.views.values():
+        view.check_unchanged()
     for name in names:
         context.selection.sources[name].check_unchanged()
     wide = frozenset(name for name in names if _keeps_precision(plain, name))

@@ -58,6 +58,7 @@ class Context:
         point: (K,); the model's own weights if none.
         constants: parameters that are held fixed at other values than the model's own, by name.
         buffers: that replace the model's own, by name.
+        dtype: that the model's own tensors are taken in; their own if none.
         checks: how thoroughly model, loss and data are checked: ``full``, ``first`` or ``off``.
         found: outcomes.
     """
@@ -71,6 +72,7 @@ class Context:
     point: Tensor | None = None
     constants: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
     buffers: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    dtype: torch.dtype | None = None
     checks: str = "full"
     found: Found = dataclasses.field(default_factory=Found)
 
@@ -90,9 +92,11 @@ class Context:
     def fixed(self) -> dict[str, Tensor]:
         """All that the model holds beside the parameters: frozen ones and buffers, by name."""
         with exclusive(self.model):
-            frozen = {n: p.detach() for n, p in self.model.named_parameters() if n not in self.layout.names}
-            buffers = {n: self.buffers.get(n, b.detach()) for n, b in self.model.named_buffers()}
-        return {name: ordinary(tensor) for name, tensor in {**frozen, **self.constants, **buffers}.items()}
+            own = {n: p.detach() for n, p in self.model.named_parameters() if n not in self.layout.names}
+            own |= {n: b.detach() for n, b in self.model.named_buffers()}
+        if self.dtype is not None:
+            own = {name: _to(tensor, self.dtype) for name, tensor in own.items()}
+        return {name: ordinary(tensor) for name, tensor in {**own, **self.constants, **self.buffers}.items()}
 
     def tensors(self) -> dict[str, Tensor]:
         """All that the model holds at the point, by name."""
@@ -120,17 +124,23 @@ class Context:
 
     def astype(self, dtype: torch.dtype) -> Context:
         """The same function at the same point in another precision; the model itself is not converted."""
-        layout, held = self.layout.astype(dtype), self.fixed()
         names = {name for name, _ in self.model.named_parameters()}
-        converted = {n: _to(t, dtype) for n, t in held.items()}
+        converted = {n: _to(t, dtype) for n, t in self.fixed().items()}
+        return dataclasses.replace(
+            self.in_dtype(dtype),
+            point=self.weights().to(dtype),
+            constants={n: t for n, t in converted.items() if n in names},
+            buffers={n: t for n, t in converted.items() if n not in names},
+        )
+
+    def in_dtype(self, dtype: torch.dtype) -> Context:
+        """The same function with the model's tensors, as they are whenever it is evaluated, taken in another dtype."""
         whole = self.whole.astype(dtype)
         return dataclasses.replace(
             self,
-            layout=layout,
+            layout=self.layout.astype(dtype),
             whole=whole,
-            point=self.weights().to(layout.dtype),
-            constants={n: t for n, t in converted.items() if n in names},
-            buffers={n: t for n, t in converted.items() if n not in names},
+            dtype=dtype,
             criterion=self.criterion.astype(dtype, self.model),
             selection=self.selection.replace(layout=whole, keeps_precision=frozenset()),
         )

@@ -40,16 +40,37 @@ class MeanLoss:
         fn: ``(outputs, labels) -> loss``.
         normalizer: ``labels -> weight`` of a batch in the mean.
         is_given: whether the caller gave the normalizer.
+        noted: torch's loss on classes that the normalizer follows from, with its ignored label and class weights as
+            they were then.
     """
 
     fn: Loss
     normalizer: Callable[[Any], float]
     is_given: bool = False
+    noted: tuple[nn.CrossEntropyLoss | nn.NLLLoss, int, Tensor] | None = None
 
     @classmethod
     def of(cls, fn: Loss, normalizer: Callable[[Any], float] | None = None) -> MeanLoss:
         """The loss with the caller's normalizer, or with the one that follows from it."""
-        return cls(fn, normalizer_of(fn) if normalizer is None else normalizer, normalizer is not None)
+        if normalizer is not None:
+            return cls(fn, normalizer, is_given=True)
+        if isinstance(fn, nn.CrossEntropyLoss | nn.NLLLoss):
+            return cls(fn, normalizer_of(fn), noted=(fn, fn.ignore_index, _weights_of(fn)))
+        return cls(fn, normalizer_of(fn))
+
+    def check_unchanged(self) -> None:
+        """Refuse a loss whose class weights or ignored label are others than when its mean was found.
+
+        Raises:
+            ValueError: they are.
+        """
+        if self.noted is None:
+            return
+        fn, ignored, weights = self.noted
+        if fn.ignore_index != ignored or not torch.equal(_weights_of(fn), weights):
+            raise ValueError(
+                "class weights or ignore_index of the loss were changed after the objective was made; make a new one"
+            )
 
     def __call__(self, outputs: Any, labels: Any) -> Tensor:
         """The loss of a batch, whose labels are handed over as a copy."""
@@ -116,6 +137,12 @@ def normalizer_of(loss_fn: Callable[[Any, Any], Tensor]) -> Callable[[Any], floa
     if isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss):
         return ClassMean(loss_fn.weight, loss_fn.ignore_index)
     return _count
+
+
+def _weights_of(loss_fn: nn.CrossEntropyLoss | nn.NLLLoss) -> Tensor:
+    """A copy of its class weights, on the CPU in float64; empty where it has none."""
+    none = torch.empty(0, dtype=torch.float64)
+    return none if loss_fn.weight is None else loss_fn.weight.detach().to("cpu", torch.float64, copy=True)
 
 
 def _tensors(modules: Iterable[nn.Module]) -> Iterator[Tensor]:

@@ -115,7 +115,7 @@ class Objective:
         )
         if any(dtype in _COARSE for dtype in layout.dtypes):
             _log.info("%s parameters are measured as float32, so that small displacements count", layout.dtype)
-            context = context.astype(torch.float32)
+            context = context.in_dtype(torch.float32)
         self.context = context
         self.batch_size = batch_size
         self.name = name
@@ -313,7 +313,8 @@ class Objective:
     def buffers(self) -> dict[str, Tensor]:
         """Copies of the buffers that it is evaluated with, by name."""
         with exclusive(self.model):
-            return {n: self.context.buffers.get(n, buffer).clone() for n, buffer in self.model.named_buffers()}
+            held = self.context.fixed()
+            return {name: held[name].clone() for name, _ in self.model.named_buffers()}
 
     def with_buffers(self, buffers: Mapping[str, Tensor]) -> Self:
         """The same objective with other values of some buffers (BatchNorm statistics); the model is not changed.

@@ -8,6 +8,7 @@ from typing import Any
 import torch.distributed as dist
 
 from landscape.objective.objective import Objective
+from landscape.objective.sources import digest_of
 from landscape.ranks import RankLostError, Ranks, RanksDisagreeError
 
 __all__ = ["RankLostError", "Ranks", "RanksDisagreeError", "sharded"]
@@ -49,7 +50,7 @@ def sharded(objective: Objective, group: dist.ProcessGroup | None = None) -> Obj
             if other[what] != value:
                 raise ValueError(
                     f"the {what} of process {rank} and process {ranks.rank} differ; every process must make the same "
-                    "objective over the whole data (same seeds, same files)"
+                    "objective over the whole data (same seeds, same files, no DistributedSampler)"
                 )
     return objective.over(ranks)
 
@@ -57,9 +58,13 @@ def sharded(objective: Objective, group: dist.ProcessGroup | None = None) -> Obj
 def _facts(objective: Objective) -> dict[str, Any]:
     """Settings and data that must be the same on all processes."""
     buffers = objective.buffers()
+    views = [objective.view_of(name) for name in objective.views]
     return {
         "parameters": (objective.layout.names, objective.layout.shapes, objective.layout.dtypes),
         "weights": hashlib.sha256(objective.weights.cpu().numpy().tobytes()).hexdigest(),
         "buffers": hashlib.sha256(b"".join(b.cpu().numpy().tobytes() for b in buffers.values())).hexdigest(),
         "views": [(view, objective.num_samples(view)) for view in objective.views],
+        "samples or their order": [
+            (objective.source_of(view.name).digest(), digest_of((view.indices, view.labels))) for view in views
+        ],
     }

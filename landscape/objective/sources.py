@@ -11,6 +11,7 @@ import hashlib
 import itertools
 import logging
 import random
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -32,7 +33,39 @@ from landscape.objective.snapshots import version_of
 _log = logging.getLogger(__name__)
 _PASSES = itertools.count(1)
 CACHE_BYTES = 4 * 2**30
+_TOLD = 16  # samples by which the data of processes are compared
+_COMPARED = 2**20  # numbers of labels that are compared at every use
 _LABEL_KEYS = ("labels", "label", "targets", "target", "y")
+
+
+class Noted:
+    """Tensors of data as they were, so that it is noticed when they are written to.
+
+    Torch counts what it writes itself. Labels are compared by their numbers too, of very many by some, since arrays
+    that share memory with a tensor, and ``.data``, count nothing.
+
+    >>> numbers = np.zeros(3)
+    >>> noted = Noted([], torch.from_numpy(numbers))
+    >>> numbers[1] = 1
+    >>> noted.check()
+    Traceback (most recent call last):
+    ValueError: the data were written to after the objective was made; make a new objective of them
+    """
+
+    def __init__(self, data: Any, labels: Any) -> None:
+        self._versions = [(t, version_of(t)) for t in tree_leaves(data) if isinstance(t, Tensor)]
+        leaves = [t for t in tree_leaves(labels) if isinstance(t, Tensor) and t.ndim and t.layout == torch.strided]
+        self._labels = [(t, _checksum(t)) for t in leaves if t.device.type == "cpu"]
+
+    def check(self) -> None:
+        """Refuse tensors that were written to since; what was computed of them would be stale.
+
+        Raises:
+            ValueError: one was.
+        """
+        written = any(version_of(tensor) != version for tensor, version in self._versions)
+        if written or any(_checksum(tensor) != found for tensor, found in self._labels):
+            raise ValueError("the data were written to after the objective was made; make a new objective of them")
 
 
 class Source:
@@ -43,7 +76,7 @@ class Source:
         size: number N of samples.
         batch_size: of micro-batches.
         digests: of the batches that are read anew, in their order.
-        versions: of the tensors, as they were at first; their present ones if none.
+        noted: the tensors as they were at first; as they are now if none.
 
     Attributes:
         size: number N of samples.
@@ -56,20 +89,18 @@ class Source:
         size: int,
         batch_size: int,
         digests: Sequence[bytes] = (),
-        versions: Sequence[tuple[Tensor, int]] | None = None,
+        noted: Noted | None = None,
     ) -> None:
         self._chunks, self._digests = chunks, digests
-        if versions is None:
-            tensors = tree_leaves(chunks) if isinstance(chunks, list) else []
-            versions = [(t, version_of(t)) for t in tensors if isinstance(t, Tensor)]
-        self._versions = versions
+        in_memory = chunks if isinstance(chunks, list) else []
+        self._noted = noted or Noted(in_memory, [labels_of(chunk) for chunk in in_memory])
         self._batch_size = batch_size
         self.size = size
         self.cached = isinstance(chunks, list)
 
     def batched(self, batch_size: int) -> Source:
         """The same samples in micro-batches of up to another size; a loader that is read anew keeps its own."""
-        return Source(self._chunks, self.size, batch_size, self._digests, self._versions)
+        return Source(self._chunks, self.size, batch_size, self._digests, self._noted)
 
     def check_unchanged(self) -> None:
         """Refuse tensors that were written to since the source was made; what was computed of them would be stale.
@@ -77,8 +108,15 @@ class Source:
         Raises:
             ValueError: one was.
         """
-        if any(version_of(tensor) != version for tensor, version in self._versions):
-            raise ValueError("the data were written to after the objective was made; make a new objective of them")
+        self._noted.check()
+
+    def digest(self) -> bytes:
+        """Digest of some samples, evenly spaced, or of all that are read anew; it differs for another order, too."""
+        if self._digests:
+            return digest_of(list(self._digests))
+        mask = torch.zeros(self.size, dtype=torch.bool)
+        mask[torch.linspace(0, self.size - 1, _TOLD, dtype=torch.float64).round().long()] = True
+        return digest_of([batch for _, batch, _ in self.batches(mask)])
 
     def batches(self, mask: Tensor | None) -> Iterator[tuple[Tensor, Any, Any]]:
         """Yield (positions, batch, labels) of up to ``batch_size`` samples, all or where ``mask`` (N,) is true.
@@ -118,7 +156,7 @@ class Source:
         seed, read = next(_PASSES), 0
         torch.manual_seed(seed), np.random.seed(seed), random.seed(seed)  # noqa: NPY002 - so that chance would show
         for chunk, expected in zip(map(_plain, self._chunks), self._digests, strict=False):
-            if _digest(chunk) != expected:
+            if digest_of(chunk) != expected:
                 break
             read += 1
             yield chunk
@@ -136,7 +174,7 @@ class LazySource(Source):
         inputs: of all samples.
         labels: with a row for each of them.
         batch_size: of micro-batches.
-        versions: of the labels, as they were at first; their present one if none.
+        noted: the labels as they were at first; as they are now if none.
     """
 
     def __init__(
@@ -144,17 +182,17 @@ class LazySource(Source):
         inputs: LazyInputs,
         labels: Tensor,
         batch_size: int,
-        versions: Sequence[tuple[Tensor, int]] | None = None,
+        noted: Noted | None = None,
     ) -> None:
         if len(labels) != len(inputs) or not len(inputs):
             raise ValueError(f"there are {len(inputs)} inputs and {len(labels)} labels, expected as many, and some")
         self._inputs, self._labels, self._batch_size = inputs, labels, batch_size
-        self.size, self.cached = len(inputs), False
-        self._versions = [(labels, version_of(labels))] if versions is None else versions
+        self.size, self.cached, self._digests = len(inputs), False, ()
+        self._noted = noted or Noted(labels, labels)
 
     def batched(self, batch_size: int) -> LazySource:
         """The same samples in micro-batches of up to another size."""
-        return LazySource(self._inputs, self._labels, batch_size, self._versions)
+        return LazySource(self._inputs, self._labels, batch_size, self._noted)
 
     def batches(self, mask: Tensor | None) -> Iterator[tuple[Tensor, Any, Any]]:
         """Yield (positions, batch, labels) of up to ``batch_size`` samples, all or where ``mask`` (N,) is true."""
@@ -183,7 +221,7 @@ def _has_labels(data: Mapping[Any, Any]) -> bool:
 def _as_source(data: Any, batch_size: int) -> Source:
     if isinstance(data, DataLoader | Dataset):
         return _from_loader(data, batch_size)
-    if isinstance(data, list) and data and all(isinstance(batch, tuple | Mapping) for batch in data):
+    if _is_list_of_batches(data):
         return _from_batches(data, batch_size)
     if isinstance(data, tuple | list) and any(isinstance(part, LazyInputs) for part in data):
         return _lazy(data, batch_size)
@@ -197,6 +235,25 @@ def _as_source(data: Any, batch_size: int) -> Source:
             "Dataset or a DataLoader"
         )
     return _from_batches([data], batch_size)
+
+
+def _is_list_of_batches(data: Any) -> bool:
+    """Tell a list of batches from inputs and labels; a loader's batches are lists themselves.
+
+    Raises:
+        ValueError: it may be both.
+    """
+    if not isinstance(data, list) or not data:
+        return False
+    if all(isinstance(batch, tuple | Mapping) for batch in data):
+        return True
+    collated = all(isinstance(batch, list) and len(batch) > 1 and isinstance(batch[-1], Tensor) for batch in data)
+    if collated and len(data) == 2:
+        raise ValueError(
+            "data is a list of two lists of tensors, which may be two batches or inputs and labels; make the batches "
+            "tuples, [(x, y), (x, y)], or give inputs and labels as a tuple"
+        )
+    return collated
 
 
 def _lazy(data: Sequence[Any], batch_size: int) -> LazySource:
@@ -233,13 +290,13 @@ def _from_loader(data: Any, batch_size: int) -> Source:
         for batch in loader:
             chunk = _noted(batch, roles)
             held += sum(leaf.nbytes for leaf in tree_leaves(chunk) if isinstance(leaf, Tensor))
-            digests.append(_digest(chunk))
+            digests.append(digest_of(chunk))
             if held <= CACHE_BYTES:
                 chunks.append(chunk)
             else:
                 chunks.clear()
     roles.check()
-    _tell_of_dropped(loader, roles.size)
+    _tell_of_left_out(loader, roles.size)
     if held <= CACHE_BYTES:
         return Source(_merge(chunks), roles.size, batch_size)
     if isinstance(loader.dataset, IterableDataset):
@@ -268,14 +325,16 @@ def _generators_set_back(loader: Any) -> Iterator[None]:
             set_back()
 
 
-def _tell_of_dropped(loader: DataLoader[Any], size: int) -> None:
-    if loader.drop_last and not isinstance(loader.dataset, IterableDataset):
-        whole = len(loader.dataset)  # type: ignore[arg-type]
-        if size < whole:
-            _log.warning("drop_last leaves %d of %d samples out of all results", whole - size, whole)
+def _tell_of_left_out(loader: DataLoader[Any], size: int) -> None:
+    whole = len(loader.dataset) if hasattr(loader.dataset, "__len__") else size
+    if size < whole and not isinstance(loader.dataset, IterableDataset):
+        chosen_by = loader.batch_sampler if loader.batch_size is None else loader.sampler
+        what = "drop_last" if loader.drop_last else f"its {type(chosen_by).__name__}"
+        _log.warning("of a loader, %s leaves %d of %d samples out of all results", what, whole - size, whole)
 
 
-def _digest(batch: Any) -> bytes:
+def digest_of(batch: Any) -> bytes:
+    """Digest of a batch, or of anything that consists of tensors and plain values."""
     found = hashlib.blake2b(digest_size=16)
     for leaf in tree_leaves(batch):
         if isinstance(leaf, Tensor):
@@ -285,6 +344,12 @@ def _digest(batch: Any) -> bytes:
         else:
             found.update(repr(constant_key(leaf)).encode())
     return found.digest()
+
+
+def _checksum(labels: Tensor) -> int:
+    """Checksum of labels, of very many of some; much faster than a digest, since it is made at every use."""
+    some = labels.detach()[:: max(1, labels.numel() // _COMPARED)].resolve_conj().contiguous()
+    return zlib.crc32(some.flatten().view(torch.uint8).numpy().data)
 
 
 def constant_key(leaf: Any) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from landscape.objective.sources import Source
+from landscape.objective.sources import Noted, Source
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,17 +22,29 @@ class View:
         name: what results are filed under.
         source: which of the objective's data sources the inputs come from.
         indices: (n,) sample positions in the source, a tensor, array or list; all of them if none.
-        labels: (N,) labels for the *whole* source, replacing its own; its own if none.
+        labels: (N,) labels for the *whole* source, replacing its own, a tensor, array or list; its own if none.
     """
 
     name: str
     source: str = "data"
     indices: Tensor | None = None
     labels: Tensor | None = None
+    _noted: Noted = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.indices is not None and not isinstance(self.indices, Tensor):  # a list, a range or an array
-            object.__setattr__(self, "indices", torch.as_tensor(np.asarray(self.indices)))
+        for name in ("indices", "labels"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Tensor):  # a list, a range or an array
+                object.__setattr__(self, name, torch.as_tensor(np.asarray(value)))
+        object.__setattr__(self, "_noted", Noted([self.indices, self.labels], [self.indices, self.labels]))
+
+    def check_unchanged(self) -> None:
+        """Refuse indices or labels that were written to since the view was made.
+
+        Raises:
+            ValueError: they were.
+        """
+        self._noted.check()
 
 
 def by_name(views: Sequence[View], sources: Mapping[str, Source]) -> dict[str, View]:
@@ -59,8 +71,11 @@ def check_view(view: View, sources: Mapping[str, Source]) -> None:
         raise ValueError(f"view {view.name!r} takes source {view.source!r}; the data have {', '.join(sources)}")
     size = sources[view.source].size
     if view.indices is not None and len(view.indices):
-        if view.indices.dtype == torch.bool or view.indices.ndim != 1:
-            raise ValueError(f"view {view.name!r}: indices must be a 1-D tensor of sample positions, not a mask")
+        whole = not (view.indices.dtype == torch.bool or view.indices.is_floating_point() or view.indices.is_complex())
+        if not whole or view.indices.ndim != 1:
+            raise ValueError(
+                f"view {view.name!r}: indices must be a 1-D tensor of sample positions, whole numbers and not a mask"
+            )
         low, high = int(view.indices.min()), int(view.indices.max())
         if low < 0 or high >= size:
             raise ValueError(f"view {view.name!r} has indices {low}…{high}, expected 0…{size - 1}")

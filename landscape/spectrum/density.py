@@ -39,7 +39,8 @@ def spectral_density(
         H: :class:`landscape.HessianOperator`, tensor, array or scipy ``LinearOperator``, (K, K), symmetric.
         num_steps: products a probe; at most K are used.
         num_probes: random starts; few with many steps resolve more than many with few.
-        deflate: eigenpairs of this operator with their vectors; those that converged are used.
+        deflate: eigenpairs of this operator with their vectors; those that converged are used. It is not noticed if
+            they are another operator's, such as an earlier checkpoint's.
         broadening: standard deviation of the kernel, as a fraction of the width of the spectrum.
         num_points: of the grid, which reaches four kernel widths beyond the outermost nodes.
         seed: of the starts.

@@ -47,7 +47,9 @@ def top_eigenpairs(
     The operator is projected onto a :class:`landscape.spectrum.krylov.KrylovBasis`, restarted with its best half where
     it outgrows ``max_basis`` (thick restart, Wu & Simon 2000). The run stops when every wanted pair has
     ‖Hv − λv‖ ≤ tol·|λ|, or lies at the rounding level of the products. Residuals are taken from the products
-    themselves, not from the recurrence; an eigenvalue of H lies within its residual of every returned value.
+    themselves, not from the recurrence; an eigenvalue of H lies within its residual of every returned value. Where
+    products are made in bfloat16 or by finite differences, that is one of the matrix of these products; ``errors`` then
+    include what ``H.probe.product_error`` tells of their error, which is an estimate.
 
     **What is not promised without** ``search_missed``: in exact arithmetic one Krylov sequence meets each eigenvalue
     once. So a run of ``block`` vectors finds at most ``block`` copies of a multiple eigenvalue, and residuals cannot
@@ -120,6 +122,7 @@ def top_eigenpairs(
                 int((~found.converged).sum()), run.wanted, spent, found.residuals.max(),
             )  # fmt: skip
     errors, sharp = certified_errors(found.values, found.residuals, unseen, basis.rounding)
+    errors = errors + float(getattr(H, "product_error", 0.0)) * basis.largest
     return EigenResult(
         values=found.values,
         residuals=found.residuals,
@@ -245,7 +248,7 @@ class _Run:
         if which not in get_args(Which):
             raise ValueError(f"which is {which!r}, expected 'LA', 'SA', 'LM' or 'both'")
         half, most = ("half ", size // 2) if which == "both" else ("", size)
-        if not 1 <= k <= most:
+        if not isinstance(k, int | np.integer) or not 1 <= k <= most:
             raise ValueError(f"k is {k}, expected 1…{most} ({half}the number of parameters)")
         if not (np.isfinite(tol) and tol >= 0):
             raise ValueError(f"tol is {tol}, expected a finite number >= 0")

@@ -91,7 +91,8 @@ def certified_errors(
         between.min(axis=1) - 2 * coupling
     )  # as far as an eigenvalue may lie from its value at the search and since
     gap = np.minimum(others, np.maximum(values - unseen.upper, unseen.lower - values))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        quadratic = np.where(gap > 0, residuals**2 / gap, np.inf) + rounding
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        # Divided first: the square of a very small residual would be 0, and no error.
+        quadratic = np.where(gap > 0, residuals * (residuals / gap), np.inf) + rounding
     sharp = quadratic < errors
     return np.where(sharp, quadratic, errors), sharp

@@ -24,14 +24,16 @@ def trace(
     Gambhir, Stathopoulos, Orginos 2017, arXiv 1603.05988). The first term is exact; with Q a Krylov basis it holds the
     outliers, which dominate the variance. Unbiased: probes and basis are drawn independently. The same seed draws the
     same probes for every operator of one size. ``value ± t·stderr``, with Student's t for ``len(samples) − 1`` degrees
-    of freedom, covers the trace with its nominal probability.
+    of freedom, covers the trace with about its nominal probability: intervals of 95 % held in 93 to 96 % of the draws
+    from 20 products on, with fewer in 84 to 96 %, least where a few directions that are not known hold the variance.
 
     Args:
         H: :class:`landscape.HessianOperator`, tensor, array or scipy ``LinearOperator``, (K, K), symmetric.
         num_matvecs: products to spend; from K on the trace is exact and its error 0.
         deflate: the :class:`landscape.EigenResult` of this operator, of which the Krylov basis is used if it was made
-            with ``keep_basis=True``, else the eigenvectors, both without further products; or vectors (K, m), which
-            take m of the products. The known space is then grown as a Krylov space until it has as many dimensions as
+            with ``keep_basis=True``, else the eigenvectors, both without further products, so that it is not noticed if
+            they are another operator's, such as an earlier checkpoint's; or vectors (K, m) of any origin, which take m
+            of the products. The known space is then grown as a Krylov space until it has as many dimensions as
             products are left for probes; with ``None`` that is half of them.
         seed: of the probes.
         progress: wraps the iteration over products, e.g. ``tqdm.auto.tqdm``.

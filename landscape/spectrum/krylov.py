@@ -126,6 +126,11 @@ class KrylovBasis:
         return bool((self.dropped > self.rounding).any())
 
     @property
+    def largest(self) -> float:
+        """The norm ‖H‖, as far as the products so far show it."""
+        return self._largest
+
+    @property
     def rounding(self) -> float:
         """Size below which a difference of products is rounding: 10 ε ‖H‖, the norm taken from the products so far."""
         return 10 * self.eps * self._largest
@@ -186,7 +191,8 @@ class KrylovBasis:
             if self._locked:  # what a locked pair's product has along this vector, by symmetry
                 shared = self._coefficients[: self._locked, j]
                 self._coefficients[j, : self._locked] = shared
-                self._dropped[: self._locked] = np.sqrt(np.maximum(self._dropped[: self._locked] ** 2 - shared**2, 0))
+                known, size = self._dropped[: self._locked], np.abs(shared)
+                self._dropped[: self._locked] = np.sqrt(np.maximum(known - size, 0)) * np.sqrt(known + size)
 
     def ritz(self) -> tuple[np.ndarray, np.ndarray]:
         """Ritz values (m,), ascending, and their coefficients in the basis (m, m)."""

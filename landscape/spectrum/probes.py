@@ -16,6 +16,7 @@ from landscape.spectrum.krylov import BASIS_BYTES, KrylovBasis
 
 _BLOCK_BYTES = 256 << 20
 _MOST_AT_ONCE = 16
+_FEW = 12  # entries, of which two probes may well have the same signs
 
 
 def memory_of_probes(count: int, size: int) -> int:
@@ -49,16 +50,18 @@ class DeflatedProbes:
     With ``num_matvecs >= K`` everything is computed exactly by K products, and there are no probes.
 
     Raises:
-        ValueError: fewer than two products are left for probes, or ``deflate`` is not of this operator's size.
+        ValueError: fewer than two products are left for probes, or ``deflate`` is not of this operator's size, or has
+            a vector that is zero or not finite.
     """
 
     def __init__(self, operator: Any, num_matvecs: int, deflate: Any, seed: int, *, coupled: bool) -> None:
         # Not the stream that top_eigenpairs draws its start from: probes must not depend on what they are deflated by.
         check_seed(seed)
         self._generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, 1]).generate_state(1)[0]))
+        self._order: Tensor | None = None
         given = operand(operator, num_matvecs)
         size, self._product = given.size, given.product
-        if num_matvecs < 2:
+        if not isinstance(num_matvecs, int | np.integer) or num_matvecs < 2:
             raise ValueError(f"num_matvecs is {num_matvecs}, expected at least 2 to give a standard error")
         self.basis = basis = self._known(operator, num_matvecs, deflate, coupled)
         if num_matvecs >= size:
@@ -78,8 +81,7 @@ class DeflatedProbes:
         most = max(1, min(_MOST_AT_ONCE, _BLOCK_BYTES // (8 * size)))
         while done < self.count:
             count = min(most, self.count - done)
-            bits = torch.randint(0, 2, (count, size), generator=self._generator, dtype=torch.int8)
-            signs = (bits.double() * 2 - 1).to(self.basis.device).T
+            signs = self._signs(done, count).to(self.basis.device).T
             images = self._product(self.basis.project(signs))
             if not torch.isfinite(images).all():
                 raise FloatingPointError(
@@ -87,6 +89,17 @@ class DeflatedProbes:
                 )
             yield signs, self.basis.project(images.double())
             done += count
+
+    def _signs(self, done: int, count: int) -> Tensor:
+        """The next random signs, (count, K)."""
+        size = self.basis.size
+        if size > _FEW:
+            bits = torch.randint(0, 2, (count, size), generator=self._generator, dtype=torch.int8)
+        else:  # without replacement, as equal probes would show no error
+            if self._order is None:
+                self._order = torch.randperm(2 ** (size - 1), generator=self._generator)
+            bits = self._order[done : done + count, None] >> torch.arange(size) & 1
+        return bits.double() * 2 - 1
 
     @property
     def known_trace(self) -> float:
@@ -118,6 +131,9 @@ class DeflatedProbes:
         vectors = torch.as_tensor(given)
         if vectors.ndim != 2 or len(vectors) != basis.size:
             raise ValueError(f"deflate has vectors of shape {tuple(vectors.shape)}, expected ({basis.size}, m)")
+        norms = vectors.double().norm(dim=0)
+        if not bool((torch.isfinite(norms) & (norms > 0)).all()):
+            raise ValueError("deflate has a vector that is zero or not finite; leave it out")
         if num_matvecs >= basis.size:
             return basis
         if isinstance(deflate, EigenResult):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, DistributedSampler, RandomSampler, TensorDataset
 
 import landscape
 from landscape import Objective, View
@@ -190,6 +191,16 @@ def _refusals(alone: Objective, shared: Objective) -> dict[str, str]:
         landscape.sharded(alone.at(alone.weights + ranks.rank))
     except ValueError as error:
         found["weights"] = str(error)
+    generator = torch.Generator().manual_seed(ranks.rank)
+    for name, sampler in {
+        "part": DistributedSampler(range(12), shuffle=False),  # what a training has on each process
+        "order": RandomSampler(range(12), generator=generator),
+    }.items():
+        data = DataLoader(TensorDataset(torch.arange(12.0)[:, None], torch.arange(12) % 2), 4, sampler=sampler)
+        try:
+            landscape.sharded(Objective(nn.Linear(1, 2), nn.CrossEntropyLoss(), data))
+        except ValueError as error:
+            found[name] = str(error)
     try:
         HessianOperator(shared.view("all")) @ torch.full((alone.num_parameters,), 1.0 + ranks.rank, dtype=F64)
     except RanksDisagreeError as error:

@@ -37,6 +37,9 @@ def check_analyses(ranks: list[dict[str, Any]], surfaces: int) -> None:
         other = 0 if rank else 1
         assert found["refusals"]["weights"].startswith(f"the weights of process {other} and process {rank} differ")
         assert "not at the same point or vector" in found["refusals"]["vectors"]
+        for data in ("part", "order"):
+            told = found["refusals"][data]
+            assert told.startswith(f"the samples or their order of process {other} and process {rank} differ"), told
         assert found["refusals"]["shared"] == "on one process"
         assert found["refusals"]["empty"] == "nan"
 

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 import landscape
 from landscape import Status, figures, store
@@ -114,6 +116,22 @@ def dense(objective: landscape.Objective) -> np.ndarray:
         return LOSS(torch.func.functional_call(copied, dict(zip(names, pieces, strict=True)), (x,)), y)
 
     return np.asarray(torch.autograd.functional.hessian(loss, flat))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile
+def test_a_wrapper_whose_forward_pass_waits_for_other_processes_is_not_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = model()
+    right = landscape.Probe(LOSS, data(), tmp_path / "a.h5").measure(trained, 1)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        wrapped = DistributedDataParallel(trained)
+        monkeypatch.setattr(DistributedDataParallel, "forward", lambda *_: pytest.fail("it waits"))
+        for n, whole in enumerate((wrapped, torch.compile(wrapped), torch.compile(model()))):
+            assert landscape.Probe(LOSS, data(), tmp_path / f"{n}.h5").measure(whole, 1) == right
+    finally:
+        dist.destroy_process_group()
 
 
 def test_a_training_that_was_stopped_goes_on_in_its_file(tmp_path: Path) -> None:

@@ -285,6 +285,23 @@ def test_bad_requests(call, message: str) -> None:  # type: ignore[no-untyped-de
         call(landscape.Objective(model, loss_fn, (x, y)))
 
 
+def test_no_radius_is_looked_for_where_the_loss_is_not_finite() -> None:
+    x = torch.ones(4, 2)
+    obj = landscape.Objective(nn.Linear(2, 1), nn.MSELoss(), (x, x[:, :1])).at([float("nan"), 0.0, 0.0])
+    with pytest.raises(ValueError, match="the loss at the weights is nan, so that it cannot rise"):
+        landscape.sharpness_at_rise(obj, 0.1)
+
+
+@pytest.mark.parametrize("least", [-1.0, -5.0])
+def test_keskars_ratio_of_a_loss_of_minus_one_or_less_is_refused(least: float) -> None:
+    model, x = nn.Linear(2, 1, bias=False), torch.ones(4, 2)
+    obj = landscape.Objective(model, lambda out, _: (out**2).mean() + least, (x, x)).at([0.0, 0.0])
+    with pytest.raises(
+        ValueError, match=rf"the loss is {least:g}, so that 1 \+ loss, which Keskar's sharpness divides by"
+    ):
+        landscape.keskar_sharpness(obj, 0.1, restarts=1)
+
+
 @pytest.mark.parametrize("adaptive", [False, True])
 def test_the_radius_of_a_stated_rise_is_that_of_the_quadratic(adaptive: bool) -> None:
     values = torch.tensor([4.0, 1.0, 0.5], dtype=torch.float64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,9 @@ class LabelTable:
         values = outputs.new_empty(2, *self.labels.shape)
         likelihood, correct = values
         torch.gather(_log_probabilities(outputs), 0, self.labels, out=likelihood)
-        torch.eq(outputs.max(1).indices, self.labels, out=correct)
+        best = outputs.max(1)
+        torch.eq(best.indices, self.labels, out=correct)
+        correct.masked_fill_(~best.values.isfinite(), math.nan)  # then nothing is predicted
         if self.weights is not None:
             likelihood.mul_(self.weights)
         if self.columns is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,6 +166,24 @@ def test_bfloat16_eigenvalues_come_with_their_error(strategy: str) -> None:
     np.testing.assert_allclose(error.value_errors, np.abs(found.values - error.values) / np.abs(error.values))
     assert (error.value_errors < 0.05).all()
     assert 0 < error.product < 0.05
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "how", [{"precision": "bf16"}, {"strategy": "finite_difference"}], ids=lambda how: next(iter(how))
+)
+def test_stated_errors_of_eigenvalues_include_those_of_products(how: dict[str, Any], seed: int) -> None:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(5, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
+    obj = landscape.Objective(model, nn.CrossEntropyLoss(), (torch.randn(60, 5), torch.arange(60) % 3))
+    eye = torch.eye(obj.num_parameters, dtype=torch.float64)
+    exact = torch.linalg.eigvalsh(obj.astype(torch.float64).hessian() @ eye).flip(0)[:2].numpy()
+    H = obj.hessian(**how)
+    found = landscape.top_eigenpairs(H, 2, tol=1e-2, search_missed=True)
+    assert (np.abs(found.values - exact) <= found.errors).all()
+    assert (found.errors <= found.residuals + 1.1 * H.probe.product_error * exact[0] + 1e-5).all()
+    relative = landscape.ScaledOperator(H, torch.ones(H.shape[0]))
+    assert relative.product_error == H.product_error > 0 == obj.hessian().product_error
 
 
 def test_bfloat16_leaves_the_objective_and_the_model_alone() -> None:

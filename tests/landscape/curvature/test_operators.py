@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -95,6 +97,20 @@ def test_operator_refuses_wrong_shapes_and_several_views() -> None:
         landscape.HessianOperator(two)
     with pytest.raises(ValueError, match="expected a square one"):
         landscape.trace(torch.ones(3, 4))
+
+
+@pytest.mark.parametrize("options", [{}, {"memory_budget": 0}, {"strategy": "lean"}], ids=str)
+def test_an_operator_stays_at_weights_and_buffers_of_its_time(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3)).double()
+    obj = landscape.Objective(model, nn.CrossEntropyLoss(), (torch.randn(9, 4).double(), torch.arange(9) % 3))
+    H, v = landscape.HessianOperator(obj, **options), torch.ones(obj.num_parameters, dtype=torch.float64)
+    before = H @ v
+    with torch.no_grad():
+        model[0].weight.mul_(2)
+        model[1].running_mean.add_(1)
+    assert torch.equal(H @ v, before)
+    assert not torch.allclose(landscape.HessianOperator(obj, **options) @ v, before)
 
 
 @pytest.mark.parametrize("strategy", ["split", "auto"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, TensorDataset
 
 import landscape
 from landscape.objective.checks import NotDeterministicError
@@ -851,6 +852,34 @@ def test_small_displacements_of_coarse_weights_count() -> None:
     assert landscape.sam_sharpness(objective, rho=1e-3).value == pytest.approx(right, rel=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_an_objective_follows_its_model_in_any_precision(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    data = classes(40)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).to(dtype)
+    model[2].bias.requires_grad_(False)
+    whole = landscape.Objective(model, nn.CrossEntropyLoss(), data)
+    there = whole.weights
+    whole.loss()
+    with torch.no_grad():
+        for tensor in (*model.parameters(), model[1].running_mean):
+            tensor.mul_(2).add_(0.5)
+    new = landscape.Objective(model, nn.CrossEntropyLoss(), data)
+    assert new.weights.dtype == torch.float32
+    assert not torch.equal(there, new.weights)
+    for old, now in ((whole, new), (whole.at(there), new.at(there))):
+        assert old.loss() == now.loss()
+        assert torch.equal(old.gradient(), now.gradient())
+    for name, buffer in whole.buffers().items():
+        assert torch.equal(buffer, new.buffers()[name])
+        assert not buffer.is_floating_point() or buffer.dtype == torch.float32
+    held = whole.astype(torch.float64)
+    with torch.no_grad():
+        model[0].weight.zero_()
+    assert held.loss() == pytest.approx(new.at(held.weights).loss(), rel=1e-5)
+    assert held.loss() != pytest.approx(new.loss(), rel=1e-3)
+
+
 # G. State that leaks.
 
 
@@ -1103,6 +1132,33 @@ def test_samples_that_a_loader_drops_are_told(caplog: pytest.LogCaptureFixture) 
     assert "drop_last leaves 2 of 10 samples out" in caplog.text
 
 
+@pytest.mark.parametrize("by", ["sampler", "batch_sampler"])
+def test_samples_that_a_sampler_leaves_out_are_told(by: str, caplog: pytest.LogCaptureFixture) -> None:
+    sampler = DistributedSampler(range(10), num_replicas=2, rank=0)  # what a training on two processes has
+    chosen: dict[str, Any] = {"sampler": sampler} if by == "sampler" else {"batch_sampler": [[0, 3], [4]]}
+    samples = [(torch.zeros(3), 0)] * 10
+    landscape.Objective(nn.Linear(3, 2), nn.CrossEntropyLoss(), DataLoader(samples, **chosen))
+    told = "its DistributedSampler leaves 5" if by == "sampler" else "its list leaves 7"
+    assert f"of a loader, {told} of 10 samples out of all results" in caplog.text
+
+
+@pytest.mark.parametrize("size", [4, 7, 20])
+def test_the_batches_of_a_loader_may_be_given_as_a_list(size: int) -> None:
+    x, y = classes(20)
+    model = nn.Linear(3, 2).double()
+    batches = list(DataLoader(TensorDataset(x, y), size))
+    right = landscape.Objective(model, nn.CrossEntropyLoss(), (x, y))
+    found = landscape.Objective(model, nn.CrossEntropyLoss(), batches)
+    assert found.num_samples("data") == 20
+    assert found.loss() == pytest.approx(right.loss(), rel=1e-12)
+
+
+def test_two_lists_that_may_be_batches_or_inputs_and_labels_are_refused() -> None:
+    batches = list(DataLoader(TensorDataset(*classes(20)), 10))
+    with pytest.raises(ValueError, match="may be two batches or inputs and labels"):
+        landscape.Objective(nn.Linear(3, 2).double(), nn.CrossEntropyLoss(), batches)
+
+
 # K. Models of other kinds.
 
 
@@ -1123,6 +1179,31 @@ def test_models_that_cannot_be_measured_are_refused(kind: str) -> None:
     }
     with pytest.raises((ValueError, TypeError), match=words[kind]):
         landscape.Objective(model, nn.CrossEntropyLoss(), classes())
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # that one process shards nothing
+def test_sharded_models_are_refused(tmp_path: Path) -> None:
+    import torch.distributed as dist
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+
+    x, y = classes()
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        nn.functional.cross_entropy(
+            model(x), y
+        ).backward()  # from then on it ran, at its own weights whatever the point
+        with pytest.raises(ValueError, match=r"'0\.weight' is sharded over processes"):
+            landscape.Objective(model, nn.CrossEntropyLoss(), (x, y))
+        wrapped = FullyShardedDataParallel(
+            nn.Linear(3, 2).double(), device_id=torch.device("cpu"), use_orig_params=True
+        )
+        with pytest.raises(ValueError, match="is sharded over processes"):
+            landscape.Objective(nn.Sequential(wrapped), nn.CrossEntropyLoss(), (x, y))
+    finally:
+        dist.destroy_process_group()
 
 
 def _nothing() -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -128,6 +129,73 @@ def test_data_that_are_written_to_are_refused(measure: Callable[[landscape.Objec
         measure(objective.batched(8))
     with pytest.raises(ValueError, match="the data were written to after the objective was made"):
         measure(objective)
+
+
+@pytest.mark.parametrize("kind", ["array", "data", "view", "indices", "lazy"])
+def test_labels_are_compared_by_their_numbers(kind: str) -> None:
+    array = Y.numpy().copy()
+    labels = torch.from_numpy(array)
+    data = {
+        "array": (X.numpy(), array),
+        "data": (X, labels),
+        "view": (X, Y),
+        "indices": (X, Y),
+        "lazy": (landscape.LazyInputs(lambda rows: X[rows], tuple(X.shape), X.dtype), labels),
+    }[kind]
+    part = {"labels": labels} if kind == "view" else {"indices": labels[:1]} if kind == "indices" else {}
+    views = [landscape.View("all", **part)]
+    objective = landscape.Objective(nn.Linear(4, 3), nn.CrossEntropyLoss(), data, views=views)
+    objective.loss()
+    if kind == "data":
+        labels.data[0] = 2
+    else:
+        array[0] = 2
+    with pytest.raises(ValueError, match="the data were written to after the objective was made"):
+        objective.loss()
+
+
+@pytest.mark.parametrize("change", ["written", "replaced", "removed", "ignored"])
+def test_a_loss_whose_mean_has_changed_is_refused(change: str) -> None:
+    loss_fn = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]))
+    objective = landscape.Objective(nn.Linear(4, 3), loss_fn, (X, Y))
+    objective.loss()
+    if change == "written":
+        loss_fn.weight.data[0] = 50.0  # type: ignore[union-attr]
+    elif change == "ignored":
+        loss_fn.ignore_index = 0
+    else:
+        loss_fn.weight = None if change == "removed" else torch.ones(3)
+    for measure in (landscape.Objective.loss, landscape.Objective.gradient):
+        with pytest.raises(ValueError, match="were changed after the objective was made; make a new one"):
+            measure(objective.astype(torch.float64))
+
+
+def test_a_schedule_of_label_smoothing_is_followed() -> None:
+    loss_fn, model = nn.CrossEntropyLoss(), nn.Linear(4, 3)
+    objective = landscape.Objective(model, loss_fn, (X, Y))
+    objective.loss()
+    loss_fn.label_smoothing = 0.3
+    expected = functional.cross_entropy(model(X), Y, label_smoothing=0.3).item()
+    assert objective.loss() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("labels", [Y.numpy(), Y.tolist()], ids=["array", "list"])
+def test_a_view_takes_labels_of_any_kind(labels: Any) -> None:
+    model = nn.Linear(4, 3)
+    objective = landscape.Objective(
+        model, nn.CrossEntropyLoss(), (X, 0 * Y), views=[landscape.View("a", labels=labels)]
+    )
+    assert objective.loss() == pytest.approx(functional.cross_entropy(model(X), Y).item(), rel=1e-6)
+
+
+def test_positions_that_are_no_whole_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="sample positions, whole numbers and not a mask"):
+        landscape.Objective(
+            nn.Linear(4, 3),
+            nn.CrossEntropyLoss(),
+            (X, Y),
+            views=[landscape.View("a", indices=torch.tensor([0.0, 1.5]))],
+        )
 
 
 @pytest.mark.parametrize("indices", [[0, 1, 2], range(3), np.arange(3), torch.arange(3)], ids=repr)

@@ -120,6 +120,7 @@ def test_scipy_takes_the_operator_and_we_take_scipys() -> None:
     [
         ({"k": 0}, "k is 0, expected 1…4"),
         ({"k": 5}, "k is 5, expected 1…4"),
+        ({"k": 1.0}, "k is 1.0, expected 1…4"),
         ({"which": "XX"}, "which is 'XX'"),
         ({"k": 3, "max_matvecs": 2}, "at least k = 3"),
         ({"k": 1, "max_matvecs": 0}, "max_matvecs is 0"),
@@ -155,6 +156,24 @@ def test_every_bound_holds(eigenvalues: list[float], which: str, tol: float, see
     assert (nearest <= r.errors).all()
     if r.unseen_upper is not None:
         assert (truth > r.unseen_upper).sum() + (truth < r.unseen_lower).sum() <= len(r.values)
+
+
+@pytest.mark.parametrize("factor", [1e-200, 1e-100, 1e100])
+def test_bounds_hold_where_squares_vanish_or_overflow(factor: float) -> None:
+    truth = np.sort(factor * np.random.default_rng(0).normal(size=40))
+    A = symmetric_with(list(truth))
+    for which in ("LA", "SA", "LM"):
+        r = landscape.top_eigenpairs(A, 3, which=which, search_missed=True)
+        assert r.converged.all()
+        assert r.sharp is not None
+        assert r.sharp.any()
+        assert (np.abs(r.values[:, None] - truth).min(axis=1) <= r.errors).all()
+
+
+def test_a_tensor_that_requires_a_gradient_is_a_matrix_like_any_other() -> None:
+    A = symmetric_with([3.0, 2.0, -1.0])
+    found, plain = (landscape.top_eigenpairs(M, 1) for M in (A.clone().requires_grad_(), A))
+    assert found == plain
 
 
 def test_the_sharper_bound_is_sharper_and_needs_a_search() -> None:

@@ -28,6 +28,19 @@ def covered(z: np.ndarray, degrees: int, level: float = 0.9) -> bool:
     return abs(share - level) < 4 * np.sqrt(level * (1 - level) / len(z))
 
 
+@pytest.mark.parametrize(
+    ("values", "num_matvecs"), [([5, 2, 1], 2), ([5, 2, 1, 0.5], 3), ([5, 2, 1, 0.5, -0.5, -1], 5)]
+)
+def test_an_estimate_of_few_entries_has_an_error(values: list[float], num_matvecs: int) -> None:
+    H = symmetric_with(values)
+    found = [landscape.trace(H, num_matvecs, seed=seed) for seed in range(200)]
+    assert min(t.stderr for t in found) > 1e-6 * sum(values)  # two equal probes would say that it is exact
+    off = np.array([t.value - sum(values) for t in found])
+    assert abs(off.mean()) < 4 * off.std() / len(off) ** 0.5
+    quantile = student.ppf(0.975, [len(t.samples) - 1 for t in found])
+    assert (np.abs(off) <= quantile * np.array([t.stderr for t in found])).mean() > 0.9
+
+
 @pytest.mark.parametrize("deflation", ["own", "basis", "pairs", "vectors"])
 def test_errors_of_the_trace_cover_it_whatever_it_is_deflated_by(deflation: str) -> None:
     A = symmetric_with(OUTLIERS)
@@ -185,6 +198,16 @@ def test_scaling_multiplies_rows_and_columns() -> None:
             r"vectors of shape \(8, 8\), expected \(9, m\)",
         ),
         (lambda: landscape.trace(torch.ones(3, 4)), "expected a square one"),
+        (lambda: landscape.trace(torch.eye(9), 6, deflate=torch.zeros(9, 2)), "deflate has a vector that is zero"),
+        (
+            lambda: landscape.trace(torch.eye(9), 6, deflate=np.full((9, 2), np.nan)),
+            "deflate has a vector that is zero",
+        ),
+        (lambda: landscape.trace(torch.ones(3)), r"operator has shape \(3,\), expected a square one"),
+        (lambda: landscape.trace(np.ones((0, 0))), r"operator has shape \(0, 0\), expected a square one"),
+        (lambda: landscape.trace(torch.eye(3) + 1j), r"operator is complex \(torch.complex64\)"),
+        (lambda: landscape.trace(np.eye(3) + 1j), r"operator is complex \(complex128\)"),
+        (lambda: landscape.trace(torch.eye(30), 10.0), "num_matvecs is 10.0, expected at least 2"),  # type: ignore[arg-type]
         (lambda: landscape.ScaledOperator(torch.eye(3), torch.ones(2)), r"scale has shape \(2,\), expected \(3,\)"),
         (lambda: landscape.ScaledOperator(torch.eye(2), torch.tensor([1.0, np.inf])), "all finite"),
     ],

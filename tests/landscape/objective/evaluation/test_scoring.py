@@ -62,3 +62,6 @@ def test_what_is_not_finite_stays_with_the_views_that_have_it(classes: int, valu
     expected = functional.cross_entropy(outputs[rest], labels[rest]).item()
     assert found.loss["all"] != found.loss["all"]
     assert found.loss["rest"] == pytest.approx(expected, rel=1e-6)
+    accuracy = found.metrics["accuracy"]
+    assert accuracy["all"] != accuracy["all"]  # the class of the largest output means nothing there
+    assert accuracy["rest"] == pytest.approx(float((outputs[rest].argmax(1) == labels[rest]).float().mean()))
