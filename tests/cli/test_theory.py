@@ -37,7 +37,7 @@ def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def study_file(run_file: Path, tmp_path: Path) -> Path:
-    write_study(table(gain=0.05, opposing=0.3), tmp_path / "study.h5", Run(run_file))
+    write_study(table(gain=0.05, opposing=0.3), tmp_path / "study.h5", [Run(run_file)])
     return tmp_path / "study.h5"
 
 
@@ -202,7 +202,7 @@ def test_the_study_file_of_another_sweep_does_not_stand_for_the_runs_beside_it(
 
 
 def test_a_study_file_is_written_from_runs(run_file: Path, tmp_path: Path) -> None:
-    write_study(collect([run_file]), tmp_path / "study.h5", Run(run_file))
+    write_study(collect([run_file]), tmp_path / "study.h5", [Run(run_file)])
     with store.open(tmp_path / "study.h5") as file:
         assert {"cells", "curves", "verdicts"} <= set(file.names())
         cells = file.record("cells")
