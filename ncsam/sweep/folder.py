@@ -331,7 +331,8 @@ class SweepFolder:
         pairing.warn()
         table = table_of(row for row, _ in found)
         study, csv_file = self.root / "study.h5", self.root / "table.csv"
-        write_study(table, study, [stamped for _, stamped in found], command=command, overwrite=True, plan=self.sweep.plan)
+        runs = [stamped for _, stamped in found]
+        write_study(table, study, runs, command=command, overwrite=True, plan=self.sweep.plan)
         rows = rows_of(table)
         with csv_file.open("w", newline="", encoding="utf-8") as file:
             names = [*SETTINGS, *table.endpoints.tolist()]
