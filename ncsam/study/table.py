@@ -110,6 +110,11 @@ class Study:
         at = next((r for r in self.rates if math.isclose(r, rate, abs_tol=1e-9)), math.nan)
         return np.array([self._values.get((arm, at, seed), {}).get(endpoint, math.nan) for seed in self.seeds])
 
+    def ran(self, arm: str, rate: float) -> np.ndarray:
+        """Whether there is a run, over :attr:`seeds`, (seeds,)."""
+        at = next((r for r in self.rates if math.isclose(r, rate, abs_tol=1e-9)), math.nan)
+        return np.array([(arm, at, seed) in self._values for seed in self.seeds], bool)
+
     def over_rates(self, endpoint: str, arm: str) -> np.ndarray:
         """An endpoint over seeds and :attr:`rates`, (seeds, rates)."""
         return np.stack([self.of(endpoint, arm, rate) for rate in self.rates], axis=1)
