@@ -112,7 +112,7 @@ def test_nothing_is_loaded_from_elsewhere_and_no_folder_of_the_machine_is_told(
 
 def test_the_page_can_be_read_by_any_means(page: Elements) -> None:
     assert page.of("html")[0]["lang"] == "en"
-    assert len(page.of("img")) == 11
+    assert len(page.of("img")) == 12
     assert all(len(attrs["alt"]) > 20 for attrs in page.of("img"))
     assert all("scope" in attrs for attrs in page.of("th"))
     assert len(page.of("table")) == len(page.of("caption"))
@@ -257,8 +257,8 @@ def test_figure_all_draws_what_the_study_and_its_runs_allow_with_the_numbers_bes
     assert landscape(["figure", "--all", str(folder), "--out", str(out), "--formats", "png", "--quiet"]) == 0
     stems = {p.stem for p in out.glob("*.png")}
     assert stems == {
-        "verdicts", "by_measure", "radius", "against_noise", "sharpness", "arms", "gap", "bound", "training",
-        "controls", "alignment",
+        "verdicts", "by_measure", "radius", "against_noise", "sharpness", "arms", "flatness", "gap", "bound",
+        "training", "controls", "alignment",
     }  # fmt: skip
     assert {p.stem for p in out.glob("*.csv")} == stems
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -116,6 +117,28 @@ def test_theory_judges_by_the_version_that_is_asked_for(study_file: Path, capsys
     (study,) = json.loads(capsys.readouterr().out)["studies"]
     assert study["version"] == 1
     assert [s["verdict"] for s in study["statements"]] == judge(table(gain=0.05, opposing=0.3), 1).verdict.tolist()
+
+
+@pytest.mark.parametrize("form", ["markdown", "latex"])
+def test_theory_prints_what_is_asked_for_in_every_form(
+    form: str, study_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The notes, too: an undecided verdict without its reason says nothing."""
+    assert landscape(["theory", str(study_file), f"--{form}", "--secondary", "--by-measure"]) == 0
+    printed = capsys.readouterr().out
+    for told in (
+        "SAM was not tuned here",
+        "T3-T5 together",
+        "Check: plain SGD",
+        "tr DHD (declared)",
+        "NCSAM - matched",
+    ):
+        assert told in printed, told
+    assert printed.count(r"\begin{tabular}" if form == "latex" else "\n| --- ") == 4
+    if form == "latex":
+        tables = [line for line in printed.splitlines() if not line.startswith("%")]
+        assert not re.search(r"(?<![\w$-])-\d", "\n".join(tables))  # a hyphen is no minus
+        assert "".join(tables).isascii()
 
 
 def test_theory_shows_sharpness_by_measure(study_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
