@@ -46,7 +46,8 @@ def figures_of_study(study: Study, files: StudyFiles | None = None) -> FigureFun
     if sharpness is not None:
         found["by_measure"] = partial(by_measure_forest, sharpness)
     at_contrast = CONTRAST_RATE in study.rates
-    if at_contrast and {"perturbation_norm", "test_accuracy", "memorisation"} <= measured:
+    perturbed = any((study.of("perturbation_norm", arm, CONTRAST_RATE) > 0).any() for arm in study.arms)
+    if perturbed and {"test_accuracy", "memorisation"} <= measured:
         found["radius"] = lambda: radius_figure(radius_control(study))
     lines = compared(curves)
     if lines:

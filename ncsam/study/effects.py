@@ -14,7 +14,7 @@ Effect = Callable[[Study], np.ndarray]
 
 
 def defined(effect: Effect, study: Study) -> np.ndarray:
-    """The effects of a study, (seeds,); NaN where one is no finite number."""
+    """The effects of a study, (seeds,) or (seeds, rates); NaN where one is no finite number."""
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         found = np.asarray(effect(study), float)
     return np.where(np.isfinite(found), found, np.nan)

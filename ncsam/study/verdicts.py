@@ -211,7 +211,7 @@ def _p_value(statement: Statement, study: Study, effects: np.ndarray) -> tuple[f
     if statement.interval is not None:  # its seeds are not all that varies, so that flipping their signs is no test
         return math.nan, "none, the interval alone", ""
     if statement.trend is not None:
-        table = np.where(np.isnan(effects)[:, None], np.nan, statement.trend(study))
+        table = np.where(np.isnan(effects)[:, None], np.nan, defined(statement.trend, study))
         complete, n = int((~np.isnan(table).any(axis=1)).sum()), int((~np.isnan(effects)).sum())
         p = page_p(table)
         if not math.isnan(p):

@@ -126,6 +126,12 @@ def test_an_arm_without_perturbation_is_a_zero_beside_the_logarithmic_axis(curve
     ]
 
 
+def test_a_study_without_any_perturbation_has_no_figure_of_radii() -> None:
+    plain = studies(table_of([row for row in study_rows() if row["arm"] == "sgd"]))[0]
+    assert "radius" in figures_of_study(study())
+    assert "radius" not in figures_of_study(plain)
+
+
 def test_bound_terms_are_drawn_for_each_compared_arm_and_refused_where_not_measured(curves: Curves) -> None:
     terms = {f"bound/error/{term}": 2.0 for term in ("neighbourhood", "sampling", "complexity")}
     made = bound_terms(curves_of(study(**terms)))

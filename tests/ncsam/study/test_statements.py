@@ -11,7 +11,7 @@ import pytest
 from ncsam.study import statements
 from ncsam.study.statements import LATEST, VERSIONS
 from ncsam.study.table import table_of
-from ncsam.study.verdicts import describe, judge
+from ncsam.study.verdicts import NOT_MEASURED, describe, judge
 from tests.ncsam.study.synthetic import ARMS, of, rows, table, tuned
 
 VERSION = VERSIONS[2]
@@ -235,3 +235,18 @@ def test_an_early_phase_that_is_empty_does_not_ask_for_diagnostics_that_are_ther
     assert "under `[train]` of the sweep" not in note
     none = [{k: v for k, v in row.items() if "cos_" not in k and "ceiling" not in k} for row in rows(4)]
     assert "under `[train]` of the sweep" in of(judge(table_of(none)), "T3", "note")
+
+
+def test_an_infinite_number_counts_as_not_measured_whatever_it_is_compared_with() -> None:
+    """Else one infinite null would be the highest null of all seeds."""
+    plain = rows(10, simulated=0.0)
+    changed = [dict(row) for row in plain]
+    for row in changed:
+        if (row["arm"], row["rate"], row["seed"]) == ("ncsam", 0.4, 3):
+            row["cos_star_clean"] = math.inf
+    found = judge(table_of(changed))
+    assert of(found, "T4", "estimate") == pytest.approx(of(judge(table_of(plain)), "T4", "estimate"), abs=0.01)
+    for row in changed:
+        if row["arm"] == "sam" and row["rate"] == 0.4:
+            row["cos_true_clean"] = 0.0
+    assert of(judge(table_of(changed)), "T2") == NOT_MEASURED
