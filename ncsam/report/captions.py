@@ -36,7 +36,7 @@ class Caption:
 def _verdicts(study: Study) -> str:
     return (
         f"{tally(judge(study))} Dots are mean effects over the seeds, bars {LEVEL:.0%} t-intervals; an interval inside "
-        "the green area, which begins at m, supports its statement. Every row has its own unit."
+        "the green area, which begins at m, supports its statement. Every row has its own unit. * preliminary."
     )
 
 

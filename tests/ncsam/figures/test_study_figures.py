@@ -149,6 +149,10 @@ def test_the_forest_has_a_row_a_statement_with_its_own_interval() -> None:
     at = verdicts.statements.tolist().index("T7-SGD")
     assert made.points[at]["low"] == verdicts.low[at]
     assert len(made.axes) == len(VERSIONS[2].statements)
+    ax = made.axes[at]
+    assert "(points of" in ax.get_ylabel().replace("\n", " ")
+    shown = [float(ax.xaxis.get_major_formatter()(place).replace("−", "-")) for place in ax.get_xticks()]
+    assert shown == pytest.approx([100 * place for place in ax.get_xticks()])
 
 
 def test_alignment_is_the_mean_over_seeds_and_needs_its_arm(tmp_path: Path) -> None:
