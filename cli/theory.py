@@ -193,7 +193,9 @@ def _files(path: Path) -> list[Path]:
             )
         return [study]  # runs of which only the rows were kept
     if not found:
-        raise click.UsageError(f"{folder}: holds no run files (*.h5)")
+        rows = any(folder.glob("*-seed*.json"))
+        cure = "; of rows make a study with `landscape sweep --plan PLAN --rows ROWS --out STUDY`" if rows else ""
+        raise click.UsageError(f"{folder}: holds no run files (*.h5){cure}")
     return [*found, study] if of_sweep else found
 
 

@@ -136,7 +136,7 @@ def _flatness(study: Study) -> str:
     return (
         f"At {_AT}, Kendall’s τ over the arms between tr DHD on the clean part and clean test error, as T9 has it: "
         f"{told}, families of arms and seeds at random. Small dots are runs, symbols means of arms; arms of one family "
-        "are joined in the order of their ‖ε‖. To the lower left is flat and right."
+        "are joined in the order of their ‖ε‖. Flat and accurate is at the lower left."
     )
 
 

@@ -238,6 +238,7 @@ def test_a_study_file_is_written_from_runs(run_file: Path, tmp_path: Path) -> No
     [
         (["theory", "missing.h5"], "missing.h5: there is no such file"),
         (["theory", "empty"], "holds no run files"),
+        (["theory", "rows"], "holds no run files (*.h5); of rows make a study with `landscape sweep --plan"),
         (["theory", "study.h5", "--json", "--latex"], "exclude each other"),
         (["theory", "study.h5", "study.h5"], "a second run of arm"),
         (["theory"], "Missing argument 'STUDY...'"),
@@ -258,6 +259,8 @@ def test_bad_input_is_refused_in_one_line(
     monkeypatch.chdir(tmp_path)
     shutil.copy(run_file, tmp_path / "run.h5")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "sgd-symmetric-0.4-seed0.json").write_text("{}")
     before = {p.name for p in tmp_path.iterdir()}
     assert landscape([*arguments, *(["--quiet"] if len(arguments) > 1 else [])]) == 2
     lines = capfd.readouterr().err.strip().splitlines()
