@@ -32,6 +32,11 @@ STAMPED = ("code_version", "versions", "platform", "device", "threads", "data_ha
 """Attributes of a run that say with what it was made."""
 _SHARED = ("epochs", "batch_size", "train_samples", "test_samples", "val_fraction", "normalization", "augment")
 """Settings that the arms of a study share, whatever tuning chooses."""
+_WITHOUT_EFFECT = (
+    "seeds", "noise", "options", "like", "checkpoints", "diagnose", "diagnose_every", "samples", "memory_format",
+    "perturbed_shares",
+)  # fmt: skip
+"""Settings that runs of one arm may differ in: what is drawn, looked at or kept; options are compared one by one."""
 
 
 def collect(paths: Sequence[Path]) -> CellTable:
@@ -48,10 +53,11 @@ def collect(paths: Sequence[Path]) -> CellTable:
 
 
 class Pairing:
-    """Rows of runs, and what the runs of one seed differ in, which a paired comparison takes to be the same."""
+    """Rows of runs, and in what runs of one seed, or of one arm, differ that a study takes to be the same."""
 
     def __init__(self) -> None:
-        self._settings: dict[tuple[Any, ...], dict[str, set[str]]] = {}
+        self._of_seed: dict[tuple[Any, ...], dict[str, set[str]]] = {}
+        self._of_arm: dict[tuple[Any, ...], dict[str, set[str]]] = {}
 
     def row_of(self, run: Run) -> dict[str, Any]:
         """The row of a run, see :func:`ncsam.study.endpoints.row_of`."""
@@ -63,24 +69,37 @@ class Pairing:
         """Note the settings and the data of a run whose row is there."""
         if row["role"] != REPORTED:
             return
-        cell = tuple(row[key] for key in ("data", "model", "noise", "rate", "seed"))
+        where = tuple(row[key] for key in ("data", "model", "noise", "rate"))
         settings = config.to_dict()
         own = {f"seed of the {what}": seed for what, seed in settings["seeds"].items()}
         own |= {name: settings[name] for name in _SHARED} | {"SHA-256 of the data": attrs.get("data_hash")}
-        for name, value in own.items():
-            self._settings.setdefault(cell, {}).setdefault(name, set()).add(repr(value))
-
-    def differing(self) -> list[str]:
-        """Names of the settings in which runs of one seed differ."""
-        return sorted({name for cell in self._settings.values() for name, values in cell.items() if len(values) > 1})
+        decisive = {name: value for name, value in settings.items() if name not in _WITHOUT_EFFECT}
+        decisive |= config.options
+        for found, key, values in ((self._of_seed, row["seed"], own), (self._of_arm, row["arm"], decisive)):
+            for name, value in values.items():
+                found.setdefault((*where, key), {}).setdefault(name, set()).add(repr(value))
 
     def warn(self) -> None:
         """Say so, if there are any."""
-        if found := self.differing():
+        if names := sorted({name for of_seed in self._of_seed.values() for name in _several(of_seed)}):
             logger.warning(
                 "runs of one seed differ in %s, and are compared as if paired; differences may come from that",
-                ", ".join(found),
+                ", ".join(names),
             )
+        arms: dict[str, set[str]] = {}
+        for (*_, arm), of_arm in self._of_arm.items():
+            arms.setdefault(arm, set()).update(_several(of_arm))
+        for arm, differing in arms.items():
+            if differing:
+                logger.warning(
+                    "runs of the arm %s at one noise rate differ in %s, and count as one arm; name or keep them apart",
+                    arm,
+                    ", ".join(sorted(differing)),
+                )
+
+
+def _several(settings: Mapping[str, set[str]]) -> list[str]:
+    return [name for name, values in settings.items() if len(values) > 1]
 
 
 def curves_of(study: Study) -> Curves:

@@ -291,3 +291,18 @@ def test_runs_that_are_not_paired_are_told(tmp_path: Path, capsys: pytest.Captur
     told = capsys.readouterr().err
     assert "runs of one seed differ in epochs, " in told
     assert "seed of the order" in told
+
+
+def test_runs_of_one_arm_with_other_settings_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two radii of SAM in one folder would be one arm of two seeds."""
+    train = ["train", "--train-samples", "100", "--quiet", "--noise", "symmetric:0.4", "--epochs", "2"]
+    for arm, seed, more in (
+        ("sgd", "0", []), ("sgd", "1", []), ("sam", "0", []), ("sam", "1", ["--rho", "0.5", "--lr", "0.01"]),
+    ):  # fmt: skip
+        out = str(tmp_path / f"{arm}{seed}.h5")
+        assert landscape([*train, "--optimizer", arm, *more, "--seed", seed, "--out", out]) == 0
+    capsys.readouterr()
+    assert landscape(["theory", str(tmp_path), "--quiet"]) == 0
+    told = capsys.readouterr().err
+    assert "runs of the arm sam at one noise rate differ in lr, rho, and count as one arm" in told
+    assert "arm sgd" not in told
