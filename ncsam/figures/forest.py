@@ -7,6 +7,7 @@ from functools import partial
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from landscape.figures.data import DataFigure
 from landscape.figures.style import STYLE, figure
@@ -27,7 +28,7 @@ def forest(verdicts: Verdicts) -> DataFigure:
     decided = ["decided by" in str(note) for note in verdicts.note]  # one of several
     made, axes = figure(rows, 1, height=0.43)
     engine = made.get_layout_engine()
-    assert engine is not None
+    assert isinstance(engine, ConstrainedLayoutEngine)
     engine.set(rect=(0, 0, 1, 1 - 0.08 / made.get_figheight()))  # the first row's words are higher than its axis
     with mpl.rc_context(STYLE):
         for i, ax in enumerate(axes[:, 0]):

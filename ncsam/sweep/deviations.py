@@ -205,8 +205,9 @@ def _settings(plan: Plan, planned: Mapping[str, Cell], found: Iterable[_Found]) 
             differing[f"{cell.arm}: the arm is {run.arm}"] += 1
         if run.seed != cell.seed:
             differing[f"{cell.arm}: the seed is not that of its name"] += 1
-        for name in () if run.measures is None else dict.fromkeys([*cell.measures, *run.measures]):
-            if told := _measured(run.measures.get(name), plain(cell.measures).get(name)):
+        measures = plain(cell.measures) if run.measures is None else run.measures
+        for name in dict.fromkeys([*cell.measures, *measures]):
+            if told := _measured(measures.get(name), plain(cell.measures).get(name)):
                 differing[f"{cell.arm}: {name} is {told}"] += 1
         candidates = tuned.get(cell.arm, []) if cell.role == REPORTED else []
         free = {_setting(key, wanted) for candidate in candidates for key in candidate}
