@@ -247,6 +247,7 @@ _MEASURED_BY = {  # by the first part of an endpoint's name
     "sweep",
     "adaptive": "`landscape sharpness` on its runs, or `sharpness = {}` under `[measure]` of the sweep",
     "sam/": "`landscape sharpness` on its runs, or `sharpness = {}` under `[measure]` of the sweep",
+    "auc/": "`landscape blame` on its runs, or `samples = {}` under `[measure]` of the sweep",
 }
 
 

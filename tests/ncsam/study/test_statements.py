@@ -250,3 +250,8 @@ def test_an_infinite_number_counts_as_not_measured_whatever_it_is_compared_with(
         if row["arm"] == "sam" and row["rate"] == 0.4:
             row["cos_true_clean"] = 0.0
     assert of(judge(table_of(changed)), "T2") == NOT_MEASURED
+
+
+def test_t10_asks_for_the_curvature_of_samples_and_not_for_another_training() -> None:
+    note = of(judge(table(), 3), "T10", "note")
+    assert note.startswith("needs auc/curvature of sgd at 40% noise: `landscape blame` on its runs")
