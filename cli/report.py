@@ -41,11 +41,22 @@ def command(study: Path, out: Path | None, title: str | None, overwrite: bool, a
     from ncsam.study.files import StudyFiles
 
     files = StudyFiles(study)
-    patterns = ("*.h5", "runs/*.h5", "tuning/*.h5", "sweep.json", "tuning.json")
+    patterns = ("*.h5", "runs/*.h5", "tuning/*.h5", "sweep.json", "plan.json", "tuning.json")
     read = {study, *(path for pattern in patterns for path in files.root.glob(pattern))}
     if out.exists() and any(path.exists() and path.samefile(out) for path in read):
         raise click.UsageError(f"{out}: is a file of the study, which is read; choose another file for --out")
-    page = report(files, title=title, progress=progress.bar("figures", quiet, unit="figure"))
+    followed = _followed(files.root) if "plan" in files.attrs else None
+    page = report(files, title=title, followed=followed, progress=progress.bar("figures", quiet, unit="figure"))
     with folders_for(out), replacing(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     tables.echo_files("report", [out], as_json)
+
+
+def _followed(root: Path) -> list[str] | None:
+    """Deviations from the plan in a folder; None where the plan is not there."""
+    from ncsam.study.statements import LATEST
+    from ncsam.sweep import Plan
+    from ncsam.sweep.deviations import deviations
+
+    path = root / "plan.json"
+    return deviations(Plan.read(path), root, statements=LATEST) if path.exists() else None

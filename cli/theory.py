@@ -88,25 +88,24 @@ def command(
     for i, (study, verdicts, described) in enumerate(found):
         if i:
             click.echo()
+        asked = [shown.measure_table(study)] * by_measure + [shown.secondary_table(described)] * secondary
         if markdown or latex:
             click.echo(f"{'% ' if latex else '**'}{_title(study)}{'' if latex else '**'}{'' if latex else chr(10)}")
             click.echo(shown.as_latex(verdicts) if latex else shown.as_markdown(verdicts))
             if study.measured("test_accuracy"):
                 accuracies = pivot(table_of(rows_of_study(table, study)))
                 click.echo(f"\n{pivot_tables.as_latex(accuracies) if latex else pivot_tables.as_markdown(accuracies)}")
+            for further in asked:
+                click.echo(f"\n{further.as_latex() if latex else further.as_markdown()}")
             continue
         click.echo(click.style(_title(study), bold=True))
         if len(study.arms) == len(study.rates) == len(study.seeds) == 1 and set(verdicts.verdict) == {NOT_MEASURED}:
             click.echo(shown.show_one_run(study))
             continue
         click.echo(shown.show_verdicts(verdicts))
-        for further in (shown.show_radius(study), shown.show_bound(study)):
-            if further:
-                click.echo(f"\n{further}")
-        if by_measure:
-            click.echo(f"\n{shown.show_by_measure(study)}")
-        if secondary:
-            click.echo(f"\n{shown.show_secondary(described)}")
+        for own in (shown.radius_table(study), shown.bound_table(study), *asked):
+            if own is not None:
+                click.echo(f"\n{own.as_text()}")
     if followed is not None:
         mark = "% " if latex else ""
         lines = [f"deviation from the plan: {line}" for line in followed["deviations"]] or ["plan followed"]
@@ -194,7 +193,9 @@ def _files(path: Path) -> list[Path]:
             )
         return [study]  # runs of which only the rows were kept
     if not found:
-        raise click.UsageError(f"{folder}: holds no run files (*.h5)")
+        rows = any(folder.glob("*-seed*.json"))
+        cure = "; of rows make a study with `landscape sweep --plan PLAN --rows ROWS --out STUDY`" if rows else ""
+        raise click.UsageError(f"{folder}: holds no run files (*.h5){cure}")
     return [*found, study] if of_sweep else found
 
 

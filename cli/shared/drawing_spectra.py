@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,13 +13,17 @@ from landscape.records import Status
 from ncsam.figures.style import symbols
 from ncsam.records import Spectrum, density_at, eigenpairs_at, layers_at, split_at
 from ncsam.study.arms import printed
+from ncsam.training.problem import DOCUMENTS
+
+from . import progress
 
 VIEWS = ("mixed", "clean_part", "noisy_part", "true_labels", "test", "val")
+_MOST = 8  # panels of a figure
 
 
 def spectra_figures(found: Mapping[str, Spectrum], suffix: str) -> dict[str, Callable[[], Figure]]:
     """Pictures of spectra by label: eigenvalues along epochs they share, and at each one's last what it holds there."""
-    views = [view for view in VIEWS if all(view in s.views.tolist() for s in found.values())]
+    views = with_documents(VIEWS, set.intersection(*(set(s.views.tolist()) for s in found.values())))
     epochs = sorted(set.intersection(*(set(s.epochs.tolist()) for s in found.values())))
     drawn: dict[str, Callable[[], Figure]] = {}
     known = symbols(found)
@@ -34,6 +38,19 @@ def spectra_figures(found: Mapping[str, Spectrum], suffix: str) -> dict[str, Cal
             spectra.splits, {printed(label): record for label, record in split["mixed"].items()}
         )
     return drawn
+
+
+def with_documents(wanted: Sequence[str], held: Iterable[str]) -> list[str]:
+    """The wanted ones of the views that are held, then sets of documents, up to eight; others are told.
+
+    >>> with_documents(("mixed", "test"), {"test", "documents:code", "mixed", "val"})
+    ['mixed', 'test', 'documents:code']
+    """
+    there = set(held)
+    views = [view for view in wanted if view in there] + sorted(view for view in there if view.startswith(DOCUMENTS))
+    if left := views[_MOST:]:
+        progress.notes.info("not drawn, being more than %d views: %s", _MOST, ", ".join(left))
+    return views[:_MOST]
 
 
 def _panels(

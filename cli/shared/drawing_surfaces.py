@@ -17,6 +17,8 @@ from ncsam.figures.style import symbols
 from ncsam.runs.run import Run
 from ncsam.study.arms import printed
 
+from .drawing_spectra import with_documents
+
 LINE_VIEWS = ("mixed", "clean_part", "noisy_part", "test")
 PLANE_VIEWS = ("mixed", "test")
 _SHOWN = 0.05  # share of a path that must lie in a plane for it to be drawn there
@@ -180,7 +182,7 @@ def _firsts(groups: Mapping[str, Sequence[Any]]) -> dict[str, Any]:
 
 
 def _common(groups: Mapping[str, Sequence[Any]], wanted: Sequence[str]) -> list[str]:
-    """Views that every surface holds: the wanted ones among them, else up to four."""
+    """Views that every surface holds: the wanted ones among them and sets of documents, else up to four."""
     held = [set(member.views.tolist()) for members in groups.values() for member in members]
     shared = set.intersection(*held)
-    return [view for view in wanted if view in shared] or sorted(shared)[:4]
+    return with_documents(wanted, shared) or sorted(shared)[:4]

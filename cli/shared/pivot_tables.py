@@ -42,7 +42,13 @@ def as_markdown(table: Pivot) -> str:
 def legend(table: Pivot) -> str:
     """Explain the numbers."""
     counts = table.count[table.count > 0]
-    seeds = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+    seeds = f"{counts.min()} to {counts.max()}" if counts.size else "no"
+    of_column = [set(column[column > 0].tolist()) for column in table.count.T]
+    if all(len(found) == 1 for found in of_column):
+        columns: dict[int, list[str]] = {}
+        for (n,), name in zip(of_column, table.column_names, strict=True):
+            columns.setdefault(n, []).append(name)
+        seeds = ", ".join(f"{n} ({', '.join(names)})" if len(columns) > 1 else f"{n}" for n, names in columns.items())
     bold = ". Bold: the best of each column, and what its 95 % interval reaches" if table.best.any() else ""
     unit = ", per cent" if table.is_share else ""
     return f"{table.endpoint.replace('_', ' ')}{unit}: mean ± standard deviation over {seeds} seeds{bold}."

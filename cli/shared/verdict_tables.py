@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import re
 import textwrap
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -54,7 +57,7 @@ def show_verdicts(verdicts: Verdicts) -> str:
         row[-1] = click.style(row[-1], fg=_COLOUR.get(row[-1].split()[0]))
     lines = [table(_heads(verdicts), rows), ""]
     for i, statement in enumerate(verdicts.statements):
-        note = f" {str(verdicts.note[i])[:1].upper()}{str(verdicts.note[i])[1:]}." if verdicts.note[i] else ""
+        note = f" {_capital(str(verdicts.note[i]))}." if verdicts.note[i] else ""
         lines.append(_wrapped(f"{statement}: {verdicts.endpoint[i]}.{note}"))
     if verdicts.check:
         lines.append(_wrapped(f"Check: {verdicts.check}."))
@@ -83,12 +86,38 @@ def legend(verdicts: Verdicts) -> str:
     """Explain the columns."""
     return (
         "Supported: the interval lies above m, the smallest relevant effect; contradicted: below it. "
-        f"p: {_TESTS}; Holm over {len(verdicts.statements)} endpoints. * preliminary: the sign-flip test "
-        f"needs {VERSIONS[verdicts.version].seeds_needed} seeds to decide after Holm's correction."
+        f"p: {_TESTS}; Holm over {len(verdicts.statements)} endpoints. * preliminary: fewer than "
+        f"{VERSIONS[verdicts.version].seeds_needed} seeds, with which the sign-flip test cannot decide by itself after "
+        "Holm's correction."
     )
 
 
-def show_secondary(secondary: Secondary) -> str:
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """A table with its title, to be printed as text, Markdown or LaTeX; without rows where words say it all."""
+
+    title: str
+    heads: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+
+    def as_text(self) -> str:
+        """Aligned columns below the title."""
+        return f"{self.title}\n{table(self.heads, self.rows)}" if self.rows else self.title
+
+    def as_markdown(self) -> str:
+        """A Markdown table below the title."""
+        cells = [map(markdown, row) for row in self.rows]
+        found = f"\n\n{markdown_table([*map(markdown, self.heads)], cells)}" if self.rows else ""
+        return f"{markdown(self.title)}{found}"
+
+    def as_latex(self) -> str:
+        """A LaTeX ``tabular`` (package ``booktabs``) below the title, which is a comment."""
+        cells = [map(_tex, row) for row in self.rows]
+        found = f"\n{latex_table('l' * len(self.heads), map(_tex, self.heads), cells)}" if self.rows else ""
+        return f"% {latex(self.title)}{found}"
+
+
+def secondary_table(secondary: Secondary) -> Shown:
     """Secondary endpoints, descriptive."""
     rows = [
         [str(s), str(q), f"{e:+.3f}", _interval(low, high), str(n)]
@@ -98,15 +127,15 @@ def show_secondary(secondary: Secondary) -> str:
         )
     ]  # fmt: skip
     title = "Secondary endpoints: descriptive, intervals not adjusted, no verdict follows from them"
-    return f"{title}\n{table(['', 'quantity', 'mean', f'{secondary.level:.0%} interval', 'seeds'], rows)}"
+    return Shown(title, ["", "quantity", "mean", f"{secondary.level:.0%} interval", "seeds"], rows)
 
 
-def show_by_measure(study: Study) -> str:
+def measure_table(study: Study) -> Shown:
     """Verdicts on sharpness under every measure and view; words where none was measured."""
     try:
         found = by_measure(study)
     except ValueError as error:
-        return f"By measure: {error}."
+        return Shown(f"By measure: {error}.")
     rows = []
     for i, statement in enumerate(found.statement):
         star = " (declared)" if found.primary[i] else ""
@@ -114,7 +143,7 @@ def show_by_measure(study: Study) -> str:
         rows.append([str(statement), f"{found.measure[i]}{star}", str(found.view[i]), *numbers, str(found.verdict[i])])
     title = "Verdicts on sharpness by measure and view: descriptive, but for the measure that was declared"
     heads = ["", "measure", "view", "effect", f"{found.level:.0%} interval", "seeds", "alone it would say"]
-    return f"{title}\n{table(heads, rows)}"
+    return Shown(title, heads, rows)
 
 
 def measures_as_object(study: Study) -> list[dict[str, Any]]:
@@ -134,10 +163,10 @@ def measures_as_object(study: Study) -> list[dict[str, Any]]:
     ]
 
 
-def show_bound(study: Study) -> str:
-    """Theorem 1's terms (0-1 error) against the noise rate, means over arms and seeds; nothing where not measured."""
+def bound_table(study: Study) -> Shown | None:
+    """Theorem 1's terms (0-1 error) against the noise rate, means over arms and seeds; None where not measured."""
     if not study.measured("bound/error/total"):
-        return ""
+        return None
     names = ("alpha", "neighbourhood", "sampling", "complexity", "total", "risk")
     rows = []
     for rate in study.rates:
@@ -145,15 +174,15 @@ def show_bound(study: Study) -> str:
         rows.append([f"{rate:.0%}", *("" if np.isnan(mean) else f"{float(mean):.4g}" for mean in means)])
     heads = ["noise", "α", "neighbourhood", "sampling", "complexity", "bound", "test risk"]
     title = "Theorem 1, 0-1 error, means over arms and seeds; 1 or more is vacuous, the maximum is a lower estimate"
-    return f"{title}\n{table(heads, rows)}"
+    return Shown(title, heads, rows)
 
 
-def show_radius(study: Study) -> str:
-    """Each arm against SAM of the same realised ‖ε‖; nothing where that was not measured."""
+def radius_table(study: Study) -> Shown | None:
+    """Each arm against SAM of the same realised ‖ε‖; None where that was not measured."""
     try:
         control = radius_control(study)
     except ValueError:
-        return ""
+        return None
     rows = []
     for i in np.argsort(control.radius, kind="stable"):
         excess = _interval(control.excess_low[i], control.excess_high[i]) if np.isfinite(control.excess[i]) else ""
@@ -166,19 +195,30 @@ def show_radius(study: Study) -> str:
     title = (
         f"Radius control at {control.rate:.0%} noise: accuracy over that of SAM (SGD at 0) with the same realised ‖ε‖"
     )
-    return f"{title}\n{table(heads, rows)}"
+    return Shown(title, heads, rows)
+
+
+def remarks(verdicts: Verdicts) -> list[str]:
+    """What must be known beside the table: notes on single verdicts, the check, the joint reading, the columns."""
+    noted = zip(verdicts.statements, verdicts.note, strict=True)
+    found = [f"{statement}: {_capital(str(note))}." for statement, note in noted if note]
+    found += [f"Check: {verdicts.check}."] if verdicts.check else []
+    found += [f"T3-T5 together: {verdicts.joint}."] if verdicts.joint else []
+    return [*found, legend(verdicts)]
 
 
 def as_markdown(verdicts: Verdicts) -> str:
-    """A Markdown table, with the legend below."""
+    """A Markdown table, with the remarks below."""
     rows = [map(markdown, row) for row in verdict_rows(verdicts)]
-    return f"{markdown_table([markdown(head) for head in _heads(verdicts)], rows)}\n\n{legend(verdicts)}"
+    said = "\n\n".join(map(markdown, remarks(verdicts)))
+    return f"{markdown_table([markdown(head) for head in _heads(verdicts)], rows)}\n\n{said}"
 
 
 def as_latex(verdicts: Verdicts) -> str:
-    """A LaTeX ``tabular`` (package ``booktabs``), with the legend as a comment."""
+    """A LaTeX ``tabular`` (package ``booktabs``), with the remarks as comments."""
     rows = [map(_tex, row) for row in verdict_rows(verdicts)]
-    return f"% {latex(legend(verdicts))}\n{latex_table('llrrrrrrrl', map(_tex, _heads(verdicts)), rows)}"
+    said = "\n".join(f"% {latex(text)}" for text in remarks(verdicts))
+    return f"{said}\n{latex_table('llrrrrrrrl', map(_tex, _heads(verdicts)), rows)}"
 
 
 def as_object(verdicts: Verdicts, secondary: Secondary) -> dict[str, Any]:
@@ -261,8 +301,13 @@ def _number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def _tex(cell: str) -> str:
-    return latex(cell).replace("*", r"$^*$")
+    minus = re.sub(r"(?<![\w-])-(?=\d)", "−", cell)
+    return latex(minus).replace("*", r"$^*$")
 
 
 def _wrapped(text: str) -> str:

@@ -12,11 +12,11 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _LATEX = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$",
     "|": "$|$", '"': r"\textquotedbl{}", **{character: f"\\{character}" for character in "&%$#_{}"},
-    **{sign: rf"$\{name}$" for sign, name in zip("αβγδεκλρσ≤≥±×‖", (
-        "alpha", "beta", "gamma", "delta", "varepsilon", "kappa", "lambda", "rho", "sigma", "le", "ge", "pm", "times",
-        "Vert",
+    **{sign: rf"$\{name}$" for sign, name in zip("αβγδεκλρστ≤≥±×‖√", (
+        "alpha", "beta", "gamma", "delta", "varepsilon", "kappa", "lambda", "rho", "sigma", "tau", "le", "ge", "pm",
+        "times", "Vert", "surd",
     ), strict=True)},
-    "−": "$-$",
+    "−": "$-$", "ỹ": r"$\tilde{y}$",
 }  # fmt: skip
 
 

@@ -156,6 +156,8 @@ def as_integers(path: str | os.PathLike[str], what: str, value: Any) -> np.ndarr
     if value.ndim != 1 or not np.issubdtype(value.dtype, np.integer):
         found = f"{value.dtype} of shape {value.shape}"
         raise ValueError(f"{os.fspath(path)}: {what} are {found}, expected integers of shape (n,)")
+    if value.size and value.max() > np.iinfo(np.int64).max:
+        raise ValueError(f"{os.fspath(path)}: {what} go up to {value.max()}, expected labels 0…C−1")
     return value.astype(np.int64)
 
 

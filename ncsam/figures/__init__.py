@@ -6,7 +6,7 @@ Every function returns a :class:`landscape.figures.DataFigure`; ``landscape.figu
 
 from landscape.figures import drawn_by
 from ncsam.figures.against_noise import against_noise, bound_terms, sharpness_against_noise
-from ncsam.figures.at_one_rate import arms_at, sharpness_against_gap
+from ncsam.figures.at_one_rate import arms_at, sharpness_against_error, sharpness_against_gap
 from ncsam.figures.barriers import barrier_matrices
 from ncsam.figures.by_measure import by_measure_forest
 from ncsam.figures.epochs import alignment, alignment_of, training_by_rate, training_curves, training_of_controls
@@ -43,6 +43,7 @@ __all__ = [
     "forest",
     "radius_figure",
     "samples_along",
+    "sharpness_against_error",
     "sharpness_against_gap",
     "sharpness_against_noise",
     "sharpness_along",

@@ -28,12 +28,15 @@ from ncsam.study.arms import in_order, printed
 QUANTITIES = {
     "test_accuracy": "test accuracy (last five epochs)",
     "memorisation": "wrong labels memorised",
+    "adaptive_trace/clean_part": "tr DHD, clean part",
     "adaptive/mixed": "adaptive sharpness, mixed",
     "sam/mixed": "SAM sharpness, mixed",
     "top_eigenvalue/mixed": "top Hessian eigenvalue, mixed",
     "trace/mixed": "Hessian trace, mixed",
 }
 MEASURES = {
+    "adaptive_trace": "tr DHD",
+    "adaptive_top": "$λ_1$ of DHD",
     "adaptive": "adaptive (nats)",
     "sam": "SAM (nats)",
     "top_eigenvalue": "$λ_1$",

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from landscape.figures import densities
 from landscape.records import DensityResult
 from ncsam.figures.against_noise import MEASURES, VIEWS, against_noise, bound_terms, compared, sharpness_against_noise
-from ncsam.figures.at_one_rate import arms_at, sharpness_against_gap
+from ncsam.figures.at_one_rate import TRACES, arms_at, sharpness_against_error, sharpness_against_gap
 from ncsam.figures.by_measure import by_measure_forest
 from ncsam.figures.epochs import alignment, training_by_rate, training_of_controls
 from ncsam.figures.forest import forest
@@ -46,7 +46,8 @@ def figures_of_study(study: Study, files: StudyFiles | None = None) -> FigureFun
     if sharpness is not None:
         found["by_measure"] = partial(by_measure_forest, sharpness)
     at_contrast = CONTRAST_RATE in study.rates
-    if at_contrast and {"perturbation_norm", "test_accuracy", "memorisation"} <= measured:
+    perturbed = any((study.of("perturbation_norm", arm, CONTRAST_RATE) > 0).any() for arm in study.arms)
+    if perturbed and {"test_accuracy", "memorisation"} <= measured:
         found["radius"] = lambda: radius_figure(radius_control(study))
     lines = compared(curves)
     if lines:
@@ -55,8 +56,10 @@ def figures_of_study(study: Study, files: StudyFiles | None = None) -> FigureFun
         found["sharpness"] = partial(sharpness_against_noise, curves)
     if at_contrast:
         found["arms"] = partial(arms_at, curves)
+    families = {arm: family_of(*study.optimizers[arm]) for arm in study.arms}
+    if at_contrast and "test_error" in measured and any(measure in measured for measure in TRACES):
+        found["flatness"] = partial(sharpness_against_error, curves, CONTRAST_RATE, families)
     if at_contrast and "gap" in measured and any(f"{measure}/mixed" in measured for measure in MEASURES):
-        families = {arm: family_of(*study.optimizers[arm]) for arm in study.arms}
         found["gap"] = partial(sharpness_against_gap, curves, CONTRAST_RATE, families)
     if lines and any(f"bound/{loss}/total" in measured for loss in ("error", "clipped_ce")):
         found["bound"] = partial(bound_terms, curves)

@@ -331,7 +331,8 @@ def _class_conditional(
     num_classes = len(transition)
     true = _checked_labels(labels, num_classes)
     off_diagonal = transition * (1 - np.eye(num_classes))
-    flip = _uniform(len(true), seed, _WHETHER) < 1 - transition.diagonal()[true]
+    leaves = off_diagonal.sum(axis=1) > 0  # a row of the identity, but for rounding, leads nowhere
+    flip = (_uniform(len(true), seed, _WHETHER) < 1 - transition.diagonal()[true]) & leaves[true]
     observed = _replaced(true, flip, lambda c, _: off_diagonal[c], seed)
     return NoisyLabels(observed, true, kind, rate, transition, seed, options or {})
 

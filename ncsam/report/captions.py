@@ -16,8 +16,10 @@ from ncsam.study.by_measure import by_measure
 from ncsam.study.effects import CONTRAST_RATE, rank_agreement
 from ncsam.study.files import curves_of
 from ncsam.study.radius_control import radius_control
+from ncsam.study.statements import LATEST, VERSIONS
+from ncsam.study.statements.version2 import SHARPNESS
 from ncsam.study.table import Study
-from ncsam.study.verdicts import judge
+from ncsam.study.verdicts import contrasts_of, judge
 
 _WORDS = ("supported", "contradicted", "undecided")
 _AT = f"{CONTRAST_RATE:.0%} noise".replace("%", " %")
@@ -34,7 +36,7 @@ class Caption:
 def _verdicts(study: Study) -> str:
     return (
         f"{tally(judge(study))} Dots are mean effects over the seeds, bars {LEVEL:.0%} t-intervals; an interval inside "
-        "the green area, which begins at m, supports its statement. Every row has its own unit."
+        "the green area, which begins at m, supports its statement. Every row has its own unit. * preliminary."
     )
 
 
@@ -99,11 +101,15 @@ def _sharpness(study: Study) -> str:
         first, last = (mean(study, measure, "sgd", rate) for rate in (study.rates[0], study.rates[-1]))
         if math.isfinite(first + last):
             told.append(f"{_word(label)} from {number(first)} to {number(last)}")
-    changed = f"SGD’s {listed(told)} (view mixed)" if told else "SGD was not measured at both ends"
+    told = [f"{words} (mixed)" for words in told]
+    first, last = (mean(study, SHARPNESS, "sgd", rate) for rate in (study.rates[0], study.rates[-1]))
+    if math.isfinite(first + last):
+        told.insert(0, f"tr DHD from {number(first)} to {number(last)} (clean part)")
+    changed = f"SGD’s {listed(told)}" if told else "SGD was not measured at both ends"
     return (
         f"From {100 * study.rates[0]:g} to {100 * study.rates[-1]:g} % wrong labels: {changed}. Columns are "
         "views of the data; rows share their axis. The raw λ₁ and trace depend on the scale of the "
-        "weights, the adaptive measure does not."
+        "weights, DHD, D = diag(|w|), and the adaptive measure do not."
     )
 
 
@@ -117,7 +123,21 @@ def _arms(study: Study) -> str:
         else ""
     )
     rest = [f"{printed(arm)} {percent(reached[arm])}" for arm in ("sgd", "sam", "ncsam") if arm in known]
-    return f"At {_AT}, clean test accuracy: {'; '.join(filter(None, [told, ', '.join(rest)]))}. Bars: t-intervals."
+    return (
+        f"At {_AT}, clean test accuracy: {'; '.join(filter(None, [told, ', '.join(rest)]))}. Bars: t-intervals. The "
+        "axis of ‖ε‖ is logarithmic; an arm without perturbation has a 0 there."
+    )
+
+
+def _flatness(study: Study) -> str:
+    (found,) = contrasts_of(VERSIONS[LATEST]["T9"], study)
+    ends = interval(found.interval.low, found.interval.high, 2)
+    told = f"{signed(found.interval.mean, 2)} {ends}" if found.interval.n else "not measured"
+    return (
+        f"At {_AT}, Kendall’s τ over the arms between tr DHD on the clean part and clean test error, as T9 has it: "
+        f"{told}, families of arms and seeds at random. Small dots are runs, symbols means of arms; arms of one family "
+        "are joined in the order of their ‖ε‖. Flat and accurate is at the lower left."
+    )
 
 
 def _gap(study: Study) -> str:
@@ -216,6 +236,7 @@ CAPTIONS: dict[str, Caption] = {  # by the names of ncsam.figures.catalogue.figu
     "against_noise": Caption("Accuracy, memorisation and sharpness against the noise rate", _against_noise),
     "sharpness": Caption("Sharpness against the noise rate, by measure and view", _sharpness),
     "arms": Caption("Every arm at the noise rate of the contrasts", _arms),
+    "flatness": Caption("Flatness against clean test error", _flatness),
     "gap": Caption("Sharpness against generalisation gap", _gap),
     "bound": Caption("Theorem 1, term by term, against the noise rate", _bound),
     "training": Caption("Accuracy and memorisation along training", _training),

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ncsam.records import Verdicts
+from ncsam.study.effects import defined
 from ncsam.study.files import StudyFiles
 from ncsam.study.statements import EVERY_ARM, LATEST, VERSIONS, Statement
 from ncsam.study.table import Study
@@ -54,7 +55,9 @@ def numbers_of(study: Study, files: StudyFiles) -> list[dict[str, Any]]:
 
 
 def _effects(statement: Statement, study: Study) -> Effects:
-    columns: dict[str, np.ndarray] = {f"effect: {name}": effect(study) for name, effect in statement.contrasts.items()}
+    columns: dict[str, np.ndarray] = {
+        f"effect: {name}": defined(effect, study) for name, effect in statement.contrasts.items()
+    }
     raw = _raw(statement, study)
     if len(raw) <= MOST_COLUMNS:
         columns |= raw

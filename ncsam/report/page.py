@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jinja2
@@ -51,6 +51,7 @@ class StudySection:
     answers: list[prose.Answer]
     effects: list[Effects]
     pictures: list[StudyPicture]
+    controls: dict[str, str]
     limits: list[str]
     rivals: list[str]
     numbers: str
@@ -58,12 +59,20 @@ class StudySection:
     superseded: list[tuple[Verdicts, str]]
 
 
-def report(files: StudyFiles, *, title: str | None = None, progress: Progress | None = None) -> str:
+def report(
+    files: StudyFiles,
+    *,
+    title: str | None = None,
+    followed: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> str:
     """The report of a study as one HTML page: no script, nothing loaded from elsewhere.
 
     Args:
         files: of the study; figures that need runs are left out where their files are not there.
         title: of the page.
+        followed: deviations from the plan by which the study was run, none where it was followed; no word of a plan if
+            None.
         progress: wraps the iteration over the figures; gets a list and its length.
 
     Raises:
@@ -87,6 +96,8 @@ def report(files: StudyFiles, *, title: str | None = None, progress: Progress | 
             style=style(),
             parts=[_part(n, study, files, drawn[n]) for n, study in enumerate(found)],
             folder=files.root.resolve().name,
+            followed=followed,
+            plan=str(files.attrs.get("plan", "")),
             settings=provenance.shared_settings(runs),
             measured=(files.description or {}).get("measure", {}),
             arms=provenance.arms(files),
@@ -101,7 +112,7 @@ def report(files: StudyFiles, *, title: str | None = None, progress: Progress | 
             contrast=f"{100 * CONTRAST_RATE:g} %",
             level=f"{100 * LEVEL:g} %",
             needed=VERSIONS[LATEST].seeds_needed,
-            controls=prose.CONTROLS,
+            runs_at_hand=bool(runs),
         )
     )
 
@@ -121,6 +132,7 @@ def _part(n: int, study: Study, files: StudyFiles, pictures: list[StudyPicture])
         answers=prose.answers(study, verdicts, control),
         effects=effects_of(study, verdicts),
         pictures=pictures,
+        controls={arm: text for arm in study.arms if (text := prose.CONTROLS.get(arm))},
         limits=prose.limits(study, verdicts),
         rivals=prose.rivals(study, control),
         numbers=link(as_csv(numbers_of(study, files)), "text/csv"),

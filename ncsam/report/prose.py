@@ -26,6 +26,8 @@ _ANSWERS = {
     NOT_MEASURED: "Not measured.",
 }
 _WITH_ITS_SIGN = (printed("ncsam"), printed("ncsam-unprojected"))  # families that are NCSAM as published
+_CLEAN = ("clean-direction", "clean-part-direction")
+_EXCESS = ("excess", "excess_low", "excess_high")
 CONTROLS = {  # what each control of the method would show; see docs/theory.md
     "matched": "SAM’s direction with NCSAM’s own ‖ε‖ at every step",
     "replay": "SAM’s direction with the ‖ε‖ that NCSAM had at the same step of its run",
@@ -146,8 +148,9 @@ def limits(study: Study, verdicts: Verdicts) -> list[str]:
     ]
     if few:
         found.append(
-            f"Preliminary (*): {', '.join(few)}. With fewer than {VERSIONS[verdicts.version].seeds_needed} seeds the "
-            "exact test cannot decide after Holm’s correction, whatever the data; the intervals alone stand."
+            f"Preliminary (*): {', '.join(few)}. They rest on fewer than {VERSIONS[verdicts.version].seeds_needed} "
+            "seeds, with which the sign-flip test cannot decide by itself after Holm’s correction: its least p-value, "
+            "2/2ⁿ, times the number of statements is above 0.05."
         )
     if verdicts.check:
         found.append(f"Manipulation check for T7 and T8: {verdicts.check}.")
@@ -180,15 +183,23 @@ def rivals(study: Study, control: RadiusControl | None) -> list[str]:
     found = []
     radius = _against_sam(control)
     found.append(f"A larger effective radius. {radius.because}")
+    told = [
+        f"{printed(arm)} {_points(*(float(getattr(control, name)[i]) for name in _EXCESS))}"
+        for arm in study.arms
+        if control is not None and arm.startswith(_CLEAN) and (i := of_arm(control, arm)) is not None
+        if math.isfinite(control.excess[i])
+    ]
+    found.append(
+        "No compensation could help: ε from the true labels, or from the rightly labelled samples alone. "
+        f"{f'Over SAM of the same ‖ε‖: {listed(told)}' if told else 'Not measured here'}."
+    )
     for arm, other, what in (
-        ("clean-direction", "sam", "No compensation could help: ε from the true labels (clean direction)"),
         ("random-direction", "ncsam-unprojected", "Any vector would do: a random direction"),
         ("random-picks", "ncsam-unprojected", "Any picks would do: random picks"),
     ):
         arms = [name for name in study.arms if name == arm or name.startswith(f"{arm}-rho")]
         told = [
-            f"{printed(name)} {signed(100 * d.mean, 1)} {interval(100 * d.low, 100 * d.high, 1)} points of accuracy "
-            f"over {printed(other)}"
+            f"{printed(name)} {_points(d.mean, d.low, d.high)} over {printed(other)}"
             for name in arms
             if (d := _difference(study, name, other)).n
         ]
@@ -207,6 +218,10 @@ def rivals(study: Study, control: RadiusControl | None) -> list[str]:
         f"Wrong labels fitted at {CONTRAST_RATE:.0%}: {', '.join(fits) if fits else 'not measured'}."
     )
     return found
+
+
+def _points(mean: float, low: float, high: float) -> str:
+    return f"{signed(100 * mean, 1)} {interval(100 * low, 100 * high, 1)} points of accuracy"
 
 
 def _difference(study: Study, arm: str, other: str) -> Interval:

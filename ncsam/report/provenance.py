@@ -7,15 +7,16 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
+from types import SimpleNamespace
 from typing import Any
 
 from ncsam.report.toml import as_toml
-from ncsam.study.files import StudyFiles
+from ncsam.study.files import StudyFiles, stamps_of
 from ncsam.study.table import REPORTED, TUNING, rows_of
 
 Attributes = Mapping[str, Mapping[str, Any]]
 _PER_RUN = ("noise", "optimizer", "options", "seeds")  # fields of the configuration that a study varies by design
-_STAMPED = {
+_LABELS = {  # of what stamps say
     "code_version": "code",
     "versions": "versions",
     "platform": "machine",
@@ -82,10 +83,16 @@ def tuned(files: StudyFiles) -> list[dict[str, str]]:
             "arm": str(choice["arm"]),
             "noise": str(choice["noise"]),
             "chosen": ", ".join(f"{k} = {plain(v)}" for k, v in choice["chosen"].items()),
-            "tried": str(len(choice["tried"])),
+            "tried": f"{len(choice['tried'])}{_widened(choice.get('extra', 0))}",
+            "within": str(choice.get("within", "–")),
+            "edge": "; ".join(f"{key}: {told}" for key, told in choice.get("at_edge", {}).items()) or "–",
         }
         for choice in files.tuning or []
     ]
+
+
+def _widened(extra: int) -> str:
+    return f", {extra} of them by widening the grid" if extra else ""
 
 
 def provenance(files: StudyFiles, runs: Attributes) -> list[tuple[str, str]]:
@@ -94,23 +101,29 @@ def provenance(files: StudyFiles, runs: Attributes) -> list[tuple[str, str]]:
     if files.attrs:
         found.append(("study file written", plain(files.attrs.get("created"))))
         found.append(("by", plain(files.attrs.get("code_version"))))
-    if runs:
-        created = sorted(str(attrs.get("created", "")) for attrs in runs.values())
-        found.append(("runs", f"{len(runs)} files, trained from {created[0]} to {created[-1]}"))
+    if plan := files.attrs.get("plan"):
+        found.append(("plan (SHA-256)", str(plan)))
+    stamps = _stamps(files, runs)
+    at_hand = f"files of {len(runs)} are at hand" if runs else "their files are not at hand"
+    if stamps:
+        made = f", made from {' to '.join(stamps['created'])}" if "created" in stamps else ""
+        found.append(("runs", f"{stamps['runs']}{made}; {at_hand}"))
     else:
-        found.append(
-            (
-                "runs",
-                f"{len(files.table.names)} in the table; their files are not at hand, so only the study file speaks",
-            )
-        )
-    stamps = list(runs.values()) or [files.attrs]
-    for name, label in _STAMPED.items():
-        values = Counter(plain(attrs.get(name)) for attrs in stamps if attrs.get(name) is not None)
+        found.append(("runs", f"{len(files.table.names)}; {at_hand}, and the study file does not say what made them"))
+    for name, label in _LABELS.items():
+        values = stamps.get(name, [])
+        several = len(values) > 1
         if values:
-            several = len(values) > 1
-            found.append((label, "; ".join(f"{v} ({n} runs)" if several else v for v, n in values.most_common())))
+            found.append((label, "; ".join(f"{plain(v)} ({n} runs)" if several else plain(v) for v, n in values)))
     return found
+
+
+def _stamps(files: StudyFiles, runs: Attributes) -> dict[str, Any]:
+    """What the study file says of all its runs, else what the files do that are at hand; empty where neither does."""
+    told: dict[str, Any] = files.attrs.get("stamps") or {}
+    if told.get("runs") == len(files.table.names) or not runs:
+        return told
+    return stamps_of(SimpleNamespace(attrs=attrs) for attrs in runs.values())
 
 
 def commands(files: StudyFiles) -> tuple[list[str], str]:
@@ -124,13 +137,16 @@ def commands(files: StudyFiles) -> tuple[list[str], str]:
     made = [folder if before == "--out" else word for before, word in zip(["", *made], made, strict=False)]
     described = as_toml(without_folders(files.description)) if files.description else ""
     lines = []
-    if described and "--preset" not in made:
+    planned = "plan" in files.attrs
+    if planned:
+        lines.append(f"landscape sweep --plan plan.json --out {folder}")
+    elif described and "--preset" not in made:
         lines.append(f"landscape sweep --config study.toml --out {folder}")
     elif made:
         lines.append(" ".join(word if word == folder else shlex.quote(word) for word in made))
         described = ""
     lines += [
-        f"landscape theory {folder} --secondary",
+        f"landscape theory {folder} --secondary{' --plan plan.json' if planned else ''}",
         f"landscape figure --all {folder} --out figures/",
         f"landscape report {folder} --out report.html",
     ]
@@ -139,10 +155,8 @@ def commands(files: StudyFiles) -> tuple[list[str], str]:
 
 def checkout(files: StudyFiles, runs: Attributes) -> str:
     """The commit that the runs were made with; empty where the code was no checkout, or they do not agree."""
-    found = {str(attrs.get("code_version", "")) for attrs in runs.values()} or {
-        str(files.attrs.get("code_version", ""))
-    }
-    version = found.pop() if len(found) == 1 else ""
+    found = _stamps(files, runs).get("code_version", [])
+    version = str(found[0][0]) if len(found) == 1 else ""
     commit = version.partition("(")[2].rstrip("+)")
     return commit if commit and all(c in "0123456789abcdef" for c in commit) else ""
 

@@ -48,7 +48,8 @@ def t_intervals(values: ArrayLike, level: float = LEVEL) -> tuple[np.ndarray, np
     n = there.sum(axis=-1)
     filled = np.where(there, x, 0.0)
     mean = filled.sum(axis=-1) / np.where(n > 0, n, np.nan)
-    squares = np.where(there, x - mean[..., None], 0.0) ** 2
+    with np.errstate(invalid="ignore", over="ignore"):  # an infinite mean has no interval
+        squares = np.where(there, x - mean[..., None], 0.0) ** 2
     spread = np.sqrt(squares.sum(axis=-1) / np.where(n > 1, n - 1, np.nan) / np.maximum(n, 1))
     half = scipy.stats.t.ppf(0.5 + level / 2, np.maximum(n - 1, 1)) * spread
     return mean, mean - half, mean + half
@@ -78,7 +79,8 @@ def detectable_effect(
 def sign_flip_p(differences: ArrayLike) -> float:
     """Exact two-sided sign-flip test of a zero mean: the share of all 2ⁿ sign choices with a mean at least as extreme.
 
-    Valid where differences are symmetric about zero under the null. Up to n = 20 every choice is enumerated.
+    Valid where differences are symmetric about zero under the null. Up to n = 20 every choice is enumerated. NaN are
+    left out; NaN where nothing is left, or one is infinite.
 
     >>> sign_flip_p([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
     0.03125
@@ -87,7 +89,7 @@ def sign_flip_p(differences: ArrayLike) -> float:
     x = given.astype(float)
     x = x[~np.isnan(x)]
     n = len(x)
-    if n == 0:
+    if n == 0 or not np.isfinite(x).all():
         return math.nan
     if n > 20:
         result = scipy.stats.permutation_test(
@@ -159,7 +161,7 @@ def kendall_tau(x: ArrayLike, y: ArrayLike, least: int = 4) -> float:
     a, b = np.asarray(x, float), np.asarray(y, float)
     there = ~(np.isnan(a) | np.isnan(b))
     a, b = a[there], b[there]
-    if len(a) < least or np.ptp(a) == 0 or np.ptp(b) == 0:
+    if len(a) < least or a.min() == a.max() or b.min() == b.max():
         return math.nan
     return float(scipy.stats.kendalltau(a, b).statistic)
 

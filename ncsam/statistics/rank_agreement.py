@@ -109,7 +109,7 @@ def _with_and_without(
 ) -> tuple[np.ndarray, np.ndarray]:
     """τ_b of each seed, (seeds,), and with each family left out, (seeds, families)."""
     both = there[:, :, None] & there[:, None, :]
-    a, b = (np.where(both, np.sign(t[:, :, None] - t[:, None, :]), 0.0) for t in (x, y))
+    a, b = (np.where(both, _order(t[:, :, None], t[:, None, :]), 0.0) for t in (x, y))
     products = (a * b, a * a, b * b)  # (seeds, arms, arms) each
     sums = [product.sum(axis=(1, 2)) for product in products]
     left = []
@@ -118,6 +118,11 @@ def _with_and_without(
         within = np.einsum("sij,if,jf->sf", product, member, member)
         left.append(total[:, None] - 2 * of_family + within)
     return _tau(*sums), _tau(*left)
+
+
+def _order(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """1 where x is greater, −1 where y is, also where one is infinite."""
+    return (x > y).astype(float) - (x < y)
 
 
 def _tau(agreeing: np.ndarray, of_x: np.ndarray, of_y: np.ndarray) -> np.ndarray:

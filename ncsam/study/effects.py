@@ -13,6 +13,13 @@ CONTRAST_RATE = 0.4  # the noise rate at which arms are compared
 Effect = Callable[[Study], np.ndarray]
 
 
+def defined(effect: Effect, study: Study) -> np.ndarray:
+    """The effects of a study, (seeds,) or (seeds, rates); NaN where one is no finite number."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        found = np.asarray(effect(study), float)
+    return np.where(np.isfinite(found), found, np.nan)
+
+
 def value(endpoint: str, arm: str, rate: float = CONTRAST_RATE, sign: int = 1) -> Effect:
     """The endpoint itself."""
     return lambda study: sign * study.of(endpoint, arm, rate)

@@ -122,6 +122,16 @@ def kind_of(spec: str) -> str:
     return ",".join([kind, *arguments.split(",")[1:]])
 
 
+def nominal_rate(spec: str) -> float | None:
+    """The rate that a label noise is spelled with; None where its kind has none.
+
+    >>> nominal_rate("symmetric:0.4,inclusive"), nominal_rate("none"), nominal_rate("human:file.pt,worse_label")
+    (0.4, 0.0, None)
+    """
+    kind, _, arguments = spec.partition(":")
+    return float(arguments.split(",")[0]) if _has_rate(kind) else 0.0 if kind == "none" else None
+
+
 def endpoints_of(run: Run) -> dict[str, float]:
     """Every endpoint that the run holds, see :data:`ENDPOINTS`."""
     return _endpoints(run, run.training, run.labels)
@@ -141,8 +151,8 @@ def _endpoints(run: Run, training: Training, labels: Labels) -> dict[str, float]
 
 def _canonical(spec: str) -> str:
     """One spelling for each noise: ``symmetric:0.40`` is ``symmetric:0.4``."""
-    kind, _, arguments = spec.partition(":")
-    return spell(kind_of(spec), float(arguments.split(",")[0])) if _has_rate(kind) else spec
+    rate = nominal_rate(spec)
+    return spec if rate is None or spec == "none" else spell(kind_of(spec), rate)
 
 
 def _has_rate(kind: str) -> bool:

@@ -5,7 +5,9 @@ Runs are opened only where something of them is needed.
 
 from __future__ import annotations
 
+import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -21,12 +23,20 @@ from ncsam.statistics import LEVEL, t_intervals
 from ncsam.study.endpoints import row_of
 from ncsam.study.table import REPORTED, Study, rows_of_study, table_of, table_of_curves
 from ncsam.study.verdicts import describe, judge, studies_of
+from ncsam.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=Record)
+STAMPED = ("code_version", "versions", "platform", "device", "threads", "data_hash")
+"""Attributes of a run that say with what it was made."""
 _SHARED = ("epochs", "batch_size", "train_samples", "test_samples", "val_fraction", "normalization", "augment")
 """Settings that the arms of a study share, whatever tuning chooses."""
+_WITHOUT_EFFECT = (
+    "seeds", "noise", "options", "like", "checkpoints", "diagnose", "diagnose_every", "samples", "memory_format",
+    "perturbed_shares",
+)  # fmt: skip
+"""Settings that runs of one arm may differ in: what is drawn, looked at or kept; options are compared one by one."""
 
 
 def collect(paths: Sequence[Path]) -> CellTable:
@@ -43,33 +53,53 @@ def collect(paths: Sequence[Path]) -> CellTable:
 
 
 class Pairing:
-    """Rows of runs, and what the runs of one seed differ in, which a paired comparison takes to be the same."""
+    """Rows of runs, and in what runs of one seed, or of one arm, differ that a study takes to be the same."""
 
     def __init__(self) -> None:
-        self._settings: dict[tuple[Any, ...], dict[str, set[str]]] = {}
+        self._of_seed: dict[tuple[Any, ...], dict[str, set[str]]] = {}
+        self._of_arm: dict[tuple[Any, ...], dict[str, set[str]]] = {}
 
     def row_of(self, run: Run) -> dict[str, Any]:
         """The row of a run, see :func:`ncsam.study.endpoints.row_of`."""
         row = row_of(run)
-        config = run.config.to_dict()
-        if row["role"] == REPORTED:
-            cell = tuple(row[key] for key in ("data", "model", "noise", "rate", "seed"))
-            own = {f"seed of the {what}": seed for what, seed in config["seeds"].items()}
-            for name, value in (own | {name: config[name] for name in _SHARED}).items():
-                self._settings.setdefault(cell, {}).setdefault(name, set()).add(repr(value))
+        self.add(row, run.config, run.attrs)
         return row
 
-    def differing(self) -> list[str]:
-        """Names of the settings in which runs of one seed differ."""
-        return sorted({name for cell in self._settings.values() for name, values in cell.items() if len(values) > 1})
+    def add(self, row: Mapping[str, Any], config: TrainConfig, attrs: Mapping[str, Any]) -> None:
+        """Note the settings and the data of a run whose row is there."""
+        if row["role"] != REPORTED:
+            return
+        where = tuple(row[key] for key in ("data", "model", "noise", "rate"))
+        settings = config.to_dict()
+        own = {f"seed of the {what}": seed for what, seed in settings["seeds"].items()}
+        own |= {name: settings[name] for name in _SHARED} | {"SHA-256 of the data": attrs.get("data_hash")}
+        decisive = {name: value for name, value in settings.items() if name not in _WITHOUT_EFFECT}
+        decisive |= config.options
+        for found, key, values in ((self._of_seed, row["seed"], own), (self._of_arm, row["arm"], decisive)):
+            for name, value in values.items():
+                found.setdefault((*where, key), {}).setdefault(name, set()).add(repr(value))
 
     def warn(self) -> None:
         """Say so, if there are any."""
-        if found := self.differing():
+        if names := sorted({name for of_seed in self._of_seed.values() for name in _several(of_seed)}):
             logger.warning(
                 "runs of one seed differ in %s, and are compared as if paired; differences may come from that",
-                ", ".join(found),
+                ", ".join(names),
             )
+        arms: dict[str, set[str]] = {}
+        for (*_, arm), of_arm in self._of_arm.items():
+            arms.setdefault(arm, set()).update(_several(of_arm))
+        for arm, differing in arms.items():
+            if differing:
+                logger.warning(
+                    "runs of the arm %s at one noise rate differ in %s, and count as one arm; name or keep them apart",
+                    arm,
+                    ", ".join(sorted(differing)),
+                )
+
+
+def _several(settings: Mapping[str, set[str]]) -> list[str]:
+    return [name for name, values in settings.items() if len(values) > 1]
 
 
 def curves_of(study: Study) -> Curves:
@@ -97,10 +127,27 @@ class Stamped(Protocol):
     def attrs(self) -> Mapping[str, Any]: ...
 
 
+def stamps_of(runs: Iterable[Stamped]) -> dict[str, Any]:
+    """What the stamps of runs say: their number, from when to when they are, and each value with how many bear it.
+
+    >>> from types import SimpleNamespace
+    >>> stamps_of([SimpleNamespace(attrs={"created": "2026-01-02", "threads": n}) for n in (1, 1, 4)])
+    {'runs': 3, 'created': ['2026-01-02', '2026-01-02'], 'threads': [[1, 2], [4, 1]]}
+    """
+    every = [run.attrs for run in runs]
+    created = sorted(str(attrs["created"]) for attrs in every if "created" in attrs)
+    found: dict[str, Any] = {"runs": len(every)} | ({"created": [created[0], created[-1]]} if created else {})
+    for name in STAMPED:
+        values = Counter(json.dumps(attrs[name]) for attrs in every if attrs.get(name) is not None)
+        if values:
+            found[name] = [[json.loads(value), count] for value, count in values.most_common()]
+    return found
+
+
 def write_study(
     table: CellTable,
     out: Path,
-    run: Stamped,
+    runs: Sequence[Stamped],
     *,
     command: list[str] | None = None,
     overwrite: bool = False,
@@ -112,7 +159,7 @@ def write_study(
     :func:`ncsam.study.verdicts.studies_of`.
 
     Args:
-        run: any of the runs; data and device are recorded from it.
+        runs: whose provenance is recorded; data and device are those of the first.
         plan: hash of the plan by which they were run.
 
     Raises:
@@ -124,11 +171,11 @@ def write_study(
     stamp = store.stamp(
         config={"runs": table.names.tolist()},
         seeds={"runs": curves.seeds.tolist()},
-        data_hash=run.attrs["data_hash"],
+        data_hash=runs[0].attrs["data_hash"],
         command=command,
-        device=run.attrs["device"],
+        device=runs[0].attrs["device"],
     )
-    stamp |= {} if plan is None else {"plan": plan}
+    stamp |= {"stamps": stamps_of(runs)} | ({} if plan is None else {"plan": plan})
     contents = {"cells": table, "curves": curves, "verdicts": verdicts, "secondary": secondary}
     store.create(out, kind="study", attrs=stamp, contents=contents, overwrite=overwrite)
     return curves, verdicts

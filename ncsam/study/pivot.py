@@ -30,7 +30,8 @@ class Pivot:
     Attributes:
         endpoint: what the numbers are.
         axes: settings that the rows and the columns differ by, see :data:`AXES`.
-        rows, columns: along the axes, in the order of the table; arms by the names that a study has them under.
+        rows, columns: along the axes, in the order of the table, noise by its rate; arms by the names that a study has
+            them under.
         mean, deviation: over the seeds, (rows, columns); NaN without runs, and the deviation with one.
         count: of the seeds.
         best: of each column the highest mean, and those that its t-interval at 95 % reaches; of accuracies only.
@@ -86,7 +87,10 @@ def pivot(table: CellTable, rows: str = "arm", columns: str = "noise", endpoint:
     reported = [row for row in rows_of(table) if row["role"] == REPORTED]
     if not reported:
         raise ValueError("the table holds no reported run")
-    names = {axis: tuple(dict.fromkeys(AXES[axis](row) for row in reported)) for axis in (rows, columns)}
+    kinds = list(dict.fromkeys(row["noise"] for row in reported))
+    by_rate = sorted(reported, key=lambda row: (kinds.index(row["noise"]), row["rate"]))
+    listed = {axis: by_rate if axis == "noise" else reported for axis in (rows, columns)}
+    names = {axis: tuple(dict.fromkeys(map(AXES[axis], listed[axis]))) for axis in (rows, columns)}
     cells: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in reported:
         cells.setdefault((AXES[rows](row), AXES[columns](row)), []).append(row)

@@ -18,13 +18,16 @@ from ncsam.study.arms import family_of
 from ncsam.study.effects import CONTRAST_RATE
 from ncsam.study.table import Study
 
+_ROUNDING = 1e-4  # relative: means of float32 norms that are one radius but for rounding
+
 
 def radius_control(study: Study, rate: float = CONTRAST_RATE) -> RadiusControl:
     """Clean test accuracy and memorisation of every reported arm beside its realised ‖ε‖, with t-intervals.
 
     ``excess`` is the accuracy over that of SAM at the same ‖ε‖, seed by seed: linear in ‖ε‖ between the SAM arms, with
-    SGD as that of ‖ε‖ = 0; NaN beyond the largest of them, since nothing is extrapolated. SGD is the arm ``sgd`` where
-    there is one, and neither it nor SAM minimises another loss or learns from mixed samples.
+    SGD as that of ‖ε‖ = 0; NaN for an arm that goes beyond the largest of them on any seed, since nothing is
+    extrapolated. SGD is the arm ``sgd`` where there is one, and neither it nor SAM minimises another loss or learns
+    from mixed samples.
 
     Args:
         study: one of :func:`ncsam.study.table.studies`.
@@ -66,12 +69,14 @@ def _column(study: Study, endpoint: str, rate: float) -> dict[str, np.ndarray]:
 def _sam_at(
     radius: np.ndarray, sam: list[str], radii: Mapping[str, np.ndarray], accuracies: Mapping[str, np.ndarray]
 ) -> np.ndarray:
-    """SAM's accuracy at each seed's radius, (seeds,)."""
+    """SAM's accuracy at each seed's radius, (seeds,); all NaN where one of them lies beyond SAM's."""
     found = np.full(len(radius), np.nan)
     for seed, at in enumerate(radius):
         points = sorted((radii[arm][seed], accuracies[arm][seed]) for arm in sam)
         points = [(x, y) for x, y in points if np.isfinite(x + y)]
         if len(points) > 1 and np.isfinite(at):
             x, y = zip(*points, strict=True)
-            found[seed] = np.interp(at, x, y, left=np.nan, right=np.nan)
+            if not x[0] * (1 - _ROUNDING) <= at <= x[-1] * (1 + _ROUNDING):
+                return np.full(len(radius), np.nan)  # the other seeds alone would be those with the smaller radii
+            found[seed] = np.interp(at, x, y)
     return found

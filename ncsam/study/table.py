@@ -106,9 +106,14 @@ class Study:
     _values: Mapping[tuple[str, float, int], Mapping[str, float]] = dataclasses.field(repr=False)
 
     def of(self, endpoint: str, arm: str, rate: float) -> np.ndarray:
-        """An endpoint over :attr:`seeds`, (seeds,); NaN where it was not measured."""
+        """An endpoint over :attr:`seeds`, (seeds,); NaN where it was not measured or is infinite."""
         at = next((r for r in self.rates if math.isclose(r, rate, abs_tol=1e-9)), math.nan)
         return np.array([self._values.get((arm, at, seed), {}).get(endpoint, math.nan) for seed in self.seeds])
+
+    def ran(self, arm: str, rate: float) -> np.ndarray:
+        """Whether there is a run, over :attr:`seeds`, (seeds,)."""
+        at = next((r for r in self.rates if math.isclose(r, rate, abs_tol=1e-9)), math.nan)
+        return np.array([(arm, at, seed) in self._values for seed in self.seeds], bool)
 
     def over_rates(self, endpoint: str, arm: str) -> np.ndarray:
         """An endpoint over seeds and :attr:`rates`, (seeds, rates)."""
@@ -179,7 +184,9 @@ def _study(data: str, model: str, noise: str, rows: Sequence[Mapping[str, Any]],
     values: dict[tuple[str, float, int], dict[str, float]] = {}
     # A clean run of the kind itself comes before that of another kind.
     for row in sorted(rows, key=lambda row: row["noise"] == noise):
-        values[row["arm"], row["rate"], row["seed"]] = {k: v for k, v in row.items() if k not in SETTINGS}
+        values[row["arm"], row["rate"], row["seed"]] = {
+            k: v for k, v in row.items() if k not in SETTINGS and math.isfinite(v)
+        }
     return Study(
         data=data,
         model=model,

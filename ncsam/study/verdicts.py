@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from ncsam.statistics import (
     t_interval,
     verdict,
 )
-from ncsam.study.effects import CONTRAST_RATE
+from ncsam.study.effects import CONTRAST_RATE, defined
 from ncsam.study.statements import EVERY_ARM, LATEST, VERSIONS, Statement
 from ncsam.study.table import Study, spell, studies, table_of_curves
 
@@ -109,7 +108,7 @@ def describe(source: CellTable | Curves | Study, version: int = LATEST) -> Secon
     for statement in VERSIONS[version].statements:
         named = {**statement.contrasts} if len(statement.contrasts) > 1 else {}
         for name, effect in {**named, **statement.secondary(study)}.items():
-            rows.append((statement.id, name, t_interval(effect(study), LEVEL)))
+            rows.append((statement.id, name, t_interval(defined(effect, study), LEVEL)))
         rows += [(statement.id, name, interval) for name, interval in statement.described(study).items()]
     rows = [row for row in rows if row[2].n]
     return Secondary(
@@ -137,16 +136,15 @@ class _Outcome:
 
 
 def _outcome(statement: Statement, study: Study) -> _Outcome:
-    effects = {name: effect(study) for name, effect in statement.contrasts.items()}
+    effects = {name: defined(effect, study) for name, effect in statement.contrasts.items()}
     intervals = {name: _interval(statement, study, values) for name, values in effects.items()}
     if any(interval.n == 0 for interval in intervals.values()):
         empty = Interval(math.nan, math.nan, math.nan, 0, LEVEL)
         return _Outcome(NOT_MEASURED, empty, "", math.nan, "", 0, (_missing(statement, study),))
     contrast, found = _deciding(intervals, statement.smallest_effect)
-    p, test = _p_value(statement, study, effects[contrast])
+    p, test, remark = _p_value(statement, study, effects[contrast])
     remarks = [f"decided by {contrast}"] if len(intervals) > 1 else []
-    if left_out := _undefined(statement, study, effects):
-        remarks.append(f"left out, since the effect is not defined there: seeds {', '.join(map(str, left_out))}")
+    remarks += [remark] * bool(remark) + _left_out(statement, study, effects[contrast])
     for check in statement.checks:
         if said := check(study):
             found = "undecided"
@@ -160,14 +158,24 @@ def _interval(statement: Statement, study: Study, effects: np.ndarray) -> Interv
     return statement.interval(study)
 
 
-def _undefined(statement: Statement, study: Study, effects: Mapping[str, np.ndarray]) -> list[int]:
-    """Seeds at which everything was measured and an effect is no number: the logarithm of what is not positive."""
-    there = np.ones(len(study.seeds), bool)
+def _left_out(statement: Statement, study: Study, effects: np.ndarray) -> list[str]:
+    """Seeds that were run but have no effect, and why: a number is missing, or is one whose logarithm there is not."""
+    ran, measured = np.ones(len(study.seeds), bool), np.ones(len(study.seeds), bool)
     for endpoints, arms, rates in statement.needs:
-        for endpoint, arm, rate in itertools.product(endpoints, _arms(arms, study), rates(study)):
-            there &= np.isfinite(study.of(endpoint, arm, rate))
-    undefined = np.logical_or.reduce([np.isnan(values) for values in effects.values()])
-    return [seed for seed, here in zip(study.seeds, there & undefined, strict=True) if here]
+        for arm, rate in itertools.product(_arms(arms, study), rates(study)):
+            ran &= study.ran(arm, rate)
+            for endpoint in endpoints:
+                measured &= np.isfinite(study.of(endpoint, arm, rate))
+    without = ran & np.isnan(effects)
+    reasons = {
+        "the effect is not defined there": without & measured,
+        "a training there diverged or was not measured": without & ~measured,
+    }
+    return [
+        f"left out, since {why}: seeds {', '.join(str(s) for s, out in zip(study.seeds, here, strict=True) if out)}"
+        for why, here in reasons.items()
+        if here.any()
+    ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,7 +191,7 @@ def contrasts_of(statement: Statement, source: CellTable | Curves | Study) -> li
     """Every contrast of a statement by itself, *not measured* where there is no seed; the statement needs them all."""
     study, found = _single(source), []
     for name, effect in statement.contrasts.items():
-        interval = _interval(statement, study, effect(study))
+        interval = _interval(statement, study, defined(effect, study))
         said = verdict(interval.low, interval.high, statement.smallest_effect) if interval.n else NOT_MEASURED
         found.append(ContrastVerdict(name, interval, said))
     return found
@@ -191,21 +199,24 @@ def contrasts_of(statement: Statement, source: CellTable | Curves | Study) -> li
 
 def _deciding(intervals: dict[str, Interval], m: float) -> tuple[str, str]:
     """The contrast that decides and its verdict: one that fails, else the one least clear of m."""
-    worst = min(intervals, key=lambda name: intervals[name].high)
+    worst = min(intervals, key=lambda name: np.nan_to_num(intervals[name].high, nan=math.inf))
     if intervals[worst].high < m:
         return worst, verdict(intervals[worst].low, intervals[worst].high, m)
-    least = min(intervals, key=lambda name: intervals[name].low)
+    least = min(intervals, key=lambda name: np.nan_to_num(intervals[name].low, nan=-math.inf))
     return least, verdict(intervals[least].low, intervals[least].high, m)
 
 
-def _p_value(statement: Statement, study: Study, effects: np.ndarray) -> tuple[float, str]:
+def _p_value(statement: Statement, study: Study, effects: np.ndarray) -> tuple[float, str, str]:
+    """The p-value, its test, and what is to be said of it."""
     if statement.interval is not None:  # its seeds are not all that varies, so that flipping their signs is no test
-        return math.nan, "none, the interval alone"
+        return math.nan, "none, the interval alone", ""
     if statement.trend is not None:
-        p = page_p(statement.trend(study))
+        table = np.where(np.isnan(effects)[:, None], np.nan, defined(statement.trend, study))
+        complete, n = int((~np.isnan(table).any(axis=1)).sum()), int((~np.isnan(effects)).sum())
+        p = page_p(table)
         if not math.isnan(p):
-            return p, "Page"
-    return sign_flip_p(effects - statement.null), "sign-flip"
+            return p, "Page", "" if complete == n else f"Page's test is of the {complete} seeds that have every rate"
+    return sign_flip_p(effects - statement.null), "sign-flip", ""
 
 
 def _note(outcome: _Outcome, p_holm: float) -> str:
@@ -236,11 +247,18 @@ _MEASURED_BY = {  # by the first part of an endpoint's name
     "sweep",
     "adaptive": "`landscape sharpness` on its runs, or `sharpness = {}` under `[measure]` of the sweep",
     "sam/": "`landscape sharpness` on its runs, or `sharpness = {}` under `[measure]` of the sweep",
+    "auc/": "`landscape blame` on its runs, or `samples = {}` under `[measure]` of the sweep",
 }
 
 
 def _command(endpoint: str, arm: str, rate: float, study: Study) -> str:
     """The command that measures an endpoint; that which trains, where there is no run to measure it on."""
+    quantity = endpoint.removeprefix("early/")
+    if quantity != endpoint and any(np.isfinite(study.of(f"{at}{quantity}", arm, rate)).any() for at in ("", "late/")):
+        return (
+            "a tenth of the wrong labels was predicted before the first diagnosed epoch; `landscape train --diagnose 8 "
+            "--diagnose-every 0` diagnoses earlier ones"
+        )
     if np.isfinite(study.of("test_accuracy", arm, rate)).any():
         for start, command in _MEASURED_BY.items():
             if endpoint.startswith(start):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from ncsam.sweep.cells import Cell, plan_named
 from ncsam.sweep.grids import reachable
 from ncsam.sweep.plan import Plan, changes_since
 from ncsam.sweep.rows import Row
+from ncsam.sweep.tuning import by_rule, trials_of, validation_accuracy, widenings
 from ncsam.training.config import TrainConfig
 
 _OF_A_SWEEP = ("study.h5", "sweep.json", "plan.json", "tuning.json")  # files beside runs and rows
@@ -30,7 +33,11 @@ _CHOSEN_BY_MACHINE = ("memory_format",)  # the same arithmetic but for its order
 
 @dataclasses.dataclass(frozen=True)
 class _Found:
-    """A run as far as it is known: ``plan`` is None where there is none, and () where that cannot be seen."""
+    """A run as far as it is known: ``plan`` is None where there is none, and () where that cannot be seen.
+
+    The rest is None where it cannot be seen: the code and the data of the run, of tuning its validation accuracy, and
+    the settings of its measurements, which are in rows alone.
+    """
 
     name: str
     arm: str
@@ -38,6 +45,10 @@ class _Found:
     role: str
     settings: Mapping[str, Any]
     plan: str | tuple[()] | None
+    code: str | None = None
+    data: str | None = None
+    score: float | None = None
+    measures: Mapping[str, Mapping[str, Any]] | None = None
 
 
 def deviations(plan: Plan, source: CellTable | Path, *, statements: int | None = None) -> list[str]:
@@ -45,7 +56,8 @@ def deviations(plan: Plan, source: CellTable | Path, *, statements: int | None =
 
     Args:
         source: the table of the study, its study file, the folder of its sweep, or a folder of rows. Whether runs carry
-            the hash of the plan, and settings that a table does not hold, are seen in folders only.
+            the hash of the plan, what made them, and settings that a table does not hold, are seen in folders only;
+            that what was chosen follows from the runs of tuning, and how runs were measured, where these or rows are.
         statements: version of the statements that the study is judged by; not compared if none.
 
     Raises:
@@ -72,11 +84,13 @@ def deviations(plan: Plan, source: CellTable | Path, *, statements: int | None =
     grid = {cell.name for cell, _ in sweep.tuning_cells()}
     if absent := len(grid - {run.name for run in tried}):
         lines.append(f"missing: {absent} of {len(grid)} runs of tuning")
+    else:
+        lines += _choices(plan, planned, reported, {run.name: run.score for run in tried if run.score is not None})
     tuning = {cell.name: cell for cell, _ in sweep.reachable_tuning_cells()}
     if other := [run for run in tried if run.name not in tuning]:
         lines.append(f"not in the plan: {_runs(len(other))} of tuning, such as {other[0].name}")
     lines += [f"tuning: {line}" for line in _settings(plan, tuning, tried)]
-    return [*lines, *_hashes(plan, found)]
+    return [*lines, *_hashes(plan, found), *_made_by(source, found)]
 
 
 def _found(source: CellTable | Path) -> Iterator[_Found]:
@@ -117,7 +131,12 @@ def _runs_in(folder: Path) -> list[Path]:
 def _of_run(run: Run) -> _Found:
     arm, role = str(run.attrs.get("arm", run.config.optimizer)), str(run.attrs.get("role", REPORTED))
     seed = int(run.attrs.get("seed", run.config.seeds["split"]))
-    return _Found(run.path.stem, arm, seed, role, _flat(run.config), run.attrs.get("plan"))
+    tried = role != REPORTED and "val" in run.training.views
+    return _Found(
+        run.path.stem, arm, seed, role, _flat(run.config), run.attrs.get("plan"),
+        code=run.attrs.get("code_version"), data=run.attrs.get("data_hash"),
+        score=validation_accuracy(run) if tried else None,
+    )  # fmt: skip
 
 
 def _of_row(path: Path) -> _Found:
@@ -127,7 +146,11 @@ def _of_row(path: Path) -> _Found:
         raise StoreError(str(error)) from error
     config = TrainConfig.from_dict(row.configuration["config"])
     arm, role = str(row.configuration["arm"]), str(row.configuration["role"])
-    return _Found(row.name, arm, config.seeds["split"], role, _flat(config), row.plan)
+    return _Found(
+        row.name, arm, config.seeds["split"], role, _flat(config), row.plan,
+        code=row.attrs.get("code_version"), data=row.attrs.get("data_hash"),
+        score=row.validation_accuracy if role != REPORTED else None, measures=row.configuration["measures"],
+    )  # fmt: skip
 
 
 def _in_table(table: CellTable, stamped: str | tuple[()] = ()) -> Iterator[_Found]:
@@ -182,6 +205,10 @@ def _settings(plan: Plan, planned: Mapping[str, Cell], found: Iterable[_Found]) 
             differing[f"{cell.arm}: the arm is {run.arm}"] += 1
         if run.seed != cell.seed:
             differing[f"{cell.arm}: the seed is not that of its name"] += 1
+        measures = plain(cell.measures) if run.measures is None else run.measures
+        for name in dict.fromkeys([*cell.measures, *measures]):
+            if told := _measured(measures.get(name), plain(cell.measures).get(name)):
+                differing[f"{cell.arm}: {name} is {told}"] += 1
         candidates = tuned.get(cell.arm, []) if cell.role == REPORTED else []
         free = {_setting(key, wanted) for candidate in candidates for key in candidate}
         if free:
@@ -200,6 +227,51 @@ def _settings(plan: Plan, planned: Mapping[str, Cell], found: Iterable[_Found]) 
     for (arm, noise), values in chosen.items():
         if len(values) > 1:
             yield f"{arm}, tuned at {noise}: {len(values)} different settings, where one is chosen for all its runs"
+
+
+def _measured(found: Mapping[str, Any] | None, planned: Mapping[str, Any] | None) -> str:
+    """How a measurement differs from the planned one; "" if it does not."""
+    if found is None or planned is None:
+        return "not measured" if found is None else "measured, which was not planned"
+    keys = [key for key in {**planned, **found} if found.get(key) != planned.get(key)]
+    own, wanted = (
+        ", ".join(f"{key} = {settings.get(key, 'the default')}" for key in keys) for settings in (found, planned)
+    )
+    return f"measured with {own}, planned {wanted}" if keys else ""
+
+
+def _choices(
+    plan: Plan, planned: Mapping[str, Cell], reported: Iterable[_Found], scores: Mapping[str, float]
+) -> Iterator[str]:
+    """Where the runs of tuning, which are all there, ask for further ones, or for other settings than were taken."""
+    sweep = plan.sweep
+    if sweep.tuning is None or not scores:
+        return
+    known = {cell.name: (cell, candidate) for cell, candidate in sweep.tuning_cells()}  # first, as when choosing
+    known |= {cell.name: (cell, candidate) for cell, candidate in sweep.reachable_tuning_cells()}
+    there = [known[name] for name in known if name in scores]
+    begun = [(cell.arm, cell.config.noise, candidate) for cell, candidate in there]
+    for name, (cell, candidate) in known.items():
+        if name not in scores and (cell.arm, cell.config.noise, candidate) in begun:
+            yield f"missing: {name}"
+    tried = trials_of(there, lambda cell: scores[cell.name])
+    counts = {arm.name: sweep.tuning.count(arm) for arm in sweep.arms}
+    for (arm, noise), trials in tried.items():
+        if more := widenings(trials, counts[arm], sweep.tuning.widen, partial(sweep.possible, arm, noise)):
+            yield f"missing: tuning of {arm} at {noise} with {_listed(more[0])}, since the best lies at the grid's end"
+    differing: Counter[str] = Counter()
+    for run in reported:
+        if run.name not in planned or (cell := planned[run.name]).replays is not None:
+            continue
+        trials, wanted = tried.get((cell.arm, sweep.tuning.noise or cell.config.noise), []), _flat(cell.config)
+        for trial in trials:
+            taken = all(run.settings.get(_setting(key, wanted)) == value for key, value in trial.candidate.items())
+            others = [other for other in trials if other is not trial]
+            if taken and (chosen := by_rule([trial, *others])) is not trial:  # of equals the first is chosen
+                differing[
+                    f"{cell.arm}: {_listed(trial.candidate)}, where tuning chooses {_listed(chosen.candidate)}"
+                ] += 1
+    yield from (f"{line} ({_runs(count)})" for line, count in differing.items())
 
 
 def _candidates(arm: Arm, plan: Plan) -> list[dict[str, Any]]:
@@ -222,6 +294,35 @@ def _hashes(plan: Plan, found: Iterable[_Found]) -> Iterator[str]:
     for value, count in carried.items():
         if value != plan.hash:
             yield f"{_runs(count)} {'carries' if count == 1 else 'carry'} {plan_named(value or None)}"
+
+
+def _made_by(source: CellTable | Path, found: Iterable[_Found]) -> Iterator[str]:
+    """Several versions of the code, and runs of one seed on different data."""
+    seen = Counter(run.code for run in found if run.code is not None)
+    codes = max(seen, _stamped_codes(source), key=Counter.total)  # of some runs only the rows may have been kept
+    if len(codes) > 1:
+        shown = Counter({re.sub(r"(?<=[0-9a-f]{12})[0-9a-f]{28}", "…", code): count for code, count in codes.items()})
+        told = ", ".join(f"{code} {_runs(count)}" for code, count in shown.most_common())
+        yield f"runs were made by {len(codes)} versions of the code: {told}"
+    data: dict[int, Counter[str]] = defaultdict(Counter)
+    for run in found:
+        if run.data is not None:
+            data[run.seed][run.data] += 1
+    for seed, hashes in data.items():
+        if len(hashes) > 1:
+            told = ", ".join(f"{value[:12]}… {_runs(count)}" for value, count in hashes.most_common())
+            yield f"runs of seed {seed} are of different data: {told}"
+
+
+def _stamped_codes(source: CellTable | Path) -> Counter[str]:
+    """The versions of the code that made the runs of a study file."""
+    if isinstance(source, CellTable):
+        return Counter()
+    path = source / "study.h5" if source.is_dir() else source
+    if not path.exists():
+        return Counter()
+    with store.open(path) as file:
+        return Counter({str(code): int(count) for code, count in file.attrs.get("stamps", {}).get("code_version", [])})
 
 
 def _listed(values: Mapping[str, Any]) -> str:

@@ -20,8 +20,7 @@ from landscape.store.lock import try_lock
 from landscape.store.temporary import remove_stale
 from ncsam.records import CellTable
 from ncsam.runs.run import Run
-from ncsam.study.endpoints import row_of
-from ncsam.study.files import Stamped, write_study
+from ncsam.study.files import Pairing, Stamped, write_study
 from ncsam.study.table import SETTINGS, rows_of, table_of
 from ncsam.sweep.cells import Cell, plan_named
 from ncsam.sweep.description import Sweep
@@ -320,16 +319,20 @@ class SweepFolder:
         cells = [(cell, self.runs) for cell in self.cells()]
         cells += [(cell, self.tuning) for cell, _ in self.tried()[0]]
         found: list[tuple[Mapping[str, Any], Stamped]] = []
+        pairing = Pairing()
         for cell, at in cells:
             kept = None if self.rows is None else self.rows.of(cell)
             if kept is None:
                 run = Run(cell.path(at))
-                found.append((row_of(run), run))
+                found.append((pairing.row_of(run), run))
             else:
+                pairing.add(kept.row, cell.config, kept.attrs)
                 found.append((kept.row, kept))
+        pairing.warn()
         table = table_of(row for row, _ in found)
         study, csv_file = self.root / "study.h5", self.root / "table.csv"
-        write_study(table, study, found[0][1], command=command, overwrite=True, plan=self.sweep.plan)
+        runs = [stamped for _, stamped in found]
+        write_study(table, study, runs, command=command, overwrite=True, plan=self.sweep.plan)
         rows = rows_of(table)
         with csv_file.open("w", newline="", encoding="utf-8") as file:
             names = [*SETTINGS, *table.endpoints.tolist()]

@@ -20,6 +20,7 @@ import datetime
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from landscape import inputs
@@ -28,6 +29,7 @@ from landscape._version import __version__
 from landscape.store import StoreError
 from landscape.store.provenance import code_digest
 from ncsam.statistics import LEVEL, detectable_effect
+from ncsam.study.endpoints import nominal_rate
 from ncsam.study.statements import LATEST, VERSIONS, Statement
 from ncsam.sweep.canonical import canonical, digest, plain
 from ncsam.sweep.description import Sweep
@@ -152,7 +154,7 @@ def draw_up(sweep: Sweep, version: int | None = None, *, created: datetime.date 
             "level": LEVEL,
             "power": POWER,
             "method": "simulated: the t-interval of normal per-seed effects lies above the smallest relevant effect",
-            "contrasts": list(_power(versions[version], len(sweep.seeds), asked.get("sd", {}))),
+            "contrasts": list(_power(versions[version], sweep, asked.get("sd", {}))),
         },
     }
     return Plan(plain(content))
@@ -234,7 +236,7 @@ def _declared(statement: Statement) -> dict[str, Any]:
     }
 
 
-def _power(statements: Sequence[Statement], seeds: int, given: Any) -> Iterator[dict[str, Any]]:
+def _power(statements: Sequence[Statement], sweep: Sweep, given: Any) -> Iterator[dict[str, Any]]:
     """For each contrast the smallest true effect that would be found, where its standard deviation was given."""
     if not isinstance(given, Mapping):
         raise ValueError(f"[plan.sd] is {given!r}, expected a table")
@@ -246,6 +248,7 @@ def _power(statements: Sequence[Statement], seeds: int, given: Any) -> Iterator[
     for statement, contrast in contrasts:
         entry = next((given[key] for key in keys[statement.id, contrast] if key in given), None)
         sd, source = _deviation(entry, statement.id)
+        seeds = _seeds_of(statement, sweep)
         found = None
         if statement.interval is not None:
             source = "its interval is not over the seeds alone"
@@ -260,6 +263,18 @@ def _power(statements: Sequence[Statement], seeds: int, given: Any) -> Iterator[
             "source": source,
             "smallest_true_effect": None if found is None else float(f"{found:.4g}"),
         }
+
+
+def _seeds_of(statement: Statement, sweep: Sweep) -> int:
+    """The least number of seeds at a noise rate that a statement uses; of all where no noise has one of its rates."""
+    counts: dict[float, int] = {}
+    for noise in sweep.noise:
+        rate, seeds = nominal_rate(noise), len(sweep.seeds[: sweep.fewer.get(noise)])
+        if rate is not None:
+            counts[rate] = min(seeds, counts.get(rate, seeds))
+    there: Any = SimpleNamespace(rates=tuple(sorted(counts)))  # all that rates depend on
+    used = {rate for _, _, rates in statement.needs for rate in rates(there)}
+    return min((count for rate, count in counts.items() if rate in used), default=len(sweep.seeds))
 
 
 def _deviation(entry: Any, name: str) -> tuple[float | None, str]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import ncsam.records
 from landscape import records as basic, save
 from landscape.records import Record
 from landscape_cli.main import run as landscape
+from landscape_cli.shared.drawing_spectra import spectra_figures
+from landscape_cli.shared.drawing_surfaces import DrawingOptions, figures_of_records
 from ncsam.study.by_measure import by_measure
 from ncsam.study.files import curves_of
 from ncsam.study.radius_control import radius_control
@@ -19,6 +24,7 @@ from ncsam.study.table import table_of
 from ncsam.study.verdicts import describe, judge
 from tests.ncsam.figures import cases
 
+_ROWS = ("values", "residuals", "converged", "matvecs", "weight_norm", "status")
 RECORDS: dict[str, tuple[Callable[[], Record], set[str]]] = {
     "eigenpairs": (lambda: cases.eigen((3.0, 1.0)), {"eigenpairs"}),
     "trace": (cases.trace, {"trace"}),
@@ -113,3 +119,22 @@ def test_a_kind_without_a_figure_is_refused_in_one_line(tmp_path: Path, capsys: 
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert "rows: holds secondary, which no figure shows; drawn are " in line
     assert not (tmp_path / "none").exists()
+
+
+def test_views_of_documents_are_drawn_and_those_that_are_too_many_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    sets = [f"documents:{n:02}" for n in range(9)]
+    rows = {"loss": np.ones((10, 21)), "status": np.ones((10, 21), np.uint8)}
+    line = dataclasses.replace(cases.line(), views=np.array(["mixed", "clean_part", "documents:code", "test"]))
+    many = dataclasses.replace(cases.line(), views=np.array(["mixed", *sets]), **rows)
+    made = figures_of_records({"a": line}, DrawingOptions())["line"]()
+    assert "documents:code" in {point["view"] for point in made.points}
+    with caplog.at_level(logging.INFO, "landscape_cli"):
+        made = figures_of_records({"a": many}, DrawingOptions())["line"]()
+    assert {point["view"] for point in made.points} == {"mixed", *sets[:7]}
+    assert "documents:07, documents:08" in caplog.text
+    spectrum = cases.spectrum()
+    twice = {name: np.repeat(getattr(spectrum, name), 2, axis=0) for name in _ROWS}
+    views = np.array(["mixed", "documents:code", "test"])
+    spectrum = dataclasses.replace(spectrum, **twice, epochs=np.array([3, 4]), views=views)
+    along = spectra_figures({"a": spectrum}, "")["eigenvalues"]()
+    assert "documents:code" in {ax.get_title() for ax in along.axes}

@@ -695,7 +695,7 @@ def _(here: Path) -> None:
 
     table = collect([here / "run.h5"])
     table.names[:] = ["../r"]
-    write_study(table, here / "study.h5", Run(here / "run.h5"))
+    write_study(table, here / "study.h5", [Run(here / "run.h5")])
 
 
 @pytest.fixture(scope="module")

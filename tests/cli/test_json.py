@@ -117,7 +117,7 @@ def test_json_has_the_promised_keys_and_types(
     monkeypatch.chdir(tmp_path)
     without_processes(monkeypatch)
     if "study.h5" in CALLS[name]:
-        write_study(table(gain=0.05), Path("study.h5"), Run(copy))
+        write_study(table(gain=0.05), Path("study.h5"), [Run(copy)])
     if "begun" in CALLS[name]:
         (tmp_path / "begun").mkdir()
         sweep = {"seeds": 1, "noise": ["none"], "arms": [{"optimizer": "sgd"}]}

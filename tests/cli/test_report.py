@@ -12,13 +12,15 @@ import subprocess
 import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from landscape_cli.main import run as landscape
 from ncsam.report import page as page_module
-from ncsam.study.files import StudyFiles
-from ncsam.study.table import studies
+from ncsam.study.files import StudyFiles, write_study
+from ncsam.study.table import studies, table_of
 from ncsam.study.verdicts import judge
 from ncsam.sweep import Sweep
 from tests.ncsam.study.folder import COMMIT, SWEEP, study_rows, write_folder
@@ -110,7 +112,7 @@ def test_nothing_is_loaded_from_elsewhere_and_no_folder_of_the_machine_is_told(
 
 def test_the_page_can_be_read_by_any_means(page: Elements) -> None:
     assert page.of("html")[0]["lang"] == "en"
-    assert len(page.of("img")) == 11
+    assert len(page.of("img")) == 12
     assert all(len(attrs["alt"]) > 20 for attrs in page.of("img"))
     assert all("scope" in attrs for attrs in page.of("th"))
     assert len(page.of("table")) == len(page.of("caption"))
@@ -143,6 +145,28 @@ def test_the_commands_make_the_study_again(page: Elements) -> None:
     described = tomllib.loads(base64.b64decode(link.partition(",")[2]).decode())
     assert described == SWEEP
     assert len(Sweep.from_dict(described).cells()) == 3 * (2 + 2)
+
+
+def test_runs_by_several_versions_of_the_code_are_told_where_only_the_study_file_is_there(tmp_path: Path) -> None:
+    """The study file's own code made none of them."""
+    rows = study_rows()
+    root = write_folder(tmp_path / "mine", rows, runs=False)
+    codes = [COMMIT if i < 5 else "f" * 40 for i in range(len(rows))]
+    runs: Any = [
+        SimpleNamespace(attrs={"code_version": f"0.1 ({c})", "data_hash": "d" * 64, "device": "cpu"}) for c in codes
+    ]
+    write_study(table_of(rows), root / "study.h5", runs, overwrite=True, plan="a" * 64)
+    text = Elements(page_module.report(StudyFiles(root), followed=["missing: sam at symmetric:0.4, seed 1"])).text
+    assert f"0.1 ({'f' * 40}) ({len(rows) - 5} runs); 0.1 ({COMMIT}) (5 runs)" in text
+    assert "git checkout" not in text
+    assert "a" * 64 in text
+    assert "landscape sweep --plan plan.json --out mine/" in text
+    assert "It departs from the plan:" in text
+    assert "missing: sam at symmetric:0.4, seed 1." in text
+    write_study(table_of(rows), root / "study.h5", runs[:1] * len(rows), overwrite=True)
+    text = Elements(page_module.report(StudyFiles(root))).text
+    assert f"git checkout {COMMIT}" in text
+    assert "plan" not in text.partition("How to read it")[0]
 
 
 @pytest.mark.parametrize("how", ["itself", "symbolic link", "hard link"])
@@ -233,8 +257,8 @@ def test_figure_all_draws_what_the_study_and_its_runs_allow_with_the_numbers_bes
     assert landscape(["figure", "--all", str(folder), "--out", str(out), "--formats", "png", "--quiet"]) == 0
     stems = {p.stem for p in out.glob("*.png")}
     assert stems == {
-        "verdicts", "by_measure", "radius", "against_noise", "sharpness", "arms", "gap", "bound", "training",
-        "controls", "alignment",
+        "verdicts", "by_measure", "radius", "against_noise", "sharpness", "arms", "flatness", "gap", "bound",
+        "training", "controls", "alignment",
     }  # fmt: skip
     assert {p.stem for p in out.glob("*.csv")} == stems
 

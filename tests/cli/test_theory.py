@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def study_file(run_file: Path, tmp_path: Path) -> Path:
-    write_study(table(gain=0.05, opposing=0.3), tmp_path / "study.h5", Run(run_file))
+    write_study(table(gain=0.05, opposing=0.3), tmp_path / "study.h5", [Run(run_file)])
     return tmp_path / "study.h5"
 
 
@@ -116,6 +117,28 @@ def test_theory_judges_by_the_version_that_is_asked_for(study_file: Path, capsys
     (study,) = json.loads(capsys.readouterr().out)["studies"]
     assert study["version"] == 1
     assert [s["verdict"] for s in study["statements"]] == judge(table(gain=0.05, opposing=0.3), 1).verdict.tolist()
+
+
+@pytest.mark.parametrize("form", ["markdown", "latex"])
+def test_theory_prints_what_is_asked_for_in_every_form(
+    form: str, study_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The notes, too: an undecided verdict without its reason says nothing."""
+    assert landscape(["theory", str(study_file), f"--{form}", "--secondary", "--by-measure"]) == 0
+    printed = capsys.readouterr().out
+    for told in (
+        "SAM was not tuned here",
+        "T3-T5 together",
+        "Check: plain SGD",
+        "tr DHD (declared)",
+        "NCSAM - matched",
+    ):
+        assert told in printed, told
+    assert printed.count(r"\begin{tabular}" if form == "latex" else "\n| --- ") == 4
+    if form == "latex":
+        tables = [line for line in printed.splitlines() if not line.startswith("%")]
+        assert not re.search(r"(?<![\w$-])-\d", "\n".join(tables))  # a hyphen is no minus
+        assert "".join(tables).isascii()
 
 
 def test_theory_shows_sharpness_by_measure(study_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,7 +225,7 @@ def test_the_study_file_of_another_sweep_does_not_stand_for_the_runs_beside_it(
 
 
 def test_a_study_file_is_written_from_runs(run_file: Path, tmp_path: Path) -> None:
-    write_study(collect([run_file]), tmp_path / "study.h5", Run(run_file))
+    write_study(collect([run_file]), tmp_path / "study.h5", [Run(run_file)])
     with store.open(tmp_path / "study.h5") as file:
         assert {"cells", "curves", "verdicts"} <= set(file.names())
         cells = file.record("cells")
@@ -215,6 +238,7 @@ def test_a_study_file_is_written_from_runs(run_file: Path, tmp_path: Path) -> No
     [
         (["theory", "missing.h5"], "missing.h5: there is no such file"),
         (["theory", "empty"], "holds no run files"),
+        (["theory", "rows"], "holds no run files (*.h5); of rows make a study with `landscape sweep --plan"),
         (["theory", "study.h5", "--json", "--latex"], "exclude each other"),
         (["theory", "study.h5", "study.h5"], "a second run of arm"),
         (["theory"], "Missing argument 'STUDY...'"),
@@ -235,6 +259,8 @@ def test_bad_input_is_refused_in_one_line(
     monkeypatch.chdir(tmp_path)
     shutil.copy(run_file, tmp_path / "run.h5")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows" / "sgd-symmetric-0.4-seed0.json").write_text("{}")
     before = {p.name for p in tmp_path.iterdir()}
     assert landscape([*arguments, *(["--quiet"] if len(arguments) > 1 else [])]) == 2
     lines = capfd.readouterr().err.strip().splitlines()
@@ -265,3 +291,18 @@ def test_runs_that_are_not_paired_are_told(tmp_path: Path, capsys: pytest.Captur
     told = capsys.readouterr().err
     assert "runs of one seed differ in epochs, " in told
     assert "seed of the order" in told
+
+
+def test_runs_of_one_arm_with_other_settings_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two radii of SAM in one folder would be one arm of two seeds."""
+    train = ["train", "--train-samples", "100", "--quiet", "--noise", "symmetric:0.4", "--epochs", "2"]
+    for arm, seed, more in (
+        ("sgd", "0", []), ("sgd", "1", []), ("sam", "0", []), ("sam", "1", ["--rho", "0.5", "--lr", "0.01"]),
+    ):  # fmt: skip
+        out = str(tmp_path / f"{arm}{seed}.h5")
+        assert landscape([*train, "--optimizer", arm, *more, "--seed", seed, "--out", out]) == 0
+    capsys.readouterr()
+    assert landscape(["theory", str(tmp_path), "--quiet"]) == 0
+    told = capsys.readouterr().err
+    assert "runs of the arm sam at one noise rate differ in lr, rho, and count as one arm" in told
+    assert "arm sgd" not in told

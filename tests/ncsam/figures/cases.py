@@ -392,6 +392,7 @@ def _of_study(study: Callable[[], Study], tag: str, names: tuple[str, ...]) -> d
     return {f"{name}, {tag}": functools.partial(lambda name: figures_of_study(study())[name](), name) for name in names}
 
 
+OF_TRACES = ("against_noise", "sharpness", "arms", "flatness")
 FROM_TABLE = ("verdicts", "radius", "against_noise", "sharpness", "arms", "gap")
 RATES = (0.0, 0.2, 0.4, 0.6)
 
@@ -414,6 +415,9 @@ CASES: dict[str, Draw] = {
     **_of_study(lambda: study_of("digits", ARMS, 2), "demo-like, two seeds", FROM_TABLE),
     **_of_study(lambda: study_of("digits", ("sam", "ncsam"), 1), "one seed", FROM_TABLE),
     **_of_study(lambda: study_of("cifar10-small"), "eight arms", FROM_TABLE),
+    **_of_study(lambda: study_of("digits-2"), "of traces", OF_TRACES),
+    **_of_study(lambda: study_of("digits-2", ("sam", "ncsam"), 1), "of traces, one seed", OF_TRACES),
+    "flatness, each arm a family": lambda: study_figures.sharpness_against_error(curves_of(study_of("digits-2"))),
     "arms": lambda: study_figures.arms_at(curves_of(study_of("digits"))),
     "gap, families": lambda: study_figures.sharpness_against_gap(
         curves_of(study_of("digits")),

@@ -19,6 +19,7 @@ from ncsam.figures import (
     arms_at,
     bound_terms,
     forest,
+    sharpness_against_error,
     sharpness_against_gap,
     sharpness_against_noise,
 )
@@ -27,7 +28,7 @@ from ncsam.figures.catalogue import figures_of_study
 from ncsam.figures.style import symbols
 from ncsam.records import Curves, Diagnostics
 from ncsam.statistics import t_interval
-from ncsam.study.arms import ARMS, printed
+from ncsam.study.arms import ARMS, family_of, printed
 from ncsam.study.effects import CONTRAST_RATE
 from ncsam.study.files import StudyFiles, curves_of
 from ncsam.study.statements import VERSIONS
@@ -74,9 +75,11 @@ def test_arms_of_one_rate_are_set_beside_the_others_and_not_drawn_as_lines(curve
 
 def test_sharpness_has_a_row_a_measure_and_leaves_out_what_was_not_measured(curves: Curves) -> None:
     made = sharpness_against_noise(curves)
-    assert {p["quantity"] for p in made.points} == {"adaptive/mixed", "top_eigenvalue/mixed"}
-    assert len(made.axes) == 2
-    bare = [{k: v for k, v in row.items() if not k.endswith("/mixed")} for row in study_rows()]
+    assert {p["quantity"] for p in made.points} == {
+        "adaptive/mixed", "top_eigenvalue/mixed", "adaptive_trace/clean_part",
+    }  # fmt: skip
+    assert len(made.axes) == 3 * 2
+    bare = [{k: v for k, v in row.items() if not k.endswith(("/mixed", "/clean_part"))} for row in study_rows()]
     with pytest.raises(ValueError, match="holds no sharpness"):
         sharpness_against_noise(curves_of(studies(table_of(bare))[0]))
 
@@ -89,6 +92,44 @@ def test_the_gap_figure_states_the_tau_of_sharpness_and_gap(curves: Curves) -> N
     values = {(p["arm"], p["seed"]): (p["sharpness"], p["gap"]) for p in noted(made, measure="adaptive/mixed")}
     assert len(values) == 4 * 3
     assert values["sam", 1][1] == curves.of("gap", "sam", CONTRAST_RATE)[1]
+
+
+def test_the_flatness_figure_states_what_t9_is_judged_by() -> None:
+    traces = {"sgd": 4.0, "sam": 1.0, "ncsam": 2.0, "matched": 1.5}
+    made_of = studies(
+        table_of(
+            [
+                {
+                    **row,
+                    "test_error": 0.1 * traces[row["arm"]],
+                    "adaptive_trace/clean_part": traces[row["arm"]] + row["seed"],
+                }
+                for row in study_rows()
+            ]
+        )
+    )[0]
+    verdicts = judge(made_of)
+    at = verdicts.statements.tolist().index("T9")
+    families = {arm: family_of(*made_of.optimizers[arm]) for arm in made_of.arms}
+    made = sharpness_against_error(curves_of(made_of), CONTRAST_RATE, families)
+    expected = f"τ = {verdicts.estimate[at]:+.2f} [{verdicts.low[at]:+.2f}, {verdicts.high[at]:+.2f}]"
+    assert made.axes[0].get_title() == expected
+    assert {p["test_error"] for p in noted(made, arm="sgd")} == {0.4}
+    with pytest.raises(ValueError, match="no tr DHD"):
+        sharpness_against_error(curves_of(study(**{"adaptive_trace/clean_part": np.nan})))
+
+
+def test_an_arm_without_perturbation_is_a_zero_beside_the_logarithmic_axis(curves: Curves) -> None:
+    ax = next(ax for ax in arms_at(curves).axes if ax.get_xlabel() == "realised ‖ε‖")
+    assert [(text.get_text(), text.get_position()[1]) for text in ax.texts] == [
+        ("0", curves.arms.tolist().index("sgd"))
+    ]
+
+
+def test_a_study_without_any_perturbation_has_no_figure_of_radii() -> None:
+    plain = studies(table_of([row for row in study_rows() if row["arm"] == "sgd"]))[0]
+    assert "radius" in figures_of_study(study())
+    assert "radius" not in figures_of_study(plain)
 
 
 def test_bound_terms_are_drawn_for_each_compared_arm_and_refused_where_not_measured(curves: Curves) -> None:
@@ -108,6 +149,10 @@ def test_the_forest_has_a_row_a_statement_with_its_own_interval() -> None:
     at = verdicts.statements.tolist().index("T7-SGD")
     assert made.points[at]["low"] == verdicts.low[at]
     assert len(made.axes) == len(VERSIONS[2].statements)
+    ax = made.axes[at]
+    assert "(points of" in ax.get_ylabel().replace("\n", " ")
+    shown = [float(ax.xaxis.get_major_formatter()(place).replace("−", "-")) for place in ax.get_xticks()]
+    assert shown == pytest.approx([100 * place for place in ax.get_xticks()])
 
 
 def test_alignment_is_the_mean_over_seeds_and_needs_its_arm(tmp_path: Path) -> None:

@@ -199,3 +199,11 @@ def test_a_class_without_samples_keeps_a_stochastic_row() -> None:
     assert np.isnan(noisy.realized_transition[1]).all()
     by_sample = noise.beta([0, 0, 2], 1.0, 1.0, 4, wrong=np.eye(4)[[1, 1, 3]])
     assert by_sample.transition.sum(axis=1).tolist() == [1, 1, 1, 1]
+
+
+def test_a_row_that_is_the_identity_but_for_rounding_leaves_its_class() -> None:
+    """Row sums are taken to six decimals; what is missing from 1 is no chance of another class."""
+    rounded = np.eye(3)
+    rounded[1, 1] -= 9e-7
+    labels = np.ones(3_000_000, np.int64)
+    assert not noise.matrix(labels, rounded, 3).flipped.any()

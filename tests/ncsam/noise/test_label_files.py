@@ -83,6 +83,13 @@ def test_a_byte_order_mark_is_skipped(name: str, tmp_path: Path) -> None:
     assert label_files.read(tmp_path / name, key).tolist() == FOUND
 
 
+@pytest.mark.parametrize("name", ["a.npy", "a.npz"])
+def test_integers_beyond_int64_are_refused_and_not_wrapped(name: str, tmp_path: Path) -> None:
+    (np.save if name == "a.npy" else np.savez)(tmp_path / name, np.array([0, 1, 2**64 - 1], np.uint64))
+    with pytest.raises(ValueError, match=f"{name}: .* go up to {2**64 - 1}, expected labels"):
+        label_files.read(tmp_path / name)
+
+
 def test_columns_without_a_name_are_no_columns_of_the_same_name(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("noisy,,\n1,,\n0,,x\n")
     assert label_files.read(tmp_path / "a.csv", "noisy").tolist() == [1, 0]

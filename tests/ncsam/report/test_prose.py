@@ -133,3 +133,16 @@ def test_every_figure_of_a_study_has_its_caption_in_the_one_table(tmp_path: Path
     made = studies(files.table)[0]
     assert set(figures_of_study(made, files)) <= set(CAPTIONS)
     assert all(c.title and c.text(made).endswith(".") for c in CAPTIONS.values())
+
+
+def test_perfect_compensation_is_compared_with_sam_of_its_own_radius() -> None:
+    """Its ρ is the published one; a tuned SAM may have one six times as large."""
+    rows = [row for row in study_rows(4, controls=("clean-part-direction",)) if row["rate"] == 0.4]
+    radius = {"sgd": 0.0, "sam": 0.3, "ncsam": 0.05, "clean-part-direction": 0.1}
+    reached = {"sgd": 0.30, "sam": 0.60, "ncsam": 0.35, "clean-part-direction": 0.45}
+    for row in rows:
+        row |= {"perturbation_norm": radius[row["arm"]], "test_accuracy": reached[row["arm"]]}
+        row["options"] = {"rho": 0.3} if row["arm"] == "sam" else {}
+    made = study(rows)
+    (told,) = [text for text in prose.rivals(made, radius_control(made)) if text.startswith("No compensation")]
+    assert told.endswith("Over SAM of the same ‖ε‖: clean-part direction +5.0 [+5.0, +5.0] points of accuracy.")

@@ -153,6 +153,16 @@ def test_kendalls_tau_leaves_nan_out_and_needs_four_points() -> None:
     assert np.isnan(kendall_tau([1, 2, 3, np.nan], [1, 2, 3, 4]))
 
 
+def test_an_infinite_value_has_a_rank_but_no_interval_and_no_sign_flip_test() -> None:
+    found = t_interval([1.0, 2.0, np.inf])
+    assert (found.mean, found.n) == (np.inf, 3)
+    assert np.isnan([found.low, found.high]).all()
+    assert np.isnan([sign_flip_p([np.inf, 1.0, 2.0]), sign_flip_p([np.inf, -np.inf, 1.0])]).all()
+    finite, infinite = [1.0, 2.0, 3.0, 9.0], [1.0, 2.0, 3.0, np.inf]
+    assert kendall_tau(infinite, [2, 1, 3, 4]) == kendall_tau(finite, [2, 1, 3, 4])
+    assert np.isnan(kendall_tau([np.inf] * 4, [1, 2, 3, 4]))
+
+
 def test_interval_leaves_nan_out_and_says_what_it_cannot() -> None:
     found = t_interval([1.0, np.nan, 3.0])
     assert (found.mean, found.n) == (2.0, 2)

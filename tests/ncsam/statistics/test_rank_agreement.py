@@ -214,3 +214,11 @@ def test_families_of_one_arm_are_the_arms_and_a_family_is_left_out_whole() -> No
     assert (few.mean, few.low, few.high) == (pytest.approx(plain.mean), -1.0, 1.0)
     with pytest.raises(ValueError, match="3 families for 9 arms"):
         kendall_interval(x, y, families=[1, 2, 3])
+
+
+def test_an_infinite_value_counts_as_the_largest() -> None:
+    x = np.random.default_rng(0).standard_normal((3, 8))
+    y = x + np.random.default_rng(1).standard_normal((3, 8))
+    largest = x.copy()
+    x[:, 2], largest[:, 2] = np.inf, 99.0
+    assert kendall_interval(x, y) == kendall_interval(largest, y)

@@ -51,7 +51,7 @@ def write_folder(root: Path, table_rows: Sequence[dict[str, Any]], *, runs: bool
     (root / "sweep.json").write_text(json.dumps(SWEEP), encoding="utf-8")
     command = ["landscape", "sweep", "--config", str(root / "mine.toml"), "--out", str(root)]
     run: Any = SimpleNamespace(attrs={"data_hash": "d" * 64, "device": "cpu"})
-    write_study(table_of(table_rows), root / "study.h5", run, command=command)
+    write_study(table_of(table_rows), root / "study.h5", [run], command=command)
     for row in table_rows if runs else []:
         if "/" not in row["name"]:
             _write_run(root / "runs" / f"{row['name']}.h5", row)

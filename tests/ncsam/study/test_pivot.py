@@ -14,7 +14,7 @@ from landscape_cli.main import run as landscape
 from landscape_cli.shared import pivot_tables
 from ncsam.records import CellTable
 from ncsam.study.pivot import pivot
-from ncsam.study.table import table_of
+from ncsam.study.table import rows_of, table_of
 
 ARMS = {"sgd": 0.60, "sam": 0.795, "ncsam_=x": 0.80}
 RATES = (0.0, 0.4)
@@ -61,6 +61,19 @@ def test_one_seed_has_no_deviation_and_one_best() -> None:
     assert np.isnan(found.deviation).all()
     assert found.best.sum(axis=0).tolist() == [1, 1]
     assert "±" not in pivot_tables.as_markdown(found).split("\n\n")[0]
+
+
+def test_noise_is_in_the_order_of_its_rates_and_the_seeds_of_each_column_are_told() -> None:
+    """A plan may name the contrast rate first, and run fewer seeds at the others."""
+    full = table(5)
+    cells = table_of([row for row in rows_of(full)[::-1] if row["rate"] or row["seed"] < 3])
+    found = pivot(cells)
+    assert found.columns == ("symmetric:0", "symmetric:0.4")
+    assert "over 3 (symmetric:0), 5 (symmetric:0.4) seeds" in pivot_tables.legend(found)
+    assert "over 5 seeds" in pivot_tables.legend(pivot(full))
+    one = rows_of(full)[0]["name"]
+    left = table_of([row for row in rows_of(full) if row["name"] != one])
+    assert "over 4 to 5 seeds" in pivot_tables.legend(pivot(left))
 
 
 @pytest.mark.parametrize(

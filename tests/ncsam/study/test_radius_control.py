@@ -101,3 +101,22 @@ def test_symbols_stand_at_their_radii_and_upright_bars_of_one_radius_are_a_hair_
     low, high = ax.get_xlim()
     assert high / low > 2.5
     assert faults(drawn) == []
+
+
+def test_a_radius_that_is_sams_but_for_rounding_is_compared_on_every_seed() -> None:
+    """NCSAM's projected ‖ε‖ is ρ but for rounding, above it on some seeds; no seed is left out for that."""
+    at = np.random.default_rng(0)
+    rows = [
+        {
+            "name": f"{arm}{seed}", "arm": arm, "noise": "symmetric", "rate": 0.4, "seed": seed, "memorisation": 0.5,
+            "test_accuracy": accuracy + 0.01 * seed * (arm == "ncsam"),
+            "perturbation_norm": radius * (1 + 1e-7 * at.choice((-1, 1))),
+        }
+        for seed in range(10)
+        for arm, accuracy, radius in (("sgd", 0.7, 0.0), ("sam", 0.8, 0.05), ("ncsam", 0.75, 0.05))
+    ]  # fmt: skip
+    control = radius_control(studies(table_of(rows))[0])
+    assert control.excess[control.arms.tolist().index("ncsam")] == pytest.approx(-0.05 + 0.045, abs=1e-5)
+    rows[-1]["perturbation_norm"] = 0.06  # beyond: the others would be a choice by radius
+    control = radius_control(studies(table_of(rows))[0])
+    assert np.isnan(control.excess[control.arms.tolist().index("ncsam")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from ncsam.study import statements
 from ncsam.study.statements import LATEST, VERSIONS
 from ncsam.study.table import table_of
-from ncsam.study.verdicts import describe, judge
+from ncsam.study.verdicts import NOT_MEASURED, describe, judge
 from tests.ncsam.study.synthetic import ARMS, of, rows, table, tuned
 
 VERSION = VERSIONS[2]
@@ -196,3 +197,61 @@ def test_statements_of_a_version_have_one_id_each() -> None:
         ids = [s.id for s in version.statements]
         assert len(set(ids)) == len(ids)
     assert statements.EVERY_ARM == ""
+
+
+def test_a_training_that_diverged_leaves_its_seed_out_and_that_is_said() -> None:
+    """As plans promise; an infinite number is no effect either."""
+    for bad in (math.nan, math.inf):
+        changed = [dict(row) for row in rows(10, gain=0.05, flatter=0.3)]
+        for row in changed:
+            if (row["arm"], row["rate"], row["seed"]) == ("ncsam", 0.4, 3):
+                row |= {"test_accuracy": math.nan, "adaptive_trace/clean_part": bad}
+        found = judge(table_of(changed))
+        for statement, verdict in (("T7-SGD", "supported"), ("T6b-NCSAM", "supported")):
+            assert of(found, statement) == verdict
+            assert of(found, statement, "pairs") == 9
+            assert math.isfinite(float(of(found, statement, "low")))
+            assert "left out, since a training there diverged or was not measured: seeds 3" in of(
+                found, statement, "note"
+            )
+        assert "left out" not in of(found, "T6b-SAM", "note")
+    fewer = judge(table_of([row for row in rows(10, gain=0.05) if row["rate"] == 0.4 or row["seed"] < 6]))
+    assert (of(fewer, "T8", "pairs"), of(fewer, "T8", "note").count("left out")) == (6, 0)  # as was planned
+
+
+def test_pages_test_says_of_how_many_seeds_it_is() -> None:
+    found = judge(table_of([row for row in rows(10, lost=0.5) if row["rate"] == 0.4 or row["seed"] < 6]))
+    assert (of(found, "T2", "pairs"), of(found, "T2", "test")) == (10, "Page")
+    assert "Page's test is of the 6 seeds that have every rate" in of(found, "T2", "note")
+    assert "Page" not in of(found, "T6a", "note")  # six of six
+
+
+def test_an_early_phase_that_is_empty_does_not_ask_for_diagnostics_that_are_there() -> None:
+    late = [
+        {k.replace("early/", "late/"): v for k, v in row.items()} if row["arm"] == "ncsam" else row for row in rows(4)
+    ]
+    note = of(judge(table_of(late)), "T3", "note")
+    assert "before the first diagnosed epoch" in note
+    assert "under `[train]` of the sweep" not in note
+    none = [{k: v for k, v in row.items() if "cos_" not in k and "ceiling" not in k} for row in rows(4)]
+    assert "under `[train]` of the sweep" in of(judge(table_of(none)), "T3", "note")
+
+
+def test_an_infinite_number_counts_as_not_measured_whatever_it_is_compared_with() -> None:
+    """Else one infinite null would be the highest null of all seeds."""
+    plain = rows(10, simulated=0.0)
+    changed = [dict(row) for row in plain]
+    for row in changed:
+        if (row["arm"], row["rate"], row["seed"]) == ("ncsam", 0.4, 3):
+            row["cos_star_clean"] = math.inf
+    found = judge(table_of(changed))
+    assert of(found, "T4", "estimate") == pytest.approx(of(judge(table_of(plain)), "T4", "estimate"), abs=0.01)
+    for row in changed:
+        if row["arm"] == "sam" and row["rate"] == 0.4:
+            row["cos_true_clean"] = 0.0
+    assert of(judge(table_of(changed)), "T2") == NOT_MEASURED
+
+
+def test_t10_asks_for_the_curvature_of_samples_and_not_for_another_training() -> None:
+    note = of(judge(table(), 3), "T10", "note")
+    assert note.startswith("needs auc/curvature of sgd at 40% noise: `landscape blame` on its runs")

@@ -82,6 +82,15 @@ def test_a_statement_about_two_holds_only_of_both_and_says_which_decided() -> No
     assert of(judge(table(gain=0.05)), "T7", "contrast") in ("NCSAM - SAM", "NCSAM - SGD")
 
 
+def test_a_contrast_of_one_seed_hides_no_other_that_fails() -> None:
+    kept = [row for row in rows(gain=-0.05) if row["arm"] != "sam" or row["seed"] == 0]
+    found = judge(table_of(kept))
+    assert of(found, "T7") == "contradicted (opposite)"
+    assert of(found, "T7", "contrast") == "NCSAM - SGD"
+    better = judge(table_of([row for row in rows(gain=0.05) if row["arm"] != "sam" or row["seed"] == 0]))
+    assert (of(better, "T7"), of(better, "T7", "contrast")) == ("undecided", "NCSAM - SAM")
+
+
 @pytest.mark.parametrize("weak", [{"memorised": 0.3}, {"sgd_drop": 0.01}])
 def test_where_sgd_does_not_memorise_t7_and_t8_cannot_be_told(weak: dict[str, float]) -> None:
     found = judge(table(gain=0.05, slope=0.5, **weak))

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import json
 import math
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ncsam.runs.run import Run
 from ncsam.statistics import detectable_effect, t_interval
 from ncsam.study.table import rows_of, table_of
 from ncsam.sweep import Plan, Rows, Sweep, SweepFolder, draw_up, plan as plans
+from ncsam.sweep.canonical import digest
 from ncsam.sweep.deviations import deviations
 from ncsam.sweep.plan import changes_since, resolved, statement_versions
 from tests.ncsam.sweep.small import SMALL, Here, sweep
@@ -278,7 +280,8 @@ def test_runs_of_another_plan_and_other_settings_are_seen_in_the_files(tmp_path:
         config = dataclasses.replace(cell.config, weight_decay=0.5) if mark is None else cell.config
         changed = dataclasses.replace(cell, plan=mark, config=config)
         changed.run(changed.path(tmp_path))
-    assert deviations(plan, tmp_path) == [
+    told = [line for line in deviations(plan, tmp_path) if "tuning chooses" not in line]
+    assert told == [
         "sgd: weight_decay is 0.5, planned 0.001 (1 run)",
         "1 run carries no plan",
         f"1 run carries the plan {'f' * 12}…",
@@ -286,6 +289,48 @@ def test_runs_of_another_plan_and_other_settings_are_seen_in_the_files(tmp_path:
     (tmp_path / "empty").mkdir()
     with pytest.raises(StoreError, match="holds no runs"):
         deviations(plan, tmp_path / "empty")
+
+
+def test_what_only_rows_tell_is_compared_too(study: tuple[Plan, SweepFolder], tmp_path: Path) -> None:
+    """What tuning asks for, how runs were measured, on which data, and by how many versions of the code."""
+    plan, folder = study
+    sam = {cell.name: candidate for cell, candidate in plan.sweep.tuning_cells() if cell.arm == "sam"}
+    taken = next(cell for cell in folder.cells() if cell.arm == "sam").config.options["rho"]
+    other = next(c["rho"] for c in sam.values() if c["rho"] != taken)
+
+    def changed(**of: Any) -> list[str]:
+        rows = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        rows.mkdir()
+        for path in (folder.root.parent / "rows").glob("*.json"):
+            row = json.loads(path.read_text())
+            del row["sha256"]
+            for names, change in of.items():
+                if path.stem.startswith(names.replace("_", "-")):
+                    change(row)
+            row["hash"] = digest(row["configuration"])
+            (rows / path.name).write_text(json.dumps({**row, "sha256": digest(row)}))
+        return deviations(plan, rows)
+
+    assert changed() == []
+    assert changed(sam_symmetric=lambda row: row["configuration"]["config"]["options"].update(rho=other)) == [
+        f"sam: rho = {other}, where tuning chooses rho = {taken} (2 runs)"
+    ]
+    assert changed(sgd_symmetric=lambda row: row["configuration"].update(measures={"sharpness": {}})) == [
+        "sgd: sharpness is measured, which was not planned (2 runs)"
+    ]
+    (told,) = changed(**{"sgd_symmetric_0.4_seed1": lambda row: row["attrs"].update(data_hash="f" * 64)})
+    assert re.fullmatch(r"runs of seed 1 are of different data: \w{12}… \d+ runs?, f{12}… 1 run", told)
+    (told,) = changed(tuning=lambda row: row["attrs"].update(code_version=f"0.1.0 ({'a' * 40})"))
+    assert told.startswith("runs were made by 2 versions of the code: 0.1.0 (aaaaaaaaaaaa…) 12 runs, ")
+
+
+def test_the_power_of_a_contrast_is_that_of_the_seeds_at_its_rates() -> None:
+    fewer = {"symmetric:0.0": 3}
+    noise = ["symmetric:0.4", "symmetric:0.0"]
+    made = draw_up(sweep(seeds=10, noise=noise, fewer_seeds=fewer, plan={"sd": {"T7": 0.008, "T8": 0.008}}), 2).content
+    found = {e["statement"]: (e["seeds"], e["smallest_true_effect"]) for e in made["power"]["contrasts"] if e["sd"]}
+    assert found["T7-SGD"] == (10, float(f"{detectable_effect(0.008, 10, 0.01):.4g}"))
+    assert found["T8"] == (3, float(f"{detectable_effect(0.008, 3, -0.02):.4g}"))
 
 
 def test_a_sweep_with_a_plans_table_is_the_same_sweep() -> None:
