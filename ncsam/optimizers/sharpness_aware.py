@@ -23,6 +23,7 @@ from ncsam.optimizers.in_place import Buffers, Slots, buffers_in, length, norm, 
 from ncsam.optimizers.loss_mean import LossFn, ignored_label
 from ncsam.optimizers.mini_batch import Forward, MiniBatch, Passes, unwrapped
 from ncsam.optimizers.nested import join, rows_in
+from ncsam.optimizers.options import is_finite
 from ncsam.optimizers.perturbations import Perturbation
 from ncsam.optimizers.step_info import Ascent, StepInfo, merged
 from ncsam.optimizers.wrapper import OptimizerWrapper
@@ -190,6 +191,12 @@ class SharpnessAware(OptimizerWrapper):
             return self._step_by_closure(closure, progress)
         if loss_fn is None:
             raise TypeError(closures.nothing_given(name, self.perturbation))
+        if isinstance(loss_fn, type) or not callable(loss_fn):
+            got = f"the class {loss_fn.__name__}" if isinstance(loss_fn, type) else f"a {type(loss_fn).__name__}"
+            raise TypeError(
+                f"{name}.step got {got} as loss_fn, expected a function (outputs, y) -> loss; write "
+                "step(x, y, torch.nn.CrossEntropyLoss())"
+            )
         self._check(progress, true_labels)
         with torch.inference_mode(False), torch.enable_grad():
             x, y, true_labels = (usable(given) for given in (x, y, true_labels))
@@ -579,8 +586,8 @@ class SharpnessAware(OptimizerWrapper):
         if self.perturbation.needs_progress:
             if progress is None:
                 raise ValueError(f"{name}.step needs progress=epoch / epochs (epochs counted from 1); got none")
-            if not 0.0 <= progress <= 1.0:
-                raise ValueError(f"progress is {progress}, expected epoch / epochs in [0, 1]")
+            if not (is_finite(progress) and 0.0 <= progress <= 1.0):
+                raise ValueError(f"progress is {progress!r}, expected epoch / epochs in [0, 1]")
         if self.perturbation.needs_true_labels and true_labels is None:
             raise ValueError(f"{name} is a control that needs true_labels=; got none")
 
