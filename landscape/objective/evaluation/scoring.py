@@ -92,7 +92,9 @@ class LabelTable:
         values = outputs.new_empty(2, *self.labels.shape)
         likelihood, correct = values
         torch.gather(_log_probabilities(outputs), 0, self.labels, out=likelihood)
-        torch.eq(outputs.max(1).indices, self.labels, out=correct)
+        largest = outputs.max(1)
+        torch.eq(largest.indices, self.labels, out=correct)
+        correct.masked_fill_(~largest.values.isfinite(), torch.nan)  # then nothing is predicted
         if self.weights is not None:
             likelihood.mul_(self.weights)
         if self.columns is not None:
