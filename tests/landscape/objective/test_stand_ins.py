@@ -163,9 +163,7 @@ def test_class_weights_that_a_function_holds_are_named_where_the_precision_chang
     )
     wide = objective.astype(torch.float64)
     for measure in (wide.loss, wide.gradient):
-        with pytest.raises(
-            TypeError, match=r"cannot be computed in torch\.float64: it holds tensors of another"
-        ):
+        with pytest.raises(TypeError, match=r"cannot be computed in torch\.float64: it holds tensors of another"):
             measure()
     assert objective.hessian().eigenpairs(1).converged.all()
     assert len(objective.line(points=3).loss[0]) == 3
