@@ -590,6 +590,11 @@ class SharpnessAware(OptimizerWrapper):
                 raise ValueError(f"progress is {progress!r}, expected epoch / epochs in [0, 1]")
         if self.perturbation.needs_true_labels and true_labels is None:
             raise ValueError(f"{name} is a control that needs true_labels=; got none")
+        if any(group.get("maximize") for group in self.param_groups) and self.perturbation.active(progress):
+            raise ValueError(
+                f"{name}'s base has maximize=True, but the perturbation goes where what is maximised is highest, not "
+                "lowest; give a loss to minimise, its negative"
+            )
 
     def _warn_once(self, info: StepInfo) -> None:
         if info.kept < 0.5 and self.perturbation.adds_to_sam and info.skipped is None and not self._warned:

@@ -505,6 +505,25 @@ def test_arguments_in_another_order_and_losses_that_are_none_are_named() -> None
         opt.step(loss_fn, x, y)  # type: ignore[arg-type]
 
 
+def test_a_base_that_maximises_is_refused_where_there_is_a_perturbation() -> None:
+    """ε would lead uphill, to the best place nearby instead of the worst."""
+    x, y, _ = data()
+
+    def closure() -> Tensor:
+        loss = loss_fn(model(x), y)
+        loss.backward()
+        return loss
+
+    model = mlp()
+    base = torch.optim.SGD(model.parameters(), lr=0.1, maximize=True)
+    before, opt = weights(model), SAM(model, base)
+    for step in (lambda: opt.step(x, y, loss_fn), lambda: opt.step(closure), lambda: opt.backward(closure)):
+        with pytest.raises(ValueError, match="SAM's base has maximize=True"):
+            step()
+    assert torch.equal(weights(model), before)
+    assert Plain(model, base).step(x, y, loss_fn).loss < Plain(model, base).step(x, y, loss_fn).loss
+
+
 def test_constructor_errors() -> None:
     model, other = mlp(), mlp()
     with pytest.raises(TypeError, match=r"model is a generator, expected a torch.nn.Module"):
