@@ -211,9 +211,9 @@ class SharpnessAware(OptimizerWrapper):
         It takes the place of ``loss.backward()`` in loops that make the update themselves: step :attr:`base`
         afterwards. Like ``loss.backward()`` it adds to the gradients that are there, so batches can be accumulated,
         each with its own ε; whether the closure clears gradients makes no difference. That holds for all parameters of
-        the model, also those that another optimizer moves. The loss may be scaled
-        (``scaler.scale(loss)``); unscaling and clipping come afterwards, as without SAM. If something is not finite at
-        w, the gradient at w is left, so that a scaler backs off.
+        the model, also those that another optimizer moves. The loss may be scaled (``scaler.scale(loss)``), by which
+        ``info.gradient_norm`` is too; unscaling and clipping come afterwards, as without SAM. If something is not
+        finite at w, the gradient at w is left, so that a scaler backs off.
 
         Args:
             closure: runs forward and backward passes and returns the loss.
