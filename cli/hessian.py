@@ -124,7 +124,7 @@ def command(
     heads += [] if found.subset is None else ["s.e. of the first", "loss ± s.e."]
     click.echo(tables.table(heads, list(_eigenvalues(found))))
     if found.subset is not None:
-        click.echo(tables.on_subset(found.subset, found.subset_seed))
+        click.echo(tables.on_subset(found.subset, found.subset_seed, of="loss and eigenvalues are"))
     measured = found.status != Status.EMPTY
     if not (found.converged[measured] == 1).all():
         click.echo("* residual above --tol: not converged")

@@ -107,8 +107,8 @@ def command(
     averages = [(name, sigma, unit) for name, sigma, unit in averages if sigma is not None]
     heads += [f"{name.replace('_', ' ')} (sigma {sigma:g}{unit})" for name, sigma, unit in averages]
     heads += [] if found.keskar_epsilon is None else [f"Keskar (epsilon {found.keskar_epsilon:g})"]
-    heads += [] if found.rise_radius is None else [f"radius of a rise by {found.rise:g}"]
-    heads += [] if found.m_sharpness is None else [f"SAM, {found.m} at a time"]
+    heads += [] if found.rise_radius is None else [f"adaptive radius of a rise by {found.rise:g}"]
+    heads += [] if found.m_sharpness is None else [f"SAM, {found.m} at a time ± s.e."]
     heads += [] if found.adaptive_trace is None else ["tr DHD ± s.e."]
     heads += [] if found.adaptive_top is None else ["λ1 of DHD ± residual"]
     curvature = [

@@ -63,7 +63,7 @@ def command(
       landscape surface run.h5 --directions between:sam.h5
       landscape surface run.h5 --subset 1000 --name part
     """
-    from landscape.records import Connection, Line, Plane
+    from landscape.records import Connection, Line, Plane, Status
     from ncsam.measurements.directions import usual_span
     from ncsam.measurements.measurement import Subset, objective_of
     from ncsam.measurements.resumable import Where
@@ -93,12 +93,14 @@ def command(
     here = objective_of(opened, epoch, found.views.tolist(), where, drawing).evaluate().loss
     errors = found.loss_sampling_error
     rows: list[list[str]] = []
-    by_view = np.moveaxis(found.loss, found.variables()["loss"].dims.index("view"), 0)
-    for view, loss in zip(found.views, by_view, strict=True):
+    axis = found.variables()["loss"].dims.index("view")
+    by_view, statuses = np.moveaxis(found.loss, axis, 0), np.moveaxis(found.status, axis, 0)
+    for view, loss, of_view in zip(found.views, by_view, statuses, strict=True):
         finite = loss[np.isfinite(loss)]
         centre = f"{here[view]:.4g}" if errors is None else tables.with_error(here[view], errors[len(rows)])
-        cells = [centre, f"{finite.min():.4g}", f"{finite.max():.4g}"] if finite.size else ["empty", "", ""]
-        rows.append([str(view), *cells, str(int((~np.isfinite(loss)).sum()))])
+        ends = [f"{finite.min():.4g}", f"{finite.max():.4g}"] if finite.size else ["", ""]
+        empty = bool((of_view == Status.EMPTY).all())
+        rows.append([str(view), *(["empty", "", "", ""] if empty else [centre, *ends, str(loss.size - finite.size)])])
         if isinstance(found, Connection):
             rows[-1].append(f"{found.barrier[len(rows) - 1]:.4g}")
     click.echo(f"{run}: surface/{name}, {by_view[0].size} points")

@@ -131,7 +131,8 @@ class Probe:
         In a distributed training the first process measures, the others return nothing at once.
 
         Args:
-            at: the epoch, or the step, in the order of training.
+            at: the epoch, or the step, in the order of training: what was measured there or later is replaced, as by a
+                training that went back to a checkpoint.
 
         Raises:
             ValueError: ``at`` is not a finite number, or model, loss and data do not make an :class:`Objective`.

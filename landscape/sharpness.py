@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from numbers import Real
 
 import numpy as np
 import torch
@@ -398,5 +399,5 @@ def _check_ball(name: str, radius: float, steps: int, restarts: int) -> None:
 
 
 def _check_radius(name: str, value: float) -> None:
-    if not 0 <= value <= LARGEST:
-        raise ValueError(f"{name} is {value}, expected a finite number ≥ 0, up to {LARGEST:g}")
+    if not (isinstance(value, Real | Tensor) and 0 <= value <= LARGEST):
+        raise ValueError(f"{name} is {value!r}, expected a finite number ≥ 0, up to {LARGEST:g}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -47,6 +48,16 @@ TYPE_ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: landscape.Objective(MODEL, nn.CrossEntropyLoss, DATA),  # type: ignore[arg-type]
         "loss_fn is the class CrossEntropyLoss; make one of it: CrossEntropyLoss()",
     ),
+    "data before the loss": (
+        lambda: landscape.Objective(MODEL, DATA, nn.CrossEntropyLoss()),  # type: ignore[arg-type]
+        "loss_fn is a tuple, expected a function loss_fn(outputs, labels), such as torch.nn.CrossEntropyLoss()",
+    ),
+    "inputs and labels by themselves": (
+        lambda: landscape.Objective(MODEL, nn.CrossEntropyLoss(), *DATA),  # type: ignore[misc]
+        "batch_size is a Tensor, expected a whole number; inputs and labels are one argument: (x, y)",
+    ),
+    "spelled number of eigenpairs": (lambda: OBJECTIVE.summary(k="3"), "k is '3', expected a whole number"),  # type: ignore[arg-type]
+    "plane without a seed": (lambda: OBJECTIVE.plane(points=3, seed=None), "seed is None"),  # type: ignore[arg-type]
     **{
         f"{name} without a seed": (
             call, "seed is None, expected a whole number, so that the result can be repeated, such as 0",
@@ -64,6 +75,7 @@ TYPE_ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
 }  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:Objective. give 'batch_size' by name")  # as labels seem to be
 @pytest.mark.parametrize("name", TYPE_ERRORS)
 def test_a_wrong_type_is_named_with_the_cure(name: str) -> None:
     call, told = TYPE_ERRORS[name]
@@ -71,6 +83,17 @@ def test_a_wrong_type_is_named_with_the_cure(name: str) -> None:
         call()
     assert told in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_spelled_radius_is_no_number() -> None:
+    with pytest.raises(ValueError, match=r"rho is '0\.05', expected a finite number ≥ 0"):
+        landscape.sam_sharpness(OBJECTIVE, rho="0.05")  # type: ignore[arg-type]
+
+
+def test_counts_and_radii_may_be_numbers_of_numpy() -> None:
+    assert OBJECTIVE.plane(points=np.int64(3)).loss.shape == (1, 3, 3)
+    assert landscape.top_eigenpairs(H, np.int64(1)).values.shape == (1,)
+    assert landscape.sam_sharpness(OBJECTIVE, rho=np.float32(0.05)).value > 0
 
 
 def test_a_misspelt_optimizer_is_refused_before_training() -> None:

@@ -104,9 +104,9 @@ def figures_of_records(records: Mapping[str, Record], drawing: DrawingOptions) -
             )
     drawn = drawing_surfaces.figures_of_records(_of(records, *_SURFACES), drawing)
     for kind, name in {**_SYMBOLS, **_PANELS}.items():
-        if found := _of(records, kind):
+        for suffix, found in _by_scale(_of(records, kind)).items():
             draw = figures.figure_function(kind)
-            drawn[name] = partial(draw, found, symbols(found)) if kind in _SYMBOLS else partial(draw, found)
+            drawn[name + suffix] = partial(draw, found, symbols(found)) if kind in _SYMBOLS else partial(draw, found)
     for kind, name in _ALONE.items():
         draw = figures.figure_function(kind)
         drawn |= {_named(name, label, records): partial(draw, r) for label, r in _of(records, kind).items()}
@@ -133,6 +133,14 @@ def _of_studies(records: Mapping[str, Record]) -> FigureFunctions:
 
 def _of(records: Mapping[str, Record], *kinds: type[Record]) -> dict[str, Any]:
     return {label: record for label, record in records.items() if isinstance(record, kinds)}
+
+
+def _by_scale(records: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The records by what ends the name of their figure: nothing, unless there is curvature in two units."""
+    found: dict[str, dict[str, Any]] = {}
+    for label, record in records.items():
+        found.setdefault("" if getattr(record, "scale", None) is None else "_relative", {})[label] = record
+    return {"": dict(records)} if len(found) == 1 else found
 
 
 def _by_measure(records: Mapping[str, Sharpness]) -> dict[str, dict[str, Sharpness]]:

@@ -29,10 +29,10 @@ def with_error(value: float, error: float) -> str:
     return "" if math.isnan(value) else f"{value:.4g} ± {error:.2g}"
 
 
-def on_subset(samples: int | None, seed: int | None) -> str:
-    """The line under a table of what was measured on a subset."""
+def on_subset(samples: int | None, seed: int | None, of: str = "loss is") -> str:
+    """The line under a table of what was measured on a subset, with the s.e. ``of`` what is over such draws."""
     drawn = f"on {samples} samples of each view, or all of a smaller one, drawn by the seed {seed}"
-    return f"{drawn}; the s.e. of loss and eigenvalue are over such draws"
+    return f"{drawn}; the s.e. of the {of} over such draws"
 
 
 def status(code: int) -> str:

@@ -59,7 +59,7 @@ def eigenpairs(records: Records[EigenResult], symbols: Symbols = None) -> DataFi
             ax.plot(rank[~converged], values[~converged], **{**symbol.points, "markerfacecolor": "white"})
         ax.axhline(0, color="black", linewidth=0.5)
         ax.xaxis.set_major_locator(MaxNLocator(8, integer=True, min_n_ticks=1))
-        ax.set(xlabel="rank", ylabel="eigenvalue")
+        ax.set(xlabel="rank", ylabel=f"eigenvalue{_in_units(by_label(records))}")
     return made
 
 
@@ -74,6 +74,7 @@ def estimates(records: Records[Estimate], symbols: Symbols = None) -> DataFigure
     found = by_label(records)
     kinds = {next(kind for kind in _QUANTITIES if isinstance(r, kind)) for r in found.values()}
     measures = {r.measure for r in found.values() if isinstance(r, Sharpness)}
+    unit = _in_units(found)
     if len(kinds) > 1 or len(measures) > 1:
         named = sorted(measures) if len(measures) > 1 else sorted(kind.__name__ for kind in kinds)
         raise ValueError(f"the records hold {', '.join(named)}; draw those of one kind together")
@@ -87,7 +88,7 @@ def estimates(records: Records[Estimate], symbols: Symbols = None) -> DataFigure
                 made.note(label=label, quantity=title, value=value, stderr=error)
                 bar = None if not np.isfinite(error) else [2 * error]
                 ax.errorbar([value], [place], xerr=bar, capsize=2, elinewidth=0.8, **drawn[label].points)
-            ax.set_xlabel(f"{next(iter(measures)).replace('_', ' ')} sharpness" if measures else title)
+            ax.set_xlabel(f"{next(iter(measures)).replace('_', ' ')} sharpness" if measures else f"{title}{unit}")
             ax.xaxis.set_major_locator(MaxNLocator(4, min_n_ticks=2))
         if any(found):
             axes[0, 0].set_yticks(range(len(found)), [plain(symbol.name) for symbol in drawn.values()])
@@ -255,6 +256,19 @@ def _one_panel(
     with mpl.rc_context(STYLE):
         yield made, axes[0, 0], [(label, found[label], s) for label, s in symbols_of(found, symbols).items()]
         below(made, axes.flat, columns=columns)
+
+
+def _in_units(records: Mapping[str, Any]) -> str:
+    """Say what changes of the parameters are measured in, if not in the parameters' own unit.
+
+    Raises:
+        ValueError: in units that differ between the records.
+    """
+    scales = {getattr(r, "scale", None) for r in records.values()}
+    if len(scales) > 1:
+        raise ValueError("the records hold curvature in different units of the parameters; draw those of one together")
+    scale = next(iter(scales), None)
+    return "" if scale is None else f" in units of {scale}"
 
 
 def _error(record: Any, name: str) -> float:

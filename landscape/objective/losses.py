@@ -16,6 +16,7 @@ from landscape.objective.sources import copied, length, select
 Loss = Callable[[Any, Any], Tensor]
 Metric = Callable[[Any, Any], Tensor]
 PerSampleLoss = Callable[[Any, Any], Tensor]
+_OF_DTYPES = "dtype", "scalar type"  # in what torch says where tensors of two precisions do not go together
 _ELEMENTWISE = (nn.MSELoss, nn.L1Loss, nn.SmoothL1Loss, nn.HuberLoss, nn.BCELoss, nn.BCEWithLogitsLoss)
 
 
@@ -42,12 +43,14 @@ class MeanLoss:
         is_given: whether the caller gave the normalizer.
         noted: torch's loss on classes that the normalizer follows from, with its ignored label and class weights as
             they were then.
+        dtype: precision that it was brought to; none if its own.
     """
 
     fn: Loss
     normalizer: Callable[[Any], float]
     is_given: bool = False
     noted: tuple[nn.CrossEntropyLoss | nn.NLLLoss, int, Tensor] | None = None
+    dtype: torch.dtype | None = None
 
     @classmethod
     def of(cls, fn: Loss, normalizer: Callable[[Any], float] | None = None) -> MeanLoss:
@@ -73,8 +76,20 @@ class MeanLoss:
             )
 
     def __call__(self, outputs: Any, labels: Any) -> Tensor:
-        """The loss of a batch, whose labels are handed over as a copy."""
-        return self.fn(outputs, copied(labels))
+        """The loss of a batch, whose labels are handed over as a copy.
+
+        Raises:
+            TypeError: it holds tensors of another precision than it was brought to, where nobody sees them.
+        """
+        try:
+            return self.fn(outputs, copied(labels))
+        except RuntimeError as error:
+            if self.dtype is None or not any(words in str(error) for words in _OF_DTYPES):
+                raise
+            raise TypeError(
+                f"loss_fn cannot be computed in {self.dtype}: it holds tensors of another precision; give class "
+                "weights as torch.nn.CrossEntropyLoss(weight=…), or let it convert them: weight.to(outputs.dtype)"
+            ) from error
 
     def astype(self, dtype: torch.dtype, model: nn.Module | None = None) -> MeanLoss:
         """The same loss with its own tensors, such as class weights, in another precision.
@@ -82,17 +97,17 @@ class MeanLoss:
         What it shares with ``model``, whose parameters it may penalise, stays the model's.
         """
         if not isinstance(self.fn, nn.Module):
-            return self
+            return dataclasses.replace(self, dtype=dtype)
         kept = {} if model is None else {id(part): part for part in (*model.modules(), *_tensors(model.modules()))}
         own = [module for module in self.fn.modules() if id(module) not in kept]
         if all(id(tensor) in kept for tensor in _tensors(own)):
-            return self
+            return dataclasses.replace(self, dtype=dtype)
         with torch.inference_mode(False):
             fn = copy.deepcopy(self.fn, dict(kept))
             for module in fn.modules():
                 if id(module) not in kept:
                     _convert(module, dtype, kept)
-        return dataclasses.replace(self, fn=fn)
+        return dataclasses.replace(self, fn=fn, dtype=dtype)
 
     @property
     def key(self) -> Any:

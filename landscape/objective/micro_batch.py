@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -77,7 +78,27 @@ class ModelCall:
             return self.forward(self.model, batch)
         if isinstance(batch, Mapping):
             raise ValueError("batches are mappings; say how to call the model: forward=lambda model, batch: …")
-        return self.model(*batch[:-1])
+        inputs = batch[:-1]
+        try:
+            return self.model(*inputs)
+        except TypeError as error:
+            if _takes(self.model.forward, inputs):
+                raise
+            told = " ".join(str(error).split())
+            raise ValueError(
+                f"the model does not take the inputs of a batch, which are all of its {len(batch)} entries but the "
+                f"last, the labels ({told}); say how to call it: forward=lambda model, batch: …, and add labels to "
+                "data that have none, such as torch.zeros(n)"
+            ) from error
+
+
+def _takes(function: Callable[..., Any], arguments: Sequence[Any]) -> bool:
+    """Tell whether a function can be called with these arguments, as far as its signature says."""
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError:
+        return False
+    return True
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

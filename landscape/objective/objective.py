@@ -95,6 +95,10 @@ class Objective:
         name: str | None = None,
     ) -> None:
         _check_loss(loss_fn)
+        if isinstance(batch_size, Tensor):
+            raise TypeError(
+                "batch_size is a Tensor, expected a whole number; inputs and labels are one argument: (x, y)"
+            )
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
         if checks not in CHECKS:
@@ -491,6 +495,7 @@ class Objective:
         """
         import landscape
 
+        check_seed(seed)
         first, second = (landscape.filter_normalized_direction(self, 2 * seed + axis) for axis in (0, 1))
         axis = _axis(points, span)
         return landscape.plane(self, first, second, axis, axis, seed=seed, **options)
@@ -595,15 +600,16 @@ def _check_loss(loss_fn: Any) -> None:
     if isinstance(loss_fn, type):
         raise TypeError(f"loss_fn is the class {loss_fn.__name__}; make one of it: {loss_fn.__name__}()")
     if not callable(loss_fn):
-        raise TypeError(f"loss_fn is {loss_fn!r}, {remedy}")
+        got = f"a {type(loss_fn).__name__}" if isinstance(loss_fn, Tensor | tuple | list | Mapping) else repr(loss_fn)
+        raise TypeError(f"loss_fn is {got}, {remedy}")
 
 
 def _axis(points: int, span: float) -> Tensor:
-    if not isinstance(points, int) or points < 2:
+    if not isinstance(points, Integral) or points < 2:
         raise ValueError(f"points is {points!r}, expected a whole number from 2 on")
     if not 0 < span < float("inf"):
         raise ValueError(f"span is {span!r}, expected a positive, finite number")
-    return torch.linspace(-span, span, points, dtype=torch.float64)
+    return torch.linspace(-span, span, int(points), dtype=torch.float64)
 
 
 def with_normalized_logits(objective: Objective) -> Objective:

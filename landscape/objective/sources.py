@@ -431,10 +431,14 @@ def length(labels: Any) -> int:
     nested = isinstance(labels, list) and any(isinstance(item, tuple | list | Mapping) for item in labels)
     if isinstance(labels, list) and not nested and not all(isinstance(t, Tensor) and t.ndim for t in labels):
         return len(labels)
-    if isinstance(labels, list) and not nested and len({len(t) for t in labels}) > 1:
+    several = isinstance(labels, list) or (
+        isinstance(labels, tuple) and all(isinstance(item, tuple | list | Mapping) for item in labels)
+    )
+    if several and len({len(t) for t in tree_leaves(labels) if isinstance(t, Tensor) and t.ndim}) > 1:
         raise ValueError(
-            "labels are a list of tensors of unequal lengths, whose rows cannot be told apart; pad them to one tensor, "
-            "or pass the samples' numbers as labels, and let loss_fn= look up what belongs to them"
+            f"labels are a {type(labels).__name__} with tensors of unequal lengths, whose rows cannot be told apart; "
+            "pad them to one tensor, or pass the samples' numbers as labels, and let loss_fn= look up what belongs to "
+            "them"
         )
     for leaf in tree_leaves(labels):
         if isinstance(leaf, Tensor | np.ndarray) and leaf.ndim:

@@ -40,6 +40,9 @@ class EigenResult(Record, kind="eigenpairs"):
     block: int = parameter("vectors multiplied at once", 1)
     checks: str | None = parameter("how thoroughly model, loss and data were checked: full, first or off", None)
     label: str | None = parameter("name of the objective, by which figures tell records apart", None)
+    scale: str | None = parameter(
+        "what changes of the parameters are measured in, such as |w|, so that curvature is in units of the loss", None
+    )
     basis: Any = dataclasses.field(
         default=None, repr=False
     )  # of the run, in memory only, to deflate other estimates by
@@ -68,6 +71,9 @@ class TraceResult(Record, kind="trace"):
     deflated: int | None = variable(long_name="dimensions taken exactly, not estimated")
     checks: str | None = parameter("how thoroughly model, loss and data were checked: full, first or off", None)
     label: str | None = parameter("name of the objective, by which figures tell records apart", None)
+    scale: str | None = parameter(
+        "what changes of the parameters are measured in, such as |w|, so that curvature is in units of the loss", None
+    )
 
     def in_short(self) -> str:
         """Value, standard error and products."""

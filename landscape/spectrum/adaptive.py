@@ -6,6 +6,7 @@ ReLUs into the next); raw curvature does (Dinh et al. 2017, arXiv 1703.04933).
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from landscape.curvature.operators import HessianOperator, ScaledOperator
@@ -15,6 +16,8 @@ from landscape.objective.objective import Objective
 from landscape.records import EigenResult, TraceResult
 from landscape.spectrum.eigenpairs import top_eigenpairs
 from landscape.spectrum.estimators import trace
+
+_SCALE = "|w|"
 
 
 def adaptive_trace(
@@ -51,7 +54,8 @@ def adaptive_trace(
     >>> float(adaptive_trace(objective).value)  # H = 2, w = 3
     18.0
     """
-    return trace(_scaled(objective, strategy), num_matvecs, deflate=deflate, seed=seed, progress=progress)
+    found = trace(_scaled(objective, strategy), num_matvecs, deflate=deflate, seed=seed, progress=progress)
+    return dataclasses.replace(found, scale=_SCALE)
 
 
 def adaptive_top(objective: Objective, k: int = 1, *, strategy: StrategyName = "auto", **options: Any) -> EigenResult:
@@ -77,7 +81,7 @@ def adaptive_top(objective: Objective, k: int = 1, *, strategy: StrategyName = "
     >>> float(adaptive_top(Objective(model, torch.nn.MSELoss(), (x, y)).at([3.0])).values[0])
     18.0
     """
-    return top_eigenpairs(_scaled(objective, strategy), k, **options)
+    return dataclasses.replace(top_eigenpairs(_scaled(objective, strategy), k, **options), scale=_SCALE)
 
 
 def _scaled(objective: Objective, strategy: StrategyName) -> ScaledOperator:

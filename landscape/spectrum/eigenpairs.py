@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -93,6 +94,8 @@ def top_eigenpairs(
     (array([9., 2.]), True)
     """
     check_seed(seed)
+    if not isinstance(k, Integral):
+        raise TypeError(f"k is {k!r}, expected a whole number of eigenpairs")
     generator = torch.Generator().manual_seed(seed)
     with watched(H, _EXPECTED * k + 10, progress) as observed:
         given = operand(observed, _EXPECTED * k + 10)

@@ -11,7 +11,7 @@ from landscape.store.layouts import declare as declare_layout
 from landscape.store.part_file import PartFile, Progress, part_path, progress
 from landscape.store.provenance import stamp
 from landscape.store.reader import File, File as open
-from landscape.store.verifier import checked_writes, verify
+from landscape.store.verifier import check_seal, checked_writes, verify
 from landscape.store.writer import add, create, load, save
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Progress",
     "StoreError",
     "add",
+    "check_seal",
     "checked_writes",
     "create",
     "declare_layout",

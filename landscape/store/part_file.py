@@ -95,6 +95,8 @@ def _progress(path: Path) -> Progress:
 class PartFile:
     """A table of rows being filled, on disk. Use :meth:`create`; a context manager that commits and closes.
 
+    Where an error ends the context before the first row, there is nothing to resume, and the file is removed.
+
     >>> import tempfile, numpy as np
     >>> from landscape import store
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -255,7 +257,10 @@ class PartFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        failed = kind is not None and issubclass(kind, Exception)
+        if failed and self._open and not self.status.any():
+            self.discard()
         self.close()
 
     def _release(self) -> None:

@@ -206,7 +206,10 @@ def read_record(group: h5py.Group, file_size: int, manifest: Mapping[str, str]) 
     try:
         record = record_type(kind)
     except KeyError as error:
-        raise StoreError(f"{group.name}: {error.args[0]}; import the module that defines it") from error
+        raise StoreError(
+            f"{group.name}: {error.args[0]}; import the module that defines it (of runs, studies and audits: "
+            "ncsam.records)"
+        ) from error
     fields: dict[str, Any] = {}
     for name, declared in record.variables().items():
         stored_name = declared.dims[0] if declared.coordinate else name

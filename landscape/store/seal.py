@@ -69,7 +69,7 @@ def check(path: Path) -> None:
         Unfit: it is no regular file.
     """
     with opened(path) as source:
-        copy_unsealed(source, path.stat().st_size, None)
+        copy_unsealed(source, os.fstat(source.fileno()).st_size, None)  # the path may get another file meanwhile
 
 
 def _pieces(source: BufferedReader, size: int) -> Pieces:

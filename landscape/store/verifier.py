@@ -15,7 +15,7 @@ from pathlib import Path
 
 from landscape.inputs import Unfit
 from landscape.store import layouts, manifest, schema, seal, writer
-from landscape.store.errors import StoreError
+from landscape.store.errors import StoreError, one_line
 from landscape.store.part_file import PART, progress
 from landscape.store.reader import REMEDY, File
 
@@ -62,6 +62,16 @@ def verify(path: str | Path) -> list[str]:
         told = [str(error), *_in_a_process_apart(path)]
         return told[:1] + [line for line in told[1:] if not line.startswith(f"{path}: opening failed")]
     return integrity(path) or meaning(path)
+
+
+def check_seal(path: str | Path) -> None:
+    """Refuse a finished file that was cut short or changed, before hours are spent on a result to be added to it.
+
+    Raises:
+        StoreError: it was, or cannot be read.
+    """
+    with one_line(path, "reading", "check the path and its permissions"):
+        seal.check(Path(path))
 
 
 @contextlib.contextmanager

@@ -197,6 +197,11 @@ def _load_torch(path: str | os.PathLike[str]) -> Any:
             stream.seek(0)
             with zipfile.ZipFile(stream) as archive:
                 check_size(path, sum(info.file_size for info in archive.infolist()), stored)
+                if any("/code/" in name for name in archive.namelist()):
+                    raise Unfit(
+                        f"{path}: is a TorchScript archive, which holds code; load it with torch.jit.load, and save "
+                        "its state dict alone: torch.save(model.state_dict(), 'weights.pt')"
+                    )
         stream.seek(0)
         return torch.load(stream, map_location="cpu", weights_only=True)
 
@@ -213,7 +218,9 @@ def _guarded(path: str | os.PathLike[str], read: Callable[[], Any], remedy: str 
             raise
         asked_for = re.search(r"GLOBAL (\S+)", str(error))
         if asked_for is None:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            told = str(error).rpartition("WeightsUnpickler error:")[2].split("\n")  # before it torch advises to trust
+            reason = next(filter(None, map(str.strip, told)), type(error).__name__)
+            reason = "it is no pickle" if reason.isdigit() else reason  # a byte that stands for no operation
             raise ValueError(f"{path}: not a readable file of arrays: {reason}") from None
         asked = repr(asked_for.group(1))
     only = "only numpy arrays and plain containers are read"

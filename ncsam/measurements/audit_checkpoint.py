@@ -321,7 +321,8 @@ class Measuring:
 
 
 def _accuracy(outputs: Tensor, labels: Tensor) -> Tensor:
-    return (outputs.argmax(1) == labels).double()
+    right = (outputs.argmax(1) == labels).double()
+    return right.masked_fill(~outputs.amax(1).isfinite(), math.nan)  # then nothing is predicted
 
 
 def _square(outputs: Tensor, labels: Tensor) -> Tensor:

@@ -166,6 +166,7 @@ def _on_disk(
     path = result_path(run, name)
     # A kill between adding the result and removing its part file leaves both; resuming then adds the same rows again.
     overwrite_result = overwrite or (resume and path.exists())
+    store.check_seal(run.path)
     with store.open(run.path) as file:
         if name in file and not overwrite_result:
             raise StoreError(f"{run.path}: {name!r} exists; choose another --name, or --overwrite")

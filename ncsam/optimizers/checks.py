@@ -22,9 +22,15 @@ def check_base(base: Optimizer, model: nn.Module, wrapper: type[Optimizer]) -> N
     """Refuse what cannot step the model with one gradient, a ``wrapper`` of another optimizer included.
 
     Raises:
-        TypeError: it is no optimizer instance, a sharpness-aware one, or one that needs a closure (LBFGS).
+        TypeError: it is no optimizer instance, a sharpness-aware one, or one that needs a closure (LBFGS); the model is
+            no module.
         ValueError: it holds no parameter of the model.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model is a {type(model).__name__}, expected a torch.nn.Module, whose parameters() the base optimizer is "
+            "made of: SAM(model, torch.optim.SGD(model.parameters(), lr=0.1))"
+        )
     if not isinstance(base, Optimizer) or isinstance(base, wrapper):
         got = base.__name__ if isinstance(base, type) else type(base).__name__
         raise TypeError(f"base is {got}, expected a plain optimizer instance such as torch.optim.SGD(…)")

@@ -42,8 +42,8 @@ class ClusterInversion(NoiseGradient):
     def __post_init__(self) -> None:
         check_share("flip_ratio", self.flip_ratio)
         check_share("label_smoothing", self.label_smoothing)
-        if self.clusters < 1:
-            raise ValueError(f"clusters is {self.clusters}, expected at least 1")
+        if not isinstance(self.clusters, int) or self.clusters < 1:
+            raise ValueError(f"clusters is {self.clusters!r}, expected a whole number ≥ 1")
 
     @property
     def features_of(self) -> str:  # type: ignore[override]

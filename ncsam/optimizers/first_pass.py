@@ -134,8 +134,16 @@ class FirstPass(GradientPass):
 
     @cached_property
     def true_labels(self) -> Any:
-        """The argument of ``step``."""
-        return self._batch.gathered(self._own_true_labels)
+        """The argument of ``step``.
+
+        Raises:
+            ValueError: there is not one for each label.
+        """
+        true, observed = self._own_true_labels, self._batch.y
+        if isinstance(true, Tensor) and isinstance(observed, Tensor) and true.shape != observed.shape:
+            got, expected = tuple(true.shape), tuple(observed.shape)
+            raise ValueError(f"true_labels have shape {got}, expected the labels' {expected}")
+        return self._batch.gathered(true)
 
     @cached_property
     def counted(self) -> Tensor:

@@ -137,15 +137,16 @@ def real(t: Tensor) -> Tensor:
 def norm(tensors: Sequence[Tensor]) -> Tensor | float:
     """‖·‖₂ over all tensors together, in float32 at least (half precision would overflow at 65504).
 
-    A number where the tensors lie on the CPU, else a scalar on their device, so that nothing waits for it; there
-    squares below the smallest number of the dtype count as zero.
+    A number where the tensors lie on the CPU, else a scalar on their device, so that nothing waits for it; that is
+    summed in float64, in which the squares of float32 do not underflow, where the device has it.
     """
     dense = [real(t.coalesce().values() if t.is_sparse else t) for t in tensors]
     if not dense:
         return 0.0
     dtypes = {t.dtype for t in dense}
-    wide = torch.float64 if torch.float64 in dtypes else torch.float32
-    parts = torch._foreach_norm(dense, 2, None if dtypes.isdisjoint(HALF) else wide)
+    wide = torch.float64 if torch.float64 in dtypes or _sums_in_float64(dense[0]) else torch.float32
+    own = dtypes.isdisjoint(HALF) and not _sums_in_float64(dense[0])
+    parts = torch._foreach_norm(dense, 2, None if own else wide)
     if parts[0].is_cpu:
         size = math.hypot(*[n.item() for n in parts])
         if size > _floor(torch.float64 if dtypes == {torch.float64} else torch.float32) or not math.isfinite(size):
@@ -178,13 +179,15 @@ def scaled(vector: Tensor) -> Scaled:
 
 
 def length(vector: Tensor) -> Tensor:
-    """‖vector‖₂ of a vector (K,), on the CPU also where its squares underflow; see :func:`norm`.
+    """‖vector‖₂ of a vector (K,), also where its squares underflow; see :func:`norm`.
 
     >>> float(length(torch.tensor([3e-30, 4e-30])))
     5.00...e-30
     """
+    if _sums_in_float64(vector):
+        return torch.linalg.vector_norm(vector, dtype=torch.float64)
     size = torch.linalg.vector_norm(vector)
-    if not size.is_cpu or size.item() > _floor(vector.dtype):
+    if size.is_cpu and size.item() > _floor(vector.dtype):
         return size
     _, size, factor = scaled(vector)
     return size * factor
@@ -199,6 +202,11 @@ def of_length(wanted: Tensor | float, direction: Tensor) -> Tensor:
     vector, size, _ = scaled(direction)
     factor = wanted / size.clamp(min=_floor(vector.dtype))
     return direction * factor if vector is direction else vector.mul_(factor)
+
+
+def _sums_in_float64(t: Tensor) -> bool:
+    """Tell whether norms are taken in float64: on accelerators that have it, where testing a size would wait."""
+    return not t.is_cpu and t.device.type != "mps"
 
 
 @cache

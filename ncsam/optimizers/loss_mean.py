@@ -177,26 +177,31 @@ def check_adds_up(
     numbers = max((leaf.numel() for _, leaf in leaves(labels) if isinstance(leaf, Tensor)), default=1)
 
     def compared(outputs: list[Any]) -> _Sums | str:
-        """The two sums, or why there are none; the same on all processes."""
+        """The two sums, or why there are none, "" where they are not finite; the same on all processes."""
         joined, why, values, dtype = whole(outputs), "", [math.nan, math.nan], torch.float64
         try:
             found = [call(loss_fn, o, y) * s for o, y, s in zip(outputs, parts.labels, parts.shares, strict=True) if s]
             values = [float(v) for v in found]
             of_whole = call(loss_fn, joined, labels)
             dtype = of_whole.dtype
-        except (RuntimeError, ValueError) as error:  # such as noise on probabilities
+        except Exception as error:  # whatever a loss may raise, such as on noise where it expects probabilities
             of_whole, why = torch.tensor(math.nan), (str(error).splitlines() or [type(error).__name__])[0]
         own = torch.tensor([sum(values), sum(map(abs, values))], dtype=torch.float64)
         added, size = total(own).tolist()
         expected = float(of_whole)
         if not (math.isfinite(added) and math.isfinite(expected)):
-            return why or f"it is {expected}"
+            return why
         return _Sums(expected, added, max(size, abs(expected)), dtype)
 
     with torch.no_grad():
         first = compared(parts.outputs)
         if isinstance(first, str):
-            return
+            if not first:
+                return
+            raise ValueError(
+                f"the loss cannot be computed on the outputs of all parts of the batch together ({first}), so its mean "
+                f"is unknown; let forward= return tensors, in mappings, tuples or lists, or {instead}"
+            )
         second: _Sums | str = ""
         for change in (_with_noise, _shrunk):
             generator = torch.Generator().manual_seed(0)
@@ -204,7 +209,8 @@ def check_adds_up(
             if not isinstance(second, str):
                 break
     if isinstance(second, str):
-        raise ValueError(f"the loss has no value on outputs with noise ({second}), so its mean is unknown; {instead}")
+        why = second or "it is not finite"
+        raise ValueError(f"the loss has no value on outputs with noise ({why}), so its mean is unknown; {instead}")
     scale = max(first.size, second.size)
     for expected, added, _, dtype in (first, second):
         if not abs(expected - added) <= _rounding(dtype, numbers) * scale:

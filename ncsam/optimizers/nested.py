@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import copy
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any
 
 import torch
@@ -26,14 +27,13 @@ def leaves(tree: Any, at: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def mapped(tree: Any, change: Callable[[Tensor], Any]) -> Any:
-    """The same structure with every tensor changed; mappings become dicts."""
+    """The same structure with every tensor changed."""
     if isinstance(tree, Tensor):
         return change(tree)
     if isinstance(tree, Mapping):
-        return {key: mapped(value, change) for key, value in tree.items()}
+        return _with_entries(tree, {key: mapped(value, change) for key, value in tree.items()})
     if isinstance(tree, (tuple, list)):
-        values = [mapped(value, change) for value in tree]
-        return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)
+        return _with_items(tree, [mapped(value, change) for value in tree])
     return tree
 
 
@@ -52,10 +52,24 @@ def join(parts: list[Any]) -> Any:
     if isinstance(first, Tensor):
         return first.detach() if len(parts) == 1 or not first.dim() else torch.cat([p.detach() for p in parts])
     if isinstance(first, Mapping):
-        return {key: join([p[key] for p in parts]) for key in first}
+        return _with_entries(first, {key: join([p[key] for p in parts]) for key in first})
     if isinstance(first, (tuple, list)):
-        return tuple(join(list(column)) for column in zip(*parts, strict=True))
+        return _with_items(first, [join(list(column)) for column in zip(*parts, strict=True)])
     return first
+
+
+def _with_entries(tree: Mapping[Any, Any], entries: dict[Any, Any]) -> Mapping[Any, Any]:
+    """Entries as a mapping of the same class, whose attributes a loss may read: ``outputs.logits``."""
+    if type(tree) is dict or not isinstance(tree, MutableMapping):
+        return entries
+    like = copy.copy(tree)
+    for key, value in entries.items():
+        like[key] = value
+    return like
+
+
+def _with_items(tree: tuple[Any, ...] | list[Any], items: list[Any]) -> Any:
+    return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
 
 
 def rows_in(tree: Any) -> int:

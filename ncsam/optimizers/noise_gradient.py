@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ncsam.optimizers.first_pass import FirstPass
 from ncsam.optimizers.in_place import length, of_length
-from ncsam.optimizers.options import fixed, option
+from ncsam.optimizers.options import fixed, is_finite, option
 
 
 class NoiseEstimate(NamedTuple):
@@ -224,7 +224,10 @@ def classified(first: FirstPass) -> Classified:
     logits, labels = first.outputs, first.labels
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if not isinstance(logits, Tensor) or logits.dim() != 2 or logits.shape[1] < 2:
-        raise ValueError(f"outputs are {shape}, expected logits (batch, classes ≥ 2); for other tasks use SAM")
+        raise ValueError(
+            f"outputs are {shape}, expected logits (batch, classes ≥ 2): let forward= return them; for other tasks use "
+            "SAM"
+        )
     if not isinstance(labels, Tensor) or labels.shape != logits.shape[:1] or labels.is_floating_point():
         got = f"{tuple(labels.shape)} {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
         raise ValueError(f"labels are {got}, expected integer classes of shape ({len(logits)},)")
@@ -238,5 +241,5 @@ def classified(first: FirstPass) -> Classified:
 
 def check_share(name: str, value: float) -> None:
     """A ValueError unless ``value`` is in [0, 1]."""
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name} is {value}, expected a share in [0, 1]")
+    if not (is_finite(value) and 0.0 <= value <= 1.0):
+        raise ValueError(f"{name} is {value!r}, expected a share in [0, 1]")

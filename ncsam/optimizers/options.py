@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar, get_type_hints
 
@@ -39,6 +40,18 @@ def option(default: Any, meaning: str) -> Any:
 def fixed(default: Any) -> Any:
     """Declare a field that tells variants apart and is no option of any of them."""
     return dataclasses.field(default=default, metadata={"fixed": True})
+
+
+def is_finite(value: object) -> bool:
+    """Tell whether the value of an option is a finite number, and not its spelling.
+
+    >>> is_finite(0.05), is_finite("0.05"), is_finite(float("inf"))
+    (True, False, False)
+    """
+    try:
+        return math.isfinite(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def options_in(prototype: Any) -> dict[str, Option]:

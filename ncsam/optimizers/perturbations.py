@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from torch import Tensor
 from ncsam.optimizers.first_pass import FirstPass
 from ncsam.optimizers.in_place import length, of_length, scaled
 from ncsam.optimizers.noise_gradient import NoiseGradient, SimulatedNoise, clean_and_noisy_rows
-from ncsam.optimizers.options import fixed, option
+from ncsam.optimizers.options import fixed, is_finite, option
 
 
 def paper(t: float) -> float:
@@ -293,15 +292,15 @@ class Compensated(Perturbation):
 
     def __post_init__(self) -> None:
         _check_size("rho", self.rho)
-        if not math.isfinite(self.kappa):
-            raise ValueError(f"kappa is {self.kappa}, expected a finite number")
+        if not is_finite(self.kappa):
+            raise ValueError(f"kappa is {self.kappa!r}, expected a finite number")
         if self.sign not in (1, -1):
             raise ValueError(f"sign is {self.sign!r}, expected +1 (the paper's) or -1")
         _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("scale", self.scale, ("raw", "relative"))
         _check_choice("warmup_step", self.warmup_step, ("base", "sam"))
-        if not 0.0 <= self.warmup <= 1.0:
-            raise ValueError(f"warmup is {self.warmup}, expected a fraction of training in [0, 1]")
+        if not (is_finite(self.warmup) and 0.0 <= self.warmup <= 1.0):
+            raise ValueError(f"warmup is {self.warmup!r}, expected a fraction of training in [0, 1]")
 
     @property
     def needs_true_labels(self) -> bool:  # type: ignore[override]
@@ -414,8 +413,8 @@ class ReplayedAscent(Perturbation):
 
 
 def _check_size(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name} is {value}, expected a finite number ≥ 0")
+    if not (is_finite(value) and value >= 0):
+        raise ValueError(f"{name} is {value!r}, expected a finite number ≥ 0")
 
 
 def _check_group(m: object) -> None:

@@ -23,6 +23,7 @@ from ncsam.optimizers.in_place import Buffers, Slots, buffers_in, length, norm, 
 from ncsam.optimizers.loss_mean import LossFn, ignored_label
 from ncsam.optimizers.mini_batch import Forward, MiniBatch, Passes, unwrapped
 from ncsam.optimizers.nested import join, rows_in
+from ncsam.optimizers.options import is_finite
 from ncsam.optimizers.perturbations import Perturbation
 from ncsam.optimizers.step_info import Ascent, StepInfo, merged
 from ncsam.optimizers.wrapper import OptimizerWrapper
@@ -190,6 +191,12 @@ class SharpnessAware(OptimizerWrapper):
             return self._step_by_closure(closure, progress)
         if loss_fn is None:
             raise TypeError(closures.nothing_given(name, self.perturbation))
+        if isinstance(loss_fn, type) or not callable(loss_fn):
+            got = f"the class {loss_fn.__name__}" if isinstance(loss_fn, type) else f"a {type(loss_fn).__name__}"
+            raise TypeError(
+                f"{name}.step got {got} as loss_fn, expected a function (outputs, y) -> loss; write "
+                "step(x, y, torch.nn.CrossEntropyLoss())"
+            )
         self._check(progress, true_labels)
         with torch.inference_mode(False), torch.enable_grad():
             x, y, true_labels = (usable(given) for given in (x, y, true_labels))
@@ -204,9 +211,9 @@ class SharpnessAware(OptimizerWrapper):
         It takes the place of ``loss.backward()`` in loops that make the update themselves: step :attr:`base`
         afterwards. Like ``loss.backward()`` it adds to the gradients that are there, so batches can be accumulated,
         each with its own ε; whether the closure clears gradients makes no difference. That holds for all parameters of
-        the model, also those that another optimizer moves. The loss may be scaled
-        (``scaler.scale(loss)``); unscaling and clipping come afterwards, as without SAM. If something is not finite at
-        w, the gradient at w is left, so that a scaler backs off.
+        the model, also those that another optimizer moves. The loss may be scaled (``scaler.scale(loss)``), by which
+        ``info.gradient_norm`` is too; unscaling and clipping come afterwards, as without SAM. If something is not
+        finite at w, the gradient at w is left, so that a scaler backs off.
 
         Args:
             closure: runs forward and backward passes and returns the loss.
@@ -579,10 +586,15 @@ class SharpnessAware(OptimizerWrapper):
         if self.perturbation.needs_progress:
             if progress is None:
                 raise ValueError(f"{name}.step needs progress=epoch / epochs (epochs counted from 1); got none")
-            if not 0.0 <= progress <= 1.0:
-                raise ValueError(f"progress is {progress}, expected epoch / epochs in [0, 1]")
+            if not (is_finite(progress) and 0.0 <= progress <= 1.0):
+                raise ValueError(f"progress is {progress!r}, expected epoch / epochs in [0, 1]")
         if self.perturbation.needs_true_labels and true_labels is None:
             raise ValueError(f"{name} is a control that needs true_labels=; got none")
+        if any(group.get("maximize") for group in self.param_groups) and self.perturbation.active(progress):
+            raise ValueError(
+                f"{name}'s base has maximize=True, but the perturbation goes where what is maximised is highest, not "
+                "lowest; give a loss to minimise, its negative"
+            )
 
     def _warn_once(self, info: StepInfo) -> None:
         if info.kept < 0.5 and self.perturbation.adds_to_sam and info.skipped is None and not self._warned:

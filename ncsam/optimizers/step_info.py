@@ -20,7 +20,7 @@ class StepInfo:
     Attributes:
         loss: L_B(w), before the step; under DDP of this rank's part.
         perturbed_loss: L_B(w + ε), equal to ``loss`` where nothing was perturbed.
-        gradient_norm: ‖g_B‖ at w.
+        gradient_norm: ‖g_B‖ at w; of ``backward(closure)`` scaled as the closure scales its loss.
         rho: the nominal ρ.
         perturbation_norm: ‖ε‖ as applied; weights in half precision round it.
         wanted_norm: ‖ε‖ before that rounding.

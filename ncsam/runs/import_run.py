@@ -193,7 +193,7 @@ def uniform_loss(dataset: Data) -> float:
 
 
 def worse_than_a_guess(losses: Mapping[str, float], dataset: Data) -> str | None:
-    """Say what may be wrong where every loss is above that of a uniform guess, as it is with wrong inputs; else none.
+    """Say what may be wrong where losses are not finite, or all above that of a uniform guess; else none.
 
     That is log C, or of a token file the logarithm of the vocabulary.
 
@@ -201,6 +201,11 @@ def worse_than_a_guess(losses: Mapping[str, float], dataset: Data) -> str | None
     >>> worse_than_a_guess({"training": 34.0, "test": 2.0}, data.load("digits"))
     """
     guess = uniform_loss(dataset)
+    if broken := [part for part, loss in losses.items() if not math.isfinite(loss)]:
+        return (
+            f"its loss is not finite on the {' and '.join(broken)} data; its training diverged, or prepared inputs "
+            f"otherwise than here ({dataset.preparation})"
+        )
     if not min(losses.values()) > guess * (1 + _ROUNDING):
         return None
     told = " and ".join(f"{loss:.4g} on the {part} data" for part, loss in losses.items())

@@ -113,6 +113,15 @@ def test_records_of_one_kind_are_drawn_together_whatever_their_folders(
     assert {line.split(",")[0] for line in text.splitlines()[1:]} == {"a-density", "b-density"}
 
 
+def test_curvature_in_two_units_is_drawn_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    own, relative = cases.trace(), dataclasses.replace(cases.trace(), scale="|w|")
+    files = [str(tmp_path / name) for name in ("a.h5", "b.h5")]
+    for file, record in zip(files, (own, relative), strict=True):
+        save(record, file)
+    assert landscape(["figure", *files, "--out", str(tmp_path / "figures"), "--formats", "pdf", "--quiet"]) == 0
+    assert {Path(line).stem for line in capsys.readouterr().out.split()} == {"trace", "trace_relative"}
+
+
 def test_a_kind_without_a_figure_is_refused_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save(describe(cases.study_of("cifar10-small")), tmp_path / "rows.h5")
     assert landscape(["figure", str(tmp_path / "rows.h5"), "--out", str(tmp_path / "none"), "--quiet"]) == 2

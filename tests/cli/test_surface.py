@@ -13,6 +13,7 @@ import torch
 from landscape import HessianOperator, Objective, filter_normalized_direction, line, plane, store, top_eigenpairs
 from landscape.records import Line, Plane, Status
 from landscape_cli.main import run as landscape
+from ncsam import models
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +176,20 @@ def test_a_new_folder_of_figures_appears_in_one_step(tmp_path: Path, monkeypatch
         assert not (tmp_path / "new").exists()
     assert moved == [(".new.tmp", "new")]
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.svg"]
+
+
+def test_a_view_whose_losses_are_not_finite_is_not_called_empty(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = models.build("mlp", (1, 8, 8), 10, seed=0).state_dict()
+    for tensor in state.values():
+        tensor.fill_(torch.nan)
+    torch.save(state, tmp_path / "nan.pt")
+    run = str(tmp_path / "run.h5")
+    weights = ["--weights", str(tmp_path / "nan.pt"), "--model", "mlp", "--data", "digits"]
+    assert landscape(["import", *weights, "-o", run, "--quiet"]) == 0
+    capsys.readouterr()
+    assert landscape(["surface", run, "--points", "3", "--views", "mixed,noisy_part", "--quiet"]) == 0
+    lines = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines() if line}
+    assert lines["mixed"] == ["nan", "3"]
+    assert lines["noisy_part"] == ["empty"]

@@ -280,3 +280,23 @@ def test_a_named_pipe_in_place_of_the_log_is_refused(path: Path) -> None:
         store.progress(path)
     with pytest.raises(store.StoreError, match=f"{log_of(path).name} beside it was left by another program"):
         open_part(path)
+
+
+@pytest.mark.parametrize(("rows", "kept"), [(0, False), (1, True)])
+def test_work_that_an_error_ends_is_kept_where_there_is_some(rows: int, kept: bool, path: Path) -> None:
+    def measured() -> None:
+        with open_part(path) as work:
+            for row in range(rows):
+                work.write(row, **ROW)
+            raise ArithmeticError
+
+    with pytest.raises(ArithmeticError):
+        measured()
+    assert path.exists() == kept
+    assert [name.name for name in path.parent.iterdir() if name != path] == []
+
+
+def test_work_that_a_user_stops_is_kept(path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), open_part(path):
+        raise KeyboardInterrupt
+    open_part(path).close()

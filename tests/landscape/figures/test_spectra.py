@@ -114,3 +114,18 @@ def test_a_spectrum_allows_the_pictures_that_it_holds() -> None:
     drawn = spectra_figures({"sgd": split}, "")
     assert list(drawn) == ["split"]
     assert len(drawn["split"]().axes[0].patches) == 2  # the empty part is left out
+
+
+def test_curvature_in_units_of_the_weights_says_so_and_is_not_mixed_with_other() -> None:
+    model = torch.nn.Linear(2, 2).double()
+    x, y = torch.ones(4, 2, dtype=torch.float64), torch.tensor([0, 1, 1, 0])
+    objective = landscape.Objective(model, torch.nn.CrossEntropyLoss(), (x, y))
+    H = objective.hessian()
+    drawn = {
+        "trace": (H.trace(4), landscape.adaptive_trace(objective, 4), figures.estimates, "get_xlabel"),
+        "eigenvalue": (H.eigenpairs(1), landscape.adaptive_top(objective), figures.eigenpairs, "get_ylabel"),
+    }
+    for name, (own, relative, draw, told) in drawn.items():
+        assert [getattr(draw(r).axes[0], told)() for r in (own, relative)] == [name, f"{name} in units of |w|"]  # type: ignore[operator]
+        with pytest.raises(ValueError, match="curvature in different units of the parameters"):
+            draw({"a": own, "b": relative})  # type: ignore[operator]

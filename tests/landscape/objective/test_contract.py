@@ -663,6 +663,11 @@ def test_what_all_samples_share_is_passed_through() -> None:
     assert objective.with_views([landscape.View("some", indices=torch.tensor([1, 6]))]).loss() > 0
 
 
+def boxes(*numbers: int) -> list[dict[str, Tensor]]:
+    """Targets of a detector: a mapping for each image."""
+    return [{"boxes": torch.zeros(number, 4)} for number in numbers]
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -674,7 +679,9 @@ def test_what_all_samples_share_is_passed_through() -> None:
         ),
         ((torch.eye(4).to_sparse(), torch.zeros(4)), r"entry \[0\] is a sparse"),
         ((nn.utils.rnn.pack_sequence([torch.zeros(2, 1)] * 4), torch.zeros(4)), "PackedSequence, .* lengths"),
-        ([(torch.zeros(2, 3), [torch.zeros(1), torch.zeros(2)])], "labels are a list of tensors of unequal lengths"),
+        ([(torch.zeros(2, 3), [torch.zeros(1), torch.zeros(2)])], "labels are a list with tensors of unequal lengths"),
+        ((torch.zeros(2, 3), boxes(1, 2)), "labels are a list with tensors of unequal lengths"),
+        ([(torch.zeros(2, 3), tuple(boxes(1, 2)))], "labels are a tuple with tensors of unequal lengths"),
         ([(object(), torch.zeros(4))], r"entry \[0\] is a object, whose rows"),
     ],
 )
@@ -682,6 +689,20 @@ def test_entries_that_are_no_rows_are_named(data: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         landscape.Objective(nn.Linear(2, 1), nn.MSELoss(), data)
     assert "\n" not in str(error.value)
+
+
+def test_inputs_that_the_model_does_not_take_are_told_from_its_own_errors() -> None:
+    x = torch.randn(8, 3)
+    with pytest.raises(ValueError, match=r"all of its 3 entries but the last, the labels .* forward=lambda") as error:
+        landscape.Objective(nn.Linear(3, 2), nn.MSELoss(), (x, x, torch.zeros(8, 2))).loss()
+    assert "\n" not in str(error.value)
+
+    class Broken(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + None
+
+    with pytest.raises(TypeError, match="unsupported operand"):
+        landscape.Objective(Broken(3, 2), nn.MSELoss(), (x, torch.zeros(8, 2))).loss()
 
 
 def test_pairs_and_mappings_of_labels_and_outputs_with_a_state() -> None:

@@ -151,3 +151,25 @@ def test_normalised_logits_take_class_weights_to_another_precision() -> None:
     weighted = landscape.Objective(model, nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 3.0])), (X, Y))
     normalised = landscape.with_normalized_logits(weighted)
     assert normalised.astype(torch.float64).loss() == pytest.approx(normalised.loss(), rel=1e-6)
+
+
+def test_class_weights_that_a_function_holds_are_named_where_the_precision_changes() -> None:
+    weight = torch.tensor([1.0, 2.0, 3.0])
+    objective = landscape.Objective(
+        network(),
+        lambda out, y: functional.cross_entropy(out, y, weight=weight),
+        (X, Y),
+        normalizer=lambda y: float(weight[y].sum()),
+    )
+    wide = objective.astype(torch.float64)
+    for measure in (wide.loss, wide.gradient):
+        with pytest.raises(TypeError, match=r"cannot be computed in torch\.float64: it holds tensors of another"):
+            measure()
+    assert objective.hessian().eigenpairs(1).converged.all()
+    assert len(objective.line(points=3).loss[0]) == 3
+
+    def wrong(out: Tensor, y: Tensor) -> Tensor:
+        raise RuntimeError("of another kind")
+
+    with pytest.raises(RuntimeError, match="of another kind"):
+        landscape.Objective(network(), wrong, (X, Y)).astype(torch.float64).loss()

@@ -272,9 +272,19 @@ def test_files_of_other_content_are_no_human_labels(tmp_path: Path, content: Any
 
 
 def test_a_file_that_torch_did_not_write_is_said_to_be_none(tmp_path: Path) -> None:
-    (tmp_path / "a.pt").write_bytes(b"not a torch file")
-    with pytest.raises(ValueError, match=r"a\.pt: not a readable file of arrays"):
-        human.read(tmp_path / "a.pt")
+    for content, reason in ((b"not a torch file", "Unsupported operand 110"), (b"hello", "it is no pickle")):
+        (tmp_path / "a.pt").write_bytes(content)
+        with pytest.raises(ValueError, match=rf"a\.pt: not a readable file of arrays: {reason}$"):
+            human.read(tmp_path / "a.pt")
+
+
+def test_an_archive_of_torchscript_is_said_to_be_one(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        for name in ("a/data.pkl", "a/code/__torch__.py"):
+            archive.writestr(name, b"")
+    with pytest.raises(ValueError, match=r"a\.pt: is a TorchScript archive, which holds code; .* save its state dict"):
+        pickles.load_torch(tmp_path / "a.pt")
+    assert not recwarn.list
 
 
 def test_pickles_inside_npz_files_are_not_read(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from ncsam.optimizers import NCSAM, SAM, JacobianSAM, LogitSAM
+from ncsam.optimizers import NCSAM, SAM, JacobianSAM, LogitSAM, in_place
 from ncsam.optimizers.in_place import length, norm, of_length
 from tests.ncsam.optimizers.problem import ALL, bn, build, data, everything, loss_fn, make, mlp, same, sgd, weights
 
@@ -250,6 +251,22 @@ def test_lengths_on_an_accelerator_which_is_not_waited_for(dtype: torch.dtype, m
         patched.setattr(torch.Tensor, "item", None)
         there = [of_length(0.05, v) for v in vectors]
     torch.testing.assert_close(there, here, rtol=0, atol=0, equal_nan=True)
+
+
+def test_norms_on_an_accelerator_do_not_underflow() -> None:
+    with FakeTensorMode():
+        there = torch.empty(5, device="cuda")
+        assert (length(there).dtype, norm([there]).dtype) == (torch.float64, torch.float64)
+        assert length(torch.empty(5, device="mps")).dtype == torch.float32  # has no float64
+        assert of_length(length(there), there).dtype == torch.float32
+
+
+def test_lengths_where_there_is_no_float64_do_not_underflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    vector = torch.tensor([3e-30, 4e-30])
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.Tensor, "is_cpu", False)
+        patched.setattr(in_place, "_sums_in_float64", lambda _: False)
+        assert float(length(vector)) == pytest.approx(5e-30, rel=1e-6)
 
 
 def test_norms_of_small_gradients_beside_wide_ones() -> None:

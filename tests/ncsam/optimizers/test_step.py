@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -252,9 +254,12 @@ def test_ncsam_needs_progress(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["oracle", "clean-direction", "clean-part-direction"])
 def test_controls_that_know_the_truth_ask_for_it(name: str) -> None:
-    x, y, _ = data()
+    x, y, true = data()
     with pytest.raises(ValueError, match="needs true_labels="):
         make(name, mlp()).step(x, y, loss_fn, progress=0.5)
+    for wrong in (true[:1], true[:7], true[:, None]):  # which torch would compare with every label
+        with pytest.raises(ValueError, match=r"true_labels have shape \(.*\), expected the labels' \(20,\)"):
+            make(name, mlp()).step(x, y, loss_fn, progress=0.5, true_labels=wrong)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -403,6 +408,57 @@ def test_outputs_that_are_no_tensor_come_back_whole_and_without_their_graph() ->
     assert not info.outputs["pair"][1].requires_grad
 
 
+class Answer(collections.OrderedDict):  # type: ignore[type-arg]
+    """Outputs as transformers' models return them: a mapping whose entries are attributes."""
+
+    def __setitem__(self, key: str, value: Tensor) -> None:
+        super().__setitem__(key, value)
+        setattr(self, key, value)
+
+
+class Pair(NamedTuple):
+    logits: Tensor
+    hidden: Tensor
+
+
+def answer(model: nn.Module, x: Tensor) -> Answer:
+    found = Answer()
+    found["logits"] = model(x)
+    return found
+
+
+@pytest.mark.parametrize("forward", [answer, lambda m, x: Pair(m(x), x)], ids=["mapping", "named tuple"])
+@pytest.mark.parametrize("name", ["sgd", "sam", "m-sam", "logit-sam", "jacobian-sam"])
+def test_outputs_keep_their_class_in_parts(name: str, forward: Any) -> None:
+    x, y, _ = data()
+    parts = 1 if name == "m-sam" else 4
+    found, plain = mlp(), mlp()
+    info = make(name, found, forward=forward).step(x, y, lambda out, t: loss_fn(out.logits, t), microbatches=parts)
+    expected = make(name, plain).step(x, y, loss_fn, microbatches=parts)
+    assert info.perturbed_loss == pytest.approx(expected.perturbed_loss, rel=1e-6)
+    assert isinstance(info.outputs, Answer | Pair)
+    assert torch.equal(info.outputs.logits, expected.outputs)
+    torch.testing.assert_close(weights(found), weights(plain))
+
+
+@dataclasses.dataclass
+class Opaque:
+    logits: Tensor
+
+
+@pytest.mark.parametrize("name", ["sgd", "sam", "m-sam"])
+def test_outputs_that_cannot_be_joined_are_refused_in_parts(name: str) -> None:
+    """Whether the loss is a mean is found from the joined outputs; class weights, for one, make it another."""
+    x, y, _ = data()
+    weight = torch.arange(1.0, CLASSES + 1)
+    model = mlp()
+    opt, before = make(name, model, forward=lambda m, x: Opaque(m(x))), weights(model)
+    parts = {} if name == "m-sam" else {"microbatches": 4}
+    with pytest.raises(ValueError, match="cannot be computed on the outputs of all parts of the batch together"):
+        opt.step(x, y, lambda out, t: loss_fn(out.logits, t, weight=weight), **parts)
+    assert torch.equal(weights(model), before)
+
+
 def test_a_loss_per_sample_is_refused() -> None:
     x, y, _ = data()
     with pytest.raises(ValueError, match=rf"loss_fn returned shape \({BATCH},\), expected a scalar"):
@@ -439,8 +495,39 @@ def test_nothing_to_train_is_said() -> None:
         opt.step(x, y, loss_fn)
 
 
+def test_arguments_in_another_order_and_losses_that_are_none_are_named() -> None:
+    x, y, _ = data()
+    opt = make("sam", mlp())
+    for loss, got in ((y, "a Tensor"), ("ce", "a str"), (nn.CrossEntropyLoss, "the class CrossEntropyLoss")):
+        with pytest.raises(TypeError, match=rf"SAM\.step got {got} as loss_fn, expected a function"):
+            opt.step(x, y, loss)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"SAM\.step got a Tensor as loss_fn"):
+        opt.step(loss_fn, x, y)  # type: ignore[arg-type]
+
+
+def test_a_base_that_maximises_is_refused_where_there_is_a_perturbation() -> None:
+    """ε would lead uphill, to the best place nearby instead of the worst."""
+    x, y, _ = data()
+
+    def closure() -> Tensor:
+        loss = loss_fn(model(x), y)
+        loss.backward()
+        return loss
+
+    model = mlp()
+    base = torch.optim.SGD(model.parameters(), lr=0.1, maximize=True)
+    before, opt = weights(model), SAM(model, base)
+    for step in (lambda: opt.step(x, y, loss_fn), lambda: opt.step(closure), lambda: opt.backward(closure)):
+        with pytest.raises(ValueError, match="SAM's base has maximize=True"):
+            step()
+    assert torch.equal(weights(model), before)
+    assert Plain(model, base).step(x, y, loss_fn).loss < Plain(model, base).step(x, y, loss_fn).loss
+
+
 def test_constructor_errors() -> None:
     model, other = mlp(), mlp()
+    with pytest.raises(TypeError, match=r"model is a generator, expected a torch.nn.Module"):
+        SAM(model.parameters(), sgd(model))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"base is SGD, expected a plain optimizer instance"):
         SAM(model, torch.optim.SGD)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="base is SAM"):

@@ -326,6 +326,18 @@ def test_a_preparation_under_which_weights_are_worse_than_a_guess_is_warned_of(
         imported(tmp_path / "w.pt", tmp_path / "b.h5", normalization="nine", **name)
 
 
+def test_weights_that_are_not_finite_are_warned_of_and_have_no_accuracy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = trained()
+    state["head.weight"].fill_(torch.nan)
+    torch.save(state, tmp_path / "w.pt")
+    (origin,) = imported(tmp_path / "w.pt", tmp_path / "run.h5").attrs["weights"]
+    assert [origin[f"{part}_{name}"] for part in ("train", "test") for name in ("loss", "accuracy")] == [None] * 4
+    (line,) = caplog.messages
+    assert "w.pt: its loss is not finite on the training and test data; its training diverged" in line
+
+
 # --- what does not fit
 
 

@@ -342,3 +342,16 @@ def test_a_dangling_link_is_refused_before_training(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"is a symbolic link to .*gone\.h5, which is not there"):
         train_run(CONFIG, tmp_path / "link.h5", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["link.h5"]
+
+
+def test_a_file_that_was_cut_short_is_told_before_anything_is_measured(run: Run, tmp_path: Path) -> None:
+    """HDF5 does not miss the end of the seal, which lies behind its data; the result could not be added."""
+    path = tmp_path / "cut.h5"
+    path.write_bytes(run.path.read_bytes()[:-100])
+
+    def never(rows: Iterable[int]) -> Iterator[int]:
+        raise AssertionError("measured")
+
+    with pytest.raises(StoreError, match=r"cut\.h5: the seal at its end is missing"):
+        measure_sharpness(Run(path), views=("test",), progress=never)
+    assert not list(tmp_path.glob("*.part"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,14 @@ def test_loss_and_accuracy_are_those_of_torch(classes: int, dtype: torch.dtype) 
     assert found.loss["some"] == pytest.approx(functional.cross_entropy(outputs[some], turned).item(), rel=tolerance)
     assert found.metrics["accuracy"]["all"] == correct
     assert found.metrics["accuracy"]["some"] == (outputs[some].argmax(1) == turned).double().mean().item()
+
+
+@pytest.mark.parametrize("loss_fn", [nn.CrossEntropyLoss(), nn.CrossEntropyLoss(label_smoothing=0.1)], ids=str)
+def test_a_network_that_predicts_nothing_has_no_accuracy(loss_fn: nn.Module) -> None:
+    """The first class is where the largest NaN is, which is no prediction of it."""
+    labels = torch.arange(9) % 3
+    found = Objective(Fixed(torch.full((9, 3), torch.nan)), loss_fn, (torch.arange(9), labels), checks="off").evaluate()
+    assert np.isnan(found.metrics["accuracy"]["data"])
 
 
 @pytest.mark.parametrize("classes", [3, 20])
