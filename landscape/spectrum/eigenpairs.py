@@ -251,7 +251,7 @@ class _Run:
         if which not in get_args(Which):
             raise ValueError(f"which is {which!r}, expected 'LA', 'SA', 'LM' or 'both'")
         half, most = ("half ", size // 2) if which == "both" else ("", size)
-        if not isinstance(k, int | np.integer) or not 1 <= k <= most:
+        if not 1 <= k <= most:
             raise ValueError(f"k is {k}, expected 1…{most} ({half}the number of parameters)")
         if not (np.isfinite(tol) and tol >= 0):
             raise ValueError(f"tol is {tol}, expected a finite number >= 0")

@@ -177,7 +177,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]
 def test_demo_names_every_file_it_wrote(demo: tuple[Path, str]) -> None:
     out, text = demo
     written = {p for p in out.rglob("*") if p.is_file()}
-    assert len(written) == 3 + 2 * 11 + 3 * 19  # a figure is PDF, PNG and its numbers
+    assert len(written) == 3 + 2 * 11 + 3 * 20  # a figure is PDF, PNG and its numbers
     assert {
         Path(line.split()[0]) for line in text.split("Files")[1].splitlines() if line.startswith(f"  {out}")
     } == written

@@ -120,7 +120,6 @@ def test_scipy_takes_the_operator_and_we_take_scipys() -> None:
     [
         ({"k": 0}, "k is 0, expected 1…4"),
         ({"k": 5}, "k is 5, expected 1…4"),
-        ({"k": 1.0}, "k is 1.0, expected 1…4"),
         ({"which": "XX"}, "which is 'XX'"),
         ({"k": 3, "max_matvecs": 2}, "at least k = 3"),
         ({"k": 1, "max_matvecs": 0}, "max_matvecs is 0"),
@@ -132,6 +131,12 @@ def test_scipy_takes_the_operator_and_we_take_scipys() -> None:
 def test_bad_requests(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         landscape.top_eigenpairs(torch.eye(4), **arguments)
+
+
+def test_a_number_of_eigenpairs_is_whole() -> None:
+    for k in (1.0, "3"):
+        with pytest.raises(TypeError, match=f"k is {k!r}, expected a whole number of eigenpairs"):
+            landscape.top_eigenpairs(torch.eye(4), k=k)
 
 
 def test_a_nonfinite_product_is_an_error() -> None:
