@@ -150,7 +150,7 @@ def test_a_killed_process_ends_the_job_and_the_rest_can_be_done(folder: Path, tr
 
 @pytest.mark.slow
 def test_an_error_in_one_process_is_told_once_with_its_cause(folder: Path, trained: Path) -> None:
-    status, _, said = finished(torchrun(folder, 2, HESSIAN, TEST_FAIL_AFTER="3"))
+    status, _, said = finished(torchrun(folder, 2, HESSIAN, TEST_FAIL_AFTER="13"))
     assert status == 1
     assert len(said) == 1, said
     assert said[0].startswith("landscape: error: process 1 of 0…1: there is not enough memory (no room for"), said
