@@ -142,8 +142,8 @@ def command(
     \b
     Examples:
       landscape audit run.h5 --out audit.html
-      landscape audit sgd.h5 sam.h5 --budget 30m --out two.html
-      landscape audit last.pth --model resnet18 --data cifar10:DIR --budget 10m --out mine.html
+      landscape audit run.h5 sam.h5 --budget 1m --out two.html
+      landscape audit last.pth --model mlp --data digits --budget 1m --out mine.html
     """
     out = output(out or Path("audit.html"))
     if out.suffix != ".html":

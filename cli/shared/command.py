@@ -40,13 +40,13 @@ COMMANDS = {
     "blame": "Training samples that hold the largest Hessian eigenvalue of a run.",
     "barriers": "Barriers between the minima of a study's arms, straight, matched and curved.",
     "theory": "Judge the statements T1 to T9 by what a study measured.",
-    "audit": "Audit checkpoints on one page: what they are like, how far to trust it.",
     "figure": "Draw every figure that a study or run files allow.",
     "report": "Write a study as one HTML page.",
     "inspect": "Show what a file holds.",
     "verify": "Check files against their checksums and the schema.",
     "export": "Write one result for other programs: CSV, NPZ, LaTeX, ParaView, Li et al.",
     "import": "Make a run file of weights that were trained elsewhere.",
+    "audit": "Audit checkpoints on one page: what they are like, how far to trust it.",
 }
 """Every command by name, with what the list of commands says of it."""
 LAST = ("Computation", "Output", "General")
