@@ -142,7 +142,7 @@ def command(
     \b
     Examples:
       landscape audit run.h5 --out audit.html
-      landscape audit run.h5 sam.h5 --budget 1m --out two.html
+      landscape audit run.h5 sam.h5 --budget 1m --out both.html
       landscape audit last.pth --model mlp --data digits --budget 1m --out mine.html
     """
     out = output(out or Path("audit.html"))
