@@ -199,7 +199,7 @@ def radius_table(study: Study) -> Shown | None:
 
 
 def remarks(verdicts: Verdicts) -> list[str]:
-    """What must be known beside the table: notes on single verdicts, the check, the joint reading, the columns."""
+    """List what must be known beside the table: notes on verdicts, the check, the joint reading, the columns."""
     noted = zip(verdicts.statements, verdicts.note, strict=True)
     found = [f"{statement}: {_capital(str(note))}." for statement, note in noted if note]
     found += [f"Check: {verdicts.check}."] if verdicts.check else []

@@ -426,7 +426,7 @@ def length(labels: Any) -> int:
     """Number of samples that labels belong to: a tensor, or a list, tuple or mapping that holds one.
 
     Raises:
-        ValueError: there is no tensor with rows among them.
+        ValueError: there is no tensor with rows among them, or it is a nested one.
     """
     nested = isinstance(labels, list) and any(isinstance(item, tuple | list | Mapping) for item in labels)
     if isinstance(labels, list) and not nested and not all(isinstance(t, Tensor) and t.ndim for t in labels):
@@ -441,6 +441,8 @@ def length(labels: Any) -> int:
             "them"
         )
     for leaf in tree_leaves(labels):
+        if isinstance(leaf, Tensor) and leaf.is_nested:
+            raise ValueError("labels are a nested tensor, whose rows cannot be picked; make it dense")
         if isinstance(leaf, Tensor | np.ndarray) and leaf.ndim:
             return len(leaf)
     raise ValueError(f"labels are a {type(labels).__name__} without a row for each sample; expected tensors")

@@ -7,7 +7,6 @@ import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
-from types import SimpleNamespace
 from typing import Any
 
 from ncsam.report.toml import as_toml
@@ -119,11 +118,11 @@ def provenance(files: StudyFiles, runs: Attributes) -> list[tuple[str, str]]:
 
 
 def _stamps(files: StudyFiles, runs: Attributes) -> dict[str, Any]:
-    """What the study file says of all its runs, else what the files do that are at hand; empty where neither does."""
+    """Take what the study file says of all its runs, else what the files at hand do; empty where neither does."""
     told: dict[str, Any] = files.attrs.get("stamps") or {}
     if told.get("runs") == len(files.table.names) or not runs:
         return told
-    return stamps_of(SimpleNamespace(attrs=attrs) for attrs in runs.values())
+    return stamps_of(runs.values())
 
 
 def commands(files: StudyFiles) -> tuple[list[str], str]:

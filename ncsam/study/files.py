@@ -127,14 +127,13 @@ class Stamped(Protocol):
     def attrs(self) -> Mapping[str, Any]: ...
 
 
-def stamps_of(runs: Iterable[Stamped]) -> dict[str, Any]:
-    """What the stamps of runs say: their number, from when to when they are, and each value with how many bear it.
+def stamps_of(attributes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Count what the attributes of runs say: their number, the first and last date, each value with how many bear it.
 
-    >>> from types import SimpleNamespace
-    >>> stamps_of([SimpleNamespace(attrs={"created": "2026-01-02", "threads": n}) for n in (1, 1, 4)])
+    >>> stamps_of({"created": "2026-01-02", "threads": n} for n in (1, 1, 4))
     {'runs': 3, 'created': ['2026-01-02', '2026-01-02'], 'threads': [[1, 2], [4, 1]]}
     """
-    every = [run.attrs for run in runs]
+    every = list(attributes)
     created = sorted(str(attrs["created"]) for attrs in every if "created" in attrs)
     found: dict[str, Any] = {"runs": len(every)} | ({"created": [created[0], created[-1]]} if created else {})
     for name in STAMPED:
@@ -175,7 +174,7 @@ def write_study(
         command=command,
         device=runs[0].attrs["device"],
     )
-    stamp |= {"stamps": stamps_of(runs)} | ({} if plan is None else {"plan": plan})
+    stamp |= {"stamps": stamps_of(run.attrs for run in runs)} | ({} if plan is None else {"plan": plan})
     contents = {"cells": table, "curves": curves, "verdicts": verdicts, "secondary": secondary}
     store.create(out, kind="study", attrs=stamp, contents=contents, overwrite=overwrite)
     return curves, verdicts

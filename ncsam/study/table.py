@@ -111,7 +111,7 @@ class Study:
         return np.array([self._values.get((arm, at, seed), {}).get(endpoint, math.nan) for seed in self.seeds])
 
     def ran(self, arm: str, rate: float) -> np.ndarray:
-        """Whether there is a run, over :attr:`seeds`, (seeds,)."""
+        """Tell for each of :attr:`seeds` whether there is a run, (seeds,)."""
         at = next((r for r in self.rates if math.isclose(r, rate, abs_tol=1e-9)), math.nan)
         return np.array([(arm, at, seed) in self._values for seed in self.seeds], bool)
 

@@ -230,7 +230,7 @@ def _settings(plan: Plan, planned: Mapping[str, Cell], found: Iterable[_Found]) 
 
 
 def _measured(found: Mapping[str, Any] | None, planned: Mapping[str, Any] | None) -> str:
-    """How a measurement differs from the planned one; "" if it does not."""
+    """Say how a measurement differs from the planned one; "" if it does not."""
     if found is None or planned is None:
         return "not measured" if found is None else "measured, which was not planned"
     keys = [key for key in {**planned, **found} if found.get(key) != planned.get(key)]
@@ -243,7 +243,7 @@ def _measured(found: Mapping[str, Any] | None, planned: Mapping[str, Any] | None
 def _choices(
     plan: Plan, planned: Mapping[str, Cell], reported: Iterable[_Found], scores: Mapping[str, float]
 ) -> Iterator[str]:
-    """Where the runs of tuning, which are all there, ask for further ones, or for other settings than were taken."""
+    """List where the runs of tuning, which are all there, ask for further runs, or for settings that were not taken."""
     sweep = plan.sweep
     if sweep.tuning is None or not scores:
         return

@@ -176,7 +176,7 @@ class SweepFolder:
             raise StoreError(f"{path}: not the tuning of this sweep ({error}); remove it and --resume") from error
 
     def choices(self) -> list[dict[str, Any]] | None:
-        """What tuning chose, as :class:`~ncsam.sweep.tuning.Choice` has it; none while it is not finished.
+        """Read what tuning chose, as :class:`~ncsam.sweep.tuning.Choice` has it; none while it is not finished.
 
         Raises:
             StoreError: its file cannot be read.

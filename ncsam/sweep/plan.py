@@ -161,7 +161,7 @@ def draw_up(sweep: Sweep, version: int | None = None, *, created: datetime.date 
 
 
 def resolved(sweep: Sweep) -> dict[str, Any]:
-    """What a sweep's description stands for, with all defaults, as its plan has it."""
+    """Write out what a sweep's description stands for, with all defaults, as its plan has it."""
     tuning = sweep.tuning
     everywhere = {key: value for key, value in TrainConfig(**sweep.train).to_dict().items() if key not in _DRAWN}
     arms = [
@@ -188,7 +188,7 @@ def resolved(sweep: Sweep) -> dict[str, Any]:
 
 
 def changes_since(plan: Plan) -> list[str]:
-    """What this version of the package would do differently from the plan, a line each.
+    """List what this version of the package would do differently from the plan, a line each.
 
     Settings that the package has got since are no change: the plan's runs had their defaults.
     """

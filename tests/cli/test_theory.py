@@ -280,29 +280,29 @@ def test_a_study_without_curvature_is_drawn_and_compared_by_what_it_has(study_fi
     assert "λ1" not in compared
 
 
-def test_runs_that_are_not_paired_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def theory_told(folder: Path, capsys: pytest.CaptureFixture[str], runs: list[tuple[str, str, list[str]]]) -> str:
+    """Train short runs, each an arm, a seed and further options, and return what the command says beside its table."""
     train = ["train", "--train-samples", "100", "--quiet", "--noise", "symmetric:0.4"]
-    for arm, more in (("sgd", ["--epochs", "2"]), ("sam", ["--epochs", "3", "--seed-order", "7"])):
-        for seed in ("0", "1"):
-            out = str(tmp_path / f"{arm}{seed}.h5")
-            assert landscape([*train, "--optimizer", arm, *more, "--seed", seed, "--out", out]) == 0
+    for arm, seed, more in runs:
+        out = str(folder / f"{arm}{seed}.h5")
+        assert landscape([*train, "--optimizer", arm, *more, "--seed", seed, "--out", out]) == 0
     capsys.readouterr()
-    assert landscape(["theory", str(tmp_path), "--quiet"]) == 0
-    told = capsys.readouterr().err
+    assert landscape(["theory", str(folder), "--quiet"]) == 0
+    return capsys.readouterr().err
+
+
+def test_runs_that_are_not_paired_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sgd, sam = ["--epochs", "2"], ["--epochs", "3", "--seed-order", "7"]
+    runs = [(arm, seed, more) for arm, more in (("sgd", sgd), ("sam", sam)) for seed in ("0", "1")]
+    told = theory_told(tmp_path, capsys, runs)
     assert "runs of one seed differ in epochs, " in told
     assert "seed of the order" in told
 
 
 def test_runs_of_one_arm_with_other_settings_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two radii of SAM in one folder would be one arm of two seeds."""
-    train = ["train", "--train-samples", "100", "--quiet", "--noise", "symmetric:0.4", "--epochs", "2"]
-    for arm, seed, more in (
-        ("sgd", "0", []), ("sgd", "1", []), ("sam", "0", []), ("sam", "1", ["--rho", "0.5", "--lr", "0.01"]),
-    ):  # fmt: skip
-        out = str(tmp_path / f"{arm}{seed}.h5")
-        assert landscape([*train, "--optimizer", arm, *more, "--seed", seed, "--out", out]) == 0
-    capsys.readouterr()
-    assert landscape(["theory", str(tmp_path), "--quiet"]) == 0
-    told = capsys.readouterr().err
+    short = ["--epochs", "2"]
+    runs = [("sgd", "0", short), ("sgd", "1", short), ("sam", "0", short)]
+    told = theory_told(tmp_path, capsys, [*runs, ("sam", "1", [*short, "--rho", "0.5", "--lr", "0.01"])])
     assert "runs of the arm sam at one noise rate differ in lr, rho, and count as one arm" in told
     assert "arm sgd" not in told

@@ -691,6 +691,14 @@ def test_entries_that_are_no_rows_are_named(data: Any, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_labels_in_a_nested_tensor_are_refused(layout: torch.layout) -> None:
+    labels = torch.nested.nested_tensor([torch.zeros(1), torch.zeros(2)], layout=layout)
+    with pytest.raises(ValueError, match="nested tensor, whose rows cannot be picked; make it dense"):
+        landscape.Objective(nn.Linear(2, 1), nn.MSELoss(), (torch.zeros(2, 2), labels))
+
+
 def test_inputs_that_the_model_does_not_take_are_told_from_its_own_errors() -> None:
     x = torch.randn(8, 3)
     with pytest.raises(ValueError, match=r"all of its 3 entries but the last, the labels .* forward=lambda") as error:
